@@ -1,0 +1,52 @@
+"""Package metadata; tool settings live in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").read_text()).group(1)
+
+TEST = [
+    "hypothesis>=6.100",
+    "ipykernel>=6.29",
+    "nbclient>=0.10",
+    "pytest>=8.0",
+    "ruff>=0.6",
+    "torch>=2.5",
+    "transformers>=4.53",
+]
+
+setup(
+    name="tarl-jax",
+    version=VERSION,
+    description="Reinforcement learning for interactive tool-use agents (TARL) in JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tarl_jax", "tarl_jax.*"]),
+    package_data={"tarl_jax.text": ["shop.model"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.10.4",
+        "jax>=0.10",
+        "jaxtyping>=0.2.36",
+        "matplotlib>=3.8",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.20",
+        "rich>=13.7",
+        "sentencepiece>=0.2.0",
+        "tensorboardX>=2.6.2",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "speech": ["espeakng-loader>=0.2", "soundfile>=0.12", "soxr>=0.5"],
+        "test": TEST,
+        "dev": [*TEST, "jupyterlab>=4.0", "pre-commit>=3.7"],
+    },
+)

@@ -1,0 +1,258 @@
+"""Every knob of a run, as small frozen dataclasses, and the way in from ml_collections.
+
+A config file in `configs/` builds an `ml_collections.ConfigDict` with the same nesting (see
+`to_config_dict`), so that any field can be set from the command line; `from_config_dict` turns it
+into `RunConfig` at once, and an unknown key or a wrong type is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config key or value that no run can use; the message names it and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the Qwen3-style decoder (names follow Hugging Face's where they have one)."""
+
+    d_model: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 32
+    d_ff: int = 384
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-6
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    tie_embeddings: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ShopConfig:
+    """The embedded synthetic shop (tau-bench's retail schema, short ids)."""
+
+    seed: int = 0
+    num_users: int = 200
+    orders_per_user: int = 4
+    held_out_fraction: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """What the users want. Probabilities are per task or, where said, per request."""
+
+    seed: int = 0
+    file: str = ""  # JSON lines of tasks; empty: synthesised from the embedded shop
+    num_train: int = 3000
+    num_held_out: int = 512
+    requests: tuple[float, ...] = (0.5, 0.3, 0.13, 0.07)  # P(1), P(2), P(3), P(4) requests
+    forbidden: float = 0.15  # per request: the policy forbids it
+    change_mind: float = 0.2  # per request: the user changes its mind when asked to confirm
+    max_idle: float = 0.03  # share of tasks whose right solution writes nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class ClerkConfig:
+    """How often the scripted clerk errs, per request at which the error is possible."""
+
+    skip_confirmation: float = 0.12
+    wrong_variant: float = 0.15
+    wrong_item: float = 0.12
+    wrong_reason: float = 0.15
+    wrongful_denial: float = 0.08
+    ignore_rule: float = 0.4
+    false_done: float = 0.05
+    transfer: float = 0.02
+    redundant_read: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStartConfig:
+    """Imitation of the erring clerk. `steps=0` starts from random parameters."""
+
+    seed: int = 0
+    episodes: int = 6000
+    steps: int = 450
+    rows: int = 48  # episodes per step
+    learning_rate: float = 0.01  # of Muon on the matrices
+    adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
+    observation_weight: float = 0.2  # weight of the forced tokens in the loss
+    cache_dir: str = "~/.cache/tarl_jax"
+    clerk: ClerkConfig = ClerkConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """Episodes and how they are sampled."""
+
+    tasks_per_step: int = 16
+    group_size: int = 8
+    temperature: float = 1.0
+    max_turns: int = 30
+    max_turn_tokens: int = 48
+    max_episode_tokens: int = 768
+    brief_writes: bool = True  # the policy sees only the new status after a successful write
+    system_prompt: str = "brief"  # "brief": one line; "full": policy text and tool schemas
+    slots: int = 128  # episodes on the device at once
+    straggler_fraction: float = 0.125  # decode returns to the host when fewer rows still write
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """TARL's reward; every constant is a field because the sources read them differently.
+
+    placement: "trajectory" (one scalar on every sampled token) or "terminal" (no judge).
+    denominator: "taken" (turns of the episode, as published) or "expert" (turns the task needs).
+    """
+
+    placement: str = "trajectory"
+    terminal_scale: float = 10.0
+    major_scale: float = 5.0
+    max_majors: int = 1  # -1 scores that cost; later ones count as 0
+    turn_scale: float = 5.0
+    turn_cap: float = 5.0
+    denominator: str = "taken"
+    before_major_only: bool = False  # +1 turns count only up to the first -1
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+    """Advantage, loss and optimiser."""
+
+    steps: int = 80
+    learning_rate: float = 1e-4
+    warmup_steps: int = 3
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    normalise: str = "group"  # "group": divide by the group's std; "batch": by the batch's; "none"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    kl_coef: float = 0.0  # k3 estimator against the warm start
+    minibatches: int = 2  # optimiser updates per step, each on a share of the groups
+    micro_batch_tokens: int = 12_288  # padded tokens per forward/backward pass
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    every: int = 20  # steps between evaluations; 0: only before and after training
+    tasks: int = 64  # held-out tasks of an evaluation during training
+    final_tasks: int = 256  # held-out tasks of the evaluations before and after training
+    trials: int = 4
+    temperature: float = 1.0
+    bootstrap: int = 2000
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 10
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    trajectories: int = 16  # training trajectories written per step
+    live: bool = True  # the live view, where standard output is a terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    name: str = "grpo_tarl"
+    seed: int = 0
+    workdir: str = ""  # empty: runs/<name>-<date and time>
+    model: ModelConfig = ModelConfig()
+    shop: ShopConfig = ShopConfig()
+    tasks: TaskConfig = TaskConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    rl: RLConfig = RLConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+
+def to_config_dict(config: RunConfig) -> Any:
+    """The same values as an `ml_collections.ConfigDict`, for command-line overrides."""
+    import ml_collections
+
+    return ml_collections.ConfigDict(dataclasses.asdict(config))
+
+
+def from_config_dict(data: Mapping[str, Any]) -> RunConfig:
+    """Checked conversion; raises ConfigError for an unknown key, a wrong type or a bad value."""
+    if hasattr(data, "to_dict"):
+        data = data.to_dict()
+    config = _build(RunConfig, data, prefix="config")
+    _check(config)
+    return config
+
+
+def _build(cls: type, data: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(hints)}"
+            raise ConfigError(f"unknown config key '{prefix}.{key}': {hint}")
+    values = {}
+    for key, value in data.items():
+        kind = hints[key]
+        where = f"{prefix}.{key}"
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where} = {value!r}: expected a group of keys")
+            values[key] = _build(kind, value, where)
+        elif typing.get_origin(kind) is tuple:
+            values[key] = tuple(float(v) for v in value)
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            values[key] = float(value)
+        elif type(value) is not kind:
+            raise ConfigError(f"{where} = {value!r}: expected {kind.__name__}")
+        else:
+            values[key] = value
+    return cls(**values)
+
+
+def _check(c: RunConfig) -> None:
+    def require(ok: bool, where: str, value: Any, remedy: str) -> None:
+        if not ok:
+            raise ConfigError(f"config.{where} = {value!r}: {remedy}")
+
+    def choice(where: str, value: str, options: tuple[str, ...]) -> None:
+        require(value in options, where, value, f"choose one of {', '.join(options)}")
+
+    choice("reward.placement", c.reward.placement, ("trajectory", "terminal"))
+    choice("reward.denominator", c.reward.denominator, ("taken", "expert"))
+    choice("rl.normalise", c.rl.normalise, ("group", "batch", "none"))
+    choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
+    for where, value in (
+        ("rollout.tasks_per_step", c.rollout.tasks_per_step),
+        ("rollout.slots", c.rollout.slots),
+        ("rollout.max_turns", c.rollout.max_turns),
+        ("rl.minibatches", c.rl.minibatches),
+        ("rl.micro_batch_tokens", c.rl.micro_batch_tokens),
+        ("checkpoint.every", c.checkpoint.every),
+        ("checkpoint.keep", c.checkpoint.keep),
+        ("eval.trials", c.eval.trials),
+    ):
+        require(value > 0, where, value, "must be at least 1")
+    require(c.rollout.group_size > 1, "rollout.group_size", c.rollout.group_size,
+            "a group needs at least 2 episodes for its mean to be a baseline")
+    require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
+            "must be above 0: a greedy policy has no log-probabilities to train on")
+    require(c.model.num_heads % c.model.num_kv_heads == 0, "model.num_kv_heads",
+            c.model.num_kv_heads, f"must divide model.num_heads = {c.model.num_heads}")
+    require(c.rollout.tasks_per_step % c.rl.minibatches == 0, "rl.minibatches",
+            c.rl.minibatches, f"must divide rollout.tasks_per_step = {c.rollout.tasks_per_step}")
+    require(len(c.tasks.requests) > 0 and abs(sum(c.tasks.requests) - 1) < 1e-6,
+            "tasks.requests", c.tasks.requests, "probabilities must sum to 1")
+    require(c.rl.learning_rate > 0, "rl.learning_rate", c.rl.learning_rate, "must be above 0")

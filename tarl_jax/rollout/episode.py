@@ -1,0 +1,109 @@
+"""One episode at the level of tokens: a dialogue, its chat layout, and the record it leaves."""
+
+from __future__ import annotations
+
+import time
+
+from tarl_jax.config import RolloutConfig
+from tarl_jax.sandbox.dialogue import Dialogue, Malformed
+from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.sandbox.verifier import verify
+from tarl_jax.text.chat import Chat
+from tarl_jax.types import Call, Segment, Task, Trajectory
+
+
+class Episode:
+    """Turns sampled ids into actions and answers into ids; nothing is ever encoded twice.
+
+    seed: of the user's phrasing and of the sampling.
+    system: the text of the system turn.
+    """
+
+    def __init__(
+        self, task: Task, seed: int, domain: Domain, chat: Chat, config: RolloutConfig, system: str
+    ):
+        self.task = task
+        self.seed = seed
+        self._domain = domain
+        self._chat = chat
+        self._config = config
+        self._system = system
+        self._dialogue = Dialogue(
+            task, domain, ScriptedUser(task, seed), max_turns=config.max_turns,
+            brief_writes=config.brief_writes,
+        )
+        self._segments: list[Segment] = []
+        self._tokens = 0
+        self._turn = 0
+        self._stop_reason: str | None = None
+        self._begun = time.perf_counter()
+
+    def start(self) -> list[int]:
+        """The system turn and the user's opening. Raises ValueError if they leave no room."""
+        opening = self._dialogue.opening
+        self._add(Segment.forced("system", self._chat.system(self._system), -1, self._system))
+        self._add(Segment.forced("user", self._chat.user(opening), -1, opening))
+        if not self._room():
+            raise ValueError(
+                f"task {self.task.task_id!r}: its prompt has {self._tokens} tokens, which leaves"
+                f" no room for a turn of {self._config.max_turn_tokens} within"
+                f" rollout.max_episode_tokens = {self._config.max_episode_tokens}"
+            )
+        return [t for s in self._segments for t in s.token_ids]
+
+    def turn(self, ids: list[int], log_probs: list[float]) -> list[int] | None:
+        """Plays one sampled turn; returns the forced tokens that follow, None at the end."""
+        text, action = self._chat.read(ids)
+        call = action if isinstance(action, Call) else None
+        info = {"malformed": action.reason} if isinstance(action, Malformed) else {}
+        self._add(Segment("agent", list(ids), [True] * len(ids), list(log_probs), self._turn, text,
+                          call, info))
+        observation = self._dialogue.act(action)
+        render = self._chat.tool if observation.role == "tool" else self._chat.user
+        forced = render(observation.text)
+        if ids[-1] != self._chat.stop_id:
+            forced = [self._chat.stop_id, *forced]  # appended, not sampled: it has no log-prob
+        self._stop_reason = observation.stop_reason
+        segment = Segment.forced(observation.role, forced, self._turn, observation.text,
+                                 **observation.info)
+        self._turn += 1
+        if self._stop_reason:
+            segment.token_ids, segment.sampled, segment.log_probs = [], [], []
+            self._add(segment)
+            return None
+        self._add(segment)
+        if not self._room():
+            self._stop_reason = "max_tokens"
+            self._tokens -= len(segment.token_ids)
+            segment.token_ids, segment.sampled, segment.log_probs = [], [], []
+            return None
+        return forced
+
+    def trajectory(self) -> Trajectory:
+        """The finished record, verified. Raises RuntimeError while the episode still runs."""
+        if self._stop_reason is None:
+            raise RuntimeError(f"task {self.task.task_id!r}: the episode has not ended")
+        gold = [(call.name, dict(call.kwargs)) for call in self.task.gold_calls]
+        said = [s.text for s in self._segments if s.role == "agent" and s.call is None]
+        verdict = verify(self._domain, self._dialogue.state, gold, self.task.outputs, said)
+        # An episode that was cut off is a failure, whatever the database says.
+        finished = self._stop_reason in ("user_stop", "transfer")
+        return Trajectory(
+            task=self.task,
+            seed=self.seed,
+            segments=self._segments,
+            stop_reason=self._stop_reason,
+            success=verdict.success and finished,
+            outputs_found=verdict.outputs_found,
+            diff=list(self._domain.diff(self._dialogue.state)),
+            gold_diff=list(verdict.diff),
+            seconds={"episode": time.perf_counter() - self._begun},
+        )
+
+    def _add(self, segment: Segment) -> None:
+        self._segments.append(segment)
+        self._tokens += len(segment.token_ids)
+
+    def _room(self) -> bool:
+        return self._tokens + self._config.max_turn_tokens <= self._config.max_episode_tokens

@@ -1,0 +1,120 @@
+"""One episode at the level of text: the agent acts, the user or a tool answers.
+
+The rules are tau-bench's: one tool call or one message per turn, at most `max_turns` turns, the
+episode ends when the user says `###STOP###` or the agent transfers to a human.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Protocol
+
+from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.user import Reply
+from tarl_jax.types import Call, Task
+
+TRANSFER = "transfer_to_human_agents"
+
+
+class User(Protocol):
+    """Whoever plays the user."""
+
+    def opening(self) -> str: ...
+
+    def reply(self, message: str) -> Reply: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Malformed:
+    """An agent turn that is neither a message nor a well-formed tool call."""
+
+    reason: str
+
+
+Action = Call | str | Malformed
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """The answer to an agent turn.
+
+    role: "tool" or "user"; text: what the agent sees; stop_reason: set if the episode has ended;
+    info: facts for judge and viewer ("error", "wrote", the user's "intent" and "event").
+    """
+
+    role: str
+    text: str
+    stop_reason: str | None
+    info: dict[str, Any]
+
+
+class Dialogue:
+    """Plays `task` in `domain` against `user`.
+
+    brief_writes: after a successful write the agent sees only the record's new status, not the
+    whole record; for policies with a short context.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        domain: Domain,
+        user: User,
+        *,
+        max_turns: int = 30,
+        brief_writes: bool = False,
+    ):
+        self.task = task
+        self.domain = domain
+        self.user = user
+        self.state = domain.new_state()
+        self.turns = 0
+        self.opening = user.opening()
+        self._max_turns = max_turns
+        self._brief_writes = brief_writes
+        self._stop_reason: str | None = None
+
+    def act(self, action: Action) -> Observation:
+        """Applies one agent turn. Raises RuntimeError once the episode has ended."""
+        if self._stop_reason:
+            raise RuntimeError(f"task {self.task.task_id!r}: the episode has ended already")
+        self.turns += 1
+        match action:
+            case Call():
+                role, text, stop, info = self._call(action)
+            case Malformed(reason):
+                role, text, stop = "tool", f"Error: {reason}", None
+                info = {"error": True, "malformed": True}
+            case _:
+                reply = self.user.reply(action)
+                role, text, info = "user", reply.text, reply.info
+                stop = "user_stop" if reply.stop else None
+        if stop is None and self.turns >= self._max_turns:
+            stop = "max_turns"
+        self._stop_reason = stop
+        return Observation(role, text, stop, info)
+
+    def _call(self, call: Call) -> tuple[str, str, str | None, dict[str, Any]]:
+        text = self.domain.call(self.state, call.name, dict(call.kwargs))
+        error = text.startswith("Error: ")
+        tool = self.domain.tools.get(call.name)
+        wrote = bool(tool and tool.write and not error)
+        info = {"error": error, "wrote": wrote}
+        request = getattr(self.user, "index", None)
+        if request is not None:
+            info["request"] = request
+        if wrote and self._brief_writes:
+            text = _brief(text)
+        return "tool", text, "transfer" if call.name == TRANSFER and not error else None, info
+
+
+def _brief(text: str) -> str:
+    """The status of a written record, or the text unchanged if it has none."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(record, dict) or "status" not in record:
+        return text
+    return json.dumps({"status": record["status"]})

@@ -1,0 +1,399 @@
+"""A tool-use domain: a database that episodes share, the tools that act on it, and its state.
+
+One `Domain` serves any number of episodes at once. An episode owns a `State`, a copy-on-write view
+that holds only the records the episode wrote; opening or comparing states touches nothing else.
+
+The state hash is τ-bench's (arXiv 2406.12045): SHA-256 of `str(x)`, where x turns each dict into a
+tuple of (key, value) pairs sorted by key and each list into a tuple, recursively. Two databases are
+"equal" in this module exactly when those hashes are: 47 and 47.0 differ, key order does not matter.
+"""
+
+import ast
+import hashlib
+import inspect
+import math
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any, Literal, get_args, get_origin
+
+Record = dict[str, Any]
+Database = dict[str, dict[str, Record]]  # table -> key -> record (JSON-like values)
+
+
+class ToolError(Exception):
+    """A refusal, which a tool raises and the agent reads as "Error: <text>"."""
+
+
+# --- state ----------------------------------------------------------------------------------------
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple((key, _frozen(item)) for key, item in sorted(value.items()))
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    return value
+
+
+def _entry(key: str, record: Record) -> str:
+    return repr((key, _frozen(record)))
+
+
+def _joined(entries: Collection[str]) -> str:
+    """`repr` of a tuple, given the `repr` of its entries."""
+    return f"({', '.join(entries)}{',' if len(entries) == 1 else ''})"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    # `==` alone takes 47 for 47.0; `repr` alone sees the order of keys.
+    return a is b or (a == b and (repr(a) == repr(b) or repr(_frozen(a)) == repr(_frozen(b))))
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
+
+
+class _Base:
+    """The database that states share, with its text for the hash, rendered when first needed."""
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    @cached_property
+    def entries(self) -> dict[str, dict[str, str]]:
+        """table -> key -> text of the (key, record) pair, both levels sorted."""
+        return {
+            table: {key: _entry(key, records[key]) for key in sorted(records)}
+            for table, records in sorted(self.database.items())
+        }
+
+    @cached_property
+    def tables(self) -> dict[str, str]:
+        """table -> text of the whole table."""
+        return {table: _joined(entries.values()) for table, entries in self.entries.items()}
+
+
+class State:
+    """One episode's view of the shared database. Made by `Domain.new_state` and `State.fork`.
+
+    Every record that a method hands out is read only by convention, except those of `edit` and
+    `add`, which may be written until the state is next forked or passed to `Domain.call`.
+    """
+
+    def __init__(self, base: _Base):
+        self._base = base
+        self._edits: dict[tuple[str, str], Record] = {}
+        self._private: set[tuple[str, str]] = set()  # edits that no other state can see
+
+    def table(self, name: str) -> Mapping[str, Record]:
+        """All records of a table, by key, in database order. Raises KeyError for no such table."""
+        records = self._base.database[name]
+        edited = {key: record for (table, key), record in self._edits.items() if table == name}
+        return {**records, **edited} if edited else records
+
+    def get(self, table: str, key: str) -> Record | None:
+        """The record as this state has it, or None. Raises KeyError for no such table."""
+        record = self._edits.get((table, key))
+        return self._base.database[table].get(key) if record is None else record
+
+    def edit(self, table: str, key: str) -> Record:
+        """The record as this state's own copy, to write in place. Raises KeyError if none."""
+        if (table, key) not in self._private:
+            record = self.get(table, key)
+            if record is None:
+                raise KeyError(f"no record {key!r} in table {table!r}: make it with add()")
+            self.add(table, key, _copy(record))
+        return self._edits[table, key]
+
+    def add(self, table: str, key: str, record: Record) -> None:
+        """Puts `record` at `key`, new or in place of what was there; the state owns it from now."""
+        self._edits[table, key] = record
+        self._private.add((table, key))
+
+    def changes(self) -> dict[tuple[str, str], Record]:
+        """(table, key) -> record, for the records that differ in value from the base database."""
+        return {
+            (table, key): record
+            for (table, key), record in self._edits.items()
+            if not _equal(record, self._base.database[table].get(key))
+        }
+
+    def fork(self) -> "State":
+        """An independent copy; costs one shallow copy of the dict of written records."""
+        twin = State(self._base)
+        twin._edits = dict(self._edits)
+        self._private.clear()  # both now hold the same records, so both must copy before writing
+        return twin
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function `(state, **arguments) -> str`, and the OpenAI function schema the agent is shown.
+
+    `write` says whether it may change the state. Made by `make_tool`.
+    """
+
+    name: str
+    function: Callable[..., str]
+    write: bool
+    schema: dict[str, Any]
+
+    def problem(self, kwargs: Any) -> str | None:
+        """What is wrong with the names and types of these arguments, or None."""
+        if not isinstance(kwargs, dict):
+            return "arguments should be a JSON object"
+        parameters = self.schema["function"]["parameters"]
+        for name in parameters["required"]:
+            if name not in kwargs:
+                return f"missing argument {name!r}"
+        for name, value in kwargs.items():
+            schema = parameters["properties"].get(name)
+            if schema is None:
+                return f"unexpected argument {name!r}"
+            if not _fits(value, schema):
+                items = f" of {schema['items']['type']}" if "items" in schema else ""
+                return f"argument {name!r} should be of type {schema['type']}{items}"
+        return None
+
+
+def make_tool(function: Callable[..., str], *, write: bool) -> Tool:
+    """The `Tool` of a typed function whose first parameter is the state.
+
+    The docstring up to "Args:" describes the tool, and each "name: text" below it a parameter.
+    Raises TypeError for an annotation without a JSON type, ValueError for an undescribed parameter.
+    """
+    description, _, args = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
+    texts: dict[str, str] = {}
+    for line in inspect.cleandoc(args).splitlines():
+        if not line.startswith(" "):
+            name, _, line = line.partition(":")
+        texts[name] = f"{texts.get(name, '')} {line.strip()}".strip()
+    _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
+    properties = {}
+    for parameter in parameters:
+        if parameter.name not in texts:
+            raise ValueError(f"{function.__name__}: no line {parameter.name!r} below 'Args:'")
+        schema = _type_schema(parameter.annotation)
+        properties[parameter.name] = schema | {"description": texts[parameter.name]}
+    required = [p.name for p in parameters if p.default is p.empty]
+    schema = {
+        "name": function.__name__,
+        "description": " ".join(description.split()),
+        "parameters": {"type": "object", "properties": properties, "required": required},
+    }
+    return Tool(function.__name__, function, write, {"type": "function", "function": schema})
+
+
+def _type_schema(annotation: Any) -> dict[str, Any]:
+    if annotation in _JSON_TYPES:
+        return {"type": _JSON_TYPES[annotation]}
+    if get_origin(annotation) is Literal:
+        choices = list(get_args(annotation))
+        return _type_schema(type(choices[0])) | {"enum": choices}
+    if get_origin(annotation) is list:
+        return {"type": "array", "items": _type_schema(*get_args(annotation))}
+    raise TypeError(f"no JSON schema for {annotation!r}: use str, int, float, bool, dict, list[…]")
+
+
+def _fits(value: Any, schema: dict[str, Any]) -> bool:
+    # An enum is left to the tool, which may have an earlier complaint to make about the call.
+    if schema["type"] == "array":
+        return isinstance(value, list) and all(_fits(item, schema["items"]) for item in value)
+    kind = _JSON_TYPES.get(type(value))
+    return kind == schema["type"] or (kind == "integer" and schema["type"] == "number")
+
+
+# --- domain ---------------------------------------------------------------------------------------
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+_ABSENT = _Absent()
+
+
+class Domain:
+    """A shared database, the tools on it and the policy text that the agent must follow.
+
+    The database must not be written after it is handed over. A state belongs to the domain that
+    made it: methods raise ValueError for one of another domain.
+    """
+
+    def __init__(self, name: str, policy: str, database: Database, tools: Iterable[Tool]):
+        self.name = name
+        self.policy = policy
+        self.database = database
+        self.tools: dict[str, Tool] = {tool.name: tool for tool in tools}
+        self._base = _Base(database)
+
+    def new_state(self) -> State:
+        """A state equal to the database; nothing is copied."""
+        return State(self._base)
+
+    def call(self, state: State, name: str, kwargs: Mapping[str, Any]) -> str:
+        """Runs a tool on the state and returns what the agent reads.
+
+        A refused call returns "Error: …", leaves the state as it was, and never raises.
+        """
+        self._own(state)
+        tool = self.tools.get(name) if isinstance(name, str) else None
+        if tool is None:
+            return f"Error: unknown tool {name!r}"
+        problem = tool.problem(kwargs)
+        if problem:
+            return f"Error: {problem}"
+        # A write runs on a fork, so that a refusal halfway through leaves no trace.
+        target = state.fork() if tool.write else state
+        try:
+            output = tool.function(target, **kwargs)
+        except ToolError as error:
+            return f"Error: {error}"
+        if tool.write:
+            state._edits, state._private = target._edits, target._private
+        return output
+
+    def state_hash(self, state: State) -> str:
+        """Hex SHA-256 of the database as the state has it, by τ-bench's definition."""
+        self._own(state)
+        changed: dict[str, dict[str, str]] = {}
+        for (table, key), record in state.changes().items():
+            changed.setdefault(table, {})[key] = _entry(key, record)
+        tables = []
+        for table, text in self._base.tables.items():
+            if table in changed:
+                entries = {**self._base.entries[table], **changed[table]}
+                if len(entries) > len(self._base.entries[table]):  # added keys came last
+                    entries = dict(sorted(entries.items()))
+                text = _joined(entries.values())
+            tables.append(f"({table!r}, {text})")
+        return hashlib.sha256(_joined(tables).encode()).hexdigest()
+
+    def same(self, state_a: State, state_b: State) -> bool:
+        """Whether both states have equal databases; looks at the written records only."""
+        self._own(state_a, state_b)
+        a, b = state_a.changes(), state_b.changes()
+        return a.keys() == b.keys() and all(_equal(a[where], b[where]) for where in a)
+
+    def diff(self, state: State, against: State | None = None) -> list[str]:
+        """Lines such as "orders #W1 status: 'pending' -> 'cancelled'", one per value that differs.
+
+        The left side is the base database, or `against` where given; the right side is `state`.
+        """
+        against = self.new_state() if against is None else against
+        self._own(state, against)
+        lines: list[str] = []
+        for table, key in sorted(state._edits.keys() | against._edits.keys()):
+            old, new = against.get(table, key), state.get(table, key)
+            old, new = (_ABSENT if record is None else record for record in (old, new))
+            lines += (f"{table} {key}{line}" for line in _differences("", old, new))
+        return lines
+
+    def _own(self, *states: State) -> None:
+        if any(state._base is not self._base for state in states):
+            raise ValueError(f"a state of another domain was given to domain {self.name!r}")
+
+
+def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            at = f"{path}.{key}" if path else f" {key}"
+            yield from _differences(at, old.get(key, _ABSENT), new.get(key, _ABSENT))
+    elif isinstance(old, list) and isinstance(new, list):
+        for index, (left, right) in enumerate(zip_longest(old, new, fillvalue=_ABSENT)):
+            yield from _differences(f"{path}[{index}]", left, right)
+    elif repr(old) != repr(new):
+        yield f"{path}: {old!r} -> {new!r}"
+
+
+# --- tools that every domain has ------------------------------------------------------------------
+
+_MAX_CHARACTERS = 1000
+_MAX_DEPTH = 200
+_MAX_DIGITS = 100
+
+
+def _power(base: float, exponent: float) -> float:
+    # 9**9**9 has to be refused before the work: that would not end.
+    if base != 0 and exponent * math.log10(abs(base)) > _MAX_DIGITS:
+        raise OverflowError
+    return base**exponent
+
+
+_OPERATORS: dict[type, Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: _power,
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+
+
+def calculate(db: State, expression: str) -> str:
+    """Compute the value of an arithmetic expression, rounded to two decimals.
+
+    Args:
+        expression: Numbers, the operators + - * /, parentheses and spaces, such as '2 + 2'.
+    """
+    if not set(expression) <= set("0123456789+-*/(). "):
+        raise ToolError("invalid characters in expression")
+    if len(expression) > _MAX_CHARACTERS:
+        raise ToolError(f"expression longer than {_MAX_CHARACTERS} characters")
+    try:
+        tree = compile(expression.lstrip(" "), "<string>", "eval", ast.PyCF_ONLY_AST)
+        return str(round(float(_value(tree.body, 0)), 2))
+    except (SyntaxError, ZeroDivisionError) as error:
+        raise ToolError(str(error)) from None
+    except (MemoryError, OverflowError, RecursionError):
+        raise ToolError("expression too large") from None
+
+
+def _value(node: ast.AST, depth: int) -> int | float:
+    if depth > _MAX_DEPTH:
+        raise ToolError("expression nested too deeply")
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        value = node.value
+    elif isinstance(node, ast.UnaryOp | ast.BinOp) and type(node.op) in _OPERATORS:
+        sides = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
+        values = [_value(side, depth + 1) for side in sides]
+        value = _OPERATORS[type(node.op)](*values)
+    else:
+        raise ToolError("expression is not arithmetic on numbers")
+    if isinstance(value, complex) or abs(value) > 10**_MAX_DIGITS:
+        raise ToolError("number too large or not real")
+    return value
+
+
+def think(db: State, thought: str) -> str:
+    """Note a thought. It brings no new information and changes nothing; use it to reason.
+
+    Args:
+        thought: The thought.
+    """
+    return ""
+
+
+def transfer_to_human_agents(db: State, summary: str) -> str:
+    """Hand the user over to a human agent, with a summary of the issue. Only when the user asks for
+    a human agent, or when the tools at hand cannot resolve the issue.
+
+    Args:
+        summary: A summary of the user's issue.
+    """
+    return "Transfer successful"

@@ -1,0 +1,166 @@
+"""The scripted user: states its requests, answers what it is asked, confirms, changes its mind."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import Any
+
+from tarl_jax.sandbox import phrases
+from tarl_jax.sandbox.script import Request, Script
+from tarl_jax.types import Task
+
+PATIENCE = 3  # messages that lead nowhere before the user gives up
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What the user says.
+
+    Attributes:
+      text: as the agent sees it; holds phrases.STOP if the user ends the conversation.
+      info: what happened, for the judge and the viewer: the agent's "intent", the "request" (its
+        index) that the agent's message was about, and the user's "event".
+    """
+
+    text: str
+    info: dict[str, Any]
+
+    @property
+    def stop(self) -> bool:
+        return phrases.STOP in self.text
+
+
+class ScriptedUser:
+    """A user that follows `task.script`; phrasing and chatter come from `seed`.
+
+    It confirms a proposal only if the proposal says what it wants, and otherwise corrects it. It
+    believes a refusal and a claim that something is done, and then goes on to its next request.
+    """
+
+    def __init__(self, task: Task, seed: int):
+        if task.script is None:
+            raise ValueError(f"task {task.task_id!r} has no script: a scripted user cannot play it")
+        self.script = Script.from_json(task.script)
+        self.index = 0  # request under discussion
+        self.changed = False  # whether the change of mind of this request has happened
+        self._patience = PATIENCE
+        self._rng = random.Random(f"user-{task.task_id}-{seed}")
+
+    @property
+    def request(self) -> Request | None:
+        """The request under discussion; None once all are dealt with."""
+        requests = self.script.requests
+        return requests[self.index] if self.index < len(requests) else None
+
+    @property
+    def wish(self) -> Request | None:
+        """What the user wants now of that request; None if it has dropped it."""
+        request = self.request
+        return request.then if request and self.changed else request
+
+    def opening(self) -> str:
+        """The first message: a greeting, perhaps who it is, and the first request."""
+        text = self._pick(phrases.USER_GREETINGS) + self._state_request()
+        if self.script.eager:
+            text += " " + self._identity(self.script.identify)
+        return text
+
+    def reply(self, message: str) -> Reply:
+        """Answers an agent's message."""
+        intent = phrases.read_intent(message)
+        info = {"intent": intent.kind, "request": self.index}
+        if self.request is None:
+            return self._stop(info, "bye")
+        match intent.kind:
+            case "ask_email" | "ask_name":
+                # A clerk that asks again and again gets nowhere.
+                self._patience -= 1
+                if self._patience < 0:
+                    return self._stop(info, "gave_up")
+                return Reply(self._answer_identity(intent.kind), {**info, "event": "identified"})
+            case "propose":
+                return self._consider(message, intent.proposal, info)
+            case "deny" | "done" | "leave":
+                return self._advance(info)
+        return self._repeat(info, phrases.USER_REPEAT)
+
+    def _consider(self, message: str, proposal: str, info: dict[str, Any]) -> Reply:
+        wish, request = self.wish, self.request
+        if wish is None:
+            return self._repeat(info, (self._pick(phrases.USER_DROP) + " ",), restate=False)
+        if not _matches(message, proposal, wish):
+            return self._repeat(info, phrases.USER_CORRECT)
+        if request.change and not self.changed:
+            self.changed = True
+            text = {
+                "drop": self._pick(phrases.USER_DROP),
+                "option": self._pick(phrases.USER_OPTION),
+                "item": self._pick(phrases.USER_ITEM),
+            }[request.change]
+            if request.then:
+                text = text.format(option=request.then.option, item=request.then.item)
+            return Reply(text, {**info, "event": "changed_mind"})
+        return Reply(self._pick(phrases.USER_YES), {**info, "event": "confirmed"})
+
+    def _advance(self, info: dict[str, Any]) -> Reply:
+        self.index += 1
+        self.changed = False
+        self._patience = PATIENCE
+        if self.request is None:
+            return self._stop(info, "bye")
+        text = self._pick(phrases.USER_NEXT) + self._state_request()
+        return Reply(text, {**info, "event": "next_request"})
+
+    def _repeat(self, info: dict[str, Any], leads: tuple[str, ...], restate: bool = True) -> Reply:
+        self._patience -= 1
+        if self._patience < 0:
+            return self._stop(info, "gave_up")
+        text = self._pick(leads) + (self._state_request(chatter=False) if restate else "")
+        return Reply(text.strip(), {**info, "event": "repeated"})
+
+    def _stop(self, info: dict[str, Any], event: str) -> Reply:
+        return Reply(f"{self._pick(phrases.USER_BYE)} {phrases.STOP}", {**info, "event": event})
+
+    def _state_request(self, chatter: bool = True) -> str:
+        wish = self.wish
+        if wish is None:
+            return self._pick(phrases.USER_DROP)
+        why = self._pick(phrases.REASON_WORDS[wish.reason]) if wish.reason else ""
+        text = self._pick(phrases.USER_REQUESTS[wish.kind]).format(
+            order=wish.order_id, item=wish.item, option=wish.option, method=wish.method, why=why
+        )
+        if chatter and self._rng.random() < 0.1:
+            text += self._pick(phrases.USER_CHATTER)
+        return text
+
+    def _answer_identity(self, asked: str) -> str:
+        known = self.script.identify
+        if asked == f"ask_{known}":
+            return self._identity(known)
+        lost = phrases.USER_NO_EMAIL if known == "name" else phrases.USER_NO_NAME
+        return self._fill(self._pick(lost))
+
+    def _identity(self, how: str) -> str:
+        return self._fill(self._pick(phrases.USER_EMAIL if how == "email" else phrases.USER_NAME))
+
+    def _fill(self, template: str) -> str:
+        s = self.script
+        return template.format(email=s.email, first=s.first_name, last=s.last_name, zip=s.zip)
+
+    def _pick(self, options: tuple[str, ...]) -> str:
+        return self._rng.choice(options)
+
+
+def _matches(message: str, proposal: str, wish: Request) -> bool:
+    """Whether a proposal says what the user wants, as far as a user can tell."""
+    if proposal != wish.kind or wish.order_id not in message:
+        return False
+    words = {
+        "cancel": () if wish.denial == "reason" else (wish.reason,),
+        "return": (wish.item,),
+        "exchange": (wish.item, wish.option),
+        "modify": (wish.item, wish.option),
+        "payment": (wish.payment_method_id,),
+    }[wish.kind]
+    return all(word in message for word in words)

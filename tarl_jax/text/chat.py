@@ -1,0 +1,86 @@
+"""Chat layout in Qwen's form, append-only: every part is rendered once and never again.
+
+The sequence is
+
+    <|im_start|>system … <|im_end|> then, per exchange,
+    \\n<|im_start|>user … <|im_end|>\\n<|im_start|>assistant\\n   (forced)
+    … <|im_end|>                                               (sampled)
+
+with tool results as user turns inside `<tool_response>`. Qwen's own template drops the reasoning
+of earlier turns when it renders a dialogue again; this one never renders again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tarl_jax.sandbox.dialogue import Action, Malformed
+from tarl_jax.text.tokenizer import IM_END, IM_START, Tokenizer
+from tarl_jax.types import Call
+
+_CALL = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.S)
+_THINK = re.compile(r"<think>\n.*?\n</think>\n\n", re.S)
+
+
+class Chat:
+    """Renders parts of a dialogue to ids, and reads agent turns back."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self.stop_id = tokenizer.stop_id
+
+    def system(self, text: str) -> list[int]:
+        """The opening system turn."""
+        return self._wrap(f"{IM_START}system\n", text, IM_END)
+
+    def user(self, text: str) -> list[int]:
+        """A user turn and the start of the agent's answer."""
+        return self._wrap(f"\n{IM_START}user\n", text, f"{IM_END}\n{IM_START}assistant\n")
+
+    def tool(self, text: str) -> list[int]:
+        """A tool result and the start of the agent's next turn."""
+        return self._wrap(
+            f"\n{IM_START}user\n<tool_response>\n",
+            text,
+            f"\n</tool_response>{IM_END}\n{IM_START}assistant\n",
+        )
+
+    def agent(self, action: Call | str) -> list[int]:
+        """An agent turn as the policy would write it, its end token included."""
+        if isinstance(action, Call):
+            markup = self._tokenizer.encode_markup
+            body = self._wrap("<tool_call>\n", json.dumps(action.to_json()), "\n</tool_call>")
+            return body + list(markup(IM_END))
+        return self._tokenizer.encode(action) + list(self._tokenizer.encode_markup(IM_END))
+
+    def read(self, ids: list[int]) -> tuple[str, Action]:
+        """(text without the end token, what the agent did). Never raises on any ids.
+
+        Reasoning in `<think>`, and text beside a tool call, are not part of the action.
+        """
+        ended = bool(ids) and ids[-1] == self.stop_id
+        text = self._tokenizer.decode(ids[:-1] if ended else ids)
+        if not ended:
+            return text, Malformed("the turn is too long; keep it short")
+        said = _THINK.sub("", text).strip()
+        if "<tool_call>" not in said and "</tool_call>" not in said:
+            if not said:
+                return text, Malformed("the turn is empty; call a tool or answer the user")
+            return text, said
+        calls = _CALL.findall(said)
+        if len(calls) != 1 or said.count("<tool_call>") != 1 or said.count("</tool_call>") != 1:
+            return text, Malformed("write exactly one <tool_call> block in a turn")
+        try:
+            data = json.loads(calls[0])
+        except (ValueError, RecursionError):
+            return text, Malformed("the tool call is not valid JSON")
+        if not isinstance(data, dict) or set(data) != {"name", "arguments"}:
+            return text, Malformed('a tool call has the keys "name" and "arguments", no others')
+        if not isinstance(data["name"], str) or not isinstance(data["arguments"], dict):
+            return text, Malformed('"name" is a string and "arguments" an object')
+        return text, Call(data["name"], data["arguments"])
+
+    def _wrap(self, before: str, text: str, after: str) -> list[int]:
+        markup = self._tokenizer.encode_markup
+        return [*markup(before), *self._tokenizer.encode(text), *markup(after)]

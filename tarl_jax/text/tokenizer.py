@@ -1,0 +1,95 @@
+"""The embedded SentencePiece tokenizer: text on one side, chat markup on the other.
+
+Markup is encoded only by `encode_markup`, from the code that lays out the chat. Text that a user
+or a tool wrote goes through `encode`, which can never yield a markup id, so nobody can speak in
+another's role by writing `<|im_end|>`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+EMBEDDED_MODEL = Path(__file__).with_name("shop.model")
+
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+# Each is one piece. The longer ones are runs of Qwen's chat markup that always occur together; the
+# text they stand for is the same as if written out piece by piece.
+MARKUP = (
+    IM_END,
+    IM_START,
+    "<think>\n",
+    "\n</think>\n\n",
+    "<tool_call>\n",
+    "\n</tool_call>",
+    f"{IM_START}system\n",
+    f"\n{IM_START}user\n",
+    f"\n{IM_START}user\n<tool_response>\n",
+    f"{IM_END}\n{IM_START}assistant\n",
+    f"\n</tool_response>{IM_END}\n{IM_START}assistant\n",
+)
+
+
+class Tokenizer:
+    """A SentencePiece model with the markup above as control symbols.
+
+    Raises FileNotFoundError if there is no model at `path`, ValueError if the model was not made
+    for this markup.
+    """
+
+    def __init__(self, path: Path = EMBEDDED_MODEL):
+        import sentencepiece
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"tokenizer model {path} does not exist; make it with"
+                " `python -m tarl_jax.text.train_tokenizer`"
+            )
+        self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.vocab_size = self._model.get_piece_size()
+        self._markup = {}
+        for position, text in enumerate(MARKUP):
+            token = self._model.piece_to_id(symbol(position))
+            if not self._model.is_control(token):
+                raise ValueError(f"{path}: has no control symbol for {text!r}; train it again")
+            self._markup[text] = token
+        self._surface = {token: text for text, token in self._markup.items()}
+        self.stop_id = self._markup[IM_END]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; markup in it is text like any other."""
+        return self._model.encode(text)
+
+    @functools.lru_cache(maxsize=1024)  # noqa: B019  (one tokenizer lives as long as its run)
+    def encode_markup(self, text: str) -> tuple[int, ...]:
+        """Ids of a run of markup, longest piece first. Raises ValueError if it is not markup."""
+        ids: list[int] = []
+        rest = text
+        while rest:
+            found = max((m for m in MARKUP if rest.startswith(m)), key=len, default=None)
+            if found is None:
+                raise ValueError(f"{rest!r} is not chat markup; known: {list(MARKUP)}")
+            ids.append(self._markup[found])
+            rest = rest[len(found):]
+        return tuple(ids)
+
+    def decode(self, ids: list[int] | np.ndarray) -> str:
+        """Text of `ids`, markup spelled out."""
+        parts: list[str] = []
+        plain: list[int] = []
+        for token in map(int, ids):
+            if token in self._surface:
+                parts.append(self._model.decode(plain))
+                parts.append(self._surface[token])
+                plain = []
+            else:
+                plain.append(token)
+        parts.append(self._model.decode(plain))
+        return "".join(parts)
+
+
+def symbol(position: int) -> str:
+    """The name inside the model file of `MARKUP[position]` (it may not hold a line break)."""
+    return f"<markup_{position}>"

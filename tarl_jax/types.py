@@ -1,0 +1,235 @@
+"""Records and pytrees that the parts hand to each other, and the axis legend.
+
+Axis letters mean the same thing in the whole repository:
+
+    B  rows of a batch: episodes, or slots of the engine
+    S  token positions of a sequence or of a cache
+    C  tokens of one forced chunk
+    T  new tokens of one decode call
+    V  vocabulary
+    D  model width
+    F  feed-forward width
+    L  layers
+    N  query heads
+    K  key/value heads
+    G  query heads per key/value head (N = K * G)
+    H  width of one head
+
+A *turn* is one agent step: its reasoning plus either one tool call or one message to the user.
+A token is *sampled* if the policy drew it and *forced* if the environment wrote it; the mark is
+set when the token is born and never inferred later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+STOP_REASONS = (
+    "user_stop",
+    "transfer",
+    "max_turns",
+    "max_tokens",
+    "malformed",
+    "infrastructure_error",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One tool call: the tool's name and its keyword arguments."""
+
+    name: str
+    kwargs: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": dict(self.kwargs)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Call:
+        return cls(data["name"], dict(data["arguments"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a user wants, and the calls that would make it true.
+
+    Attributes:
+      task_id: unique within its source.
+      user_id: whose account the task is about.
+      instruction: the user's hidden text; the policy never sees it.
+      gold_calls: the write calls of a right solution, in order.
+      outputs: strings that some agent message should contain (reported, not trained on).
+      split: "train" or "held_out".
+      source: where the task comes from, e.g. "shop".
+      script: what a scripted user needs (JSON-like), or None if only an LLM can play the user.
+      expert_turns: agent turns that a faultless clerk takes; a constant of the task.
+    """
+
+    task_id: str
+    user_id: str
+    instruction: str
+    gold_calls: tuple[Call, ...]
+    outputs: tuple[str, ...]
+    split: str
+    source: str
+    script: Mapping[str, Any] | None
+    expert_turns: int
+
+    def to_json(self) -> dict[str, Any]:
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["gold_calls"] = [call.to_json() for call in self.gold_calls]
+        data["outputs"] = list(self.outputs)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Task:
+        known = {f.name for f in dataclasses.fields(cls)}
+        if set(data) != known:
+            missing, surplus = sorted(known - set(data)), sorted(set(data) - known)
+            raise ValueError(f"task record: missing fields {missing}, unknown fields {surplus}")
+        return cls(
+            **{
+                **data,
+                "gold_calls": tuple(Call.from_json(c) for c in data["gold_calls"]),
+                "outputs": tuple(data["outputs"]),
+            }
+        )
+
+
+@dataclasses.dataclass
+class Segment:
+    """A run of tokens with one author.
+
+    Attributes:
+      role: "system", "user", "tool" or "agent".
+      token_ids: ids in order.
+      sampled: per token, True where the policy drew it. (Where a turn hit its limit, the end token
+        appended to it is forced and opens the segment that answers it.)
+      log_probs: per token, log-probability at sampling; 0.0 where not sampled.
+      turn: index of the agent turn, or of the turn that this segment answers; -1 before the first.
+      text: what was said or returned, without chat markup.
+      call: the parsed tool call of an agent segment, if it made one.
+      info: facts for judge and viewer that the policy never sees (intent, request index, error).
+    """
+
+    role: str
+    token_ids: list[int]
+    sampled: list[bool]
+    log_probs: list[float]
+    turn: int
+    text: str
+    call: Call | None = None
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def forced(cls, role: str, token_ids: list[int], turn: int, text: str, **info: Any) -> Segment:
+        """A segment that the environment wrote."""
+        n = len(token_ids)
+        return cls(role, list(token_ids), [False] * n, [0.0] * n, turn, text, info=info)
+
+    def to_json(self) -> dict[str, Any]:
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["sampled"] = [int(s) for s in self.sampled]
+        data["call"] = self.call.to_json() if self.call else None
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Segment:
+        return cls(
+            **{
+                **data,
+                "sampled": [bool(s) for s in data["sampled"]],
+                "call": Call.from_json(data["call"]) if data["call"] else None,
+            }
+        )
+
+
+@dataclasses.dataclass
+class Trajectory:
+    """One finished episode.
+
+    Attributes:
+      task: what was played.
+      seed: of the episode (user phrasing and sampling).
+      segments: in order; their tokens concatenated are the sequence the policy saw.
+      stop_reason: one of STOP_REASONS.
+      success: the verifier's verdict; None if the infrastructure broke the episode.
+      outputs_found: whether the required outputs were all said (reported beside success).
+      diff: readable lines of what the episode changed in the database.
+      gold_diff: readable lines of where the final database differs from the right one.
+      turn_scores: per agent turn -1, 0 or +1; None if the judge abstained.
+      judge_notes: per agent turn, the judge's reason.
+      reward: the scalar made of verdict and scores; None before the reward is computed.
+      seconds: host seconds by phase.
+    """
+
+    task: Task
+    seed: int
+    segments: list[Segment]
+    stop_reason: str
+    success: bool | None
+    outputs_found: bool = True
+    diff: list[str] = dataclasses.field(default_factory=list)
+    gold_diff: list[str] = dataclasses.field(default_factory=list)
+    turn_scores: list[int] | None = None
+    judge_notes: list[str] = dataclasses.field(default_factory=list)
+    reward: float | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def turns(self) -> list[Segment]:
+        """The agent's segments, one per turn."""
+        return [s for s in self.segments if s.role == "agent"]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(s.token_ids) for s in self.segments)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(token ids, sampled mask, log-probs) of the whole sequence, each of shape [S]."""
+        ids = np.array([t for s in self.segments for t in s.token_ids], np.int32)
+        sampled = np.array([m for s in self.segments for m in s.sampled], bool)
+        log_probs = np.array([p for s in self.segments for p in s.log_probs], np.float32)
+        return ids, sampled, log_probs
+
+    def to_json_line(self) -> str:
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["task"] = self.task.to_json()
+        data["segments"] = [s.to_json() for s in self.segments]
+        return json.dumps(data)
+
+    @classmethod
+    def from_json_line(cls, line: str) -> Trajectory:
+        data = json.loads(line)
+        return cls(
+            **{
+                **data,
+                "task": Task.from_json(data["task"]),
+                "segments": [Segment.from_json(s) for s in data["segments"]],
+            }
+        )
+
+
+@struct.dataclass
+class Batch:
+    """Padded sequences for one forward and backward pass.
+
+    Attributes:
+      tokens: int32 [B, S]; 0 beyond the end of a row.
+      sampled: float32 [B, S]; 1 where the token at this position was drawn by the policy and
+        counts in the loss.
+      log_probs: float32 [B, S]; log-probability at sampling, 0 elsewhere.
+      advantages: float32 [B, S]; 0 where not sampled.
+    """
+
+    tokens: jax.Array
+    sampled: jax.Array
+    log_probs: jax.Array
+    advantages: jax.Array
