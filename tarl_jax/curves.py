@@ -106,7 +106,10 @@ def series(records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over an eighth of the curve or 21 steps; its ends average what there is."""
+    """Centred moving average over an eighth of the curve, at most 21 values.
+
+    Its ends average what there is.
+    """
     half = min(len(values) // 16, 10)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(len(values)) - half, 0)

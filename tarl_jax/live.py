@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-DASH = "–"
+DASH = "\u2013"  # an en dash: no value
 STEP_PHASES = ("rollout", "judge", "update")  # of every step, as in seconds/<phase>
 REWARD_PARTS = ("terminal", "turns", "major")  # as in reward/<part>; their sum is reward/mean
 HISTORY = 32  # steps that the sparkline shows, if the terminal is wide enough

@@ -12,6 +12,7 @@ A run directory holds
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -180,10 +181,8 @@ def _parse(path: Path) -> list[tuple[str, dict[str, Any]]]:
     parsed = [(line, _record(line, f"{path}:{number}")) for number, line in enumerate(lines, 1)]
     # A line cut short is never valid JSON, for its closing brace is missing; a valid one lost
     # only its newline.
-    try:
+    with contextlib.suppress(ValueError):
         parsed.append((last, _record(last, str(path))))
-    except ValueError:
-        pass
     return parsed
 
 

@@ -92,7 +92,7 @@ def test_absent_values_are_dashes_and_unknown_keys_are_ignored():
     with live.LiveView(2, False, "run", stream) as view:
         view.update(1, {"other/key": 7.0})
     line = stream.getvalue().splitlines()[1]
-    assert "pass –" in line and "kl –" in line and "7" not in line
+    assert f"pass {live.DASH}" in line and f"kl {live.DASH}" in line and "7" not in line
 
 
 def test_values_of_one_step_do_not_leak_into_the_next_but_evaluations_stay():
@@ -131,7 +131,7 @@ def test_panel_shows_the_numbers_and_ends_with_the_cursor_back():
     text = ESCAPE.sub("", stream.getvalue())
     for shown in ("my run", "200/450", "12/80", "0.500", "+3.25", "-3.00", "0.0021", "0.45",
                   "1e-06", "25.0%", "60.0%", "14,312 tokens/s", "212 tokens and 6.1 turns",
-                  "rollout 1.2  judge 0.1  update 1.0  eval –  step 2.5",
+                  f"rollout 1.2  judge 0.1  update 1.0  eval {live.DASH}  step 2.5",
                   "[bold]not markup[/]"):  # fmt: skip
         assert shown in text, shown
     assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")
@@ -227,7 +227,7 @@ def test_summary_sets_both_evaluations_side_by_side():
     rows = {line[2:18].strip(): line for line in text.splitlines()}
     assert re.search(r"0\.412 \(0\.381 to 0\.444\) +0\.512 \(.*\) +\+0\.100", rows["pass^1"])
     assert re.search(r"2,100 +1,900 +-200", rows["episode tokens"])
-    assert rows["waits"].split() == ["waits", "–", "–", "–"]
+    assert rows["waits"].split() == ["waits", *[live.DASH] * 3]
 
 
 def test_summary_colours_what_is_better_not_what_is_higher():

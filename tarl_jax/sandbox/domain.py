@@ -42,9 +42,9 @@ def _entry(key: str, record: Record) -> str:
     return repr((key, _frozen(record)))
 
 
-def _joined(entries: Collection[str]) -> str:
+def _joined(entries: Collection[str]) -> bytes:
     """`repr` of a tuple, given the `repr` of its entries."""
-    return f"({', '.join(entries)}{',' if len(entries) == 1 else ''})"
+    return f"({', '.join(entries)}{',' if len(entries) == 1 else ''})".encode()
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -75,7 +75,7 @@ class _Base:
         }
 
     @cached_property
-    def tables(self) -> dict[str, str]:
+    def tables(self) -> dict[str, bytes]:
         """table -> text of the whole table."""
         return {table: _joined(entries.values()) for table, entries in self.entries.items()}
 
@@ -182,11 +182,10 @@ def make_tool(function: Callable[..., str], *, write: bool) -> Tool:
         texts[name] = f"{texts.get(name, '')} {line.strip()}".strip()
     _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
     properties = {}
-    for parameter in parameters:
-        if parameter.name not in texts:
-            raise ValueError(f"{function.__name__}: no line {parameter.name!r} below 'Args:'")
-        schema = _type_schema(parameter.annotation)
-        properties[parameter.name] = schema | {"description": texts[parameter.name]}
+    for p in parameters:
+        if p.name not in texts:
+            raise ValueError(f"{function.__name__}: no line {p.name!r} below 'Args:'")
+        properties[p.name] = _type_schema(p.annotation) | {"description": texts[p.name]}
     required = [p.name for p in parameters if p.default is p.empty]
     schema = {
         "name": function.__name__,
@@ -241,7 +240,7 @@ class Domain:
         self._base = _Base(database)
 
     def new_state(self) -> State:
-        """A state equal to the database; nothing is copied."""
+        """A state equal to the database; copies nothing."""
         return State(self._base)
 
     def call(self, state: State, name: str, kwargs: Mapping[str, Any]) -> str:
@@ -253,8 +252,7 @@ class Domain:
         tool = self.tools.get(name) if isinstance(name, str) else None
         if tool is None:
             return f"Error: unknown tool {name!r}"
-        problem = tool.problem(kwargs)
-        if problem:
+        if problem := tool.problem(kwargs):
             return f"Error: {problem}"
         # A write runs on a fork, so that a refusal halfway through leaves no trace.
         target = state.fork() if tool.write else state
@@ -272,15 +270,18 @@ class Domain:
         changed: dict[str, dict[str, str]] = {}
         for (table, key), record in state.changes().items():
             changed.setdefault(table, {})[key] = _entry(key, record)
-        tables = []
-        for table, text in self._base.tables.items():
+        # In pieces: to build the whole text, about a megabyte, would take longer than hashing it.
+        digest = hashlib.sha256()
+        for index, (table, text) in enumerate(self._base.tables.items()):
             if table in changed:
                 entries = {**self._base.entries[table], **changed[table]}
                 if len(entries) > len(self._base.entries[table]):  # added keys came last
                     entries = dict(sorted(entries.items()))
                 text = _joined(entries.values())
-            tables.append(f"({table!r}, {text})")
-        return hashlib.sha256(_joined(tables).encode()).hexdigest()
+            digest.update(f"{'), ' if index else '('}({table!r}, ".encode())
+            digest.update(text)
+        digest.update(b"),)" if len(self._base.tables) == 1 else b"))")
+        return digest.hexdigest()
 
     def same(self, state_a: State, state_b: State) -> bool:
         """Whether both states have equal databases; looks at the written records only."""
@@ -390,8 +391,7 @@ def think(db: State, thought: str) -> str:
 
 
 def transfer_to_human_agents(db: State, summary: str) -> str:
-    """Hand the user over to a human agent, with a summary of the issue. Only when the user asks for
-    a human agent, or when the tools at hand cannot resolve the issue.
+    """Hand the user over to a human agent: only if they ask for one, or the tools cannot help.
 
     Args:
         summary: A summary of the user's issue.

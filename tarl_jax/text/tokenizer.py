@@ -8,6 +8,7 @@ another's role by writing `<|im_end|>`.
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ class Tokenizer:
                 " `python -m tarl_jax.text.train_tokenizer`"
             )
         self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         self.vocab_size = self._model.get_piece_size()
         self._markup = {}
         for position, text in enumerate(MARKUP):

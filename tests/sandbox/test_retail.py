@@ -204,6 +204,18 @@ def test_payment_moves_once_between_methods():
     assert "exactly one payment" in domain.call(state, "modify_pending_order_payment", back)
 
 
+def test_change_of_payment_gives_the_gift_card_its_money_back():
+    database = small_database()
+    database["orders"]["#W1"]["payment_history"][0]["payment_method_id"] = "gift_card_1"
+    domain = retail_domain(database)
+    state = domain.new_state()
+    kwargs = {"order_id": "#W1", "payment_method_id": "paypal_1"}
+    order = json.loads(domain.call(state, "modify_pending_order_payment", kwargs))
+    kinds = [(p["transaction_type"], p["payment_method_id"]) for p in order["payment_history"][1:]]
+    assert kinds == [("payment", "paypal_1"), ("refund", "gift_card_1")]
+    assert state.get("users", "ada_1")["payment_methods"]["gift_card_1"]["balance"] == 100
+
+
 def test_cancelling_refunds_a_gift_card():
     database = small_database()
     database["orders"]["#W1"]["payment_history"][0]["payment_method_id"] = "gift_card_1"

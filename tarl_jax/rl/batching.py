@@ -1,0 +1,42 @@
+"""Sequences of different lengths as padded batches of few shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LENGTH_STEP = 128  # batches are padded to a multiple of this
+
+
+def plan_batches(
+    lengths: Sequence[int], tokens_per_batch: int, row_multiple: int = 1
+) -> list[tuple[int, int, list[int]]]:
+    """Groups sequences of similar length.
+
+    Args:
+      lengths: tokens of each sequence.
+      tokens_per_batch: padded size that a batch stays under where one row allows it.
+      row_multiple: the number of rows is a multiple of this (devices of the data axis).
+    Returns: per batch (padded length, rows, indices), longest first. The rows follow from the
+      padded length, so that there are as many shapes as padded lengths; a batch may have more
+      rows than indices.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    plans = []
+    while order:
+        padded = -(-lengths[order[0]] // LENGTH_STEP) * LENGTH_STEP
+        rows = max(tokens_per_batch // padded // row_multiple, 1) * row_multiple
+        plans.append((padded, rows, order[:rows]))
+        order = order[rows:]
+    return plans
+
+
+def pad_rows(
+    rows: Sequence[np.ndarray], shape: tuple[int, int], dtype: type = np.float32
+) -> np.ndarray:
+    """The rows left-aligned in an array of `shape`, zeros elsewhere."""
+    out = np.zeros(shape, dtype)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out

@@ -1,0 +1,57 @@
+"""Everything an episode needs that does not change during a run: shop, tasks, chat."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+from tarl_jax.config import RunConfig
+from tarl_jax.rollout.episode import Episode
+from tarl_jax.sandbox import phrases, shop
+from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.tasks import load_tasks, make_tasks
+from tarl_jax.text.chat import Chat
+from tarl_jax.text.tokenizer import Tokenizer
+from tarl_jax.types import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """The embedded shop behind a chat.
+
+    system: text of the system turn.
+    """
+
+    config: RunConfig
+    domain: Domain
+    tokenizer: Tokenizer
+    chat: Chat
+    train_tasks: list[Task]
+    held_out_tasks: list[Task]
+    system: str
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> World:
+        """Raises ValueError for a broken task file, or one without tasks of a split."""
+        domain = retail_domain(shop.make_shop(config.shop))
+        if config.tasks.file:
+            tasks = load_tasks(config.tasks.file)
+            train = [t for t in tasks if t.split == "train"]
+            held_out = [t for t in tasks if t.split == "held_out"]
+            if not train or not held_out:
+                raise ValueError(
+                    f"{config.tasks.file}: {len(train)} tasks have the split 'train' and"
+                    f" {len(held_out)} 'held_out'; a run needs both"
+                )
+        else:
+            train = make_tasks(domain, config.shop, config.tasks, "train")
+            held_out = make_tasks(domain, config.shop, config.tasks, "held_out")
+        tokenizer = Tokenizer()
+        return cls(config, domain, tokenizer, Chat(tokenizer), train, held_out, phrases.SYSTEM)
+
+    def episode(self, task: Task, *stream: str | int) -> Episode:
+        """A fresh episode; its seed is a hash of the run's seed, the task and `stream`."""
+        name = "/".join(map(str, (self.config.seed, task.task_id, *stream)))
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+        return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system)

@@ -1,0 +1,349 @@
+"""An episode as readable text: who said what, how the judge scored it, what it came to."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tarl_jax.live import DASH, printable
+from tarl_jax.metrics import TRAJECTORY_DIR, read_trajectories, trajectory_files
+
+if TYPE_CHECKING:  # importing types imports jax, which reading the files does soon enough
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+    from tarl_jax.types import Call, Segment, Trajectory
+
+PIPE_WIDTH = 120  # columns where standard output is no terminal
+RESULT_LINES, RESULT_CHARS = 12, 1000  # of a tool result, before --full
+PROMPT_LINES, PROMPT_CHARS = 4, 400  # of the system prompt, before --full
+ONE_LINE_CALL = 90  # characters up to which a call is not broken over lines
+LOW, VERY_LOW = -2.3, -4.6  # log-probs of 10% and 1%
+
+_ROLE_STYLES = {"agent": "bold cyan", "user": "bold magenta", "tool": "bold blue"}
+_SCORES = {1: ("+1", "bold green"), 0: (" 0", "bold yellow"), -1: ("-1", "bold red")}
+_ABSTAIN = ("abstain", "dim")
+_CALL_MARKUP = re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL)
+
+
+class ViewError(Exception):
+    """There is nothing to show; the message says what exists."""
+
+
+def find_file(run: str | os.PathLike[str], step: str | None, *, evaluation: bool) -> Path:
+    """The file of episodes that the arguments name.
+
+    Args:
+      run: a run's directory, or the file itself.
+      step: a number, or "last" or None for the last one there is.
+      evaluation: look for episodes of an evaluation instead of training episodes.
+
+    Raises ViewError, which names the steps that exist.
+    """
+    run = Path(run)
+    if run.is_file():
+        if step is not None or evaluation:
+            raise ViewError(f"{run} is a file: --step and --eval choose from a run's directory")
+        return run
+    if not run.exists():
+        raise ViewError(f"no such run: {run}")
+    kind, name = ("eval", "evaluation") if evaluation else ("step", "training")
+    files = trajectory_files(run, kind)
+    if not files:
+        other = trajectory_files(run, "step" if evaluation else "eval")
+        remedy = f"{'leave out' if evaluation else 'try'} --eval" if other else "is it a run?"
+        raise ViewError(f"no {name} trajectories in {run / TRAJECTORY_DIR} ({remedy})")
+    if step is None or step == "last":
+        return files[max(files)]
+    if not re.fullmatch(r"\d+", step):
+        raise ViewError(f"--step {step}: give a number or 'last'")
+    if int(step) not in files:
+        raise ViewError(f"no {name} trajectories of step {step}; there are steps {_spans(files)}")
+    return files[int(step)]
+
+
+def _spans(numbers: Iterable[int]) -> str:
+    """'1-80' for steps in a row, '0, 20, 40' for others."""
+    spans: list[list[int]] = []
+    for n in sorted(numbers):
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def matches(trajectory: Trajectory, which: str) -> bool:
+    """Is it a "success", a "failure" (no success, for whatever reason), "major", or "any"?"""
+    if which == "success":
+        return trajectory.success is True
+    if which == "failure":
+        return trajectory.success is not True
+    if which == "major":
+        return -1 in (trajectory.turn_scores or ())
+    return True
+
+
+def pick(trajectories: Sequence[Trajectory], which: str, index: int) -> int:
+    """Place of the first trajectory from `index` on that matches; raises ViewError if none does."""
+    if not 0 <= index < len(trajectories):
+        last = len(trajectories) - 1
+        raise ViewError(f"index {index} is out of range: the file holds 0 to {last}")
+    places = [i for i, t in enumerate(trajectories) if matches(t, which)]
+    for i in places:
+        if i >= index:
+            return i
+    there = f"those before it: {_spans(places)}" if places else "nor before it"
+    raise ViewError(f"no '{which}' among trajectories {index} to {len(trajectories) - 1}; {there}")
+
+
+def show(
+    path: Path,
+    *,
+    which: str = "any",
+    index: int = 0,
+    listing: bool = False,
+    full: bool = False,
+    tokens: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Prints one episode of the file, or with `listing` a line for each from there on.
+
+    Args:
+      which, index: see `pick`.
+      full: do not shorten the system prompt and tool results.
+      tokens: also print id and log-prob of the agent's tokens.
+      console: where to print; standard output by default.
+
+    Raises ViewError where there is nothing to show.
+    """
+    console = console or _console()
+    try:
+        trajectories = read_trajectories(path)
+    except (ValueError, OSError) as error:
+        raise ViewError(str(error)) from error
+    if not trajectories:
+        raise ViewError(f"{path}: the file holds no trajectories")
+    i = pick(trajectories, which, index)
+    if listing:
+        for place, trajectory in enumerate(trajectories[i:], i):
+            if matches(trajectory, which):
+                console.print(list_line(place, trajectory), soft_wrap=True)
+        return
+    console.rule(f"{path.name}: trajectory {i} (of 0 to {len(trajectories) - 1})")
+    for part in render(trajectories[i], full=full, tokens=tokens):
+        console.print(part)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an ASCII locale shows "?", not a traceback
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    return console
+
+
+def list_line(index: int, trajectory: Trajectory) -> Text:
+    """Place, verdict, reward, scores by turn, length, how it ended, and the task."""
+    from rich.text import Text
+
+    line = Text(f"{index:>4}  ")
+    line.append(*_verdict(trajectory))
+    line.append(f"  {_number(trajectory.reward):>7}  ")
+    scores = trajectory.turn_scores
+    for score in () if scores is None else scores:
+        text, style = _SCORES.get(score, ("?", "dim"))
+        line.append(text.strip()[0], style)
+    line.append(*(_ABSTAIN if scores is None else ("",)))
+    line.append(" " * max(1, 58 - len(line)))
+    line.append(f"{len(trajectory.turns):>3} turns {trajectory.num_tokens:>6,} tokens  ")
+    line.append(f"{trajectory.stop_reason:<12}  {printable(trajectory.task.task_id)}")
+    return line
+
+
+def render(
+    trajectory: Trajectory, *, full: bool = False, tokens: bool = False
+) -> list[RenderableType]:
+    """The parts of one episode, top to bottom: task, dialogue, outcome."""
+    parts: list[RenderableType] = [_header(trajectory)]
+    for segment in trajectory.segments:
+        parts += _segment(segment, trajectory, full=full, tokens=tokens)
+    return [*parts, *_outcome(trajectory)]
+
+
+def _header(trajectory: Trajectory) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    task = trajectory.task
+    calls = "\n".join(format_call(call) for call in task.gold_calls)
+    rows = [
+        ("task", f"{task.task_id}  ({task.source}, {task.split}), user {task.user_id}"),
+        ("seed", str(trajectory.seed)),
+        ("instruction", task.instruction),
+        ("gold calls", calls or "none: the right solution writes nothing"),
+        ("outputs", ", ".join(task.outputs)),
+        ("ended by", trajectory.stop_reason),
+        ("length", f"{len(trajectory.turns)} turns, {trajectory.num_tokens:,} tokens"),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    for name, text in rows:
+        if text:
+            grid.add_row(Text(name, style="dim"), Text(printable(text)))
+    return grid
+
+
+def _segment(
+    segment: Segment, trajectory: Trajectory, *, full: bool, tokens: bool
+) -> list[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    agent = segment.role == "agent"
+    title = Text("\n")
+    title.append(segment.role, _ROLE_STYLES.get(segment.role, "bold"))
+    if agent:
+        title.append(f"  turn {segment.turn}  ", "dim")
+        title.append(*turn_score(trajectory, segment.turn))
+        title.append(f"  {turn_note(trajectory, segment.turn)}", "italic")
+    facts = ", ".join(_fact(k, v) for k, v in segment.info.items() if v not in (None, False))
+    if facts:
+        title.append(f"  [{printable(facts)}]", "dim")
+    body = Text(_said(segment, full=full))
+    if segment.call is not None:
+        separator = "\n" if body.plain else ""
+        body.append(separator + printable(format_call(segment.call)), "cyan")
+    if agent and tokens:
+        body.append("\n").append_text(token_table(segment))
+    return [title, Padding(body, (0, 0, 0, 4))]
+
+
+def _said(segment: Segment, *, full: bool) -> str:
+    """The segment's text as shown: without the markup of a parsed call, shortened by role."""
+    text = segment.text
+    if segment.call is not None:
+        text = _CALL_MARKUP.sub("", text).strip()
+    if segment.role == "tool":
+        text = _pretty(text)
+    text = printable(text)
+    if segment.role == "tool" and not full:
+        return shorten(text, RESULT_LINES, RESULT_CHARS)
+    if segment.role == "system" and not full:
+        return shorten(text, PROMPT_LINES, PROMPT_CHARS)
+    return text
+
+
+def _fact(key: str, value: Any) -> str:
+    return key if value is True else f"{key}={value}"
+
+
+def turn_score(trajectory: Trajectory, turn: int) -> tuple[str, str]:
+    """(text, style) of the judge's score of an agent turn; "abstain" where it gave none."""
+    scores = trajectory.turn_scores or ()
+    return _SCORES.get(scores[turn], _ABSTAIN) if 0 <= turn < len(scores) else _ABSTAIN
+
+
+def turn_note(trajectory: Trajectory, turn: int) -> str:
+    """The judge's reason for its score of an agent turn; empty where it gave none."""
+    notes = trajectory.judge_notes
+    return printable(notes[turn]) if 0 <= turn < len(notes) else ""
+
+
+def format_call(call: Call) -> str:
+    """`name(key="value", …)`, over several lines if it is long."""
+    values = {k: json.dumps(v, ensure_ascii=False) for k, v in call.kwargs.items()}
+    line = f"{call.name}({', '.join(f'{k}={v}' for k, v in values.items())})"
+    if len(line) <= ONE_LINE_CALL:
+        return line
+    return f"{call.name}(\n" + "".join(f"    {k}={v},\n" for k, v in values.items()) + ")"
+
+
+def _pretty(text: str) -> str:
+    """A JSON object or list that does not fit a line, one entry per line; other text as it is."""
+    if len(text) <= ONE_LINE_CALL:
+        return text
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    # One level is enough to read a record by, and ten times shorter than indenting all of it.
+    if isinstance(data, dict):
+        entries = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in data.items()]
+        return "{\n" + "".join(f"  {entry},\n" for entry in entries) + "}"
+    if isinstance(data, list):
+        return "[\n" + "".join(f"  {json.dumps(v, ensure_ascii=False)},\n" for v in data) + "]"
+    return text
+
+
+def shorten(text: str, max_lines: int, max_chars: int) -> str:
+    """The beginning of a text, and a marker that says how much is missing, if any is."""
+    kept = "\n".join(text.split("\n")[:max_lines])[:max_chars]
+    if len(kept) == len(text):
+        return text
+    missing = len(text) - len(kept)
+    return f"{kept}\n… {missing:,} more characters (--full shows them)"
+
+
+def token_table(segment: Segment) -> Text:
+    """`id log-prob` of each token in order; the forced ones have no log-prob."""
+    from rich.text import Text
+
+    log_probs = [p for p, s in zip(segment.log_probs, segment.sampled, strict=True) if s]
+    table = Text(style="dim")
+    table.append(f"{len(log_probs)} sampled tokens, log-prob {sum(log_probs):.3f} in all:\n")
+    for i, (token, sampled) in enumerate(zip(segment.token_ids, segment.sampled, strict=True)):
+        log_prob = segment.log_probs[i]
+        style = "" if log_prob > LOW else "yellow" if log_prob > VERY_LOW else "red"
+        shown = f"{log_prob:.3f}" if sampled else "forced"
+        table.append(f"{token:>6} {shown:>7}", style)
+        table.append("\n" if i % 6 == 5 else "  ")
+    table.rstrip()
+    return table
+
+
+def _outcome(trajectory: Trajectory) -> list[RenderableType]:
+    from rich.text import Text
+
+    parts = [_lines("database changes", trajectory.diff, "")]
+    if trajectory.gold_diff:
+        title = "where the final database is wrong (right -> here)"
+        parts.append(_lines(title, trajectory.gold_diff, "red"))
+    verdict = Text("\n").append(*_verdict(trajectory))
+    if trajectory.success is None:
+        verdict.append("  the infrastructure broke the episode")
+    if not trajectory.outputs_found:
+        verdict.append("  (a required output was never said)", "yellow")
+    verdict.append(f"   reward {_number(trajectory.reward)}")
+    seconds = ", ".join(f"{phase} {s:.2f}" for phase, s in trajectory.seconds.items())
+    verdict.append(f"   seconds: {seconds}" if seconds else "", "dim")
+    return [*parts, verdict]
+
+
+def _lines(title: str, lines: Sequence[str], style: str) -> Text:
+    from rich.text import Text
+
+    text = Text("\n").append(title, "bold")
+    for line in lines or ("none",):
+        text.append("\n    " + printable(line), style)
+    return text
+
+
+def _verdict(trajectory: Trajectory) -> tuple[str, str]:
+    return {
+        True: ("success", "bold green"),
+        False: ("failure", "bold red"),
+        None: ("broken ", "bold yellow"),
+    }[trajectory.success]
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:+.2f}"

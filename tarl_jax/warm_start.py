@@ -1,0 +1,213 @@
+"""Warm start: the policy imitates the scripted clerk that errs on purpose.
+
+A policy that has only ever seen faultless work explores nothing that reinforcement learning could
+prefer; the errors give it the variety that training then prunes. The result is cached on disk
+under a hash of everything that determines it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tarl_jax import checkpoint
+from tarl_jax.config import ModelConfig, RunConfig, WarmStartConfig
+from tarl_jax.models import decoder
+from tarl_jax.rl.batching import pad_rows, plan_batches
+from tarl_jax.rl.losses import token_log_probs
+from tarl_jax.rl.update import NonFiniteError
+from tarl_jax.rollout.world import World
+from tarl_jax.sandbox.clerk import play
+from tarl_jax.sandbox.dialogue import Dialogue
+from tarl_jax.sandbox.user import ScriptedUser
+
+FORMAT = 1  # raised when the meaning of a cached warm start changes
+_POOL = 8  # batches whose sequences are sorted by length together
+
+Progress = Callable[[int, int, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """ids of one dialogue, and which of them the clerk wrote; both of shape [S]."""
+
+    tokens: np.ndarray
+    agent: np.ndarray
+
+
+def warm_start(
+    config: RunConfig, world: World, key: jax.Array, progress: Progress
+) -> tuple[decoder.Params, Path | None]:
+    """Parameters after imitation, from the cache where it has them.
+
+    Args:
+      key: of the random parameters that imitation starts from.
+      progress: called with (step, steps, loss in nats per agent token).
+    Returns: parameters, and the cache folder (None if `warm_start.steps` is 0).
+    """
+    params = decoder.init_params(config.model, world.tokenizer.vocab_size, key)
+    if config.warm_start.steps == 0:
+        return params, None
+    folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
+    if folder.exists():
+        return checkpoint.load_params(folder, params), folder
+    demonstrations = demonstrate(config, world)
+    params = imitate(params, config.model, config.warm_start, demonstrations,
+                     config.rl.micro_batch_tokens, progress)
+    checkpoint.save_params(folder, params)
+    return params, folder
+
+
+def _digest(config: RunConfig, world: World) -> str:
+    """Names everything that the warm start depends on."""
+    settings = dataclasses.asdict(config.warm_start)
+    del settings["cache_dir"]
+    content = {
+        "format": FORMAT,
+        "seed": config.warm_start.seed,
+        "warm_start": settings,
+        "model": dataclasses.asdict(config.model),
+        "shop": dataclasses.asdict(config.shop),
+        "tasks": [task.to_json() for task in world.train_tasks],
+        "tokenizer": world.tokenizer.digest,
+        "rows": config.rl.micro_batch_tokens,
+        "brief_writes": config.rollout.brief_writes,
+        "system": world.system,
+        "max_tokens": config.rollout.max_episode_tokens,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def demonstrate(config: RunConfig, world: World) -> list[Demonstration]:
+    """The clerk's dialogues on training tasks, longest ones beyond the context left out."""
+    found = []
+    for index in range(config.warm_start.episodes):
+        task = world.train_tasks[index % len(world.train_tasks)]
+        seed = config.warm_start.seed * 1_000_003 + index
+        dialogue = Dialogue(
+            task, world.domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
+            brief_writes=config.rollout.brief_writes,
+        )
+        parts = [(world.chat.system(world.system), False),
+                 (world.chat.user(dialogue.opening), False)]
+        for action, observation in play(dialogue, config.warm_start.clerk, seed):
+            parts.append((world.chat.agent(action), True))
+            if not observation.stop_reason:
+                render = world.chat.tool if observation.role == "tool" else world.chat.user
+                parts.append((render(observation.text), False))
+        tokens = np.array([t for ids, _ in parts for t in ids], np.int32)
+        agent = np.array([a for ids, a in parts for _ in ids], bool)
+        if len(tokens) <= config.rollout.max_episode_tokens:
+            found.append(Demonstration(tokens, agent))
+    return found
+
+
+def imitate(
+    params: decoder.Params,
+    model: ModelConfig,
+    config: WarmStartConfig,
+    demonstrations: list[Demonstration],
+    tokens_per_batch: int,
+    progress: Progress,
+) -> decoder.Params:
+    """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others)."""
+    optimizer = make_optimizer(config)
+    step_once = jax.jit(functools.partial(_step, model, optimizer), donate_argnums=(0, 1))
+    opt_state = jax.jit(optimizer.init)(params)
+    batches = _batches(demonstrations, config, tokens_per_batch)
+    for step in range(1, config.steps + 1):
+        tokens, weights = next(batches)
+        params, opt_state, loss = step_once(params, opt_state, tokens, weights)
+        if step % 10 == 0 or step == config.steps:
+            value = float(loss)
+            if not np.isfinite(value):
+                raise NonFiniteError(f"warm start: loss {value} at step {step}; lower"
+                                     " warm_start.learning_rate")
+            progress(step, config.steps, value)
+    return params
+
+
+def make_optimizer(config: WarmStartConfig) -> optax.GradientTransformation:
+    """Muon on the matrices of the layers, Adam on embeddings and norms, linear decay to zero."""
+
+    def schedule(peak: float) -> optax.Schedule:
+        warmup = max(1, min(20, config.steps // 10))
+        return optax.warmup_constant_schedule(0.0, peak, warmup) if config.steps < 40 else (
+            optax.join_schedules(
+                [optax.linear_schedule(0.0, peak, warmup),
+                 optax.linear_schedule(peak, 0.02 * peak, config.steps - warmup)],
+                [warmup],
+            )
+        )
+
+    def dimensions(params: decoder.Params) -> decoder.Params:
+        """Which axes of a stacked weight are its input and its output (axis 0: the layer)."""
+        shapes = {
+            "wq": (1, (2, 3)), "wk": (1, (2, 3)), "wv": (1, (2, 3)), "wo": ((1, 2), 3),
+            "w_gate": (1, 2), "w_up": (1, 2), "w_down": (1, 2),
+        }
+        specs = jax.tree.map(lambda _: None, params)
+        for name, (inputs, outputs) in shapes.items():
+            specs["layers"][name] = optax.contrib.MuonDimensionNumbers(inputs, outputs)
+        return specs
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            schedule(config.learning_rate),
+            adam_b2=0.98,
+            adam_learning_rate=schedule(config.adam_learning_rate),
+            muon_weight_dimension_numbers=dimensions,
+        ),
+    )
+
+
+def _batches(
+    demonstrations: list[Demonstration], config: WarmStartConfig, tokens_per_batch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Endless (tokens [B, S], loss weights [B, S]); similar lengths together, in random order."""
+    rng = np.random.default_rng([config.seed, 1])
+    size = config.rows * _POOL
+    while True:
+        order = rng.permutation(len(demonstrations))
+        for start in range(0, len(order), size):
+            pool = [demonstrations[i] for i in order[start : start + size]]
+            plans = plan_batches([len(d.tokens) for d in pool], tokens_per_batch)
+            for position in rng.permutation(len(plans)):
+                length, rows, chosen = plans[position]
+                tokens = pad_rows([pool[i].tokens for i in chosen], (rows, length), np.int32)
+                weights = pad_rows(
+                    [np.where(pool[i].agent, 1.0, config.observation_weight) for i in chosen],
+                    (rows, length),
+                )
+                yield tokens, weights
+
+
+def _step(
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    params: decoder.Params,
+    opt_state: optax.OptState,
+    tokens: jax.Array,
+    weights: jax.Array,
+) -> tuple[decoder.Params, optax.OptState, jax.Array]:
+    def loss_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
+        scores = decoder.logits(p, decoder.hidden_states(p, model, tokens)[:, :-1])
+        log_probs, _ = token_log_probs(scores, tokens[:, 1:], 1.0)
+        w = weights[:, 1:]
+        agent = (w == 1.0).astype(jnp.float32)
+        shown = -jnp.sum(agent * log_probs) / jnp.maximum(agent.sum(), 1.0)
+        return -jnp.sum(w * log_probs) / jnp.maximum(w.sum(), 1.0), shown
+
+    gradient, shown = jax.grad(loss_of, has_aux=True)(params)
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, shown
