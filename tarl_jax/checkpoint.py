@@ -1,14 +1,13 @@
 """State on disk, by Orbax: whole checkpoints of a run, and bare parameters.
 
 A checkpoint is written to a temporary folder and renamed, so that a kill at any moment leaves the
-one before it whole.
+one before it whole. What is not in it (tasks, user phrasing, sampling) is a pure function of the
+config and the step number.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,64 @@ from tarl_jax.config import CheckpointConfig
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or does not fit; the message names it and the remedy."""
+    """A checkpoint that cannot be read, written or does not fit; names it and the remedy."""
+
+
+class Checkpoints:
+    """The newest checkpoints of a run, under `run_dir/checkpoints/<step>`.
+
+    Each holds the train state (parameters and optimiser) and a small JSON record `meta`.
+    """
+
+    def __init__(self, run_dir: Path, config: CheckpointConfig):
+        import orbax.checkpoint as ocp
+
+        self._folder = (run_dir / "checkpoints").absolute()
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=config.keep, enable_async_checkpointing=False
+            ),
+        )
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a whole checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Raises CheckpointError, e.g. for a full disk; earlier checkpoints stay."""
+        import orbax.checkpoint as ocp
+
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+        )
+        try:
+            self._manager.save(step, args=args, force=True)
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._folder / str(step)}: could not be written ({error}); checkpoints of the"
+                f" steps {self.steps} are whole. Make room, then run the same command with"
+                " --workdir to go on from there"
+            ) from error
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, meta) of `step`, with the shapes and shardings of `like`."""
+        import orbax.checkpoint as ocp
+
+        if step not in self.steps:
+            raise CheckpointError(
+                f"{self._folder}: no checkpoint of step {step}; there are {self.steps}"
+            )
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_abstract(like)), meta=ocp.args.JsonRestore()
+        )
+        found = _read(lambda: self._manager.restore(step, args=args), self._folder / str(step))
+        return found["state"], found["meta"]
+
+    def close(self) -> None:
+        self._manager.close()
 
 
 def save_params(folder: Path, params: Any) -> None:
@@ -31,24 +87,24 @@ def save_params(folder: Path, params: Any) -> None:
 
 
 def load_params(folder: Path, like: Any) -> Any:
-    """Reads a tree of the shapes of `like`. Raises CheckpointError if it is not there or differs."""
+    """A tree with the shapes of `like`. Raises CheckpointError if it is not there or differs."""
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
-        return _restore(lambda: checkpointer.restore(folder.absolute(), _abstract(like)), folder)
+        return _read(lambda: checkpointer.restore(folder.absolute(), _abstract(like)), folder)
 
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def _restore(read: Any, folder: Path) -> Any:
+def _read(read: Callable[[], Any], folder: Path) -> Any:
     try:
         return read()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: no such checkpoint") from error
     except Exception as error:  # Orbax raises many kinds; all mean that this one is unusable
+        reason = str(error).strip().splitlines() or [""]
         raise CheckpointError(
-            f"{folder}: cannot be read, or was written with another model or optimiser"
-            f" ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+            f"{folder}: is damaged, or was written with another model or optimiser"
+            f" ({type(error).__name__}: {reason[0][:200]}). Remove that folder to go on from the"
+            " one before it, or start in a new --workdir"
         ) from error

@@ -23,9 +23,9 @@ class ModelConfig:
     """Shape of the Qwen3-style decoder (names follow Hugging Face's where they have one)."""
 
     d_model: int = 128
-    num_layers: int = 4
+    num_layers: int = 3
     num_heads: int = 4
-    num_kv_heads: int = 2
+    num_kv_heads: int = 1
     head_dim: int = 32
     d_ff: int = 384
     rope_theta: float = 10_000.0
@@ -33,6 +33,7 @@ class ModelConfig:
     qk_norm: bool = True
     qkv_bias: bool = False
     tie_embeddings: bool = True
+    scan_layers: bool = False  # one compiled layer, for deep models; unrolled is faster for few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class RolloutConfig:
     brief_writes: bool = True  # the policy sees only the new status after a successful write
     system_prompt: str = "brief"  # "brief": one line; "full": policy text and tool schemas
     slots: int = 128  # episodes on the device at once
-    straggler_fraction: float = 0.125  # decode returns to the host when fewer rows still write
+    straggler_fraction: float = 0.5  # decode returns to the host when fewer rows still write
 
 
 @dataclasses.dataclass(frozen=True)

@@ -167,6 +167,7 @@ class Trajectory:
       turn_scores: per agent turn -1, 0 or +1; None if the judge abstained.
       judge_notes: per agent turn, the judge's reason.
       reward: the scalar made of verdict and scores; None before the reward is computed.
+      reward_parts: what it is the sum of: "terminal", "turns", "major".
       seconds: host seconds by phase.
     """
 
@@ -181,6 +182,7 @@ class Trajectory:
     turn_scores: list[int] | None = None
     judge_notes: list[str] = dataclasses.field(default_factory=list)
     reward: float | None = None
+    reward_parts: dict[str, float] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property

@@ -84,7 +84,12 @@ def hidden_states(
 
         return _block(layer, config, x, rotate, attend), None
 
-    x, _ = lax.scan(block, params["embed"][tokens], params["layers"])
+    x = params["embed"][tokens]
+    if config.scan_layers:
+        x, _ = lax.scan(block, x, params["layers"])
+    else:
+        for layer in unstack(params)["layers"]:
+            x, _ = block(x, layer)
     return rms_norm(x, params["final_norm"], config.rms_norm_eps)
 
 
@@ -100,6 +105,7 @@ def cached_step(
     cache: tuple[dict[str, Array], ...],
     tokens: Int[Array, "B C"],
     start: Int[Array, " B"],
+    rows: Int[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "B C D"], tuple[dict[str, Array], ...]]:
     """Runs C tokens per row behind what the cache holds of that row; see `cache.py`.
 
@@ -109,19 +115,23 @@ def cached_step(
         need may hold anything: what they write lies beyond the row's end, where nothing attends
         and the next call overwrites it; beyond the end of the cache it is dropped.
       start: number of tokens of each row in the cache before the call.
+      rows: which rows of the cache the tokens belong to; None if all, in order. A row beyond the
+        cache is a filler: nothing is written for it.
     Returns: final-norm outputs and the cache.
     """
     positions = start[:, None] + jnp.arange(tokens.shape[1])
     rotate = rotary(config, positions)
-    rows = jnp.arange(tokens.shape[0])[:, None]
+    owners = (jnp.arange(tokens.shape[0]) if rows is None else rows)[:, None]
     x = params["embed"][tokens]
     new_cache = []
     for layer, kept in zip(params["layers"], cache, strict=True):
 
         def attend(q: Array, k: Array, v: Array, kept: dict[str, Array] = kept) -> Array:
-            keys = kept["k"].at[rows, :, positions].set(k, mode="drop")
-            values = kept["v"].at[rows, :, positions].set(v, mode="drop")
+            keys = kept["k"].at[owners, :, positions].set(k, mode="drop")
+            values = kept["v"].at[owners, :, positions].set(v, mode="drop")
             new_cache.append({"k": keys, "v": values})
+            if rows is not None:
+                keys, values = (x.at[rows].get(mode="clip") for x in (keys, values))
             visible = jnp.arange(keys.shape[2]) <= positions[:, :, None]
             return attention(q, keys, values, visible)
 
@@ -160,10 +170,16 @@ def attention(
     """softmax(q k^T / sqrt(H)) v with N / K query heads to each key head."""
     batch, chunk, heads, width = q.shape
     kv_heads = k.shape[1]
-    q = q.reshape(batch, chunk, kv_heads, heads // kv_heads, width) * width**-0.5
-    scores = jnp.einsum("BCKGH,BKSH->BKGCS", q, k)
-    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, _MASKED), axis=-1)
-    return jnp.einsum("BKGCS,BKSH->BCKGH", weights, v).reshape(batch, chunk, heads, width)
+    groups = heads // kv_heads
+    # The query heads of a key head become rows of one matrix: two plain batched products.
+    q = q.reshape(batch, chunk, kv_heads, groups, width).transpose(0, 2, 3, 1, 4) * width**-0.5
+    q = q.reshape(batch, kv_heads, groups * chunk, width)
+    scores = jnp.einsum("BKCH,BKSH->BKCS", q, k)
+    mask = jnp.tile(visible, (1, groups, 1))[:, None]
+    weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED), axis=-1)
+    out = jnp.einsum("BKCS,BKSH->BKCH", weights, v)
+    out = out.reshape(batch, kv_heads, groups, chunk, width).transpose(0, 3, 1, 2, 4)
+    return out.reshape(batch, chunk, heads, width)
 
 
 def rotary(config: ModelConfig, positions: Int[Array, "B C"]) -> Callable[[Array], Array]:

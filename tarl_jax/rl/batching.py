@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tarl_jax.types import Batch, Trajectory
+
 LENGTH_STEP = 128  # batches are padded to a multiple of this
 
 
@@ -40,3 +42,41 @@ def pad_rows(
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return out
+
+
+def make_batches(
+    trajectories: Sequence[Trajectory],
+    advantages: Sequence[float],
+    tokens_per_batch: int,
+    row_multiple: int = 1,
+) -> list[Batch]:
+    """Padded batches of whole trajectories, each with one advantage on all its sampled tokens."""
+    arrays = [t.arrays() for t in trajectories]
+    batches = []
+    for length, rows, chosen in plan_batches(
+        [len(ids) for ids, _, _ in arrays], tokens_per_batch, row_multiple
+    ):
+        shape = (rows, length)
+        part = [arrays[i] for i in chosen]
+        weights = [arrays[i][1] * np.float32(advantages[i]) for i in chosen]
+        batches.append(
+            Batch(
+                tokens=pad_rows([ids for ids, _, _ in part], shape, np.int32),
+                sampled=pad_rows([sampled for _, sampled, _ in part], shape),
+                log_probs=pad_rows([log_probs for _, _, log_probs in part], shape),
+                advantages=pad_rows(weights, shape),
+            )
+        )
+    return batches
+
+
+def batch_shapes(
+    longest: int, tokens_per_batch: int, row_multiple: int = 1
+) -> list[tuple[int, int]]:
+    """Every (rows, length) that `plan_batches` can yield for sequences up to `longest` tokens."""
+    lengths = range(LENGTH_STEP, longest + LENGTH_STEP, LENGTH_STEP)
+    return [
+        (rows, padded)
+        for n in lengths
+        for padded, rows, _ in plan_batches([n], tokens_per_batch, row_multiple)
+    ]

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
 from tarl_jax.config import ModelConfig, RLConfig
+from tarl_jax.mesh import by_rows
 from tarl_jax.models import decoder
 from tarl_jax.rl import losses
 from tarl_jax.types import Batch
@@ -61,7 +63,8 @@ def make_optimizer(config: RLConfig) -> optax.GradientTransformation:
 class Updater:
     """Holds the jitted programs of the RL update for one model, optimiser and temperature."""
 
-    def __init__(self, model: ModelConfig, config: RLConfig, temperature: float):
+    def __init__(self, model: ModelConfig, config: RLConfig, temperature: float, mesh: Mesh):
+        self._mesh = mesh
         self._optimizer = make_optimizer(config)
         self._with_reference = config.kl_coef > 0
         gradient = functools.partial(_gradient, model, config, temperature)
@@ -73,6 +76,17 @@ class Updater:
         """A fresh state; owns a copy of `params`, since updates donate it."""
         params = jax.tree.map(jnp.copy, params)
         return TrainState(params, jax.jit(self._optimizer.init)(params))
+
+    def compile(self, state: TrainState, shapes: Sequence[tuple[int, int]]) -> None:
+        """Compiles the programs for batches of these (rows, length); `state` is left as it was."""
+        reference = state.params if self._with_reference else None
+        accumulated = self._zeros(state.params)
+        for shape in shapes:
+            zeros = np.zeros(shape, np.float32)
+            batch = Batch(np.zeros(shape, np.int32), zeros, zeros, zeros)
+            batch = jax.device_put(batch, by_rows(self._mesh))
+            accumulated = self._gradient(accumulated, state.params, reference, batch)
+        self._apply(jax.tree.map(jnp.copy, state), accumulated)
 
     @property
     def compilations(self) -> int:
@@ -95,6 +109,7 @@ class Updater:
         reference = reference if self._with_reference else None
         accumulated = self._zeros(state.params)
         for batch in batches:
+            batch = jax.device_put(batch, by_rows(self._mesh))
             accumulated = self._gradient(accumulated, state.params, reference, batch)
         state, sums, norm = self._apply(state, accumulated)
         sums, norm = jax.device_get((sums, norm))

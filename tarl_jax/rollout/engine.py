@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -30,9 +30,10 @@ from tarl_jax.mesh import by_rows, replicated, round_up
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache, empty_cache, resize
 
-CHUNKS = (8, 32, 64)  # columns of one forced chunk
-LENGTH_STEP = 128  # the cache grows by this many positions
-SHRINK_LIMIT = 8  # the batch is not halved below slots / SHRINK_LIMIT
+# Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
+CHUNKS = ((64, 4), (32, 2), (8, 1))
+LENGTH_STEP = 256  # the cache grows by this many positions
+SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
 
 
 class Dialogue(Protocol):
@@ -118,9 +119,16 @@ class Engine:
         return sum(f._cache_size() for f in (self._extend, self._decode, self._resize))
 
     def run(
-        self, params: decoder.Params, episodes: Sequence[Dialogue], temperature: float
+        self,
+        params: decoder.Params,
+        episodes: Sequence[Dialogue],
+        temperature: float,
+        progress: Callable[[int, int], None] | None = None,
     ) -> EngineStats:
-        """Plays all episodes to their end with the stacked `params`."""
+        """Plays all episodes to their end with the stacked `params`.
+
+        progress: called after each tick with (episodes ended, episodes in all).
+        """
         begun = time.perf_counter()
         stats = EngineStats(episodes=len(episodes))
         params = self._unstack(params)
@@ -132,9 +140,36 @@ class Engine:
             rows, state = self._fit(rows, state, more=bool(queue))
             state = self._feed(params, rows, state, stats)
             state = self._sample(params, rows, state, temperature, stats)
+            if progress:
+                going = len(queue) + sum(row is not None for row in rows)
+                progress(len(episodes) - going, len(episodes))
         stats.seconds = time.perf_counter() - begun
         stats.host_seconds = stats.seconds - stats.extend_seconds - stats.decode_seconds
         return stats
+
+    def compile(self, params: decoder.Params) -> None:
+        """Compiles every program that any dialogues can need, so that no run compiles later."""
+        params = self._unstack(params)
+        longest = -(-self._config.max_episode_tokens // LENGTH_STEP) * LENGTH_STEP
+        size, sizes = self._slots, []
+        while size not in sizes:
+            sizes.append(size)
+            size = self._bucket_rows(size // 2)
+        for size in sizes:
+            state = self._empty(size)
+            everyone = np.arange(size, dtype=np.int32)
+            while True:
+                for columns, share in CHUNKS:
+                    shape = (max(size // share, self._mesh.size), columns)
+                    state = self._feed_chunk(params, [None] * size, state, [], shape)
+                state, _ = self._decode(
+                    params, state, np.zeros(size, np.int32), np.int32(0), np.float32(1)
+                )
+                if size != sizes[-1]:
+                    self._resize(state, everyone[: size // 2], _length(state))
+                if _length(state) >= longest:
+                    break
+                state = self._resize(state, everyone, _length(state) + LENGTH_STEP)
 
     def _bucket_rows(self, wanted: int) -> int:
         """The smallest batch that holds `wanted` rows: the slots, halved as often as allowed."""
@@ -168,15 +203,16 @@ class Engine:
         size = len(rows) if more else min(len(rows), self._bucket_rows(len(busy)))
         need = max(row.length + len(row.pending) for row in rows if row is not None)
         need += self._config.max_turn_tokens
-        length = max(-(-need // LENGTH_STEP) * LENGTH_STEP, state.cache[0]["k"].shape[2])
-        if (size, length) == (len(rows), state.cache[0]["k"].shape[2]):
-            return rows, state
-        if size == len(rows):
-            keep = list(range(size))
-        else:
-            keep = (busy + [s for s in range(len(rows)) if rows[s] is None])[:size]
-        state = self._resize(state, np.array(keep, np.int32), length)
-        return [rows[slot] for slot in keep], state
+        while len(rows) > size:
+            idle = [slot for slot, row in enumerate(rows) if row is None]
+            keep = (busy + idle)[: len(rows) // 2]
+            state = self._resize(state, np.array(keep, np.int32), _length(state))
+            rows = [rows[slot] for slot in keep]
+            busy = [slot for slot, row in enumerate(rows) if row is not None]
+        while _length(state) < need:
+            everyone = np.arange(len(rows), dtype=np.int32)
+            state = self._resize(state, everyone, _length(state) + LENGTH_STEP)
+        return rows, state
 
     def _feed(
         self,
@@ -187,33 +223,49 @@ class Engine:
     ) -> EngineState:
         """Feeds all pending tokens but each row's last, which sampling feeds."""
         begun = time.perf_counter()
-        count = len(rows)
-        fresh = np.array([row is not None and row.fresh for row in rows])
-        seeds = np.array([row.episode.seed if row else 0 for row in rows], np.uint32)
-        waiting = [row.pending if row else [] for row in rows]
-        last = np.array([p[-1] if p else -1 for p in waiting], np.int32)
-        first = True
-        while any(len(p) > 1 for p in waiting) or (first and any(waiting)):
-            longest = max(len(p) for p in waiting) - 1
-            chunk = next((c for c in CHUNKS if c >= longest), CHUNKS[-1])
-            tokens = np.zeros((count, chunk), np.int32)
-            used = np.zeros(count, np.int32)
-            for slot, pending in enumerate(waiting):
-                part = pending[:-1][:chunk]
-                tokens[slot, : len(part)] = part
-                used[slot] = len(part)
-                waiting[slot] = pending[len(part):]
-            state = self._extend(params, state, tokens, used, last, fresh & first, seeds)
-            for slot, row in enumerate(rows):
-                if row is not None:
-                    row.length += int(used[slot])
-            first = False
-        for row in rows:
-            if row is not None:
-                row.pending, row.fresh = [], False
+        waiting = sorted(
+            (slot for slot, row in enumerate(rows) if row is not None and row.pending),
+            key=lambda slot: -len(rows[slot].pending),
+        )
+        while waiting:
+            longest = len(rows[waiting[0]].pending) - 1
+            # The smallest program that feeds the longest in one go; shorter ones fill it up.
+            columns, share = next((c for c in reversed(CHUNKS) if c[0] >= longest), CHUNKS[0])
+            places = max(len(rows) // share, self._mesh.size)
+            chosen, waiting = waiting[:places], waiting[places:]
+            state = self._feed_chunk(params, rows, state, chosen, (places, columns))
+            waiting = sorted(
+                [slot for slot in chosen if rows[slot].pending] + waiting,
+                key=lambda slot: -len(rows[slot].pending),
+            )
         jax.block_until_ready(state.lengths)
         stats.extend_seconds += time.perf_counter() - begun
         return state
+
+    def _feed_chunk(
+        self,
+        params: decoder.Params,
+        rows: list[_Row | None],
+        state: EngineState,
+        chosen: list[int],
+        shape: tuple[int, int],
+    ) -> EngineState:
+        """Feeds up to a chunk of the chosen slots' pending tokens, all but each one's last."""
+        places, columns = shape
+        slots = np.full(places, len(rows), np.int32)  # beyond the batch: a filler
+        tokens = np.zeros(shape, np.int32)
+        used, last = np.zeros(places, np.int32), np.zeros(places, np.int32)
+        fresh, seeds = np.zeros(places, bool), np.zeros(places, np.uint32)
+        for place, slot in enumerate(chosen):
+            row = rows[slot]
+            part = row.pending[:-1][:columns]
+            slots[place], used[place], last[place] = slot, len(part), row.pending[-1]
+            tokens[place, : len(part)] = part
+            fresh[place], seeds[place] = row.fresh, row.episode.seed
+            row.pending = row.pending[len(part):] if len(part) < len(row.pending) - 1 else []
+            row.length += len(part)
+            row.fresh = False
+        return self._extend(params, state, slots, tokens, used, last, fresh, seeds)
 
     def _sample(
         self,
@@ -260,23 +312,25 @@ def _extend(
     model: ModelConfig,
     params: decoder.Params,
     state: EngineState,
+    slots: jax.Array,
     tokens: jax.Array,
     used: jax.Array,
     last: jax.Array,
     fresh: jax.Array,
     seeds: jax.Array,
 ) -> EngineState:
-    """Writes `used` tokens of each row to the cache; a fresh row starts over at position 0.
+    """Writes `used` of the `tokens` [B, C] behind what the cache holds of `slots`.
 
-    `last` (>= 0) becomes the row's newest token.
+    A fresh slot starts over at position 0 with a new seed; `last` becomes the slot's newest token.
     """
-    start = jnp.where(fresh, 0, state.lengths)
-    _, cache = decoder.cached_step(params, model, state.cache, tokens, start)
+    start = jnp.where(fresh, 0, state.lengths.at[slots].get(mode="clip"))
+    _, cache = decoder.cached_step(params, model, state.cache, tokens, start, slots)
+    kept_seeds = state.seeds.at[slots].get(mode="clip")
     return EngineState(
         cache=cache,
-        lengths=start + used,
-        last=jnp.where(last >= 0, last, state.last),
-        seeds=jnp.where(fresh, seeds, state.seeds),
+        lengths=state.lengths.at[slots].set(start + used, mode="drop"),
+        last=state.last.at[slots].set(last, mode="drop"),
+        seeds=state.seeds.at[slots].set(jnp.where(fresh, seeds, kept_seeds), mode="drop"),
     )
 
 
@@ -352,6 +406,11 @@ def sample(
     )(keys, positions)
     token = jnp.argmax(log_probs + noise, axis=-1)
     return token, jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+
+
+def _length(state: EngineState) -> int:
+    """Positions that the cache has room for."""
+    return state.cache[0]["k"].shape[2]
 
 
 def _resize(state: EngineState, keep: jax.Array, length: int) -> EngineState:

@@ -1,0 +1,87 @@
+"""What the commands share: a config from the command line, and errors as one message."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from tarl_jax.config import ConfigError, RunConfig, from_config_dict
+
+
+def run_with_config(doc: str, job: Callable[[RunConfig], Any]) -> None:
+    """Defines --config and --workdir, reads the config, runs `job`, and maps errors to exit codes.
+
+    Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+    """
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file(
+        "config", None, "The config file, e.g. configs/grpo_tarl.py or configs/grpo_tarl.py:tiny."
+    )
+    flags.DEFINE_string(
+        "workdir", None, "The run directory; one that holds an earlier run continues it."
+    )
+    flags.mark_flag_as_required("config")
+    sys.modules["__main__"].__doc__ = doc
+
+    def go(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _fail(2, f"unexpected argument {argv[1]!r}; flags look like --config.rl.steps=10")
+        sys.exit(_run(job))
+
+    app.run(go, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parser, with errors in the config or its overrides as one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        _fail(2, lines[0] if lines else repr(error))
+        raise AssertionError from error  # _fail does not return
+
+
+def _run(job: Callable[[RunConfig], Any]) -> int:
+    try:
+        config = from_config_dict(flags.FLAGS.config)
+        if flags.FLAGS.workdir:
+            config = dataclasses.replace(config, workdir=flags.FLAGS.workdir)
+        _keep_compiled_programs(Path(config.warm_start.cache_dir).expanduser())
+        job(config)
+    except (ConfigError, ValueError, FileNotFoundError) as error:
+        return _report(2, error)
+    except KeyboardInterrupt:
+        return _report(130, "interrupted; the run directory holds the last checkpoint")
+    except Exception as error:
+        known = {"CheckpointError": 1, "NonFiniteError": 1, "Interrupted": 130}
+        if type(error).__name__ in known:
+            return _report(known[type(error).__name__], error)
+        if isinstance(error, OSError):
+            return _report(1, f"{error}; whole checkpoints stay, and --workdir continues the run")
+        raise
+    return 0
+
+
+def _keep_compiled_programs(cache_dir: Path) -> None:
+    """Lets XLA reuse programs that an earlier start compiled."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _report(code: int, error: object) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _fail(code: int, message: str) -> None:
+    sys.exit(_report(code, message))

@@ -1,0 +1,108 @@
+"""The run directory: what a run says about itself, and whether it may be continued.
+
+    config.json     every field of the config
+    versions.json   commit, packages, platform and command line, one record per start
+    metrics.jsonl, tensorboard/, trajectories/, checkpoints/, curves.png, summary.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from tarl_jax.config import ConfigError, RunConfig
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+# What may differ between the first start of a run and a later one: it changes no number of it.
+FREE = ("workdir", "log", "checkpoint", "eval", "rl.steps", "warm_start.cache_dir")
+
+
+def open_run_dir(config: RunConfig) -> Path:
+    """The run directory, created or found again.
+
+    Raises ConfigError if it holds a run with another config (naming the fields that differ), or
+    files of something else.
+    """
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = Path(config.workdir or f"runs/{config.name}-{stamp}")
+    record = path / "config.json"
+    if record.is_file():
+        _require_same(json.loads(record.read_text()), _flat(config), path)
+    elif path.is_dir() and any(path.iterdir()):
+        raise ConfigError(
+            f"--workdir {path}: is not empty and holds no run (no config.json); choose another"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(record, _flat(config))
+    history = path / "versions.json"
+    starts = json.loads(history.read_text()) if history.is_file() else []
+    write_json(history, [*starts, _versions()])
+    return path
+
+
+def write_json(path: Path, data: object) -> None:
+    """Writes whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _flat(config: RunConfig) -> dict[str, object]:
+    out: dict[str, object] = {}
+
+    def walk(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            out[prefix] = list(value) if isinstance(value, tuple) else value
+
+    walk("", dataclasses.asdict(config))
+    return out
+
+
+def _require_same(before: dict[str, object], now: dict[str, object], path: Path) -> None:
+    def is_free(key: str) -> bool:
+        return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+    keys = sorted(k for k in before.keys() | now.keys() if not is_free(k))
+    changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in keys
+               if before.get(k) != now.get(k)]
+    if changed:
+        raise ConfigError(
+            f"--workdir {path}: holds a run with another config; a run continues only as it"
+            " began. Different:\n  " + "\n  ".join(changed)
+            + "\nUse the same config, or another --workdir"
+        )
+
+
+def _versions() -> dict[str, object]:
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "absent"
+    return {
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

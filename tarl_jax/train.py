@@ -1,0 +1,333 @@
+"""The training loop: collect, judge, reward, update, log, checkpoint; and evaluations around it.
+
+GRPO as in arXiv 2402.03300 with TARL's trajectory reward (arXiv 2509.14480): groups of episodes of
+one task, one scalar reward per episode, its group-relative advantage on every token that the policy
+sampled, PPO's clipped loss averaged over tokens. Left out: entropy terms (the paper found them
+harmful), a value model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from tarl_jax import metrics as logs
+from tarl_jax.checkpoint import Checkpoints, load_params, save_params
+from tarl_jax.config import RunConfig
+from tarl_jax.curves import plot_curves
+from tarl_jax.data import TaskStream
+from tarl_jax.evaluate import behaviour, evaluate
+from tarl_jax.judge.rules import judge
+from tarl_jax.live import LiveView, print_summary
+from tarl_jax.mesh import make_mesh, replicated
+from tarl_jax.models.decoder import Params, init_params, named_key
+from tarl_jax.rl.advantages import group_advantages
+from tarl_jax.rl.batching import batch_shapes, make_batches
+from tarl_jax.rl.rewards import trajectory_reward
+from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.world import World
+from tarl_jax.rundir import open_run_dir, write_json
+from tarl_jax.types import Trajectory
+from tarl_jax.warm_start import warm_start
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the message says how to resume."""
+
+
+def train(config: RunConfig) -> dict[str, dict[str, float]]:
+    """Runs, or continues, the run of `config`; returns {"base": metrics, "trained": metrics}.
+
+    Raises ConfigError, CheckpointError, NonFiniteError or Interrupted, each with a message for
+    the user.
+    """
+    run_dir = open_run_dir(config)
+    with LiveView(config.rl.steps, config.log.live, str(run_dir)) as view, StopRequest() as stop:
+        run = _Run(config, run_dir, view, stop)
+        try:
+            return run.go()
+        finally:
+            run.close()
+
+
+class StopRequest:
+    """Turns the first Ctrl-C into a request that the loop honours between steps."""
+
+    def __init__(self) -> None:
+        self.pending = False
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.pending:
+            raise KeyboardInterrupt
+        self.pending = True
+
+
+class _Run:
+    def __init__(self, config: RunConfig, run_dir: Path, view: LiveView, stop: StopRequest):
+        self.config, self.run_dir, self.view, self.stop = config, run_dir, view, stop
+        self.mesh = make_mesh()
+        view.phase("building the shop and its tasks")
+        self.world = World.from_config(config)
+        self.engine = Engine(config.model, config.rollout, self.world.tokenizer.stop_id, self.mesh)
+        self.updater = Updater(config.model, config.rl, config.rollout.temperature, self.mesh)
+        self.stream = TaskStream(
+            self.world.train_tasks, config.rollout.tasks_per_step, config.seed
+        )
+        self.checkpoints = Checkpoints(run_dir, config.checkpoint)
+        self.writer: logs.MetricsWriter | None = None
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        if self.writer:
+            self.writer.close()
+
+    def go(self) -> dict[str, dict[str, float]]:
+        step, state, reference = self._start()
+        self.writer = logs.MetricsWriter(self.run_dir, resume_step=step)
+        self.view.phase("compiling")
+        self.engine.compile(state.params)
+        self.updater.compile(state, self._shapes())
+        base = self._evaluation("base", 0, state.params) if step == 0 else self._found("base")
+        while step < self.config.rl.steps:
+            step += 1
+            state = self._step(step, state, reference)
+            last = step == self.config.rl.steps
+            every = self.config.eval.every
+            if every and step % every == 0 and not last:
+                self._evaluation("eval", step, state.params)
+            if step % self.config.checkpoint.every == 0 or last or self.stop.pending:
+                self._save(step, state)
+            self._honour_stop(f"after step {step}")
+        trained = self._found("final") or self._evaluation("final", step, state.params)
+        plot_curves(self.run_dir)
+        summary = {"base": base, "trained": trained}
+        write_json(self.run_dir / "summary.json", summary)
+        return summary
+
+    def _start(self) -> tuple[int, TrainState, Params | None]:
+        """(last finished step, state, reference parameters), from a checkpoint or warm start."""
+        config = self.config
+        steps = self.checkpoints.steps
+        key = named_key(jax.random.key(config.warm_start.seed), "init")
+        if steps:
+            like = self.updater.init(self._initial(key))
+            state, _ = self.checkpoints.restore(steps[-1], like)
+            self.view.log(f"resuming {self.run_dir} after step {steps[-1]}")
+            reference = state.params
+        else:
+            params, source = warm_start(config, self.world, key, self._warm_progress)
+            params = jax.device_put(params, replicated(self.mesh))
+            if source:
+                self.view.log(f"warm start: {source}")
+            state, reference = self.updater.init(params), params
+        if config.rl.kl_coef > 0:
+            folder = self.run_dir / "reference"
+            if folder.exists():
+                reference = load_params(folder, state.params)
+            else:
+                save_params(folder, reference)
+        if not steps:
+            self._save(0, state)
+        return (steps[-1] if steps else 0), state, reference if config.rl.kl_coef > 0 else None
+
+    def _initial(self, key: jax.Array) -> Params:
+        params = init_params(self.config.model, self.world.tokenizer.vocab_size, key)
+        return jax.device_put(params, replicated(self.mesh))
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        return batch_shapes(
+            self.config.rollout.max_episode_tokens, self.config.rl.micro_batch_tokens,
+            self.mesh.size,
+        )
+
+    def _save(self, step: int, state: TrainState) -> None:
+        self.checkpoints.save(step, state, {"step": step, "config": self.config.name})
+
+    def _honour_stop(self, where: str) -> None:
+        if self.stop.pending:
+            raise Interrupted(f"stopped {where}; go on with --workdir={self.run_dir}")
+
+    def _warm_progress(self, step: int, steps: int, loss: float) -> None:
+        self.view.phase(f"warm start (loss {loss:.3f})", step, steps)
+        self._honour_stop("in the warm start, which begins again")
+
+    # ---- one step ---------------------------------------------------------------------------
+
+    def _step(self, step: int, state: TrainState, reference: Params | None) -> TrainState:
+        begun = time.perf_counter()
+        compiled = self._compiled()
+        self.view.phase("rollout")
+        trajectories, stats = self._collect(step, state.params)
+        after_rollout = time.perf_counter()
+        self.view.phase("judge")
+        values = self._reward(trajectories)
+        advantages, more = self._advantages(trajectories)
+        after_judge = time.perf_counter()
+        self.view.phase("update")
+        state, losses = self._update(step, state, reference, trajectories, advantages)
+        done = time.perf_counter()
+        values |= more | losses | {
+            "rollout/tokens_per_second": stats.tokens_per_second,
+            "rollout/ticks": stats.ticks,
+            "seconds/extend": stats.extend_seconds,
+            "seconds/decode": stats.decode_seconds,
+            "seconds/rollout": after_rollout - begun,
+            "seconds/judge": after_judge - after_rollout,
+            "seconds/update": done - after_judge,
+            "seconds/step": done - begun,
+            "compilations": self._compiled() - compiled,
+        }
+        self.writer.write(step, "train", values)
+        kept = trajectories[: self.config.log.trajectories]
+        if kept:
+            logs.append_trajectories(self.run_dir, step, kept)
+        self.view.update(step, values)
+        return state
+
+    def _collect(self, step: int, params: Params) -> tuple[list[Trajectory], Any]:
+        config = self.config.rollout
+        episodes = [
+            self.world.episode(task, "train", step, trial)
+            for task in self.stream.tasks(step)
+            for trial in range(config.group_size)
+        ]
+        stats = self.engine.run(params, episodes, config.temperature)
+        return [episode.trajectory() for episode in episodes], stats
+
+    def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+        """Judges and rewards in place; returns metrics."""
+        judged = self.config.reward.placement != "terminal"
+        for t in trajectories:
+            verdict = judge(t)
+            if verdict:
+                t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
+            reward = trajectory_reward(
+                bool(t.success), t.turn_scores, t.task.expert_turns, self.config.reward
+            )
+            t.reward, t.reward_parts = reward.total, dataclasses.asdict(reward)
+        rewards = {
+            f"reward/{part}": float(np.mean([t.reward_parts[part] for t in trajectories]))
+            for part in ("terminal", "turns", "major")
+        }
+        major = [-1 in (t.turn_scores or ()) for t in trajectories]
+        success = [bool(t.success) for t in trajectories]
+        return rewards | {f"rollout/{k}": v for k, v in behaviour(trajectories).items()} | {
+            "reward/mean": float(np.mean([t.reward for t in trajectories])),
+            "train/pass_rate": float(np.mean(success)),
+            "train/clean_pass": float(np.mean(np.array(success) & ~np.array(major))),
+            "judge/major_share": float(np.mean(major)),
+            "judge/abstained": float(np.mean([t.turn_scores is None for t in trajectories])),
+            "judge/in_reward": float(judged),
+        }
+
+    def _advantages(
+        self, trajectories: Sequence[Trajectory]
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        shape = (-1, self.config.rollout.group_size)
+        rewards = np.array([t.reward for t in trajectories]).reshape(shape)
+        valid = np.array([t.success is not None for t in trajectories]).reshape(shape)
+        advantages, flat = group_advantages(rewards, valid, self.config.rl.normalise)
+        return advantages, {"rl/zero_variance_groups": float(flat.mean())}
+
+    def _update(
+        self,
+        step: int,
+        state: TrainState,
+        reference: Params | None,
+        trajectories: Sequence[Trajectory],
+        advantages: np.ndarray,
+    ) -> tuple[TrainState, dict[str, float]]:
+        """One optimiser step per minibatch of groups; groups with nothing to learn are left out."""
+        config = self.config
+        groups = np.array(trajectories, dtype=object).reshape(advantages.shape)
+        useful = np.flatnonzero(np.any(advantages != 0, axis=1))
+        means: list[dict[str, float]] = []
+        for part in np.array_split(useful, config.rl.minibatches):
+            if not part.size:
+                continue
+            chosen = [(t, a) for g in part for t, a in zip(groups[g], advantages[g], strict=True)
+                      if a != 0]
+            batches = make_batches(
+                [t for t, _ in chosen], [a for _, a in chosen],
+                config.rl.micro_batch_tokens, self.mesh.size,
+            )
+            try:
+                state, values = self.updater.update(state, batches, reference)
+            except NonFiniteError as error:
+                raise NonFiniteError(
+                    f"step {step}: {error}. Nothing of this step was saved; the last good state"
+                    f" is the checkpoint of step {self.checkpoints.steps[-1]}. Lower"
+                    f" rl.learning_rate and start from it in a new run, or look at the"
+                    f" trajectories in {self.run_dir}"
+                ) from error
+            means.append(values)
+        if not means:
+            return state, {}
+        first, last = means[0], means[-1]
+        return state, {
+            "rl/loss": float(np.mean([m["loss"] for m in means])),
+            "rl/kl": last["kl"],
+            "rl/kl_reference": last["kl_reference"],
+            "rl/entropy": first["entropy"],
+            "rl/clip_fraction": float(np.mean([m["clipped"] for m in means])),
+            "rl/grad_norm": float(np.mean([m["grad_norm"] for m in means])),
+            # Before any update of this step both sides hold the same parameters.
+            "rl/log_prob_gap": first["gap"],
+            "rl/log_prob_gap_max": first["gap_max"],
+        }
+
+    # ---- evaluation -------------------------------------------------------------------------
+
+    def _evaluation(self, kind: str, step: int, params: Params) -> dict[str, float]:
+        config = self.config.eval
+        count = config.tasks if kind == "eval" else config.final_tasks
+        tasks = self.world.held_out_tasks[:count]
+        begun = time.perf_counter()
+        name = {"base": "evaluating the base", "final": "evaluating the trained policy"}.get(
+            kind, "evaluating")
+
+        def progress(done: int, total: int) -> None:
+            self.view.phase(name, done, total)
+            if kind != "eval":
+                self._honour_stop(f"while {name}")
+
+        # Base and final play the very same episodes.
+        stream = f"eval-{step}" if kind == "eval" else "eval"
+        values, trajectories = evaluate(self.engine, params, self.world, tasks, stream, progress)
+        values["seconds/eval"] = time.perf_counter() - begun
+        self.writer.write(step, kind, values)
+        logs.append_trajectories(self.run_dir, step, trajectories[:64], kind="eval")
+        self.view.update(step, values)
+        return values
+
+    def _found(self, kind: str) -> dict[str, float]:
+        """The metrics of an evaluation that an earlier start has made; {} if there is none."""
+        for record in logs.read_metrics(self.run_dir):
+            if record["kind"] == kind and record["step"] in (0, self.config.rl.steps):
+                return {k: v for k, v in record.items() if k not in ("step", "kind")}
+        return {}
+
+    def _compiled(self) -> int:
+        return self.engine.compilations + self.updater.compilations
+
+
+def run_and_report(config: RunConfig) -> None:
+    """`train`, then the table of base and trained side by side."""
+    summary = train(config)
+    print_summary(summary["base"], summary["trained"])
