@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from tarl_jax.config import ConfigError, RunConfig, from_config_dict
 
@@ -31,6 +31,7 @@ def run_with_config(doc: str, job: Callable[[RunConfig], Any]) -> None:
     sys.modules["__main__"].__doc__ = doc
 
     def go(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # Orbax reports every file at INFO
         if len(argv) > 1:
             _fail(2, f"unexpected argument {argv[1]!r}; flags look like --config.rl.steps=10")
         sys.exit(_run(job))

@@ -54,7 +54,7 @@ class TaskConfig:
     file: str = ""  # JSON lines of tasks; empty: synthesised from the embedded shop
     num_train: int = 3000
     num_held_out: int = 512
-    requests: tuple[float, ...] = (0.5, 0.3, 0.13, 0.07)  # P(1), P(2), P(3), P(4) requests
+    requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)  # P(1), P(2), P(3), P(4) requests
     forbidden: float = 0.15  # per request: the policy forbids it
     change_mind: float = 0.2  # per request: the user changes its mind when asked to confirm
     max_idle: float = 0.03  # share of tasks whose right solution writes nothing
@@ -82,10 +82,10 @@ class WarmStartConfig:
     seed: int = 0
     episodes: int = 6000
     steps: int = 450
-    rows: int = 48  # episodes per step
+    batch_tokens: int = 4096  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
-    observation_weight: float = 0.2  # weight of the forced tokens in the loss
+    observation_weight: float = 0.5  # weight of the forced tokens in the loss
     cache_dir: str = "~/.cache/tarl_jax"
     clerk: ClerkConfig = ClerkConfig()
 

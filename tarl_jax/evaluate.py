@@ -7,18 +7,24 @@ evaluates the newest checkpoint of a run (`--step` chooses another, `--step=0` t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from tarl_jax.checkpoint import Checkpoints
+from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.judge.rules import judge
-from tarl_jax.models.decoder import Params
+from tarl_jax.live import LiveView, print_summary
+from tarl_jax.mesh import make_mesh, replicated
+from tarl_jax.models.decoder import Params, init_params
+from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.world import World
+from tarl_jax.rundir import require_run, write_json
 from tarl_jax.types import Task, Trajectory
 
 MAX_K = 4
@@ -101,7 +107,7 @@ def summarise(
     return metrics
 
 
-def clean(success: Bool[np.ndarray, "..."], major: Bool[np.ndarray, "..."]) -> np.ndarray:
+def clean(success: Bool[np.ndarray, ...], major: Bool[np.ndarray, ...]) -> np.ndarray:
     return success & ~major
 
 
@@ -118,3 +124,46 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "transfers": stops.count("transfer") / count,
         "truncated": (stops.count("max_turns") + stops.count("max_tokens")) / count,
     }
+
+
+def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
+    """Evaluates a checkpoint of the run in `config.workdir` (step -1: the newest).
+
+    Prints the table and writes `evaluation-<step>.json` to the run directory.
+    Raises ConfigError if there is no such run, CheckpointError if there is no such checkpoint.
+    """
+    run_dir = Path(config.workdir)
+    require_run(config, run_dir)
+    checkpoints = Checkpoints(run_dir, config.checkpoint)
+    if not checkpoints.steps:
+        raise ConfigError(f"--workdir {run_dir}: has no checkpoint yet")
+    step = checkpoints.steps[-1] if step < 0 else step
+    mesh = make_mesh()
+    world = World.from_config(config)
+    engine = Engine(config.model, config.rollout, world.tokenizer.stop_id, mesh)
+    updater = Updater(config.model, config.rl, config.rollout.temperature, mesh)
+    params = init_params(config.model, world.tokenizer.vocab_size, jax.random.key(0))
+    like = updater.init(jax.device_put(params, replicated(mesh)))
+    state, _ = checkpoints.restore(step, like)
+    with LiveView(0, config.log.live, str(run_dir)) as view:
+        values, _ = evaluate(
+            engine, state.params, world, world.held_out_tasks[: config.eval.final_tasks], "eval",
+            lambda done, total: view.phase(f"evaluating step {step}", done, total),
+        )
+    checkpoints.close()
+    write_json(run_dir / f"evaluation-{step}.json", values)
+    print_summary({}, values)
+    return values
+
+
+def main() -> None:
+    from absl import flags
+
+    from tarl_jax.cli import run_with_config
+
+    chosen = flags.DEFINE_integer("step", -1, "The checkpoint's step; -1: the newest.")
+    run_with_config(__doc__, lambda config: evaluate_run(config, chosen.value))
+
+
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,14 @@ def open_run_dir(config: RunConfig) -> Path:
     return path
 
 
+def require_run(config: RunConfig, path: Path) -> None:
+    """Raises ConfigError unless `path` holds a run with this config."""
+    record = path / "config.json"
+    if not config.workdir or not record.is_file():
+        raise ConfigError(f"--workdir {config.workdir!r}: name the directory of a run")
+    _require_same(json.loads(record.read_text()), _flat(config), path)
+
+
 def write_json(path: Path, data: object) -> None:
     """Writes whole or not at all."""
     temporary = path.with_suffix(".tmp")

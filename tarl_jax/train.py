@@ -114,7 +114,9 @@ class _Run:
             if step % self.config.checkpoint.every == 0 or last or self.stop.pending:
                 self._save(step, state)
             self._honour_stop(f"after step {step}")
-        trained = self._found("final") or self._evaluation("final", step, state.params)
+        trained = base  # where there is nothing but the warm start
+        if step > 0:
+            trained = self._found("final") or self._evaluation("final", step, state.params)
         plot_curves(self.run_dir)
         summary = {"base": base, "trained": trained}
         write_json(self.run_dir / "summary.json", summary)

@@ -31,7 +31,7 @@ from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.user import ScriptedUser
 
 FORMAT = 1  # raised when the meaning of a cached warm start changes
-_POOL = 8  # batches whose sequences are sorted by length together
+_POOL = 256  # dialogues that are sorted by length together
 
 Progress = Callable[[int, int, float], None]
 
@@ -61,8 +61,7 @@ def warm_start(
     if folder.exists():
         return checkpoint.load_params(folder, params), folder
     demonstrations = demonstrate(config, world)
-    params = imitate(params, config.model, config.warm_start, demonstrations,
-                     config.rl.micro_batch_tokens, progress)
+    params = imitate(params, config.model, config.warm_start, demonstrations, progress)
     checkpoint.save_params(folder, params)
     return params, folder
 
@@ -73,13 +72,11 @@ def _digest(config: RunConfig, world: World) -> str:
     del settings["cache_dir"]
     content = {
         "format": FORMAT,
-        "seed": config.warm_start.seed,
         "warm_start": settings,
         "model": dataclasses.asdict(config.model),
         "shop": dataclasses.asdict(config.shop),
         "tasks": [task.to_json() for task in world.train_tasks],
         "tokenizer": world.tokenizer.digest,
-        "rows": config.rl.micro_batch_tokens,
         "brief_writes": config.rollout.brief_writes,
         "system": world.system,
         "max_tokens": config.rollout.max_episode_tokens,
@@ -116,14 +113,13 @@ def imitate(
     model: ModelConfig,
     config: WarmStartConfig,
     demonstrations: list[Demonstration],
-    tokens_per_batch: int,
     progress: Progress,
 ) -> decoder.Params:
     """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others)."""
     optimizer = make_optimizer(config)
     step_once = jax.jit(functools.partial(_step, model, optimizer), donate_argnums=(0, 1))
     opt_state = jax.jit(optimizer.init)(params)
-    batches = _batches(demonstrations, config, tokens_per_batch)
+    batches = _batches(demonstrations, config)
     for step in range(1, config.steps + 1):
         tokens, weights = next(batches)
         params, opt_state, loss = step_once(params, opt_state, tokens, weights)
@@ -172,16 +168,15 @@ def make_optimizer(config: WarmStartConfig) -> optax.GradientTransformation:
 
 
 def _batches(
-    demonstrations: list[Demonstration], config: WarmStartConfig, tokens_per_batch: int
+    demonstrations: list[Demonstration], config: WarmStartConfig
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Endless (tokens [B, S], loss weights [B, S]); similar lengths together, in random order."""
     rng = np.random.default_rng([config.seed, 1])
-    size = config.rows * _POOL
     while True:
         order = rng.permutation(len(demonstrations))
-        for start in range(0, len(order), size):
-            pool = [demonstrations[i] for i in order[start : start + size]]
-            plans = plan_batches([len(d.tokens) for d in pool], tokens_per_batch)
+        for start in range(0, len(order), _POOL):
+            pool = [demonstrations[i] for i in order[start : start + _POOL]]
+            plans = plan_batches([len(d.tokens) for d in pool], config.batch_tokens)
             for position in rng.permutation(len(plans)):
                 length, rows, chosen = plans[position]
                 tokens = pad_rows([pool[i].tokens for i in chosen], (rows, length), np.int32)

@@ -67,7 +67,11 @@ def unstack(params: Params) -> Params:
     """The same parameters with `layers` a tuple, one tree per layer: faster to decode with."""
     layers = params["layers"]
     count = layers["attn_norm"].shape[0]
-    return {**params, "layers": tuple(jax.tree.map(lambda x: x[i], layers) for i in range(count))}
+    return {**params, "layers": tuple(_layer(layers, i) for i in range(count))}
+
+
+def _layer(layers: Params, index: int) -> Params:
+    return jax.tree.map(lambda x: x[index], layers)
 
 
 def hidden_states(

@@ -120,12 +120,13 @@ class _Clerk:
         return self.rng.choice(grounds)
 
     def _look_up(self, request: Request, user_id: str) -> Turns:
-        if request.product_id and request.kind in ("exchange", "modify"):
-            if request.product_id not in self.known_products:
-                call = Call("get_product_details", {"product_id": request.product_id})
-                self.known_products[request.product_id] = json.loads((yield call).text)
+        product_id = request.product_id
+        if request.kind in ("exchange", "modify") and product_id not in self.known_products:
+            call = Call("get_product_details", {"product_id": product_id})
+            self.known_products[product_id] = json.loads((yield call).text)
         if request.kind == "payment" and self.known_user is None:
-            self.known_user = json.loads((yield Call("get_user_details", {"user_id": user_id})).text)
+            call = Call("get_user_details", {"user_id": user_id})
+            self.known_user = json.loads((yield call).text)
 
     def _confirm(self) -> Turns:
         """Proposes until the user says yes; False if the user drops the request."""

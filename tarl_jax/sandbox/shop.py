@@ -11,14 +11,14 @@ from typing import Any
 
 from tarl_jax.config import ShopConfig
 
-FIRST_NAMES = (
+FIRST_NAMES = tuple(
     "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Liam Mia Noah Olga Paul Rosa Sam Tara "
-    "Umar Vera Will Yara Zoe"
-).split()
-LAST_NAMES = (
+    "Umar Vera Will Yara Zoe".split()
+)
+LAST_NAMES = tuple(
     "Adler Brown Costa Diaz Evans Ford Garcia Hill Ito Jones Khan Lopez Moore Nowak Olsen Patel "
-    "Ross Silva Tran Usman Vogel Weber Young Zhou"
-).split()
+    "Ross Silva Tran Usman Vogel Weber Young Zhou".split()
+)
 # (street, city, state, zip)
 ADDRESSES = (
     ("Oak Street", "Denver", "CO", "801"),
@@ -60,6 +60,7 @@ PRODUCTS = {
     "Skates": ("size", SIZES),
     "Speaker": ("color", COLORS),
 }
+VARIANTS = 3  # of each product
 STATUS_WEIGHTS = {"pending": 0.42, "delivered": 0.42, "processed": 0.1, "cancelled": 0.06}
 
 
@@ -103,12 +104,12 @@ def held_out_users(database: dict[str, dict[str, Any]], config: ShopConfig) -> s
 
 def _make_products(rng: random.Random) -> dict[str, Any]:
     product_ids = rng.sample(range(10, 100), len(PRODUCTS))
-    item_ids = iter(rng.sample(range(100, 1000), sum(len(v) for _, v in PRODUCTS.values())))
+    item_ids = iter(rng.sample(range(100, 1000), VARIANTS * len(PRODUCTS)))
     products = {}
     for product_id, (name, (key, values)) in zip(product_ids, PRODUCTS.items(), strict=True):
         price = rng.randrange(15, 90)
         variants = {}
-        for position, value in enumerate(rng.sample(values, min(4, len(values)))):
+        for position, value in enumerate(rng.sample(values, VARIANTS)):
             item_id = str(next(item_ids))
             variants[item_id] = {
                 "item_id": item_id,
@@ -149,7 +150,7 @@ def _make_user(rng: random.Random, first: str, last: str, email: str) -> dict[st
 def _make_order(
     rng: random.Random, order_id: str, user_id: str, user: dict[str, Any], products: dict[str, Any]
 ) -> dict[str, Any]:
-    count = rng.choices((1, 2, 3), (0.4, 0.45, 0.15))[0]
+    count = rng.choices((1, 2, 3), (0.5, 0.4, 0.1))[0]
     chosen = rng.sample(list(products.values()), count)
     if count > 1 and rng.random() < 0.15:
         chosen[1] = chosen[0]  # two variants of one product: they must be told apart

@@ -27,7 +27,9 @@ _KIND_WEIGHTS = {
 _METHOD_WORDS = {"credit_card": "credit card", "paypal": "paypal", "gift_card": "gift card"}
 
 
-def make_tasks(domain: Domain, shop_config: ShopConfig, config: TaskConfig, split: str) -> list[Task]:
+def make_tasks(
+    domain: Domain, shop_config: ShopConfig, config: TaskConfig, split: str
+) -> list[Task]:
     """`num_train` or `num_held_out` distinct tasks; the splits share no user and no order.
 
     Raises RuntimeError if a task could not be solved by the faultless clerk: that is a defect of
@@ -170,7 +172,8 @@ def _make_payment(
     methods = []
     for method in user["payment_methods"].values():
         low = method["source"] == "gift_card" and method["balance"] < paid["amount"]
-        if method["id"] != paid["payment_method_id"] and (denial == "status" or low == bool(denial)):
+        fits = denial == "status" or low == (denial == "balance")
+        if method["id"] != paid["payment_method_id"] and fits:
             methods.append(method)
     if not methods:
         return None
@@ -188,14 +191,14 @@ def _make_item_request(
     kind: str,
     item: dict[str, Any],
     denial: str,
-    option: str = "",
 ) -> Request | None:
     fields: dict[str, str] = {}
     if kind != "return":
-        target = _variant(rng, database, item, available=denial != "unavailable", avoid=option)
+        target = _variant(rng, database, item, available=denial != "unavailable")
         if target is None:
             return None
-        fields = {"option": next(iter(target["options"].values())), "new_item_id": target["item_id"]}
+        option = next(iter(target["options"].values()))
+        fields = {"option": option, "new_item_id": target["item_id"]}
     same = [i for i in order["items"] if i["product_id"] == item["product_id"]]
     precise = len(same) > 1 or rng.random() < 0.3
     value = next(iter(item["options"].values()))
@@ -216,7 +219,7 @@ def _variant(
     database: dict[str, dict[str, Any]],
     item: dict[str, Any],
     available: bool,
-    avoid: str,
+    avoid: str | None = None,
 ) -> dict[str, Any] | None:
     variants = database["products"][item["product_id"]]["variants"].values()
     fit = [
