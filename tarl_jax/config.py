@@ -81,7 +81,7 @@ class WarmStartConfig:
 
     seed: int = 0
     episodes: int = 6000
-    steps: int = 450
+    steps: int = 900
     batch_tokens: int = 4096  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
@@ -128,7 +128,7 @@ class RewardConfig:
 class RLConfig:
     """Advantage, loss and optimiser."""
 
-    steps: int = 80
+    steps: int = 60
     learning_rate: float = 1e-4
     warmup_steps: int = 3
     weight_decay: float = 0.0
@@ -138,7 +138,7 @@ class RLConfig:
     clip_high: float = 0.28
     kl_coef: float = 0.0  # k3 estimator against the warm start
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
-    micro_batch_tokens: int = 12_288  # padded tokens per forward/backward pass
+    micro_batch_tokens: int = 4096  # padded tokens per forward/backward pass
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tarl_jax.types import Batch, Trajectory
 
-LENGTH_STEP = 128  # batches are padded to a multiple of this
+LENGTH_STEP = 64  # batches are padded to a multiple of this
 
 
 def plan_batches(

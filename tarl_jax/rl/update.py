@@ -69,7 +69,7 @@ class Updater:
         self._with_reference = config.kl_coef > 0
         gradient = functools.partial(_gradient, model, config, temperature)
         self._gradient = jax.jit(gradient, donate_argnums=0)
-        self._apply = jax.jit(functools.partial(_apply, self._optimizer), donate_argnums=(0, 1))
+        self._apply = jax.jit(functools.partial(_apply, self._optimizer), donate_argnums=0)
         self._zeros = jax.jit(_zeros)
 
     def init(self, params: decoder.Params) -> TrainState:
