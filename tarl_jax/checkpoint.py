@@ -33,7 +33,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=config.keep, enable_async_checkpointing=False
+                max_to_keep=config.keep,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,  # what a kill left half-written
             ),
         )
 

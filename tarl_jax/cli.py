@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,8 @@ def run_with_config(doc: str, job: Callable[[RunConfig], Any]) -> None:
     flags.DEFINE_string(
         "workdir", None, "The run directory; one that holds an earlier run continues it."
     )
-    flags.mark_flag_as_required("config")
+    for name in ("config", "workdir"):  # shown by --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     sys.modules["__main__"].__doc__ = doc
 
     def go(argv: list[str]) -> None:
@@ -41,12 +43,24 @@ def run_with_config(doc: str, job: Callable[[RunConfig], Any]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with errors in the config or its overrides as one line."""
+    given = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
+    if given and not Path(given[-1].split(":")[0]).is_file():
+        near = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "none"
+        _fail(2, f"config file {given[-1].split(':')[0]} does not exist; here there are: {near}")
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        _fail(2, lines[0] if lines else repr(error))
-        raise AssertionError from error  # _fail does not return
+        rest = flags.FLAGS(argv)
+        if flags.FLAGS.config is None:
+            _fail(2, "--config is required, e.g. --config=configs/grpo_tarl.py")
+        return rest
+    except (KeyError, AttributeError) as error:
+        words = re.findall(r"\w+", re.sub(r"\\n", " ", str(error)))
+        hint = f"; did you mean {words[4]!r}?" if words[1:4] == ["Did", "you", "mean"] else ""
+        _fail(2, f"unknown config key {words[0] if words else ''!r}{hint}")
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+        # A config that raises comes with its whole traceback; its last line says why.
+        _fail(2, lines[-1] if "parsing config file" in lines[0] else lines[0])
+    raise AssertionError("not reached")
 
 
 def _run(job: Callable[[RunConfig], Any]) -> int:

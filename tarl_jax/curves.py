@@ -192,7 +192,7 @@ def _twin(ax: Axes, records: Records, left: tuple[str, str], right: tuple[str, s
 
 
 def _kl_and_entropy(ax: Axes, records: Records) -> None:
-    ax.set_title("KL to the warm start, and entropy")
+    ax.set_title("KL from sampler to update, and entropy")
     _twin(ax, records, ("rl/kl", "KL (nats per token)"), ("rl/entropy", "entropy (nats per token)"))
 
 

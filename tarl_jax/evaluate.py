@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.judge.rules import judge
+from tarl_jax.launch import restart_with_tuned_malloc
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.mesh import make_mesh, replicated
 from tarl_jax.models.decoder import Params, init_params
@@ -166,4 +167,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_tuned_malloc("tarl_jax.evaluate")
     main()

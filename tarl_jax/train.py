@@ -214,7 +214,6 @@ class _Run:
 
     def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Judges and rewards in place; returns metrics."""
-        judged = self.config.reward.placement != "terminal"
         for t in trajectories:
             verdict = judge(t)
             if verdict:
@@ -235,7 +234,6 @@ class _Run:
             "train/clean_pass": float(np.mean(np.array(success) & ~np.array(major))),
             "judge/major_share": float(np.mean(major)),
             "judge/abstained": float(np.mean([t.turn_scores is None for t in trajectories])),
-            "judge/in_reward": float(judged),
         }
 
     def _advantages(

@@ -1,0 +1,85 @@
+"""Two CPU devices in every test run, compiled programs kept for its length, and a tiny world.
+
+The variables are set before anything imports JAX; commands that a test starts inherit them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+_PROGRAMS = tempfile.TemporaryDirectory(prefix="tarl-jax-tests-")
+# Compiling is most of a test's time: without the optimiser it takes half of it.
+os.environ["XLA_FLAGS"] = " ".join((
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=2",
+    "--xla_backend_optimization_level=0",
+))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _PROGRAMS.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ["PYTHONHASHSEED"] = "random"  # of started commands: no result may depend on it
+
+import dataclasses  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from tarl_jax.config import ModelConfig, RunConfig, from_config_dict  # noqa: E402
+from tarl_jax.models import decoder  # noqa: E402
+from tarl_jax.presets import sized  # noqa: E402
+from tarl_jax.rollout.world import World  # noqa: E402
+
+
+def pytest_sessionstart() -> None:
+    assert jax.device_count() == 2, "JAX was started before conftest.py could set XLA_FLAGS"
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> RunConfig:
+    """The tiny preset, smaller still, with every size that a test relies on written out."""
+    config = from_config_dict(sized("tiny"))
+    replace = dataclasses.replace
+    return replace(
+        config,
+        model=ModelConfig(d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
+                          d_ff=32),
+        shop=replace(config.shop, num_users=20),
+        tasks=replace(config.tasks, num_train=12, num_held_out=6),
+        rollout=replace(config.rollout, tasks_per_step=2, group_size=4, slots=8, max_turns=6,
+                        max_turn_tokens=12, max_episode_tokens=256, temperature=1.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tiny_config: RunConfig) -> World:
+    return World.from_config(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """Makes parameters whose every weight matters: (model, vocab_size, seed, spread) -> Params.
+
+    The ones of `init_params` are so small that attention and feed-forward hardly change a logit.
+    """
+
+    def make(model: ModelConfig, vocab_size: int, seed: int, spread: float = 0.2):
+        shapes = jax.eval_shape(
+            lambda: decoder.init_params(model, vocab_size, jax.random.key(0))
+        )
+        rng = np.random.default_rng(seed)
+
+        def fill(path: tuple, x: jax.ShapeDtypeStruct) -> np.ndarray:
+            centre = np.float32("norm" in jax.tree_util.keystr(path))
+            return centre + np.float32(spread) * rng.standard_normal(x.shape, np.float32)
+
+        return jax.tree_util.tree_map_with_path(fill, shapes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory):
+    """`warm_start.cache_dir` of every command that a test starts."""
+    return tmp_path_factory.mktemp("cache")

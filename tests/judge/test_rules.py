@@ -1,0 +1,582 @@
+"""Every rule of the rule judge on hand-played episodes, and what a policy could get away with.
+
+A score that is too kind is a loophole that training finds; one that is too harsh teaches the
+policy to do nothing.
+"""
+
+import copy
+import dataclasses
+
+import pytest
+
+from tarl_jax.config import ClerkConfig, RewardConfig, ShopConfig, TaskConfig
+from tarl_jax.judge.rules import judge
+from tarl_jax.rl.rewards import trajectory_reward
+from tarl_jax.sandbox import shop
+from tarl_jax.sandbox.clerk import FAULTLESS, play
+from tarl_jax.sandbox.dialogue import Dialogue, Malformed
+from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.script import Request, Script
+from tarl_jax.sandbox.tasks import make_tasks
+from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.sandbox.verifier import verify
+from tarl_jax.types import Call, Segment, Task, Trajectory
+
+# --- a shop of two customers ----------------------------------------------------------------------
+
+
+def _user(first, last, email, orders, **methods):
+    return {
+        "name": {"first_name": first, "last_name": last},
+        "address": {"address1": "Oak Street", "address2": "", "city": "Denver", "country": "USA",
+                    "state": "CO", "zip": "801"},
+        "email": email,
+        "payment_methods": methods,
+        "orders": orders,
+    }
+
+
+def _item(name, product_id, item_id, price, **options):
+    return {"name": name, "product_id": product_id, "item_id": item_id, "price": price,
+            "options": options}
+
+
+def _order(order_id, status, *items):
+    return {
+        "order_id": order_id,
+        "user_id": "ada_ito_10",
+        "address": {},
+        "items": list(items),
+        "fulfillments": [],
+        "status": status,
+        "payment_history": [{
+            "transaction_type": "payment",
+            "amount": sum(i["price"] for i in items),
+            "payment_method_id": "credit_card_11",
+        }],
+    }
+
+
+def _product(name, product_id, key, *variants):
+    return {
+        "name": name,
+        "product_id": product_id,
+        "variants": {
+            item_id: {"item_id": item_id, "options": {key: value}, "available": available,
+                      "price": price}
+            for item_id, value, available, price in variants
+        },
+    }
+
+
+MUG = _item("Mug", "10", "101", 30, color="red")
+LAMP = _item("Lamp", "20", "202", 50, material="steel")
+DATABASE = {
+    "users": {
+        "ada_ito_10": _user(
+            "Ada", "Ito", "ada10@mail.com", ["#W100", "#W200", "#W300", "#W400"],
+            credit_card_11={"source": "credit_card", "brand": "visa", "last_four": "1000",
+                            "id": "credit_card_11"},
+            paypal_13={"source": "paypal", "id": "paypal_13"},
+            gift_card_12={"source": "gift_card", "balance": 20, "id": "gift_card_12"},
+        ),
+        "ben_hill_20": _user("Ben", "Hill", "ben20@mail.com", []),
+    },
+    "orders": {
+        "#W100": _order("#W100", "pending", MUG),
+        "#W200": _order("#W200", "delivered", MUG, LAMP),
+        "#W300": _order("#W300", "processed", MUG),
+        "#W400": _order("#W400", "pending", LAMP),
+    },
+    "products": {
+        "10": _product("Mug", "10", "color", ("101", "red", True, 30), ("102", "blue", True, 32),
+                       ("103", "green", True, 28), ("104", "black", False, 31)),
+        "20": _product("Lamp", "20", "material", ("201", "wood", True, 50),
+                       ("202", "steel", True, 50)),
+    },
+}
+
+CANCEL = Request("cancel", "#W100", reason="no longer needed")
+CANCEL_OTHER = Request("cancel", "#W400", reason="ordered by mistake")
+RETURN = Request("return", "#W200", "credit_card_11", item="Mug", item_id="101", product_id="10")
+EXCHANGE = Request("exchange", "#W200", "credit_card_11", item="Mug", item_id="101",
+                   product_id="10", option="blue", new_item_id="102")
+PAYMENT = Request("payment", "#W100", "paypal_13", method="paypal")
+DROPPED = dataclasses.replace(CANCEL, change="drop")
+SWAPPED = dataclasses.replace(
+    EXCHANGE, change="option",
+    then=dataclasses.replace(EXCHANGE, option="green", new_item_id="103"),
+)
+PROCESSED = Request("cancel", "#W300", reason="no longer needed", denial="status")
+BAD_REASON = Request("cancel", "#W100", reason="found it cheaper", denial="reason")
+SOLD_OUT = dataclasses.replace(EXCHANGE, option="black", new_item_id="104", denial="unavailable")
+
+FIND = Call("find_user_id_by_email", {"email": "ada10@mail.com"})
+FIND_BY_NAME = Call("find_user_id_by_name_zip",
+                    {"first_name": "Ada", "last_name": "Ito", "zip": "801"})
+FIND_OTHER = Call("find_user_id_by_email", {"email": "ben20@mail.com"})
+READ_PRODUCT = Call("get_product_details", {"product_id": "10"})
+READ_USER = Call("get_user_details", {"user_id": "ada_ito_10"})
+TRANSFER = Call("transfer_to_human_agents", {"summary": "the user needs help"})
+ASK = "May I have your email?"
+ASK_CANCEL = "Cancel #W100, reason: no longer needed? (yes/no)"
+ASK_CANCEL_OTHER = "Cancel #W400, reason: ordered by mistake? (yes/no)"
+ASK_EXCHANGE = "Exchange the Mug of #W200 for {}? (yes/no)"
+DENY = "Sorry, I cannot do that: the order is processed. Anything else?"
+DENY_REASON = "Sorry, I cannot do that: the reason is not accepted. Anything else?"
+DONE = "Done. Anything else?"
+LEAVE = "I leave it as it is. Anything else?"
+NONSENSE = "The weather is lovely."
+
+
+def read(order_id):
+    return Call("get_order_details", {"order_id": order_id})
+
+
+def cancel(order_id="#W100", reason="no longer needed"):
+    return Call("cancel_pending_order", {"order_id": order_id, "reason": reason})
+
+
+def exchange(new_item_id):
+    return Call("exchange_delivered_order_items", {
+        "order_id": "#W200", "item_ids": ["101"], "new_item_ids": [new_item_id],
+        "payment_method_id": "credit_card_11",
+    })
+
+
+@pytest.fixture(scope="module")
+def domain():
+    return retail_domain(copy.deepcopy(DATABASE))
+
+
+def make_task(*requests, eager=True, identify="email"):
+    script = Script("Ada", "Ito", "ada10@mail.com", "801", identify, eager, requests)
+    gold = tuple(r.gold for r in requests if r.gold)
+    return Task("hand-0", "ada_ito_10", "", gold, (), "train", "hand", script.to_json(), 5)
+
+
+def record(domain, dialogue, history):
+    """The trajectory of (action, observation) pairs, without tokens."""
+    segments = [Segment.forced("user", [], -1, dialogue.opening)]
+    for turn, (action, observation) in enumerate(history):
+        text, call, info = "", None, {}
+        match action:
+            case Call():
+                call = action
+            case Malformed(reason):
+                info = {"malformed": reason}
+            case _:
+                text = action
+        segments.append(Segment("agent", [], [], [], turn, text, call, info))
+        segments.append(
+            Segment.forced(observation.role, [], turn, observation.text, **observation.info)
+        )
+    gold = [(c.name, dict(c.kwargs)) for c in dialogue.task.gold_calls]
+    success = verify(domain, dialogue.state, gold).success
+    stop = history[-1][1].stop_reason or "max_tokens"
+    return Trajectory(dialogue.task, 0, segments, stop, success)
+
+
+@pytest.fixture
+def episode(domain):
+    """episode(task or request, *actions) -> the trajectory of an agent that acts so."""
+
+    def play_actions(task, *actions):
+        task = make_task(task) if isinstance(task, Request) else task
+        dialogue = Dialogue(task, domain, ScriptedUser(task, seed=0), brief_writes=True)
+        return record(domain, dialogue, [(action, dialogue.act(action)) for action in actions])
+
+    return play_actions
+
+
+@pytest.fixture
+def scores(episode):
+    return lambda task, *actions: judge(episode(task, *actions)).scores
+
+
+# --- right work -----------------------------------------------------------------------------------
+
+
+def test_right_work_is_right_in_every_turn(episode):
+    trajectory = episode(
+        make_task(CANCEL, eager=False),
+        ASK, FIND, read("#W100"), ASK_CANCEL, cancel(), DONE,
+    )
+    assert trajectory.success and trajectory.stop_reason == "user_stop"
+    assert judge(trajectory).scores == [1, 1, 1, 1, 1, 1]
+
+
+def test_there_is_a_reason_for_every_turn(episode):
+    verdict = judge(episode(CANCEL, FIND, Malformed("x"), read("#W100"), DENY))
+    assert len(verdict.notes) == len(verdict.scores) == 4
+    assert all(verdict.notes)
+
+
+def test_a_saved_episode_gets_the_same_scores(episode):
+    trajectory = episode(SWAPPED, FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"),
+                         exchange("102"), DONE)
+    again = Trajectory.from_json_line(trajectory.to_json_line())
+    assert judge(again) == judge(trajectory)
+    assert -1 in judge(again).scores
+
+
+@pytest.mark.parametrize("request_, reads", [(CANCEL, ()), (EXCHANGE, (READ_PRODUCT,)),
+                                             (PAYMENT, (READ_USER,))])
+def test_the_reads_that_a_request_needs_are_right(scores, request_, reads):
+    got = scores(request_, FIND, read(request_.order_id), *reads)
+    assert got == [1] * (2 + len(reads))
+
+
+def test_the_faultless_clerk_is_right_in_every_turn():
+    # If not, the policy is taught away from the very solution that the task was checked with.
+    config = ShopConfig()
+    domain = retail_domain(shop.make_shop(config))
+    for task in make_tasks(domain, config, TaskConfig(num_train=300), "train"):
+        dialogue = Dialogue(task, domain, ScriptedUser(task, 7), brief_writes=True)
+        trajectory = record(domain, dialogue, play(dialogue, FAULTLESS, 7))
+        verdict = judge(trajectory)
+        assert set(verdict.scores) == {1}, (task.task_id, verdict)
+
+
+@pytest.mark.parametrize("error, major", [
+    ("wrong_reason", True), ("wrong_variant", True), ("wrongful_denial", True),
+    ("false_done", True), ("transfer", True), ("skip_confirmation", True),
+    ("redundant_read", False),
+])
+def test_each_error_of_the_clerk_is_seen(error, major):
+    config = ShopConfig()
+    domain = retail_domain(shop.make_shop(config))
+    kinds = {"wrong_reason": ("cancel",), "wrong_variant": ("exchange", "modify")}
+    tasks = [
+        t for t in make_tasks(domain, config, TaskConfig(num_train=200), "train")
+        if all(not r["denial"] and not r["change"]
+               and r["kind"] in kinds.get(error, (r["kind"],)) for r in t.script["requests"])
+    ]
+    assert len(tasks) > 10
+    for task in tasks:
+        dialogue = Dialogue(task, domain, ScriptedUser(task, 3))
+        errors = dataclasses.replace(FAULTLESS, **{error: 1.0})
+        got = judge(record(domain, dialogue, play(dialogue, errors, 3))).scores
+        assert min(got) == (-1 if major else 0), (task.task_id, got)
+
+
+# --- majors: wrong writes and wrong information ---------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [
+    cancel(reason="ordered by mistake"),
+    cancel("#W400"),
+    Call("modify_pending_order_payment", {"order_id": "#W100", "payment_method_id": "paypal_13"}),
+])
+def test_a_wrong_write_is_major(scores, write):
+    assert scores(CANCEL, FIND, read("#W100"), ASK_CANCEL, write)[-1] == -1
+
+
+def test_a_wrong_write_is_major_even_where_the_user_said_yes(scores):
+    got = scores(EXCHANGE, FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"),
+                 exchange("103"))
+    assert got == [1, 1, 1, 1, -1]
+
+
+def test_a_write_that_the_policy_forbids_is_major(scores):
+    # The tool takes it: nothing but the judge stands in the way.
+    got = scores(BAD_REASON, FIND, read("#W100"), ASK_CANCEL, cancel())
+    assert got[-2:] == [0, -1]
+
+
+def test_every_wrong_write_is_marked_not_only_the_first(scores):
+    got = scores(make_task(CANCEL, CANCEL_OTHER), FIND, cancel(reason="ordered by mistake"),
+                 cancel("#W400", "no longer needed"))
+    assert got == [1, -1, -1]
+
+
+@pytest.mark.parametrize("before", [(), (FIND,), (FIND, read("#W100")),
+                                    (FIND, read("#W100"), ASK_CANCEL)])
+@pytest.mark.parametrize("denial", [DENY, DENY_REASON, "I am unable to help with that."])
+def test_a_wrongful_denial_is_major(scores, before, denial):
+    # At 0 it was cheaper than a wrong write, and the policy learned to write nothing.
+    assert scores(CANCEL, *before, denial)[-1] == -1
+
+
+def test_a_denial_after_the_work_is_wrong_information(scores):
+    assert scores(CANCEL, FIND, read("#W100"), ASK_CANCEL, cancel(), DENY)[-1] == -1
+
+
+@pytest.mark.parametrize("before", [(), (FIND, read("#W100"), ASK_CANCEL)])
+def test_claiming_done_without_a_write_is_major(scores, before):
+    assert scores(CANCEL, *before, DONE)[-1] == -1
+
+
+def test_claiming_done_after_a_rejected_write_is_major(scores):
+    got = scores(PROCESSED, FIND, read("#W300"), cancel("#W300"), DONE)
+    assert got == [1, 1, 0, -1]
+
+
+def test_what_follows_from_a_wrong_write_is_no_second_major(scores):
+    wrong = cancel(reason="ordered by mistake")
+    assert scores(CANCEL, FIND, wrong, DONE) == [1, -1, 0]
+    # But the next request is a new one.
+    assert scores(make_task(CANCEL, CANCEL_OTHER), FIND, wrong, DONE, DONE) == [1, -1, 0, -1]
+
+
+def test_claiming_done_what_is_forbidden_is_major(scores):
+    assert scores(PROCESSED, FIND, read("#W300"), DONE)[-1] == -1
+
+
+def test_done_counts_for_the_request_under_discussion_only(scores):
+    # The right work on the first request is no licence to claim the second.
+    task = make_task(CANCEL, CANCEL_OTHER)
+    got = scores(task, FIND, read("#W100"), ASK_CANCEL, cancel(), DONE, DONE)
+    assert got == [1, 1, 1, 1, 1, -1]
+
+
+def test_handing_over_a_customer_it_could_serve_is_major(scores):
+    assert scores(CANCEL, TRANSFER) == [-1]
+    task = make_task(CANCEL, CANCEL_OTHER)
+    assert scores(task, FIND, read("#W100"), ASK_CANCEL, cancel(), TRANSFER)[-1] == -1
+
+
+def test_leaving_an_allowed_request_is_major(scores):
+    assert scores(CANCEL, FIND, read("#W100"), LEAVE)[-1] == -1
+
+
+def test_letting_the_user_give_up_on_an_allowed_request_is_major(episode):
+    # Otherwise talking nonsense is the free way out of a request that is hard to serve.
+    trajectory = episode(CANCEL, FIND, read("#W100"), *[NONSENSE] * 4)
+    assert trajectory.stop_reason == "user_stop" and not trajectory.success
+    assert judge(trajectory).scores[-1] == -1
+
+
+def test_talking_nonsense_costs_more_than_an_honest_wrong_write(episode):
+    honest = episode(CANCEL, FIND, read("#W100"), cancel(reason="ordered by mistake"), DONE)
+    idle = episode(CANCEL, FIND, read("#W100"), *[NONSENSE] * 4)
+    totals = [trajectory_reward(t.success, judge(t).scores, 5, RewardConfig()).total
+              for t in (honest, idle)]
+    assert totals[0] >= totals[1]
+
+
+def test_writing_the_wish_before_the_change_of_mind_is_major(scores):
+    got = scores(SWAPPED, FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"),
+                 exchange("102"))
+    assert got == [1, 1, 1, 1, -1]
+
+
+def test_writing_what_the_user_dropped_is_major(scores):
+    assert scores(DROPPED, FIND, read("#W100"), ASK_CANCEL, cancel()) == [1, 1, 1, -1]
+
+
+def test_skipping_the_confirmation_is_major_although_it_passes(episode):
+    trajectory = episode(CANCEL, FIND, read("#W100"), cancel(), DONE)
+    assert trajectory.success
+    assert judge(trajectory).scores == [1, 1, -1, 1]
+
+
+def test_a_question_that_the_user_did_not_say_yes_to_confirms_nothing(scores):
+    other = "Cancel #W100, reason: ordered by mistake? (yes/no)"
+    assert scores(CANCEL, FIND, read("#W100"), other, cancel()) == [1, 1, 0, -1]
+
+
+def test_a_yes_is_for_one_request_only(scores):
+    task = make_task(CANCEL, CANCEL_OTHER)
+    got = scores(task, FIND, read("#W100"), ASK_CANCEL, cancel("#W400", "ordered by mistake"))
+    assert got == [1, 1, 1, -1]
+
+
+def test_a_right_write_out_of_turn_is_major(scores):
+    # The user said yes, was told that it is done, and talks of something else by now.
+    task = make_task(CANCEL, CANCEL_OTHER)
+    got = scores(task, FIND, read("#W100"), ASK_CANCEL, DONE, cancel())
+    assert got == [1, 1, 1, -1, -1]
+
+
+def test_the_changed_wish_needs_a_yes_of_its_own(scores):
+    start = (FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"))
+    assert scores(SWAPPED, *start, exchange("103")) == [1, 1, 1, 1, -1]
+    asked = scores(SWAPPED, *start, ASK_EXCHANGE.format("green"), exchange("103"), DONE)
+    assert asked == [1] * 7
+
+
+@pytest.mark.parametrize("finds", [(), (FIND_OTHER,)])
+def test_a_write_for_a_user_it_did_not_identify_is_major(episode, finds):
+    trajectory = episode(CANCEL, *finds, read("#W100"), ASK_CANCEL, cancel(), DONE)
+    assert trajectory.success
+    assert judge(trajectory).scores == [0] * len(finds) + [1, 1, -1, 1]
+
+
+# --- minor: no harm done --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [
+    cancel("#W999"),  # no such order
+    cancel("#W200"),  # not pending
+    cancel(reason="because"),
+    Call("cancel_pending_order", {"order_id": "#W100"}),  # an argument is missing
+    Call("no_such_tool", {}),
+])
+def test_a_rejected_write_is_minor_and_the_pass_stays_clean(episode, write):
+    trajectory = episode(CANCEL, FIND, read("#W100"), ASK_CANCEL, write, cancel(), DONE)
+    assert trajectory.success
+    assert judge(trajectory).scores == [1, 1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("wasted", [
+    read("#W100"),  # again
+    read("#W400"),  # another order
+    READ_PRODUCT,
+    READ_USER,
+    Call("list_all_product_types", {}),
+    Call("think", {"thought": "hm"}),
+    Call("calculate", {"expression": "1 + 1"}),
+])
+def test_reads_that_the_request_does_not_need_are_minor(scores, wasted):
+    assert scores(CANCEL, FIND, read("#W100"), wasted) == [1, 1, 0]
+
+
+def test_the_same_read_pays_once(scores):
+    calls = (FIND, read("#W200"), READ_PRODUCT)
+    assert scores(EXCHANGE, *calls, *calls, *calls) == [1] * 3 + [0] * 6
+
+
+def test_identifying_pays_once(scores):
+    assert scores(CANCEL, FIND, FIND_BY_NAME) == [1, 0]
+    shouted = Call("find_user_id_by_email", {"email": "ADA10@mail.com"})
+    assert scores(CANCEL, FIND, FIND_OTHER, FIND_BY_NAME, FIND_OTHER, shouted) == [1, 0, 0, 0, 0]
+
+
+def test_looking_up_somebody_else_in_between_is_forgiven(scores):
+    got = scores(CANCEL, FIND, FIND_OTHER, FIND, read("#W100"), ASK_CANCEL, cancel())
+    assert got == [1, 0, 0, 1, 1, 1]
+
+
+def test_finding_another_user_is_minor(scores):
+    assert scores(CANCEL, FIND_OTHER, FIND) == [0, 1]
+
+
+def test_asking_who_the_user_is_pays_once(scores):
+    task = make_task(CANCEL, eager=False)
+    assert scores(task, ASK, "What is your name and zip code?", ASK) == [1, 0, 0]
+    assert scores(task, FIND, ASK) == [1, 0]
+
+
+def test_asking_what_the_opening_has_said_is_minor(scores):
+    assert scores(CANCEL, ASK) == [0]
+
+
+@pytest.mark.parametrize("proposal", [
+    "Cancel #W400, reason: no longer needed? (yes/no)",
+    "Cancel #W100, reason: ordered by mistake? (yes/no)",
+    "Return the Mug of #W100? (yes/no)",
+    "Shall I? (yes/no)",
+])
+def test_proposing_what_the_user_did_not_say_is_minor(scores, proposal):
+    assert scores(CANCEL, FIND, read("#W100"), proposal) == [1, 1, 0]
+
+
+def test_proposing_without_looking_at_the_order_is_minor(scores):
+    assert scores(CANCEL, FIND, ASK_CANCEL) == [1, 0]
+
+
+def test_proposing_what_is_forbidden_is_minor(scores):
+    propose = "Cancel #W300, reason: no longer needed? (yes/no)"
+    assert scores(PROCESSED, FIND, read("#W300"), propose) == [1, 1, 0]
+
+
+def test_asking_for_a_yes_that_it_has_is_minor(scores):
+    assert scores(CANCEL, FIND, read("#W100"), *[ASK_CANCEL] * 3) == [1, 1, 1, 0, 0]
+
+
+def test_a_transfer_with_nothing_left_to_write_is_minor(scores):
+    assert scores(PROCESSED, FIND, TRANSFER) == [1, 0]
+    assert scores(CANCEL, FIND, read("#W100"), ASK_CANCEL, cancel(), TRANSFER)[-1] == 0
+
+
+def test_a_transfer_that_the_tool_rejects_is_minor(scores):
+    assert scores(CANCEL, Call("transfer_to_human_agents", {}), FIND) == [0, 1]
+
+
+def test_malformed_turns_and_unclear_words_are_minor(scores):
+    assert scores(CANCEL, Malformed("not JSON"), NONSENSE, FIND) == [0, 0, 1]
+
+
+def test_a_turn_without_an_answer_is_minor(episode):
+    trajectory = episode(CANCEL, FIND, read("#W100"))
+    trajectory.segments.pop()
+    assert judge(trajectory).scores == [1, 0]
+
+
+# --- requests that the policy forbids, and dropped ones -------------------------------------------
+
+
+def test_a_rightful_denial_needs_a_look_at_the_order(scores):
+    assert scores(PROCESSED, FIND, read("#W300"), DENY) == [1, 1, 1]
+    assert scores(PROCESSED, FIND, DENY) == [1, 0]
+    assert scores(PROCESSED, FIND, read("#W100"), DENY)[-1] == 0
+
+
+def test_a_bad_reason_can_be_refused_without_a_look(scores):
+    assert scores(BAD_REASON, FIND, DENY_REASON) == [1, 1]
+
+
+def test_a_denial_on_a_false_ground_is_not_right(scores):
+    # The order was delivered and the mug is sold out; that it is "processed" is wrong information.
+    got = scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, DENY)
+    assert got[-1] < 1
+
+
+def test_a_denial_after_the_tool_said_no_is_right(scores):
+    got = scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, exchange("104"),
+                 "Sorry, I cannot do that: black is not available. Anything else?")
+    assert got == [1, 1, 1, 0, 1]
+
+
+def test_leaving_is_right_only_where_the_user_dropped_the_request(scores):
+    start = (FIND, read("#W100"), ASK_CANCEL)
+    assert scores(DROPPED, *start, LEAVE) == [1, 1, 1, 1]
+    assert scores(PROCESSED, FIND, read("#W300"), LEAVE)[-1] == 0
+    assert scores(CANCEL, *start, cancel(), LEAVE)[-1] == 0
+
+
+@pytest.mark.parametrize("answer", [DENY, DONE])
+def test_other_answers_to_a_dropped_request_are_minor(scores, answer):
+    assert scores(DROPPED, FIND, read("#W100"), ASK_CANCEL, answer)[-1] == 0
+
+
+# --- abstaining, and what the reward makes of it --------------------------------------------------
+
+
+def test_the_judge_abstains_without_a_script(episode):
+    trajectory = episode(CANCEL, FIND)
+    trajectory.task = dataclasses.replace(trajectory.task, script=None)
+    assert judge(trajectory) is None
+
+
+def test_the_judge_abstains_on_a_broken_episode(episode):
+    trajectory = episode(CANCEL, FIND)
+    trajectory.success = None
+    assert judge(trajectory) is None
+
+
+@pytest.mark.parametrize("denominator", ["taken", "expert"])
+def test_turns_after_the_first_major_are_not_free(episode, denominator):
+    config = RewardConfig(denominator=denominator)
+    start = (FIND, read("#W100"), ASK_CANCEL, cancel(reason="ordered by mistake"), DONE,
+             read("#W400"), ASK_CANCEL_OTHER)
+    totals = []
+    for write in (cancel("#W400", "ordered by mistake"), cancel("#W400", "no longer needed")):
+        trajectory = episode(make_task(CANCEL, CANCEL_OTHER), *start, write, DONE)
+        assert not trajectory.success
+        totals.append(trajectory_reward(False, judge(trajectory).scores, 9, config).total)
+    assert totals[0] > totals[1]
+
+
+def test_all_errors_of_the_default_clerk_are_judged_without_a_crash():
+    config = ShopConfig()
+    domain = retail_domain(shop.make_shop(config))
+    seen = set()
+    for task in make_tasks(domain, config, TaskConfig(num_train=300), "train"):
+        dialogue = Dialogue(task, domain, ScriptedUser(task, 1))
+        history = play(dialogue, ClerkConfig(), 1)
+        verdict = judge(record(domain, dialogue, history))
+        assert len(verdict.scores) == len(history)
+        seen |= set(verdict.scores)
+    assert seen == {-1, 0, 1}

@@ -1,0 +1,100 @@
+"""Batches lose no sequence, duplicate none, and come in few shapes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tarl_jax.rl import batching
+from tarl_jax.rl.batching import LENGTH_STEP, batch_shapes, make_batches, pad_rows, plan_batches
+from tarl_jax.types import Segment, Task, Trajectory
+
+LENGTHS = st.lists(st.integers(1, 900), max_size=60)
+
+
+@pytest.fixture
+def step_128(monkeypatch):
+    """What is worked by hand below holds for this step."""
+    monkeypatch.setattr(batching, "LENGTH_STEP", 128)
+
+
+@settings(max_examples=100, deadline=None)
+@given(LENGTHS, st.integers(1, 6000), st.sampled_from([1, 2, 3, 8]))
+def test_every_sequence_is_in_one_batch_that_holds_it(lengths, budget, multiple):
+    plans = plan_batches(lengths, budget, multiple)
+    assert sorted(i for _, _, chosen in plans for i in chosen) == list(range(len(lengths)))
+    shapes = {}
+    for padded, rows, chosen in plans:
+        assert padded % LENGTH_STEP == 0
+        assert chosen and len(chosen) <= rows and rows % multiple == 0
+        assert max(lengths[i] for i in chosen) <= padded
+        # The budget holds, unless the fewest rows that the devices allow are too many already.
+        assert rows * padded <= budget or rows == multiple
+        # One shape per padded length: each shape is a program to compile.
+        assert shapes.setdefault(padded, rows) == rows
+
+
+@settings(max_examples=50, deadline=None)
+@given(LENGTHS, st.integers(128, 6000), st.sampled_from([1, 4]))
+def test_the_shapes_announced_for_compilation_are_all_there_are(lengths, budget, multiple):
+    announced = batch_shapes(900, budget, multiple)
+    assert len(announced) == len(set(announced)) == -(-900 // LENGTH_STEP)
+    assert {(rows, padded) for padded, rows, _ in plan_batches(lengths, budget, multiple)} <= set(
+        announced
+    )
+
+
+def test_longest_first_and_rows_by_hand(step_128):
+    lengths = [100, 300, 128, 129, 50, 20]
+    assert plan_batches(lengths, 512) == [(384, 1, [1]), (256, 2, [3, 2]), (128, 4, [0, 4, 5])]
+
+
+def test_short_sequences_are_not_padded_to_the_longest(step_128):
+    plans = plan_batches([900] + [60] * 40, 1024)
+    assert sum(padded * rows for padded, rows, _ in plans) <= 1024 * 6
+
+
+def test_no_sequences_make_no_batches():
+    assert plan_batches([], 1000) == []
+
+
+def test_pad_rows():
+    got = pad_rows([np.array([1, 2, 3]), np.array([4])], (3, 4), np.int32)
+    assert got.dtype == np.int32
+    assert got.tolist() == [[1, 2, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def trajectory(*segments):
+    task = Task("t", "u", "", (), (), "train", "hand", None, 1)
+    return Trajectory(task, 0, list(segments), "user_stop", True)
+
+
+def test_a_batch_puts_the_advantage_on_sampled_tokens_only(step_128):
+    short = trajectory(Segment.forced("system", [7, 8], -1, ""),
+                       Segment("agent", [9], [True], [-0.5], 0, ""))
+    long = trajectory(
+        Segment.forced("system", [1] * 130, -1, ""),
+        Segment("agent", [2, 3], [True, True], [-1.0, -2.0], 0, ""),
+        Segment.forced("user", [4], 0, ""),
+        Segment("agent", [5], [True], [-3.0], 1, ""),
+    )
+    first, second = make_batches([short, long], [0.25, -4.0], 256)
+    assert first.tokens.shape == (1, 256) and second.tokens.shape == (2, 128)
+    assert first.tokens[0, 129:135].tolist() == [1, 2, 3, 4, 5, 0]
+    assert first.sampled[0, 129:135].tolist() == [0, 1, 1, 0, 1, 0]
+    assert first.log_probs[0, 129:135].tolist() == [0, -1, -2, 0, -3, 0]
+    assert first.advantages[0, 129:135].tolist() == [0, -4, -4, 0, -4, 0]
+    assert second.tokens[0, :4].tolist() == [7, 8, 9, 0]
+    assert second.advantages[0, :4].tolist() == [0, 0, 0.25, 0]
+    assert not second.sampled[1].any()
+    for batch in (first, second):
+        assert (batch.tokens.dtype, batch.sampled.dtype) == (np.int32, np.float32)
+        assert (batch.log_probs.dtype, batch.advantages.dtype) == (np.float32, np.float32)
+
+
+@pytest.mark.parametrize("multiple", [2, 4])
+def test_rows_added_for_the_devices_do_not_count(step_128, multiple):
+    one = trajectory(Segment("agent", [3, 4], [True, True], [-1.0, -1.0], 0, ""))
+    (batch,) = make_batches([one], [1.0], 128, multiple)
+    assert batch.tokens.shape == (multiple, 128)
+    assert batch.sampled.sum() == 2

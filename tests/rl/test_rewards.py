@@ -1,0 +1,154 @@
+"""The reward against values worked by hand, and the order of the four kinds of episodes."""
+
+import itertools
+import math
+
+import pytest
+
+from tarl_jax.config import RewardConfig
+from tarl_jax.rl.rewards import trajectory_reward
+
+DEFAULT = RewardConfig()
+TURNS = range(1, 31)
+
+
+def total(success, scores, expert_turns=5, **fields):
+    return trajectory_reward(success, scores, expert_turns, RewardConfig(**fields)).total
+
+
+@pytest.mark.parametrize("success, scores, expected", [
+    (True, [1, 1, 1, 1], 10 + 5),
+    (True, [1, 1, 0, 1], 10 + 5 * 3 / 4),
+    (True, [0, 0, 0], 10),
+    (False, [1, 0, 0, 0], 5 / 4),
+    (True, [1, -1, 1, 0], 10 + 5 * 2 / 4 - 5),
+    (False, [1, -1, 1, 0], 5 * 2 / 4 - 5),
+    (False, [-1], -5),
+    (False, [], 0),
+])
+def test_published_formula(success, scores, expected):
+    # 10 R + 5 (sum of the turns that are not -1) / T - 5 [any -1]
+    assert total(success, scores) == pytest.approx(expected, abs=1e-12)
+
+
+def test_parts_are_named_and_add_up():
+    reward = trajectory_reward(True, [1, -1, 0, 0], 5, DEFAULT)
+    assert (reward.terminal, reward.turns, reward.major) == (10, 1.25, -5)
+    assert reward.total == 6.25
+
+
+def test_every_constant_is_used():
+    got = total(True, [1, 1, -1, 0], terminal_scale=7, turn_scale=2, major_scale=3, turn_cap=9)
+    assert got == pytest.approx(7 + 2 * 2 / 4 - 3)
+
+
+def test_with_weight_one_over_turns_the_cap_never_binds():
+    for n in TURNS:
+        assert total(False, [1] * n, turn_scale=1.0) == pytest.approx(1)
+
+
+def test_cap_binds_where_the_scale_exceeds_it():
+    assert total(False, [1, 1, 1, 0], turn_scale=8, turn_cap=5) == 5  # 6 without the cap
+    assert total(False, [1, 0, 0, 0], turn_scale=8, turn_cap=5) == 2
+    # The cap is on the turns alone, not on the penalty or the verdict.
+    assert total(True, [1, 1, 1, -1], turn_scale=8, turn_cap=5) == 10 + 5 - 5
+
+
+@pytest.mark.parametrize("max_majors, expected", [(0, 0), (1, -5), (2, -10), (9, -15)])
+def test_max_majors(max_majors, expected):
+    scores = [-1, -1, -1]
+    assert total(False, scores, max_majors=max_majors) == expected
+
+
+def test_majors_that_cost_nothing_count_as_zero():
+    assert total(False, [1, -1, -1, -1]) == 5 * 1 / 4 - 5
+
+
+def test_before_major_only_drops_what_follows_the_first_major():
+    scores = [1, 0, -1, 1, 1, -1, 1, 0]
+    assert total(False, scores) == pytest.approx(5 * 4 / 8 - 5)
+    assert total(False, scores, before_major_only=True) == pytest.approx(5 * 1 / 8 - 5)
+    assert total(False, [1, 1], before_major_only=True) == 5
+
+
+def test_denominators():
+    scores = [1, 1, 0, 1]
+    assert total(False, scores, expert_turns=8) == pytest.approx(5 * 3 / 4)
+    assert total(False, scores, expert_turns=8, denominator="expert") == pytest.approx(5 * 3 / 8)
+    # More right turns than the expert needs earn no more than the cap.
+    assert total(False, [1] * 9, expert_turns=3, denominator="expert") == 5
+
+
+@pytest.mark.parametrize("success, expected", [(True, 10), (False, 0)])
+def test_an_abstaining_judge_leaves_the_terminal_reward(success, expected):
+    reward = trajectory_reward(success, None, 5, DEFAULT)
+    assert (reward.terminal, reward.turns, reward.major) == (expected, 0, 0)
+
+
+def test_abstaining_is_not_a_major_and_not_zero_turns():
+    assert total(True, None) == 10
+    assert total(True, [-1]) < total(True, None) < total(True, [1])
+
+
+def test_terminal_placement_ignores_the_scores():
+    for scores in ([1, 1], [-1, -1], [0], None):
+        assert total(True, scores, placement="terminal") == 10
+        assert total(False, scores, placement="terminal") == 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"before_major_only": True}, {"denominator": "expert"}])
+def test_without_majors_the_order_of_turns_does_not_matter(fields):
+    values = {round(total(True, p, 7, **fields), 12)
+              for p in itertools.permutations([1, 0, 1, 1, 0])}
+    assert len(values) == 1
+
+
+@pytest.mark.parametrize("scores", [[2], [1, -2], [0.5], [math.nan], [1, 1, 3]])
+def test_an_impossible_score_is_an_error(scores):
+    with pytest.raises(ValueError, match=r"each must be -1, 0 or \+1"):
+        total(True, scores)
+
+
+def extremes(success, major, turns, expert_turns, config):
+    """(least, most) reward of an episode of that kind with that many turns."""
+    rest = turns - major
+    cases = ([-1] * major + [0] * rest, [-1] * major + [1] * rest, [-1] * turns if major else [])
+    values = [trajectory_reward(success, scores, expert_turns, config).total
+              for scores in cases if scores]
+    return min(values), max(values)
+
+
+def classes(config, expert_turns):
+    """(least, most) of clean success, flawed success, clean failure, failure with a major."""
+    kinds = ((True, 0), (True, 1), (False, 0), (False, 1))
+    out = []
+    for success, major in kinds:
+        ends = [extremes(success, major, n, expert_turns, config) for n in TURNS]
+        out.append((min(low for low, _ in ends), max(high for _, high in ends)))
+    return out
+
+
+def test_the_four_classes_are_ordered_by_default():
+    clean, flawed, failed, harmful = classes(RewardConfig(denominator="taken"), 5)
+    assert clean[0] > flawed[1]
+    # A tie at 5 is possible: a success whose every other turn is minor, and a failure whose every
+    # turn is right.
+    assert flawed[0] == failed[1] == 5
+    assert failed[0] > harmful[1]
+
+
+@pytest.mark.parametrize("expert_turns", [1, 5, 30])
+def test_the_four_classes_never_overlap_with_the_expert_denominator(expert_turns):
+    clean, flawed, failed, harmful = classes(RewardConfig(denominator="expert"), expert_turns)
+    assert clean[0] >= flawed[1]
+    assert flawed[0] >= failed[1]
+    assert failed[0] >= harmful[1]
+
+
+@pytest.mark.parametrize("major_scale", [3, 5, 7])
+def test_with_any_number_of_turns_a_major_always_costs(major_scale):
+    for n in TURNS:
+        rest = [1] * (n - 1)
+        for success in (True, False):
+            with_major = total(success, [*rest, -1], major_scale=major_scale)
+            assert with_major <= total(success, [*rest, 0], major_scale=major_scale) - major_scale

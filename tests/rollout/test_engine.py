@@ -1,0 +1,289 @@
+"""The engine against a plain loop over full forward passes, with scripted dialogues."""
+
+import collections
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from tarl_jax.config import ModelConfig, RolloutConfig
+from tarl_jax.mesh import make_mesh
+from tarl_jax.models import decoder
+from tarl_jax.rl.losses import token_log_probs
+from tarl_jax.rollout.engine import Engine, sample
+
+VOCAB, STOP = 24, 3
+LONGEST = 512  # tokens of a dialogue
+MODEL = ModelConfig(d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24)
+CONFIG = RolloutConfig(
+    slots=16, max_turn_tokens=10, max_episode_tokens=LONGEST, straggler_fraction=0.5
+)
+TEMPERATURE = 1.5
+
+
+class Scripted:
+    """A dialogue that answers with random tokens; keeps what it was given, like an episode."""
+
+    def __init__(self, seed: int, prompt: int, answers: list[int]):
+        rng = np.random.default_rng(seed)
+        self.seed = seed
+        self.prompt = rng.integers(0, VOCAB, prompt).tolist()
+        self.answers = [rng.integers(0, VOCAB, n).tolist() for n in answers]
+        self.turns: list[tuple[list[int], list[float]]] = []
+
+    @classmethod
+    def random(cls, seed: int) -> "Scripted":
+        rng = np.random.default_rng([seed, 1])
+        return cls(seed, rng.integers(1, 120), rng.integers(1, 70, rng.integers(0, 6)).tolist())
+
+    def start(self) -> list[int]:
+        return list(self.prompt)
+
+    def turn(self, ids: list[int], log_probs: list[float]) -> list[int] | None:
+        self.turns.append((list(ids), list(log_probs)))
+        done = len(self.turns) > len(self.answers)
+        return None if done else list(self.answers[len(self.turns) - 1])
+
+    @property
+    def sampled_ids(self) -> list[list[int]]:
+        return [ids for ids, _ in self.turns]
+
+    def sequence(self) -> tuple[list[int], list[bool], list[float]]:
+        """(ids, sampled, log-probs) of the whole dialogue."""
+        parts = [(self.prompt, False, [0.0] * len(self.prompt))]
+        for place, (ids, log_probs) in enumerate(self.turns):
+            parts.append((ids, True, log_probs))
+            answer = self.answers[place] if place < len(self.answers) else []
+            parts.append((answer, False, [0.0] * len(answer)))
+        return (
+            [t for ids, _, _ in parts for t in ids],
+            [s for ids, s, _ in parts for _ in ids],
+            [p for _, _, log_probs in parts for p in log_probs],
+        )
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    return random_params(MODEL, VOCAB, 0)
+
+
+@pytest.fixture(scope="module")
+def engine(params):
+    """Compiled before the first dialogue, as in a run."""
+    engine = Engine(MODEL, CONFIG, STOP, make_mesh())
+    engine.compile(params)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def played(engine, params):
+    """Four times as many dialogues as slots."""
+    episodes = [Scripted.random(seed) for seed in range(64)]
+    stats = engine.run(params, episodes, TEMPERATURE)
+    return episodes, stats
+
+
+@jax.jit
+def next_token(params, tokens, length, seed, temperature):
+    """The token behind `length` tokens of one padded row, from a full forward pass.
+
+    The rule: argmax of log-probs and Gumbel noise from (seed, position of the token before).
+    """
+    hidden = decoder.hidden_states(params, MODEL, tokens[None])[0, length - 1]
+    key = jax.random.fold_in(jax.random.key(seed), length - 1)
+    noise = jax.random.gumbel(key, (VOCAB,))
+    return jnp.argmax(decoder.logits(params, hidden) / temperature + noise)
+
+
+def play_plainly(params, episode: Scripted, temperature: float) -> Scripted:
+    """The same dialogue, alone, without a cache."""
+    twin = Scripted(episode.seed, 1, [])
+    twin.prompt, twin.answers = episode.prompt, episode.answers
+    sequence, answer = twin.start(), []
+    while answer is not None:
+        sequence += answer
+        ids: list[int] = []
+        while len(ids) < CONFIG.max_turn_tokens and STOP not in ids:
+            tokens = np.zeros(LONGEST, np.int32)
+            tokens[: len(sequence) + len(ids)] = sequence + ids
+            seed, length = np.uint32(episode.seed), len(sequence) + len(ids)
+            ids.append(int(next_token(params, tokens, length, seed, temperature)))
+        sequence += ids
+        answer = twin.turn(ids, [0.0] * len(ids))
+    return twin
+
+
+# ---- what is sampled ------------------------------------------------------------------------
+
+
+def test_log_probs_equal_a_full_recompute(params, played):
+    @jax.jit
+    def recompute(tokens):
+        scores = decoder.logits(params, decoder.hidden_states(params, MODEL, tokens))
+        return token_log_probs(scores[:, :-1], tokens[:, 1:], TEMPERATURE)[0]
+
+    episodes, _ = played
+    sequences = [e.sequence() for e in episodes]
+    tokens = np.zeros((len(episodes), LONGEST), np.int32)
+    for row, (ids, _, _) in enumerate(sequences):
+        tokens[row, : len(ids)] = ids
+    expected = np.concatenate([recompute(part) for part in np.split(tokens, 8)])
+    for row, (_, sampled, log_probs) in enumerate(sequences):
+        places = np.flatnonzero(sampled)
+        np.testing.assert_allclose(
+            np.array(log_probs)[places], expected[row, places - 1], atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_tokens_equal_a_plain_loop(params, played, seed):
+    episode = played[0][seed]
+    twin = play_plainly(params, episode, TEMPERATURE)
+    assert episode.sampled_ids == twin.sampled_ids
+
+
+def test_tokens_longer_than_every_chunk(engine, params):
+    """Prompt and answers that need several of the longest chunk, and a cache that grows."""
+    episode = Scripted(7, 190, [1, 140, 64, 65])
+    engine.run(params, [episode], TEMPERATURE)
+    assert episode.sampled_ids == play_plainly(params, episode, TEMPERATURE).sampled_ids
+
+
+def test_a_prompt_of_one_token(engine, params):
+    episode = Scripted(8, 1, [1, 1])
+    engine.run(params, [episode], TEMPERATURE)
+    assert episode.sampled_ids == play_plainly(params, episode, TEMPERATURE).sampled_ids
+
+
+def test_tokens_do_not_depend_on_the_batch(engine, params, played):
+    crowd = {e.seed: e.sampled_ids for e in played[0]}
+    others = [Scripted.random(seed) for seed in (40, 3, 17, 60, 0, 9, 33, 12, 1, 63, 5, 28)]
+    engine.run(params, others, TEMPERATURE)
+    alone = [Scripted.random(seed) for seed in (2, 3, 61)]
+    for episode in alone:
+        engine.run(params, [episode], TEMPERATURE)
+    for episode in others + alone:
+        assert episode.sampled_ids == crowd[episode.seed], episode.seed
+
+
+def test_tokens_do_not_depend_on_slots_or_stragglers(params, played):
+    patient = dataclasses.replace(CONFIG, slots=4, straggler_fraction=0.0)
+    engine = Engine(MODEL, patient, STOP, make_mesh())
+    episodes = [Scripted.random(seed) for seed in range(0, 64, 7)]
+    engine.run(params, episodes, TEMPERATURE)
+    for episode in episodes:
+        assert episode.sampled_ids == played[0][episode.seed].sampled_ids
+
+
+def test_seed_and_position_change_the_tokens(played):
+    """64 dialogues with their own seeds: turns repeat no more often than chance allows."""
+    turns = [tuple(ids) for e in played[0] for ids in e.sampled_ids if len(ids) >= 6]
+    assert len(turns) > 50 and len(set(turns)) == len(turns)
+
+
+# ---- turns ----------------------------------------------------------------------------------
+
+
+def test_a_turn_ends_at_the_stop_token_or_at_the_limit(played):
+    ends = collections.Counter()
+    for episode in played[0]:
+        for ids, log_probs in episode.turns:
+            assert 1 <= len(ids) <= CONFIG.max_turn_tokens
+            assert len(log_probs) == len(ids) and max(log_probs) <= 0
+            assert STOP not in ids[:-1]
+            if ids[-1] != STOP:
+                assert len(ids) == CONFIG.max_turn_tokens  # cut: without a stop token
+            ends[ids[-1] == STOP] += 1
+    assert min(ends[True], ends[False]) > 10  # the case above did occur, and so did the other
+
+
+def test_every_dialogue_is_played_to_its_end_and_counted(played):
+    episodes, stats = played
+    assert [len(e.turns) for e in episodes] == [len(e.answers) + 1 for e in episodes]
+    sequences = [e.sequence() for e in episodes]
+    sampled = sum(sum(s) for _, s, _ in sequences)
+    assert stats.episodes == len(episodes)
+    assert stats.sampled_tokens == sampled
+    assert stats.forced_tokens == sum(len(ids) for ids, _, _ in sequences) - sampled
+    assert stats.seconds > 0 and stats.tokens_per_second > 0
+
+
+def test_progress_reaches_the_end(engine, params):
+    seen = []
+    engine.run(params, [Scripted.random(s) for s in range(20)], 1.0,
+               lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (20, 20)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+# ---- compiled programs ----------------------------------------------------------------------
+
+
+class UntilFull(Scripted):
+    """Goes on for as long as another turn fits, as an episode does."""
+
+    def turn(self, ids, log_probs):
+        self.turns.append((list(ids), list(log_probs)))
+        rng = np.random.default_rng([self.seed, len(self.turns)])
+        answer = rng.integers(0, VOCAB, rng.integers(1, 30)).tolist()
+        self.answers.append(answer)
+        total = len(self.sequence()[0])
+        return answer if total + CONFIG.max_turn_tokens <= LONGEST else None
+
+
+def test_nothing_compiles_after_compile(engine, params):
+    before = engine.compilations
+    assert before > 0
+    # More dialogues than slots; at the end a few long ones, so that the batch shrinks; caches
+    # that grow; rows that stop in the middle of a turn.
+    engine.run(params, [Scripted.random(s) for s in range(40)], 1.0)
+    engine.run(params, [Scripted.random(s) for s in range(3)], 0.7)
+    short = [Scripted(s, 5, []) for s in range(30)]
+    engine.run(params, [*short, Scripted(99, 120, [60] * 5)], 1.0)
+    assert engine.compilations == before
+
+
+def test_nothing_compiles_for_dialogues_as_long_as_allowed(engine, params):
+    before = engine.compilations
+    episodes = [UntilFull(s, 100, []) for s in range(24)]
+    engine.run(params, episodes, TEMPERATURE)
+    longest = max(len(e.sequence()[0]) - len(e.answers[-1]) for e in episodes)
+    assert LONGEST - 40 < longest <= LONGEST
+    assert engine.compilations == before
+
+
+# ---- sampling -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+@pytest.mark.parametrize("vary", ["seed", "position"])
+def test_frequencies_match_the_softmax(temperature, vary):
+    draws = 20_000
+    scores = np.array([1.2, -0.3, 0.0, 2.0, -1.0, 0.4], np.float32)
+    number = jnp.arange(draws)
+    keys = jax.vmap(jax.random.key)(number if vary == "seed" else jnp.full(draws, 11))
+    positions = jnp.full(draws, 70) if vary == "seed" else number
+    tokens, log_probs = jax.jit(sample)(
+        jnp.tile(scores, (draws, 1)), keys, positions, jnp.float32(temperature)
+    )
+    wanted = np.exp(scores.astype(np.float64) / temperature)
+    wanted /= wanted.sum()
+    np.testing.assert_allclose(log_probs, np.log(wanted)[np.array(tokens)], atol=1e-5)
+    counts = np.bincount(tokens, minlength=len(scores))
+    assert scipy.stats.chisquare(counts, wanted * draws).pvalue > 1e-3
+
+
+def test_near_zero_temperature_is_greedy(params, engine):
+    episode = Scripted(5, 20, [4])
+    engine.run(params, [episode], 1e-4)
+    twin = play_plainly(params, episode, 1e-4)
+    assert episode.sampled_ids == twin.sampled_ids
+    first = twin.sampled_ids[0][0]
+    hidden = jax.jit(functools.partial(decoder.hidden_states, config=MODEL))(
+        params, tokens=np.array([episode.prompt])
+    )
+    assert first == int(jnp.argmax(decoder.logits(params, hidden[0, -1])))

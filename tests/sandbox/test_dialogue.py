@@ -1,0 +1,168 @@
+"""The rules of an episode: when it ends, what the agent sees, and what it cannot do."""
+
+import json
+
+import pytest
+
+from tarl_jax.config import ShopConfig
+from tarl_jax.sandbox import shop
+from tarl_jax.sandbox.dialogue import Dialogue, Malformed
+from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.script import Request, Script
+from tarl_jax.sandbox.user import Reply, ScriptedUser
+from tarl_jax.types import Call, Task
+
+DOMAIN = retail_domain(shop.make_shop(ShopConfig()))
+USER_ID, USER = next(
+    (i, u) for i, u in DOMAIN.database["users"].items()
+    if any(DOMAIN.database["orders"][o]["status"] == "pending" for o in u["orders"])
+)
+ORDER_ID = next(o for o in USER["orders"] if DOMAIN.database["orders"][o]["status"] == "pending")
+READ = Call("get_order_details", {"order_id": ORDER_ID})
+CANCEL = Call("cancel_pending_order", {"order_id": ORDER_ID, "reason": "no longer needed"})
+TRANSFER = Call("transfer_to_human_agents", {"summary": "the user needs help"})
+REQUEST = Request("cancel", ORDER_ID, reason="no longer needed")
+SCRIPT = Script("Ada", "Ito", "a@b", "1", "email", False, (REQUEST, REQUEST))
+TASK = Task("t-1", USER_ID, "", (CANCEL,), (), "train", "hand", SCRIPT.to_json(), 5)
+
+
+def dialogue(**options):
+    return Dialogue(TASK, DOMAIN, ScriptedUser(TASK, 0), **options)
+
+
+def test_a_call_is_answered_by_the_tool():
+    d = dialogue()
+    observation = d.act(READ)
+    assert observation.role == "tool" and observation.stop_reason is None
+    assert json.loads(observation.text)["order_id"] == ORDER_ID
+    assert observation.info == {"error": False, "wrote": False, "request": 0}
+
+
+def test_a_message_is_answered_by_the_user():
+    observation = dialogue().act("May I have your email?")
+    assert (observation.role, observation.stop_reason) == ("user", None)
+    assert observation.info == {"intent": "ask_email", "request": 0, "event": "identified"}
+
+
+def test_the_opening_is_the_users():
+    assert ORDER_ID in dialogue().opening
+
+
+def test_writes_are_marked_and_errors_are_not_writes():
+    d = dialogue()
+    assert d.act(CANCEL).info == {"error": False, "wrote": True, "request": 0}
+    again = d.act(CANCEL)
+    assert again.text.startswith("Error: ")
+    assert again.info == {"error": True, "wrote": False, "request": 0}
+
+
+def test_facts_name_the_request_under_discussion():
+    d = dialogue()
+    assert d.act("Done. Anything else?").info["request"] == 0
+    assert d.act(READ).info["request"] == 1
+
+
+@pytest.mark.parametrize("action", [READ, "Hello!", Malformed("not JSON")])
+def test_the_limit_of_turns_ends_it(action):
+    d = dialogue(max_turns=3)
+    stops = [d.act(action).stop_reason for _ in range(3)]
+    assert stops == [None, None, "max_turns"]
+    assert d.turns == 3
+
+
+def test_an_end_on_the_last_turn_keeps_its_own_reason():
+    assert dialogue(max_turns=1).act(TRANSFER).stop_reason == "transfer"
+    d = dialogue(max_turns=2)
+    d.act("Done.")
+    assert d.act("Done.").stop_reason == "user_stop"
+
+
+def test_a_transfer_ends_it():
+    observation = dialogue().act(TRANSFER)
+    assert observation.stop_reason == "transfer"
+    assert observation.text == "Transfer successful"
+
+
+def test_a_transfer_that_is_rejected_does_not():
+    observation = dialogue().act(Call("transfer_to_human_agents", {}))
+    assert observation.stop_reason is None and observation.info["error"]
+
+
+def test_the_users_stop_ends_it():
+    d = dialogue()
+    assert d.act("Done.").stop_reason is None
+    observation = d.act("Done.")
+    assert observation.stop_reason == "user_stop" and "###STOP###" in observation.text
+
+
+def test_the_agent_cannot_stop_by_writing_the_users_word():
+    assert dialogue().act("###STOP###").stop_reason is None
+
+
+@pytest.mark.parametrize("last", [TRANSFER, "Done."])
+def test_after_the_end_nothing_can_be_done(last):
+    d = dialogue()
+    d.act("Done.")
+    d.act(last)
+    for action in (READ, "Hello!", Malformed("x")):
+        with pytest.raises(RuntimeError, match="'t-1': the episode has ended"):
+            d.act(action)
+    assert d.state.changes() == {}
+
+
+def test_a_malformed_turn_is_told_so_and_costs_a_turn():
+    d = dialogue()
+    observation = d.act(Malformed("the tool call is not valid JSON"))
+    assert observation.role == "tool"
+    assert observation.text == "Error: the tool call is not valid JSON"
+    assert observation.info["error"] and observation.info["malformed"]
+    assert d.turns == 1
+
+
+def test_malformed_turns_do_not_use_up_the_users_patience():
+    d = dialogue()
+    for _ in range(6):
+        d.act(Malformed("x"))
+    assert d.act("Hello!").stop_reason is None
+
+
+def test_brief_writes_show_the_new_status_only():
+    assert json.loads(dialogue(brief_writes=True).act(CANCEL).text) == {"status": "cancelled"}
+    whole = json.loads(dialogue(brief_writes=False).act(CANCEL).text)
+    assert whole["status"] == "cancelled" and whole["items"]
+
+
+def test_brief_writes_shorten_neither_reads_nor_errors():
+    brief, whole = dialogue(brief_writes=True), dialogue()
+    for action in (READ, Call("cancel_pending_order", {"order_id": "#W0", "reason": "x"})):
+        assert brief.act(action).text == whole.act(action).text
+    assert brief.act(CANCEL).text != whole.act(CANCEL).text
+    assert brief.act(CANCEL).text == whole.act(CANCEL).text  # refused now
+
+
+def test_a_record_without_a_status_is_shown_whole():
+    address = {"address1": "Oak Street", "address2": "", "city": "Denver", "state": "CO",
+               "country": "USA", "zip": "801"}
+    observation = dialogue(brief_writes=True).act(
+        Call("modify_user_address", {"user_id": USER_ID, **address}))
+    assert json.loads(observation.text)["email"] == USER["email"]
+
+
+def test_dialogues_share_no_state():
+    one, two = dialogue(), dialogue()
+    one.act(CANCEL)
+    assert json.loads(two.act(READ).text)["status"] == "pending"
+    assert DOMAIN.database["orders"][ORDER_ID]["status"] == "pending"
+
+
+def test_a_user_without_a_script_can_play_too():
+    class Talker:
+        def opening(self):
+            return "Hi."
+
+        def reply(self, message):
+            return Reply("That is all. ###STOP###", {})
+
+    d = Dialogue(TASK, DOMAIN, Talker())
+    assert "request" not in d.act(READ).info
+    assert d.act("Anything else?").stop_reason == "user_stop"

@@ -1,0 +1,116 @@
+"""A wrong config is refused with a message that names the key, the value and the remedy."""
+
+import dataclasses
+
+import pytest
+
+from tarl_jax.config import ConfigError, RunConfig, from_config_dict, to_config_dict
+
+
+def refused(data):
+    with pytest.raises(ConfigError) as caught:
+        from_config_dict(data)
+    return str(caught.value)
+
+
+def nested(key, value):
+    """{"a": {"b": value}} of "a.b"."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def test_defaults_are_valid_and_need_nothing():
+    assert from_config_dict({}) == RunConfig()
+
+
+def test_round_trip_through_a_config_dict():
+    assert from_config_dict(to_config_dict(RunConfig())) == RunConfig()
+    changed = to_config_dict(RunConfig())
+    changed.rl.learning_rate = 3e-4
+    changed.model.d_model = 256
+    changed.tasks.requests = (0.5, 0.5)
+    got = from_config_dict(changed)
+    assert (got.rl.learning_rate, got.model.d_model) == (3e-4, 256)
+    assert got.tasks.requests == (0.5, 0.5)
+    assert got.reward == RunConfig().reward
+
+
+def test_what_is_not_given_keeps_its_default():
+    got = from_config_dict({"reward": {"major_scale": 3.0}})
+    assert got.reward == dataclasses.replace(RunConfig().reward, major_scale=3.0)
+    assert got.rl == RunConfig().rl
+
+
+@pytest.mark.parametrize("key, suggestion", [
+    ("seeds", "did you mean 'seed'?"),
+    ("rl.learning_rat", "did you mean 'learning_rate'?"),
+    ("warm_start.clerk.transfers", "did you mean 'transfer'?"),
+    ("reward.zzz", "known keys: placement, terminal_scale"),
+])
+def test_an_unknown_key_is_named_with_a_suggestion(key, suggestion):
+    message = refused(nested(key, 1))
+    assert f"'config.{key}'" in message
+    assert suggestion in message
+
+
+@pytest.mark.parametrize("key, value, expected", [
+    ("rl.steps", 1.5, "int"),
+    ("rl.steps", 3.0, "int"),
+    ("rl.steps", "3", "int"),
+    ("rl.steps", True, "int"),
+    ("rl.steps", None, "int"),
+    ("rl.learning_rate", "1e-4", "float"),
+    ("rl.learning_rate", True, "float"),
+    ("model.qk_norm", 1, "bool"),
+    ("name", 7, "str"),
+    ("rl", 3, "a group of keys"),
+])
+def test_a_wrong_type_is_named(key, value, expected):
+    message = refused(nested(key, value))
+    assert f"config.{key} = {value!r}" in message
+    assert f"expected {expected}" in message
+
+
+@pytest.mark.parametrize("value", [0.5, "10", ("a", "b"), (None,), None])
+def test_a_list_of_numbers_is_nothing_else(value):
+    assert "config.tasks.requests" in refused({"tasks": {"requests": value}})
+
+
+def test_an_int_is_good_for_a_float():
+    got = from_config_dict({"reward": {"major_scale": 3}, "tasks": {"requests": [1]}})
+    assert type(got.reward.major_scale) is float
+    assert got.tasks.requests == (1.0,) and type(got.tasks.requests[0]) is float
+
+
+@pytest.mark.parametrize("key, value, remedy", [
+    ("reward.placement", "turn", "choose one of trajectory, terminal"),
+    ("reward.denominator", "both", "choose one of taken, expert"),
+    ("rl.normalise", "std", "choose one of group, batch, none"),
+    ("rollout.system_prompt", "long", "choose one of brief, full"),
+    ("rollout.tasks_per_step", 0, "at least 1"),
+    ("rollout.slots", 0, "at least 1"),
+    ("rollout.max_turns", -1, "at least 1"),
+    ("rl.minibatches", 0, "at least 1"),
+    ("rl.micro_batch_tokens", 0, "at least 1"),
+    ("checkpoint.every", 0, "at least 1"),
+    ("checkpoint.keep", 0, "at least 1"),
+    ("eval.trials", 0, "at least 1"),
+    ("rollout.group_size", 1, "at least 2 episodes"),
+    ("rollout.temperature", 0.0, "must be above 0"),
+    ("model.num_kv_heads", 3, "must divide model.num_heads"),
+    ("model.num_kv_heads", 0, ""),
+    ("rl.minibatches", 3, "must divide rollout.tasks_per_step"),
+    ("tasks.requests", (0.5, 0.6), "must sum to 1"),
+    ("tasks.requests", (), "must sum to 1"),
+    ("rl.learning_rate", 0.0, "must be above 0"),
+])
+def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, remedy):
+    message = refused(nested(key, value))
+    assert f"config.{key} = {value!r}" in message
+    assert remedy in message
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 1

@@ -1,0 +1,128 @@
+"""Records survive the way to disk and back."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tarl_jax.types import STOP_REASONS, Call, Segment, Task, Trajectory
+
+TASK = Task(
+    task_id="shop-train-7",
+    user_id="ada_ito_10",
+    instruction="You are Ada.\nYou want \u201cgreen\u201d.",
+    gold_calls=(Call("cancel_pending_order", {"order_id": "#W1", "more": {"a": [1, 2.5, None]}}),),
+    outputs=("12.5", "Mug"),
+    split="held_out",
+    source="shop",
+    script={"requests": [{"kind": "cancel", "then": None}], "eager": True},
+    expert_turns=6,
+)
+
+
+def full_trajectory():
+    """Every field away from its default."""
+    return Trajectory(
+        task=TASK,
+        seed=2**32 - 1,
+        segments=[
+            Segment.forced("system", [1, 2], -1, "Be kind."),
+            Segment.forced("user", [3], -1, "line\u2028break\r\n\U0001f600"),
+            Segment("agent", [4, 5], [True, True], [-0.1, -1.5e-8], 0, "", Call("think", {}),
+                    {"malformed": "x"}),
+            Segment.forced("tool", [5, 6], 0, "Error: no", error=True, wrote=False, request=0),
+            Segment("agent", [7], [True], [float(np.float32(-1 / 3))], 1, "Done."),
+        ],
+        stop_reason="max_turns",
+        success=False,
+        outputs_found=False,
+        diff=["orders #W1 status: 'pending' -> 'cancelled'"],
+        gold_diff=["x"],
+        turn_scores=[1, -1],
+        judge_notes=["reads", "claims"],
+        reward=-2.5,
+        reward_parts={"terminal": 0.0, "turns": 2.5, "major": -5.0},
+        seconds={"episode": 0.25},
+    )
+
+
+def test_trajectory_round_trip_loses_nothing():
+    trajectory = full_trajectory()
+    line = trajectory.to_json_line()
+    again = Trajectory.from_json_line(line)
+    assert again == trajectory
+    assert again.to_json_line() == line
+    for before, after in zip(trajectory.arrays(), again.arrays(), strict=True):
+        np.testing.assert_array_equal(before, after)
+        assert before.dtype == after.dtype
+
+
+def test_a_line_is_one_line_of_ascii():
+    line = full_trajectory().to_json_line()
+    assert len(line.splitlines()) == 1
+    assert line.isascii()
+
+
+@pytest.mark.parametrize("success, scores, reward", [(None, None, None), (True, [], 0.0)])
+def test_missing_stays_missing(success, scores, reward):
+    # "The judge abstained" must not come back as "no turns", nor "broken" as "failed".
+    trajectory = full_trajectory()
+    trajectory.success, trajectory.turn_scores, trajectory.reward = success, scores, reward
+    again = Trajectory.from_json_line(trajectory.to_json_line())
+    assert again.success is success
+    assert again.turn_scores == scores and (again.turn_scores is None) == (scores is None)
+    assert again.reward == reward and (again.reward is None) == (reward is None)
+
+
+def test_sampled_marks_come_back_as_booleans():
+    again = Trajectory.from_json_line(full_trajectory().to_json_line())
+    assert all(type(mark) is bool for s in again.segments for mark in s.sampled)
+
+
+def test_arrays_of_the_whole_sequence():
+    ids, sampled, log_probs = full_trajectory().arrays()
+    assert ids.tolist() == [1, 2, 3, 4, 5, 5, 6, 7]
+    assert sampled.tolist() == [False, False, False, True, True, False, False, True]
+    np.testing.assert_allclose(log_probs, [0, 0, 0, -0.1, -1.5e-8, 0, 0, -1 / 3], rtol=1e-6)
+    assert (ids.dtype, sampled.dtype, log_probs.dtype) == (np.int32, bool, np.float32)
+
+
+def test_turns_are_the_agents_segments():
+    trajectory = full_trajectory()
+    assert [s.turn for s in trajectory.turns] == [0, 1]
+    assert trajectory.num_tokens == 8
+
+
+def test_a_forced_segment_shares_no_list_with_its_maker():
+    ids = [1, 2]
+    segment = Segment.forced("user", ids, 0, "")
+    ids.append(3)
+    assert segment.token_ids == [1, 2]
+    assert segment.sampled == [False, False] and segment.log_probs == [0.0, 0.0]
+
+
+def test_task_round_trip_loses_nothing():
+    again = Task.from_json(json.loads(json.dumps(TASK.to_json())))
+    assert again == TASK
+    assert isinstance(again.gold_calls, tuple) and isinstance(again.outputs, tuple)
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"surprise": 1}, "unknown fields ['surprise']"),
+    ({"split": None}, "missing fields ['split']"),
+])
+def test_a_task_with_other_fields_names_them(change, named):
+    data = TASK.to_json()
+    for key, value in change.items():
+        if value is None:
+            del data[key]
+        else:
+            data[key] = value
+    with pytest.raises(ValueError) as caught:
+        Task.from_json(data)
+    assert named in str(caught.value)
+
+
+def test_the_stop_reasons_are_those_of_the_contract():
+    assert set(STOP_REASONS) == {"user_stop", "transfer", "max_turns", "max_tokens", "malformed",
+                                 "infrastructure_error"}
