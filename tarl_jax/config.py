@@ -55,7 +55,7 @@ class TaskConfig:
     num_train: int = 3000
     num_held_out: int = 512
     requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)  # P(1), P(2), P(3), P(4) requests
-    forbidden: float = 0.15  # per request: the policy forbids it
+    forbidden: float = 0.2  # per request: the policy forbids it
     change_mind: float = 0.2  # per request: the user changes its mind when asked to confirm
     max_idle: float = 0.03  # share of tasks whose right solution writes nothing
 
@@ -120,7 +120,7 @@ class RewardConfig:
     max_majors: int = 1  # -1 scores that cost; later ones count as 0
     turn_scale: float = 5.0
     turn_cap: float = 5.0
-    denominator: str = "taken"
+    denominator: str = "expert"
     before_major_only: bool = False  # +1 turns count only up to the first -1
 
 
@@ -213,6 +213,11 @@ def _build(cls: type, data: Mapping[str, Any], prefix: str) -> Any:
                 raise ConfigError(f"{where} = {value!r}: expected a group of keys")
             values[key] = _build(kind, value, where)
         elif typing.get_origin(kind) is tuple:
+            numbers = isinstance(value, list | tuple) and all(
+                isinstance(v, int | float) and not isinstance(v, bool) for v in value
+            )
+            if not numbers:
+                raise ConfigError(f"{where} = {value!r}: expected a list of numbers")
             values[key] = tuple(float(v) for v in value)
         elif kind is float and isinstance(value, int) and not isinstance(value, bool):
             values[key] = float(value)
@@ -239,6 +244,12 @@ def _check(c: RunConfig) -> None:
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),
         ("rollout.slots", c.rollout.slots),
         ("rollout.max_turns", c.rollout.max_turns),
+        ("rollout.max_turn_tokens", c.rollout.max_turn_tokens),
+        ("model.num_layers", c.model.num_layers),
+        ("model.num_heads", c.model.num_heads),
+        ("model.num_kv_heads", c.model.num_kv_heads),
+        ("eval.tasks", c.eval.tasks),
+        ("eval.final_tasks", c.eval.final_tasks),
         ("rl.minibatches", c.rl.minibatches),
         ("rl.micro_batch_tokens", c.rl.micro_batch_tokens),
         ("checkpoint.every", c.checkpoint.every),
@@ -250,10 +261,20 @@ def _check(c: RunConfig) -> None:
             "a group needs at least 2 episodes for its mean to be a baseline")
     require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
             "must be above 0: a greedy policy has no log-probabilities to train on")
+    require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
+    for where, value in (
+        ("tasks.forbidden", c.tasks.forbidden),
+        ("tasks.change_mind", c.tasks.change_mind),
+        ("tasks.max_idle", c.tasks.max_idle),
+        ("rollout.straggler_fraction", c.rollout.straggler_fraction),
+        *((f"warm_start.clerk.{k}", v) for k, v in dataclasses.asdict(c.warm_start.clerk).items()),
+    ):
+        require(0 <= value <= 1, where, value, "must be between 0 and 1")
     require(c.model.num_heads % c.model.num_kv_heads == 0, "model.num_kv_heads",
             c.model.num_kv_heads, f"must divide model.num_heads = {c.model.num_heads}")
     require(c.rollout.tasks_per_step % c.rl.minibatches == 0, "rl.minibatches",
             c.rl.minibatches, f"must divide rollout.tasks_per_step = {c.rollout.tasks_per_step}")
-    require(len(c.tasks.requests) > 0 and abs(sum(c.tasks.requests) - 1) < 1e-6,
+    require(len(c.tasks.requests) > 0 and abs(sum(c.tasks.requests) - 1) < 1e-6
+            and min(c.tasks.requests) >= 0,
             "tasks.requests", c.tasks.requests, "probabilities must sum to 1")
     require(c.rl.learning_rate > 0, "rl.learning_rate", c.rl.learning_rate, "must be above 0")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from tarl_jax.sandbox.phrases import refusal_ground
 from tarl_jax.sandbox.script import Request, Script
 from tarl_jax.types import Call, Segment, Trajectory
 
@@ -32,23 +33,33 @@ def judge(trajectory: Trajectory) -> Judgement | None:
     """Scores each agent turn; None (abstain) where the task has no script to judge by."""
     if trajectory.task.script is None or trajectory.success is None:
         return None
-    rules = _Rules(trajectory)
+    script = Script.from_json(trajectory.task.script)
+    if [r.gold for r in script.requests if r.gold] != list(trajectory.task.gold_calls):
+        return None  # the script does not tell what was right
+    rules = _Rules(trajectory, script)
     answers = {s.turn: s for s in trajectory.segments if s.role in ("user", "tool")}
-    marks = [rules.mark(turn, answers.get(turn.turn)) for turn in trajectory.turns]
+    try:
+        marks = [rules.mark(turn, answers.get(turn.turn)) for turn in trajectory.turns]
+    except KeyError:  # answers without a scripted user's facts
+        return None
+    if trajectory.stop_reason in ("max_turns", "max_tokens") and rules.open_calls and marks:
+        marks[-1] = (-1, "runs out of turns with a request unserved")
     return Judgement([score for score, _ in marks], [note for _, note in marks])
 
 
 class _Rules:
     """What has happened so far in the episode under judgement."""
 
-    def __init__(self, trajectory: Trajectory):
+    def __init__(self, trajectory: Trajectory, script: Script):
         self.task = trajectory.task
-        self.requests = Script.from_json(trajectory.task.script).requests
+        self.requests = script.requests
         self.open_calls = list(trajectory.task.gold_calls)
         self.identified = False
-        self.asked = False
+        self.asked = script.eager  # who says who it is need not be asked
         self.read: set[str] = set()
-        self.orders_read: set[str] = set()
+        self.statuses: dict[str, str] = {}  # of the orders that were read
+        self.products_read: set[str] = set()
+        self.user_read = False
         self.confirmed: set[int] = set()  # requests whose present wish the user confirmed
         self.dropped: set[int] = set()
         self.fulfilled: set[int] = set()
@@ -80,22 +91,35 @@ class _Rules:
     def _read(self, call: Call, answer: Segment) -> tuple[int, str]:
         request = self._request(answer.info["request"])
         if call.name in _IDENTIFY:
-            first, self.identified = not self.identified, answer.text == self.task.user_id
-            if first and self.identified:
-                return 1, "identifies the user"
-            return 0, "not the user, or known already"
+            found = answer.text == self.task.user_id
+            first = found and not self.identified
+            self.identified |= found
+            return (1, "identifies the user") if first else (0, "not the user, or known already")
+        needed = False
         if call.name == "get_order_details":
-            self.orders_read.add(call.kwargs["order_id"])
-        wanted = {
-            "get_order_details": request and call.kwargs.get("order_id") == request.order_id,
-            "get_product_details": request and request.kind in ("exchange", "modify")
-            and call.kwargs.get("product_id") == request.product_id,
-            "get_user_details": request and request.kind == "payment"
-            and call.kwargs.get("user_id") == self.task.user_id,
-        }
-        if wanted.get(call.name):
+            order_id = call.kwargs["order_id"]
+            self.statuses[order_id] = json.loads(answer.text)["status"]
+            needed = request is not None and order_id == request.order_id
+        elif call.name == "get_product_details":
+            product_id = call.kwargs["product_id"]
+            self.products_read.add(product_id)
+            needed = self._is_open(request, "exchange", "modify", product_id=product_id)
+        elif call.name == "get_user_details":
+            own = call.kwargs["user_id"] == self.task.user_id
+            self.user_read |= own
+            needed = own and self._is_open(request, "payment")
+        if needed and self.identified:
             return 1, "reads what the request needs"
-        return 0, "a read that the request does not need"
+        return 0, "a read that the request does not need, or before it knows who asks"
+
+    def _is_open(self, request: Request | None, *kinds: str, product_id: str = "") -> bool:
+        """Whether a look at more than the order can matter to the request."""
+        return (
+            request is not None
+            and request.kind in kinds
+            and request.denial not in ("status", "reason")
+            and product_id in ("", request.product_id)
+        )
 
     def _write(self, call: Call, index: int) -> tuple[int, str]:
         if call not in self.open_calls:
@@ -116,6 +140,8 @@ class _Rules:
         request = self._request(index)
         if request is None:
             return 0, "there is nothing left to do"
+        if event == "gave_up" and not request.denial and not self._settled(index):
+            return -1, "lets the user give up on a request that it could serve"
         match intent:
             case "ask_email" | "ask_name":
                 needed = not (self.identified or self.asked)
@@ -124,19 +150,19 @@ class _Rules:
             case "propose":
                 return self._propose(request, index, event)
             case "deny":
-                return self._deny(request, index)
+                return self._deny(request, index, text)
             case "done":
                 return self._done(request, index)
             case "leave":
                 if index in self.dropped:
                     return 1, "leaves what the user dropped"
-                if request.denial or index in self.fulfilled:
+                if request.denial or self._settled(index):
                     return 0, "unclear about what it did"
                 return -1, "leaves a request that it could serve"
         return 0, "the user cannot tell what this means"
 
     def _propose(self, request: Request, index: int, event: str) -> tuple[int, str]:
-        known = request.order_id in self.orders_read
+        known = request.order_id in self.statuses and self.identified
         again = index in self.confirmed
         if event == "confirmed":
             self.confirmed.add(index)
@@ -149,24 +175,39 @@ class _Rules:
         if again:
             return 0, "asks again for a yes it has"
         if not known:
-            return 0, "proposes without looking at the order"
+            return 0, "proposes before it knows the user and the order"
         return 1, "lists the action and asks for a yes"
 
-    def _deny(self, request: Request, index: int) -> tuple[int, str]:
-        if request.denial:
-            if request.denial == "reason" or request.order_id in self.orders_read:
-                return 1, "refuses what the policy forbids"
-            return 0, "refuses without looking"
-        if index in self.dropped:
-            return 0, "refuses what the user dropped"
-        return -1, "refuses what the policy allows"
+    def _deny(self, request: Request, index: int, text: str) -> tuple[int, str]:
+        if not request.denial:
+            if self._settled(index) and index not in self.fulfilled:
+                return 0, "refuses what is settled"
+            return -1, "refuses what the policy allows"
+        ground = refusal_ground(text)
+        if ground and ground != request.denial:
+            return -1, "refuses on a ground that is not so"
+        looked = {
+            "status": request.order_id in self.statuses,
+            "reason": True,
+            "unavailable": request.product_id in self.products_read,
+            "balance": self.user_read,
+        }[request.denial]
+        if not looked or not ground:
+            return 0, "refuses without looking, or without a ground"
+        if ground == "status" and self.statuses[request.order_id] not in text:
+            return -1, "tells a wrong status"
+        return 1, "refuses what the policy forbids"
 
     def _done(self, request: Request, index: int) -> tuple[int, str]:
         if index in self.fulfilled:
             return 1, "reports what it did"
-        if index in self.dropped or index in self.spoiled:
+        if self._settled(index):
             return 0, "unclear about what it did"
         return -1, "claims to have done what it did not"
+
+    def _settled(self, index: int) -> bool:
+        """Whether nothing more is due: written, dropped, or spoiled by a wrong write."""
+        return index in self.fulfilled | self.dropped | self.spoiled
 
     def _request(self, index: int) -> Request | None:
         return self.requests[index] if index < len(self.requests) else None

@@ -21,14 +21,14 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jax import lax
 from jax.sharding import Mesh
 
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.mesh import by_rows, replicated, round_up
 from tarl_jax.models import decoder
-from tarl_jax.models.cache import Cache, empty_cache, resize
+from tarl_jax.models.cache import empty_cache
+from tarl_jax.rollout import programs
+from tarl_jax.rollout.programs import EngineState
 
 # Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
 CHUNKS = ((64, 4), (32, 2), (8, 1))
@@ -48,23 +48,6 @@ class Dialogue(Protocol):
     def turn(self, ids: list[int], log_probs: list[float]) -> list[int] | None:
         """Takes a sampled turn; returns the tokens that answer it, or None if it was the last."""
         ...
-
-
-@struct.dataclass
-class EngineState:
-    """What the device keeps between ticks.
-
-    Attributes:
-      cache: keys and values of everything fed so far.
-      lengths: int32 [B]; tokens of each row in the cache.
-      last: int32 [B]; each row's newest token, which is not in the cache yet.
-      seeds: uint32 [B]; of each row's episode.
-    """
-
-    cache: Cache
-    lengths: jax.Array
-    last: jax.Array
-    seeds: jax.Array
 
 
 @dataclasses.dataclass
@@ -105,12 +88,12 @@ class Engine:
         self._config = config
         self._mesh = mesh
         self._slots = round_up(config.slots, mesh)
-        self._extend = jax.jit(functools.partial(_extend, model), donate_argnums=1)
+        self._extend = jax.jit(functools.partial(programs.extend, model), donate_argnums=1)
         self._decode = jax.jit(
-            functools.partial(_decode, model, stop_id, config.max_turn_tokens),
+            functools.partial(programs.decode, model, stop_id, config.max_turn_tokens),
             donate_argnums=1,
         )
-        self._resize = jax.jit(_resize, static_argnums=2)
+        self._resize = jax.jit(programs.resize, static_argnums=2)
         self._unstack = jax.jit(decoder.unstack, out_shardings=replicated(mesh))
 
     @property
@@ -308,115 +291,6 @@ class Engine:
         row.ids, row.log_probs = [], []
 
 
-def _extend(
-    model: ModelConfig,
-    params: decoder.Params,
-    state: EngineState,
-    slots: jax.Array,
-    tokens: jax.Array,
-    used: jax.Array,
-    last: jax.Array,
-    fresh: jax.Array,
-    seeds: jax.Array,
-) -> EngineState:
-    """Writes `used` of the `tokens` [B, C] behind what the cache holds of `slots`.
-
-    A fresh slot starts over at position 0 with a new seed; `last` becomes the slot's newest token.
-    """
-    start = jnp.where(fresh, 0, state.lengths.at[slots].get(mode="clip"))
-    _, cache = decoder.cached_step(params, model, state.cache, tokens, start, slots)
-    kept_seeds = state.seeds.at[slots].get(mode="clip")
-    return EngineState(
-        cache=cache,
-        lengths=state.lengths.at[slots].set(start + used, mode="drop"),
-        last=state.last.at[slots].set(last, mode="drop"),
-        seeds=state.seeds.at[slots].set(jnp.where(fresh, seeds, kept_seeds), mode="drop"),
-    )
-
-
-def _decode(
-    model: ModelConfig,
-    stop_id: int,
-    limit: int,
-    params: decoder.Params,
-    state: EngineState,
-    room: jax.Array,
-    patience: jax.Array,
-    temperature: jax.Array,
-) -> tuple[EngineState, tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
-    """Samples up to `room` tokens per row, until at most `patience` rows still write.
-
-    Returns the state and (tokens [B, T], their log-probs [B, T], counts [B], turn ended [B]).
-    """
-    rows = jnp.arange(room.shape[0])
-    keys = jax.vmap(jax.random.key)(state.seeds)
-
-    def going(carry):
-        step, _, writing, *_ = carry
-        running = jnp.sum(writing)
-        return (step < limit) & (running > 0) & ((running > patience) | (step == 0))
-
-    def step_once(carry):
-        step, state, writing, tokens, log_probs, counts = carry
-        hidden, cache = decoder.cached_step(
-            params, model, state.cache, state.last[:, None], state.lengths
-        )
-        token, log_prob = sample(decoder.logits(params, hidden[:, 0]), keys, state.lengths,
-                                 temperature)
-        column = jnp.where(writing, counts, limit)
-        tokens = tokens.at[rows, column].set(token, mode="drop")
-        log_probs = log_probs.at[rows, column].set(log_prob, mode="drop")
-        counts = counts + writing
-        state = state.replace(
-            cache=cache,
-            lengths=state.lengths + writing,
-            last=jnp.where(writing, token, state.last),
-        )
-        writing = writing & (token != stop_id) & (counts < room)
-        return step + 1, state, writing, tokens, log_probs, counts
-
-    shape = (room.shape[0], limit)
-    carry = (
-        0,
-        state,
-        room > 0,
-        jnp.zeros(shape, jnp.int32),
-        jnp.zeros(shape, jnp.float32),
-        jnp.zeros(shape[0], jnp.int32),
-    )
-    _, state, writing, tokens, log_probs, counts = lax.while_loop(going, step_once, carry)
-    return state, (tokens, log_probs, counts, ~writing)
-
-
-def sample(
-    scores: jax.Array, keys: jax.Array, positions: jax.Array, temperature: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """One token per row from softmax(scores / temperature), and its log-probability.
-
-    Args:
-      scores: [B, V].
-      keys: one PRNG key per row.
-      positions: [B]; folded into the row's key, so that a draw depends on nothing else.
-    """
-    log_probs = jax.nn.log_softmax(scores / temperature, axis=-1)
-    noise = jax.vmap(
-        lambda key, position: jax.random.gumbel(
-            jax.random.fold_in(key, position), scores.shape[-1:]
-        )
-    )(keys, positions)
-    token = jnp.argmax(log_probs + noise, axis=-1)
-    return token, jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
-
-
 def _length(state: EngineState) -> int:
     """Positions that the cache has room for."""
     return state.cache[0]["k"].shape[2]
-
-
-def _resize(state: EngineState, keep: jax.Array, length: int) -> EngineState:
-    return EngineState(
-        cache=resize(state.cache, keep, length),
-        lengths=state.lengths[keep],
-        last=state.last[keep],
-        seeds=state.seeds[keep],
-    )

@@ -132,3 +132,17 @@ def read_intent(message: str) -> Intent:
     if "?" in lower and "zip" in lower:
         return Intent("ask_name")
     return Intent("other")
+
+
+_GROUNDS = {
+    "status": re.compile(r"\border is (pending|processed|delivered|cancelled)\b", re.I),
+    "reason": re.compile(r"\breason\b", re.I),
+    "unavailable": re.compile(r"\bavailable\b", re.I),
+    "balance": re.compile(r"\bbalance\b", re.I),
+}
+
+
+def refusal_ground(message: str) -> str:
+    """On which ground (one of script.DENIALS) a refusal rests; empty if none, or several."""
+    found = [ground for ground, pattern in _GROUNDS.items() if pattern.search(message)]
+    return found[0] if len(found) == 1 else ""

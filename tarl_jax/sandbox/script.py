@@ -88,7 +88,8 @@ class Script:
     requests: tuple[Request, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        requests = [dataclasses.asdict(request) for request in self.requests]
+        return {**dataclasses.asdict(self), "requests": requests}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Script:

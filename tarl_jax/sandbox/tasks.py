@@ -18,7 +18,7 @@ from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.script import FORBIDDEN_REASONS, REASONS, Request, Script
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
-from tarl_jax.types import Task
+from tarl_jax.types import Call, Task
 
 _KIND_WEIGHTS = {
     "pending": {"cancel": 0.42, "modify": 0.38, "payment": 0.2},
@@ -32,9 +32,11 @@ def make_tasks(
 ) -> list[Task]:
     """`num_train` or `num_held_out` distinct tasks; the splits share no user and no order.
 
-    Raises RuntimeError if a task could not be solved by the faultless clerk: that is a defect of
-    the shop, not of the input.
+    Raises ValueError if the shop is too small for that many, RuntimeError if a task could not be
+    solved by the faultless clerk: that is a defect of the shop, not of the input.
     """
+    if split not in ("train", "held_out"):
+        raise ValueError(f"split {split!r}: choose 'train' or 'held_out'")
     held_out = shop.held_out_users(domain.database, shop_config)
     wanted = config.num_held_out if split == "held_out" else config.num_train
     users = [u for u in domain.database["users"] if (u in held_out) == (split == "held_out")]
@@ -42,12 +44,19 @@ def make_tasks(
     tasks: list[Task] = []
     seen: set[str] = set()
     idle = 0
+    attempts = 0
     while len(tasks) < wanted:
+        attempts += 1
+        if attempts > 200 + 50 * wanted:
+            raise ValueError(
+                f"{len(users)} {split} users admit only {len(tasks)} of {wanted} distinct"
+                f" tasks; lower tasks.num_{split} or raise shop.num_users"
+            )
         script = _make_script(rng, domain.database, rng.choice(users), config)
         key = json.dumps(script.to_json())
-        if not script.requests or key in seen:
-            continue
         gold = tuple(r.gold for r in script.requests if r.gold)
+        if not script.requests or key in seen or not _executable(domain, gold):
+            continue
         if not gold:
             if idle + 1 > config.max_idle * wanted:
                 continue
@@ -82,7 +91,7 @@ def save_tasks(path: str | Path, tasks: list[Task]) -> None:
 
 
 def _finish(
-    domain: Domain, script: Script, gold: tuple[Any, ...], name: str, split: str
+    domain: Domain, script: Script, gold: tuple[Call, ...], name: str, split: str
 ) -> Task:
     user_id = domain.call(
         domain.new_state(), "find_user_id_by_email", {"email": script.email}
@@ -97,6 +106,13 @@ def _finish(
     if not verify(domain, dialogue.state, [(c.name, dict(c.kwargs)) for c in gold]).success:
         raise RuntimeError(f"{task.task_id}: the faultless clerk fails; script {script.to_json()}")
     return Task(**fields, expert_turns=len(turns))
+
+
+def _executable(domain: Domain, gold: tuple[Call, ...]) -> bool:
+    """Whether all calls succeed in a row (two may draw on one gift card that covers only one)."""
+    state = domain.new_state()
+    answers = [domain.call(state, call.name, dict(call.kwargs)) for call in gold]
+    return not any(answer.startswith("Error: ") for answer in answers)
 
 
 def _make_script(
@@ -135,34 +151,39 @@ def _make_request(
 ) -> Request | None:
     """A request about `order`, allowed or forbidden; None if the order admits no such request."""
     status = order["status"]
-    allowed_kinds = _KIND_WEIGHTS.get(status, {})
-    denial = ""
-    if forbidden:
-        denial = rng.choice(("status", "status", "reason", "unavailable", "balance"))
-    if denial == "status" or not allowed_kinds:
-        if not forbidden and rng.random() < 0.7:
+    allowed = _KIND_WEIGHTS.get(status, {})
+    if not forbidden:
+        if not allowed:
             return None
-        denial = "status"
-        other = {k: w for s, ks in _KIND_WEIGHTS.items() if s != status for k, w in ks.items()}
-        kind = rng.choices(list(other), list(other.values()))[0]
-    else:
-        kind = rng.choices(list(allowed_kinds), list(allowed_kinds.values()))[0]
-        if denial == "reason":
-            kind = "cancel" if status == "pending" else ""
-        elif denial == "unavailable":
-            kind = "modify" if status == "pending" else "exchange"
-        elif denial == "balance":
-            kind = "payment" if status == "pending" else ""
-    match kind:
-        case "cancel":
-            reasons = FORBIDDEN_REASONS if denial == "reason" else REASONS
-            return Request("cancel", order["order_id"], reason=rng.choice(reasons), denial=denial)
-        case "payment":
-            return _make_payment(rng, user, order, denial)
-        case "return" | "exchange" | "modify":
-            item = rng.choice(order["items"])
-            return _make_item_request(rng, database, order, kind, item, denial)
+        kind = rng.choices(list(allowed), list(allowed.values()))[0]
+        return _request_of_kind(rng, database, user, order, kind, "")
+    other = {k: w for s, ks in _KIND_WEIGHTS.items() if s != status for k, w in ks.items()}
+    kinds = {"status": rng.choices(list(other), list(other.values()))[0]}
+    if status == "pending":
+        kinds |= {"reason": "cancel", "unavailable": "modify", "balance": "payment"}
+    elif status == "delivered":
+        kinds["unavailable"] = "exchange"
+    for denial in rng.sample(list(kinds), len(kinds)):
+        request = _request_of_kind(rng, database, user, order, kinds[denial], denial)
+        if request:
+            return request
     return None
+
+
+def _request_of_kind(
+    rng: random.Random,
+    database: dict[str, dict[str, Any]],
+    user: dict[str, Any],
+    order: dict[str, Any],
+    kind: str,
+    denial: str,
+) -> Request | None:
+    if kind == "cancel":
+        reasons = FORBIDDEN_REASONS if denial == "reason" else REASONS
+        return Request("cancel", order["order_id"], reason=rng.choice(reasons), denial=denial)
+    if kind == "payment":
+        return _make_payment(rng, user, order, denial)
+    return _make_item_request(rng, database, order, kind, rng.choice(order["items"]), denial)
 
 
 def _make_payment(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from typing import Any
 
-from tarl_jax.sandbox import phrases
+from tarl_jax.sandbox import phrases, shop
 from tarl_jax.sandbox.script import Request, Script
 from tarl_jax.types import Task
 
+_VALUES = {*shop.PRODUCTS, *shop.COLORS, *shop.SIZES, *shop.MATERIALS}
 PATIENCE = 3  # messages that lead nowhere before the user gives up
 
 
@@ -163,4 +165,9 @@ def _matches(message: str, proposal: str, wish: Request) -> bool:
         "modify": (wish.item, wish.option),
         "payment": (wish.payment_method_id,),
     }[wish.kind]
-    return all(word in message for word in words)
+    if not all(word in message for word in words):
+        return False
+    # A proposal that names everything at once says nothing.
+    meant = set(f"{wish.item} {wish.option}".split())
+    named = _VALUES.intersection(re.findall(r"\w+", message))
+    return named <= meant and len(re.findall(r"#\w+", message)) == 1

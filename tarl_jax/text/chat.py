@@ -64,6 +64,8 @@ class Chat:
         if not ended:
             return text, Malformed("the turn is too long; keep it short")
         said = _THINK.sub("", text).strip()
+        if "<think>" in said:
+            return text, Malformed("close <think> before you act")
         if "<tool_call>" not in said and "</tool_call>" not in said:
             if not said:
                 return text, Malformed("the turn is empty; call a tool or answer the user")

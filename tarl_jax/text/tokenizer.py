@@ -62,7 +62,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; markup in it is text like any other."""
-        return self._model.encode(text)
+        # A policy can write half of a surrogate pair as a JSON escape, and a tool may echo it.
+        return self._model.encode(text.encode("utf-8", "replace").decode("utf-8"))
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  (one tokenizer lives as long as its run)
     def encode_markup(self, text: str) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.mesh import make_mesh
 from tarl_jax.models import decoder
 from tarl_jax.rl.losses import token_log_probs
-from tarl_jax.rollout.engine import Engine, sample
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.sampling import sample
 
 VOCAB, STOP = 24, 3
 LONGEST = 512  # tokens of a dialogue
@@ -122,7 +123,7 @@ def play_plainly(params, episode: Scripted, temperature: float) -> Scripted:
 
 def test_log_probs_equal_a_full_recompute(params, played):
     @jax.jit
-    def recompute(tokens):
+    def recompute(params, tokens):
         scores = decoder.logits(params, decoder.hidden_states(params, MODEL, tokens))
         return token_log_probs(scores[:, :-1], tokens[:, 1:], TEMPERATURE)[0]
 
@@ -131,12 +132,11 @@ def test_log_probs_equal_a_full_recompute(params, played):
     tokens = np.zeros((len(episodes), LONGEST), np.int32)
     for row, (ids, _, _) in enumerate(sequences):
         tokens[row, : len(ids)] = ids
-    expected = np.concatenate([recompute(part) for part in np.split(tokens, 8)])
+    expected = np.concatenate([recompute(params, part) for part in np.split(tokens, 8)])
     for row, (_, sampled, log_probs) in enumerate(sequences):
         places = np.flatnonzero(sampled)
-        np.testing.assert_allclose(
-            np.array(log_probs)[places], expected[row, places - 1], atol=1e-4
-        )
+        given = np.array(log_probs)[places]
+        np.testing.assert_allclose(given, expected[row, places - 1], atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 5])
@@ -224,15 +224,17 @@ def test_progress_reaches_the_end(engine, params):
 
 
 class UntilFull(Scripted):
-    """Goes on for as long as another turn fits, as an episode does."""
+    """Goes on for as long as another turn fits, as an episode does; the last one just fits."""
 
     def turn(self, ids, log_probs):
         self.turns.append((list(ids), list(log_probs)))
         rng = np.random.default_rng([self.seed, len(self.turns)])
-        answer = rng.integers(0, VOCAB, rng.integers(1, 30)).tolist()
+        room = LONGEST - CONFIG.max_turn_tokens - len(self.sequence()[0])
+        if room <= 0:
+            return None
+        answer = rng.integers(0, VOCAB, room if room < 80 else rng.integers(1, 30)).tolist()
         self.answers.append(answer)
-        total = len(self.sequence()[0])
-        return answer if total + CONFIG.max_turn_tokens <= LONGEST else None
+        return answer
 
 
 def test_nothing_compiles_after_compile(engine, params):
@@ -251,8 +253,8 @@ def test_nothing_compiles_for_dialogues_as_long_as_allowed(engine, params):
     before = engine.compilations
     episodes = [UntilFull(s, 100, []) for s in range(24)]
     engine.run(params, episodes, TEMPERATURE)
-    longest = max(len(e.sequence()[0]) - len(e.answers[-1]) for e in episodes)
-    assert LONGEST - 40 < longest <= LONGEST
+    lengths = [len(e.sequence()[0]) for e in episodes]
+    assert LONGEST - CONFIG.max_turn_tokens < min(lengths) and max(lengths) == LONGEST
     assert engine.compilations == before
 
 
