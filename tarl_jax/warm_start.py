@@ -117,12 +117,14 @@ def imitate(
 ) -> decoder.Params:
     """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others)."""
     optimizer = make_optimizer(config)
-    step_once = jax.jit(functools.partial(_step, model, optimizer), donate_argnums=(0, 1))
+    gradient = jax.jit(functools.partial(_gradient, model))
+    apply = jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1))
     opt_state = jax.jit(optimizer.init)(params)
     batches = _batches(demonstrations, config)
     for step in range(1, config.steps + 1):
         tokens, weights = next(batches)
-        params, opt_state, loss = step_once(params, opt_state, tokens, weights)
+        slope, loss = gradient(params, tokens, weights)
+        params, opt_state = apply(params, opt_state, slope)
         if step % 10 == 0 or step == config.steps:
             value = float(loss)
             if not np.isfinite(value):
@@ -187,14 +189,11 @@ def _batches(
                 yield tokens, weights
 
 
-def _step(
-    model: ModelConfig,
-    optimizer: optax.GradientTransformation,
-    params: decoder.Params,
-    opt_state: optax.OptState,
-    tokens: jax.Array,
-    weights: jax.Array,
-) -> tuple[decoder.Params, optax.OptState, jax.Array]:
+def _gradient(
+    model: ModelConfig, params: decoder.Params, tokens: jax.Array, weights: jax.Array
+) -> tuple[decoder.Params, jax.Array]:
+    """Gradient of the weighted loss, and the loss of the clerk's tokens alone."""
+
     def loss_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
         scores = decoder.logits(p, decoder.hidden_states(p, model, tokens)[:, :-1])
         log_probs, _ = token_log_probs(scores, tokens[:, 1:], 1.0)
@@ -203,6 +202,14 @@ def _step(
         shown = -jnp.sum(agent * log_probs) / jnp.maximum(agent.sum(), 1.0)
         return -jnp.sum(w * log_probs) / jnp.maximum(w.sum(), 1.0), shown
 
-    gradient, shown = jax.grad(loss_of, has_aux=True)(params)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, shown
+    return jax.grad(loss_of, has_aux=True)(params)
+
+
+def _apply(
+    optimizer: optax.GradientTransformation,
+    params: decoder.Params,
+    opt_state: optax.OptState,
+    slope: decoder.Params,
+) -> tuple[decoder.Params, optax.OptState]:
+    updates, opt_state = optimizer.update(slope, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state

@@ -8,7 +8,18 @@ import numpy as np
 
 from tarl_jax.types import Batch, Trajectory
 
-LENGTH_STEP = 64  # batches are padded to a multiple of this
+SHORTEST = 64  # tokens; the smallest padded length
+
+
+def padded_length(tokens: int) -> int:
+    """The length that a sequence is padded to: at most a third more, in few different sizes.
+
+    Multiples of 64 up to 384, of 128 up to 768, of 256 up to 1,536, and so on.
+    """
+    step = SHORTEST
+    while tokens > 6 * step:
+        step *= 2
+    return -(-tokens // step) * step
 
 
 def plan_batches(
@@ -27,7 +38,7 @@ def plan_batches(
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     plans = []
     while order:
-        padded = -(-lengths[order[0]] // LENGTH_STEP) * LENGTH_STEP
+        padded = padded_length(lengths[order[0]])
         rows = max(tokens_per_batch // padded // row_multiple, 1) * row_multiple
         plans.append((padded, rows, order[:rows]))
         order = order[rows:]
@@ -74,7 +85,7 @@ def batch_shapes(
     longest: int, tokens_per_batch: int, row_multiple: int = 1
 ) -> list[tuple[int, int]]:
     """Every (rows, length) that `plan_batches` can yield for sequences up to `longest` tokens."""
-    lengths = range(LENGTH_STEP, longest + LENGTH_STEP, LENGTH_STEP)
+    lengths = sorted({padded_length(n) for n in range(1, longest + 1)})
     return [
         (rows, padded)
         for n in lengths
