@@ -80,7 +80,8 @@ class WarmStartConfig:
     """Imitation of the erring clerk. `steps=0` starts from random parameters."""
 
     seed: int = 0
-    episodes: int = 6000
+    episodes: int = 9000
+    branches: int = 30  # shops with other users and orders that the episodes are spread over
     steps: int = 900
     batch_tokens: int = 4096  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
@@ -243,6 +244,7 @@ def _check(c: RunConfig) -> None:
     for where, value in (
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),
         ("rollout.slots", c.rollout.slots),
+        ("warm_start.branches", c.warm_start.branches),
         ("rollout.max_turns", c.rollout.max_turns),
         ("rollout.max_turn_tokens", c.rollout.max_turn_tokens),
         ("model.num_layers", c.model.num_layers),
@@ -264,6 +266,7 @@ def _check(c: RunConfig) -> None:
     require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
     for where, value in (
         ("tasks.forbidden", c.tasks.forbidden),
+        ("shop.held_out_fraction", c.shop.held_out_fraction),
         ("tasks.change_mind", c.tasks.change_mind),
         ("tasks.max_idle", c.tasks.max_idle),
         ("rollout.straggler_fraction", c.rollout.straggler_fraction),

@@ -95,6 +95,7 @@ class LiveView:
         self._start = time.monotonic()
         self._phase: tuple[str, int | None, int | None] | None = None
         self._phase_start = self._start
+        self._note = ""
 
     def __enter__(self) -> Self:
         self._start = time.monotonic()
@@ -147,19 +148,25 @@ class LiveView:
         else:
             self._live.refresh()
 
-    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+    def phase(
+        self, name: str, done: int | None = None, total: int | None = None, note: str = ""
+    ) -> None:
         """Shows how far a phase (warm start, evaluation) is: `done` of `total`, where known.
 
-        Without a panel, a line marks its beginning; not so for the phases of every step, whose
-        times are in the step's own line.
+        Without a panel, a line marks its beginning, and one each further fifth that comes with a
+        note; not so for the phases of every step, whose times are in the step's own line.
         """
+        before = self._phase
         changed = self._set_phase(name, done, total)
+        self._note = note
         if self._live is not None:
             if changed:  # what follows may be many calls: the clock draws those
                 self._live.refresh()
         elif changed and name not in STEP_PHASES:
             count = "" if total is None else f" ({total:,})"
             self._plain(f"{name}{count}")
+        elif note and total and done * 5 // total > (before[1] or 0) * 5 // total:
+            self._plain(f"{name} {done:,}/{total:,}  {note}")
 
     def log(self, text: str) -> None:
         """Prints text that stays: above the panel, or as plain lines."""
@@ -175,6 +182,7 @@ class LiveView:
         changed = name != (self._phase[0] if self._phase else None)
         if changed:
             self._phase_start = time.monotonic()
+            self._note = ""
         self._phase = None if name is None else (name, done, total)
         return changed
 
@@ -249,6 +257,7 @@ class LiveView:
             grid.add_row("")  # an empty row, so that the panel does not jump
             return grid
         name, done, total = phase
+        name = f"{name} ({self._note})" if self._note else name
         seconds = now - self._phase_start
         if done is None or not total:
             grid.add_row(

@@ -29,7 +29,7 @@ def _tiny(config: RunConfig) -> RunConfig:
         model=replace(config.model, d_model=32, num_layers=2, num_heads=2, head_dim=16, d_ff=64),
         shop=replace(config.shop, num_users=40),
         tasks=replace(config.tasks, num_train=64, num_held_out=16),
-        warm_start=replace(config.warm_start, episodes=64, steps=12, batch_tokens=2048),
+        warm_start=replace(config.warm_start, episodes=64, branches=4, steps=12, batch_tokens=2048),
         rollout=replace(config.rollout, tasks_per_step=4, group_size=4, slots=16,
                         max_episode_tokens=384, max_turn_tokens=24, max_turns=8),
         rl=replace(config.rl, steps=3, minibatches=1, micro_batch_tokens=2048),

@@ -166,7 +166,7 @@ class _Run:
             raise Interrupted(f"stopped {where}; go on with --workdir={self.run_dir}")
 
     def _warm_progress(self, step: int, steps: int, loss: float) -> None:
-        self.view.phase(f"warm start (loss {loss:.3f})", step, steps)
+        self.view.phase("warm start", step, steps, f"loss {loss:.3f}")
         self._honour_stop("in the warm start, which begins again")
 
     # ---- one step ---------------------------------------------------------------------------

@@ -26,9 +26,14 @@ from tarl_jax.rl.batching import pad_rows, plan_batches
 from tarl_jax.rl.losses import token_log_probs
 from tarl_jax.rl.update import NonFiniteError
 from tarl_jax.rollout.world import World
+from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import play
 from tarl_jax.sandbox.dialogue import Dialogue
+from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.types import Task
 
 FORMAT = 1  # raised when the meaning of a cached warm start changes
 _POOL = 256  # dialogues that are sorted by length together
@@ -75,7 +80,7 @@ def _digest(config: RunConfig, world: World) -> str:
         "warm_start": settings,
         "model": dataclasses.asdict(config.model),
         "shop": dataclasses.asdict(config.shop),
-        "tasks": [task.to_json() for task in world.train_tasks],
+        "tasks": dataclasses.asdict(config.tasks) | {"file": ""},
         "tokenizer": world.tokenizer.digest,
         "brief_writes": config.rollout.brief_writes,
         "system": world.system,
@@ -85,27 +90,39 @@ def _digest(config: RunConfig, world: World) -> str:
 
 
 def demonstrate(config: RunConfig, world: World) -> list[Demonstration]:
-    """The clerk's dialogues on training tasks, longest ones beyond the context left out."""
+    """The clerk's dialogues, those beyond the context left out.
+
+    They play in other branches of the shop, so that nothing about the users and orders of the run,
+    trained on or held out, can be known by heart.
+    """
     found = []
-    for index in range(config.warm_start.episodes):
-        task = world.train_tasks[index % len(world.train_tasks)]
-        seed = config.warm_start.seed * 1_000_003 + index
-        dialogue = Dialogue(
-            task, world.domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
-            brief_writes=config.rollout.brief_writes,
-        )
-        parts = [(world.chat.system(world.system), False),
-                 (world.chat.user(dialogue.opening), False)]
-        for action, observation in play(dialogue, config.warm_start.clerk, seed):
-            parts.append((world.chat.agent(action), True))
-            if not observation.stop_reason:
-                render = world.chat.tool if observation.role == "tool" else world.chat.user
-                parts.append((render(observation.text), False))
-        tokens = np.array([t for ids, _ in parts for t in ids], np.int32)
-        agent = np.array([a for ids, a in parts for _ in ids], bool)
-        if len(tokens) <= config.rollout.max_episode_tokens:
-            found.append(Demonstration(tokens, agent))
-    return found
+    branches = min(config.warm_start.branches, config.warm_start.episodes)
+    share = -(-config.warm_start.episodes // branches)
+    for branch in range(1, branches + 1):
+        domain = retail_domain(shop.make_shop(config.shop, branch))
+        wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
+        for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
+            seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
+            found.append(_demonstration(config, world, domain, task, seed))
+    longest = config.rollout.max_episode_tokens
+    return [d for d in found if len(d.tokens) <= longest]
+
+
+def _demonstration(
+    config: RunConfig, world: World, domain: Domain, task: Task, seed: int
+) -> Demonstration:
+    dialogue = Dialogue(
+        task, domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
+        brief_writes=config.rollout.brief_writes,
+    )
+    parts = [(world.chat.system(world.system), False), (world.chat.user(dialogue.opening), False)]
+    for action, observation in play(dialogue, config.warm_start.clerk, seed):
+        parts.append((world.chat.agent(action), True))
+        if not observation.stop_reason:
+            render = world.chat.tool if observation.role == "tool" else world.chat.user
+            parts.append((render(observation.text), False))
+    tokens = np.array([t for ids, _ in parts for t in ids], np.int32)
+    return Demonstration(tokens, np.array([agent for ids, agent in parts for _ in ids], bool))
 
 
 def imitate(

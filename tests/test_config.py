@@ -72,9 +72,10 @@ def test_a_wrong_type_is_named(key, value, expected):
     assert f"expected {expected}" in message
 
 
-@pytest.mark.parametrize("value", [0.5, "10", ("a", "b"), (None,), None])
+@pytest.mark.parametrize("value", [0.5, "10", ("a", "b"), ("0.5", "0.5"), (None,), None, (True,)])
 def test_a_list_of_numbers_is_nothing_else(value):
-    assert "config.tasks.requests" in refused({"tasks": {"requests": value}})
+    message = refused({"tasks": {"requests": value}})
+    assert f"config.tasks.requests = {value!r}: expected a list of numbers" in message
 
 
 def test_an_int_is_good_for_a_float():
@@ -96,19 +97,46 @@ def test_an_int_is_good_for_a_float():
     ("checkpoint.every", 0, "at least 1"),
     ("checkpoint.keep", 0, "at least 1"),
     ("eval.trials", 0, "at least 1"),
+    ("eval.tasks", 0, "at least 1"),
+    ("eval.final_tasks", 0, "at least 1"),
+    ("rollout.max_turn_tokens", 0, "at least 1"),
+    ("model.num_layers", 0, "at least 1"),
+    ("model.num_heads", 0, "at least 1"),
+    ("model.num_kv_heads", 0, "at least 1"),
+    ("model.num_kv_heads", -1, "at least 1"),
     ("rollout.group_size", 1, "at least 2 episodes"),
     ("rollout.temperature", 0.0, "must be above 0"),
+    ("eval.temperature", 0.0, "must be above 0"),
+    ("tasks.forbidden", 1.1, "between 0 and 1"),
+    ("tasks.change_mind", -0.1, "between 0 and 1"),
+    ("tasks.max_idle", 3.0, "between 0 and 1"),
+    ("tasks.forbidden", float("nan"), "between 0 and 1"),
+    ("rollout.straggler_fraction", 2.0, "between 0 and 1"),
+    ("warm_start.clerk.skip_confirmation", 12.0, "between 0 and 1"),
+    ("warm_start.clerk.redundant_read", -0.5, "between 0 and 1"),
     ("model.num_kv_heads", 3, "must divide model.num_heads"),
-    ("model.num_kv_heads", 0, ""),
     ("rl.minibatches", 3, "must divide rollout.tasks_per_step"),
     ("tasks.requests", (0.5, 0.6), "must sum to 1"),
     ("tasks.requests", (), "must sum to 1"),
+    ("tasks.requests", (1.5, -0.5), "must sum to 1"),
     ("rl.learning_rate", 0.0, "must be above 0"),
 ])
 def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, remedy):
     message = refused(nested(key, value))
     assert f"config.{key} = {value!r}" in message
     assert remedy in message
+
+
+@pytest.mark.parametrize("key, value", [
+    ("tasks.forbidden", 0.0), ("tasks.forbidden", 1.0), ("rollout.straggler_fraction", 1.0),
+    ("warm_start.clerk.transfer", 0.0), ("tasks.requests", (0.0, 1.0)), ("rl.minibatches", 16),
+])
+def test_the_ends_of_a_range_are_inside(key, value):
+    group, _, field = key.rpartition(".")
+    got = from_config_dict(nested(key, value))
+    for part in group.split("."):
+        got = getattr(got, part)
+    assert getattr(got, field) == value
 
 
 def test_configs_are_frozen():

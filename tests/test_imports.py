@@ -18,15 +18,14 @@ import tarl_jax
 ROOT = Path(tarl_jax.__file__).parent
 MAX_LINES = 400
 ROWS = (
-    # Records, knobs, the mesh.
-    ("types", "config", "presets", "mesh"),
+    # Records, knobs, the mesh, how a process starts.
+    ("types", "config", "presets", "mesh", "launch"),
     # Pure functions on arrays; models; text; the sandbox.
     ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "models.*", "text.*", "sandbox.*"),
     # What joins them.
     ("rollout.*", "judge.*", "rl.update"),
     # What a run keeps and shows, and what its commands share.
-    ("data", "checkpoint", "metrics", "live", "curves", "warm_start", "rundir", "cli",
-     "launch"),
+    ("data", "checkpoint", "metrics", "live", "curves", "warm_start", "rundir", "cli"),
     # What a user runs.
     ("train", "evaluate", "serve", "view.*"),
     ("main",),

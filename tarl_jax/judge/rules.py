@@ -16,6 +16,7 @@ import json
 
 from tarl_jax.sandbox.phrases import refusal_ground
 from tarl_jax.sandbox.script import Request, Script
+from tarl_jax.sandbox.shop import STATUS_WEIGHTS
 from tarl_jax.types import Call, Segment, Trajectory
 
 _IDENTIFY = ("find_user_id_by_email", "find_user_id_by_name_zip")
@@ -140,7 +141,9 @@ class _Rules:
         request = self._request(index)
         if request is None:
             return 0, "there is nothing left to do"
-        if event == "gave_up" and not request.denial and not self._settled(index):
+        unserved = [] if self._settled(index) else [request]
+        unserved += self.requests[index + 1 :]
+        if event == "gave_up" and any(r.gold in self.open_calls for r in unserved):
             return -1, "lets the user give up on a request that it could serve"
         match intent:
             case "ask_email" | "ask_name":
@@ -179,6 +182,8 @@ class _Rules:
         return 1, "lists the action and asks for a yes"
 
     def _deny(self, request: Request, index: int, text: str) -> tuple[int, str]:
+        if index in self.spoiled:
+            return 0, "refuses what is settled"
         if not request.denial:
             if self._settled(index) and index not in self.fulfilled:
                 return 0, "refuses what is settled"
@@ -194,8 +199,11 @@ class _Rules:
         }[request.denial]
         if not looked or not ground:
             return 0, "refuses without looking, or without a ground"
-        if ground == "status" and self.statuses[request.order_id] not in text:
+        told = {word for word in STATUS_WEIGHTS if word in text.lower()}
+        if ground == "status" and self.statuses[request.order_id] not in told:
             return -1, "tells a wrong status"
+        if ground == "status" and len(told) > 1:
+            return 0, "tells several statuses"
         return 1, "refuses what the policy forbids"
 
     def _done(self, request: Request, index: int) -> tuple[int, str]:

@@ -12,7 +12,7 @@ SHORTEST = 64  # tokens; the smallest padded length
 
 
 def padded_length(tokens: int) -> int:
-    """The length that a sequence is padded to: at most a third more, in few different sizes.
+    """The length that a sequence is padded to: few sizes, each at most 64 tokens or a third more.
 
     Multiples of 64 up to 384, of 128 up to 768, of 256 up to 1,536, and so on.
     """

@@ -64,9 +64,10 @@ VARIANTS = 3  # of each product
 STATUS_WEIGHTS = {"pending": 0.42, "delivered": 0.42, "processed": 0.1, "cancelled": 0.06}
 
 
-def make_shop(config: ShopConfig) -> dict[str, dict[str, Any]]:
-    """The database {"users", "orders", "products"}, a pure function of `config`.
+def make_shop(config: ShopConfig, branch: int = 0) -> dict[str, dict[str, Any]]:
+    """The database {"users", "orders", "products"}, a pure function of the arguments.
 
+    branch: shops of one seed sell the same products; each branch has its own users and orders.
     Raises ValueError where the short ids cannot hold that many users or orders.
     """
     limit = len(FIRST_NAMES) * len(LAST_NAMES)
@@ -77,8 +78,8 @@ def make_shop(config: ShopConfig) -> dict[str, dict[str, Any]]:
             f"shop.num_users x shop.orders_per_user = {config.num_users * config.orders_per_user}:"
             " order ids have three digits, so at most 900 orders"
         )
-    rng = random.Random(f"shop-{config.seed}")
-    products = _make_products(rng)
+    products = _make_products(random.Random(f"products-{config.seed}"))
+    rng = random.Random(f"users-{config.seed}-{branch}")
     names = rng.sample([(f, n) for f in FIRST_NAMES for n in LAST_NAMES], config.num_users)
     order_ids = iter(rng.sample(range(100, 1000), config.num_users * config.orders_per_user))
     numbers = {first: rng.sample(range(10, 100), len(LAST_NAMES)) for first in FIRST_NAMES}

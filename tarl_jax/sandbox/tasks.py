@@ -47,10 +47,11 @@ def make_tasks(
     attempts = 0
     while len(tasks) < wanted:
         attempts += 1
-        if attempts > 200 + 50 * wanted:
+        if not users or attempts > 200 + 50 * wanted:
             raise ValueError(
                 f"{len(users)} {split} users admit only {len(tasks)} of {wanted} distinct"
-                f" tasks; lower tasks.num_{split} or raise shop.num_users"
+                f" tasks; lower tasks.num_{split}, or raise shop.num_users"
+                " or tasks.max_idle"
             )
         script = _make_script(rng, domain.database, rng.choice(users), config)
         key = json.dumps(script.to_json())

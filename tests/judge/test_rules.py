@@ -110,13 +110,16 @@ SWAPPED = dataclasses.replace(
 PROCESSED = Request("cancel", "#W300", reason="no longer needed", denial="status")
 BAD_REASON = Request("cancel", "#W100", reason="found it cheaper", denial="reason")
 SOLD_OUT = dataclasses.replace(EXCHANGE, option="black", new_item_id="104", denial="unavailable")
+LOW_BALANCE = Request("payment", "#W100", "gift_card_12", method="gift card", denial="balance")
 
 FIND = Call("find_user_id_by_email", {"email": "ada10@mail.com"})
 FIND_BY_NAME = Call("find_user_id_by_name_zip",
                     {"first_name": "Ada", "last_name": "Ito", "zip": "801"})
 FIND_OTHER = Call("find_user_id_by_email", {"email": "ben20@mail.com"})
 READ_PRODUCT = Call("get_product_details", {"product_id": "10"})
+READ_OTHER_PRODUCT = Call("get_product_details", {"product_id": "20"})
 READ_USER = Call("get_user_details", {"user_id": "ada_ito_10"})
+READ_OTHER_USER = Call("get_user_details", {"user_id": "ben_hill_20"})
 TRANSFER = Call("transfer_to_human_agents", {"summary": "the user needs help"})
 ASK = "May I have your email?"
 ASK_CANCEL = "Cancel #W100, reason: no longer needed? (yes/no)"
@@ -124,6 +127,8 @@ ASK_CANCEL_OTHER = "Cancel #W400, reason: ordered by mistake? (yes/no)"
 ASK_EXCHANGE = "Exchange the Mug of #W200 for {}? (yes/no)"
 DENY = "Sorry, I cannot do that: the order is processed. Anything else?"
 DENY_REASON = "Sorry, I cannot do that: the reason is not accepted. Anything else?"
+DENY_SOLD_OUT = "Sorry, I cannot do that: black is not available. Anything else?"
+DENY_BALANCE = "Sorry, I cannot do that: the balance is too low. Anything else?"
 DONE = "Done. Anything else?"
 LEAVE = "I leave it as it is. Anything else?"
 NONSENSE = "The weather is lovely."
@@ -173,7 +178,7 @@ def record(domain, dialogue, history):
         )
     gold = [(c.name, dict(c.kwargs)) for c in dialogue.task.gold_calls]
     success = verify(domain, dialogue.state, gold).success
-    stop = history[-1][1].stop_reason or "max_tokens"
+    stop = history[-1][1].stop_reason or "user_stop"  # unfinished, but not for want of room
     return Trajectory(dialogue.task, 0, segments, stop, success)
 
 
@@ -227,11 +232,15 @@ def test_the_reads_that_a_request_needs_are_right(scores, request_, reads):
     assert got == [1] * (2 + len(reads))
 
 
-def test_the_faultless_clerk_is_right_in_every_turn():
+@pytest.mark.parametrize("tasks", [
+    TaskConfig(num_train=300),
+    TaskConfig(num_train=200, forbidden=0.9, max_idle=1.0),
+], ids=["default", "forbidden"])
+def test_the_faultless_clerk_is_right_in_every_turn(tasks):
     # If not, the policy is taught away from the very solution that the task was checked with.
     config = ShopConfig()
     domain = retail_domain(shop.make_shop(config))
-    for task in make_tasks(domain, config, TaskConfig(num_train=300), "train"):
+    for task in make_tasks(domain, config, tasks, "train"):
         dialogue = Dialogue(task, domain, ScriptedUser(task, 7), brief_writes=True)
         trajectory = record(domain, dialogue, play(dialogue, FAULTLESS, 7))
         verdict = judge(trajectory)
@@ -315,8 +324,17 @@ def test_claiming_done_after_a_rejected_write_is_major(scores):
 def test_what_follows_from_a_wrong_write_is_no_second_major(scores):
     wrong = cancel(reason="ordered by mistake")
     assert scores(CANCEL, FIND, wrong, DONE) == [1, -1, 0]
+    assert scores(CANCEL, FIND, wrong, LEAVE) == [1, -1, 0]
+    assert scores(CANCEL, FIND, wrong, DENY) == [1, -1, 0]
     # But the next request is a new one.
     assert scores(make_task(CANCEL, CANCEL_OTHER), FIND, wrong, DONE, DONE) == [1, -1, 0, -1]
+
+
+@pytest.mark.parametrize("answer", [DONE, LEAVE, DENY_REASON])
+def test_what_follows_from_a_forbidden_write_is_not_right_either(scores, answer):
+    # Least of all a refusal of what it has just done.
+    got = scores(BAD_REASON, FIND, read("#W100"), ASK_CANCEL, cancel(), answer)
+    assert got == [1, 1, 0, -1, 0]
 
 
 def test_claiming_done_what_is_forbidden_is_major(scores):
@@ -340,11 +358,47 @@ def test_leaving_an_allowed_request_is_major(scores):
     assert scores(CANCEL, FIND, read("#W100"), LEAVE)[-1] == -1
 
 
-def test_letting_the_user_give_up_on_an_allowed_request_is_major(episode):
+@pytest.mark.parametrize("useless", [NONSENSE, "Shall I? (yes/no)", "Your email, please?"])
+def test_letting_the_user_give_up_on_an_allowed_request_is_major(episode, useless):
     # Otherwise talking nonsense is the free way out of a request that is hard to serve.
-    trajectory = episode(CANCEL, FIND, read("#W100"), *[NONSENSE] * 4)
-    assert trajectory.stop_reason == "user_stop" and not trajectory.success
-    assert judge(trajectory).scores[-1] == -1
+    trajectory = episode(CANCEL, FIND, read("#W100"), *[useless] * 4)
+    assert trajectory.segments[-1].info["event"] == "gave_up" and not trajectory.success
+    assert judge(trajectory).scores == [1, 1, 0, 0, 0, -1]
+
+
+def test_letting_the_user_give_up_where_nothing_is_due_is_minor(scores):
+    assert scores(PROCESSED, FIND, read("#W300"), *[NONSENSE] * 4)[-1] == 0
+    wrote = (FIND, read("#W100"), ASK_CANCEL, cancel())
+    assert scores(CANCEL, *wrote, *[NONSENSE] * 4)[-1] == 0
+    assert scores(DROPPED, *wrote[:-1], *[NONSENSE] * 4)[-1] == 0
+
+
+def test_letting_the_user_give_up_before_a_request_that_it_could_serve_is_major(scores):
+    # The user leaves over the forbidden request, and the allowed one behind it is never heard.
+    task = make_task(PROCESSED, CANCEL)
+    assert scores(task, FIND, read("#W300"), *[NONSENSE] * 4)[-1] == -1
+
+
+@pytest.mark.parametrize("stop", ["max_turns", "max_tokens"])
+def test_running_out_of_room_with_a_request_unserved_is_major(episode, stop):
+    # Otherwise going round in circles is the free way out.
+    trajectory = episode(CANCEL, FIND, read("#W100"), ASK_CANCEL)
+    assert judge(trajectory).scores == [1, 1, 1]
+    trajectory.stop_reason = stop
+    assert judge(trajectory).scores == [1, 1, -1]
+    trajectory = episode(make_task(CANCEL, CANCEL_OTHER), FIND, read("#W100"), ASK_CANCEL, cancel())
+    trajectory.stop_reason = stop
+    assert judge(trajectory).scores == [1, 1, 1, -1]
+
+
+@pytest.mark.parametrize("stop", ["max_turns", "max_tokens"])
+def test_running_out_of_room_with_nothing_left_to_write_costs_nothing(episode, stop):
+    for trajectory in (
+        episode(CANCEL, FIND, read("#W100"), ASK_CANCEL, cancel()),
+        episode(PROCESSED, FIND, read("#W300")),
+    ):
+        trajectory.stop_reason = stop
+        assert -1 not in judge(trajectory).scores
 
 
 def test_talking_nonsense_costs_more_than_an_honest_wrong_write(episode):
@@ -400,7 +454,8 @@ def test_the_changed_wish_needs_a_yes_of_its_own(scores):
 def test_a_write_for_a_user_it_did_not_identify_is_major(episode, finds):
     trajectory = episode(CANCEL, *finds, read("#W100"), ASK_CANCEL, cancel(), DONE)
     assert trajectory.success
-    assert judge(trajectory).scores == [0] * len(finds) + [1, 1, -1, 1]
+    # Nor does it pay to look about, or to ask for a yes, before it knows who asks.
+    assert judge(trajectory).scores == [0] * len(finds) + [0, 0, -1, 1]
 
 
 # --- minor: no harm done --------------------------------------------------------------------------
@@ -430,6 +485,37 @@ def test_a_rejected_write_is_minor_and_the_pass_stays_clean(episode, write):
 ])
 def test_reads_that_the_request_does_not_need_are_minor(scores, wasted):
     assert scores(CANCEL, FIND, read("#W100"), wasted) == [1, 1, 0]
+
+
+@pytest.mark.parametrize("request_, before, wasted", [
+    (EXCHANGE, (), READ_OTHER_PRODUCT),
+    (EXCHANGE, (), READ_USER),
+    (RETURN, (), READ_PRODUCT),
+    (PAYMENT, (), READ_OTHER_USER),
+    (PAYMENT, (), READ_PRODUCT),
+    # The order, or the reason, has settled it already.
+    (dataclasses.replace(EXCHANGE, order_id="#W300", denial="status"), (), READ_PRODUCT),
+    (dataclasses.replace(PAYMENT, order_id="#W300", denial="status"), (), READ_USER),
+    (BAD_REASON, (), READ_USER),
+    # The user was refused, and talks of something else by now.
+    (make_task(PROCESSED, CANCEL), (DENY,), read("#W300")),
+])
+def test_reads_that_cannot_matter_are_minor(scores, request_, before, wasted):
+    assert scores(request_, FIND, *before, wasted)[-1] == 0
+
+
+@pytest.mark.parametrize("request_, needed", [(SOLD_OUT, READ_PRODUCT), (LOW_BALANCE, READ_USER)])
+def test_reads_that_show_why_not_are_right(scores, request_, needed):
+    assert scores(request_, FIND, needed) == [1, 1]
+
+
+@pytest.mark.parametrize("request_, call", [
+    (CANCEL, read("#W100")), (EXCHANGE, READ_PRODUCT), (PAYMENT, READ_USER),
+])
+def test_reading_before_it_knows_who_asks_is_minor(scores, request_, call):
+    # And the same again, once it knows, is the same again.
+    assert scores(request_, call, FIND, call) == [0, 1, 0]
+    assert scores(request_, FIND_OTHER, call) == [0, 0]
 
 
 def test_the_same_read_pays_once(scores):
@@ -472,8 +558,12 @@ def test_proposing_what_the_user_did_not_say_is_minor(scores, proposal):
     assert scores(CANCEL, FIND, read("#W100"), proposal) == [1, 1, 0]
 
 
-def test_proposing_without_looking_at_the_order_is_minor(scores):
-    assert scores(CANCEL, FIND, ASK_CANCEL) == [1, 0]
+@pytest.mark.parametrize("before", [(FIND,), (FIND, read("#W400")), (read("#W100"),),
+                                    (FIND_OTHER, read("#W100"))])
+def test_proposing_before_it_knows_the_user_and_the_order_is_minor(scores, before):
+    assert scores(CANCEL, *before, ASK_CANCEL)[-1] == 0
+    # The yes counts nevertheless; asking for it again pays nothing.
+    assert scores(CANCEL, FIND, ASK_CANCEL, read("#W100"), ASK_CANCEL, cancel()) == [1, 0, 1, 0, 1]
 
 
 def test_proposing_what_is_forbidden_is_minor(scores):
@@ -517,15 +607,52 @@ def test_a_bad_reason_can_be_refused_without_a_look(scores):
     assert scores(BAD_REASON, FIND, DENY_REASON) == [1, 1]
 
 
-def test_a_denial_on_a_false_ground_is_not_right(scores):
-    # The order was delivered and the mug is sold out; that it is "processed" is wrong information.
-    got = scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, DENY)
-    assert got[-1] < 1
+@pytest.mark.parametrize("request_, needed, denial", [
+    (SOLD_OUT, READ_PRODUCT, DENY_SOLD_OUT),
+    (LOW_BALANCE, READ_USER, DENY_BALANCE),
+])
+def test_a_rightful_denial_needs_a_look_at_its_ground(scores, request_, needed, denial):
+    start = (FIND, read(request_.order_id))
+    assert scores(request_, *start, needed, denial) == [1, 1, 1, 1]
+    assert scores(request_, *start, denial) == [1, 1, 0]
+    for other in (READ_OTHER_PRODUCT, READ_OTHER_USER):
+        assert scores(request_, *start, other, denial) == [1, 1, 0, 0]
+
+
+GROUNDS = {"status": DENY, "reason": DENY_REASON, "unavailable": DENY_SOLD_OUT,
+           "balance": DENY_BALANCE}
+
+
+@pytest.mark.parametrize("said", GROUNDS)
+@pytest.mark.parametrize("request_", [PROCESSED, BAD_REASON, SOLD_OUT, LOW_BALANCE],
+                         ids=lambda request: request.denial)
+def test_a_denial_on_a_false_ground_is_wrong_information(scores, request_, said):
+    # Otherwise one sentence does for every request that is forbidden.
+    reads = (FIND, read(request_.order_id), READ_PRODUCT, READ_USER)
+    assert scores(request_, *reads, GROUNDS[said])[-1] == (1 if said == request_.denial else -1)
+
+
+@pytest.mark.parametrize("status", ["pending", "delivered", "cancelled"])
+def test_a_wrong_status_is_wrong_information(scores, status):
+    assert scores(PROCESSED, FIND, read("#W300"), DENY.replace("processed", status))[-1] == -1
+
+
+@pytest.mark.parametrize("denial", [
+    "I am unable to help with that.",
+    "I cannot do that: the order is not like that.",
+    "I cannot do that: the order is processed, and the reason is not accepted.",  # which one?
+])
+def test_a_denial_without_a_ground_is_minor(scores, denial):
+    assert scores(PROCESSED, FIND, read("#W300"), denial) == [1, 1, 0]
+
+
+def test_a_denial_that_names_every_status_is_not_right(scores):
+    every = "I cannot do that: the order is pending, or the order is processed, delivered."
+    assert scores(PROCESSED, FIND, read("#W300"), every)[-1] < 1
 
 
 def test_a_denial_after_the_tool_said_no_is_right(scores):
-    got = scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, exchange("104"),
-                 "Sorry, I cannot do that: black is not available. Anything else?")
+    got = scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, exchange("104"), DENY_SOLD_OUT)
     assert got == [1, 1, 1, 0, 1]
 
 
@@ -553,6 +680,27 @@ def test_the_judge_abstains_without_a_script(episode):
 def test_the_judge_abstains_on_a_broken_episode(episode):
     trajectory = episode(CANCEL, FIND)
     trajectory.success = None
+    assert judge(trajectory) is None
+
+
+@pytest.mark.parametrize("gold", [
+    (), (cancel("#W400"),), (cancel(), cancel()), (cancel("#W400", "ordered by mistake"), cancel()),
+])
+def test_the_judge_abstains_where_the_script_does_not_tell_what_is_right(episode, gold):
+    trajectory = episode(CANCEL, FIND)
+    assert judge(trajectory) is not None
+    trajectory.task = dataclasses.replace(trajectory.task, gold_calls=gold)
+    assert judge(trajectory) is None
+
+
+@pytest.mark.parametrize("role, fact", [("tool", "request"), ("user", "request"),
+                                        ("user", "intent"), ("user", "event")])
+def test_the_judge_abstains_where_facts_are_missing(episode, role, fact):
+    # As where a language model played the user: it has no intents and no list of requests.
+    trajectory = episode(CANCEL, FIND, ASK_CANCEL)
+    for segment in trajectory.segments:
+        if segment.role == role and segment.turn >= 0:
+            del segment.info[fact]
     assert judge(trajectory) is None
 
 

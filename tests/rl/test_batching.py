@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tarl_jax.rl import batching
-from tarl_jax.rl.batching import LENGTH_STEP, batch_shapes, make_batches, pad_rows, plan_batches
+from tarl_jax.rl.batching import (
+    SHORTEST,
+    batch_shapes,
+    make_batches,
+    pad_rows,
+    padded_length,
+    plan_batches,
+)
 from tarl_jax.types import Segment, Task, Trajectory
 
 LENGTHS = st.lists(st.integers(1, 900), max_size=60)
@@ -15,7 +22,25 @@ LENGTHS = st.lists(st.integers(1, 900), max_size=60)
 @pytest.fixture
 def step_128(monkeypatch):
     """What is worked by hand below holds for this step."""
-    monkeypatch.setattr(batching, "LENGTH_STEP", 128)
+    monkeypatch.setattr(batching, "SHORTEST", 128)
+
+
+@pytest.mark.parametrize("tokens, padded", [
+    (1, 64), (64, 64), (65, 128), (384, 384), (385, 512), (768, 768), (769, 1024), (1536, 1536),
+    (1537, 2048), (30_000, 32_768),
+])
+def test_padded_length_by_hand(tokens, padded):
+    assert padded_length(tokens) == padded
+
+
+def test_padding_is_little_and_its_sizes_are_few():
+    lengths = range(1, 20_000)
+    padded = [padded_length(n) for n in lengths]
+    assert all(n <= p for n, p in zip(lengths, padded, strict=True))
+    assert all(p <= n * 4 / 3 for n, p in zip(lengths, padded, strict=True) if n >= 3 * SHORTEST)
+    assert padded == sorted(padded)
+    assert len(set(padded)) < 30  # each is a program to compile
+    assert all(padded_length(p) == p for p in set(padded))
 
 
 @settings(max_examples=100, deadline=None)
@@ -25,7 +50,7 @@ def test_every_sequence_is_in_one_batch_that_holds_it(lengths, budget, multiple)
     assert sorted(i for _, _, chosen in plans for i in chosen) == list(range(len(lengths)))
     shapes = {}
     for padded, rows, chosen in plans:
-        assert padded % LENGTH_STEP == 0
+        assert padded == padded_length(max(lengths[i] for i in chosen))
         assert chosen and len(chosen) <= rows and rows % multiple == 0
         assert max(lengths[i] for i in chosen) <= padded
         # The budget holds, unless the fewest rows that the devices allow are too many already.
@@ -38,7 +63,8 @@ def test_every_sequence_is_in_one_batch_that_holds_it(lengths, budget, multiple)
 @given(LENGTHS, st.integers(128, 6000), st.sampled_from([1, 4]))
 def test_the_shapes_announced_for_compilation_are_all_there_are(lengths, budget, multiple):
     announced = batch_shapes(900, budget, multiple)
-    assert len(announced) == len(set(announced)) == -(-900 // LENGTH_STEP)
+    # 64 to 384 by 64, 512 to 768 by 128, and 1,024.
+    assert len(announced) == len(set(announced)) == 6 + 3 + 1
     assert {(rows, padded) for padded, rows, _ in plan_batches(lengths, budget, multiple)} <= set(
         announced
     )

@@ -4,6 +4,8 @@ import itertools
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tarl_jax.config import RewardConfig
 from tarl_jax.rl.rewards import trajectory_reward
@@ -27,31 +29,46 @@ def total(success, scores, expert_turns=5, **fields):
     (False, [], 0),
 ])
 def test_published_formula(success, scores, expected):
-    # 10 R + 5 (sum of the turns that are not -1) / T - 5 [any -1]
+    # 10 R + 5 (sum of the turns that are not -1) / (turns taken) - 5 [any -1]
+    assert total(success, scores, denominator="taken") == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("success, scores, expected", [
+    (True, [1, 1, 1, 1, 1], 10 + 5),
+    (True, [1, 1, 0, 1, 0, 0, 1], 10 + 5 * 4 / 5),
+    (True, [0, 0, 0], 10),
+    (False, [1], 5 / 5),
+    (True, [1, -1, 1, 0], 10 + 5 * 2 / 5 - 5),
+    (False, [1, -1, 1, 0], 5 * 2 / 5 - 5),
+    (False, [], 0),
+])
+def test_default_formula(success, scores, expected):
+    # As published, but T is what the task needs (here 5 turns), however many were taken.
     assert total(success, scores) == pytest.approx(expected, abs=1e-12)
 
 
 def test_parts_are_named_and_add_up():
-    reward = trajectory_reward(True, [1, -1, 0, 0], 5, DEFAULT)
+    reward = trajectory_reward(True, [1, -1, 0, 0], 4, DEFAULT)
     assert (reward.terminal, reward.turns, reward.major) == (10, 1.25, -5)
     assert reward.total == 6.25
 
 
 def test_every_constant_is_used():
     got = total(True, [1, 1, -1, 0], terminal_scale=7, turn_scale=2, major_scale=3, turn_cap=9)
-    assert got == pytest.approx(7 + 2 * 2 / 4 - 3)
+    assert got == pytest.approx(7 + 2 * 2 / 5 - 3)
 
 
-def test_with_weight_one_over_turns_the_cap_never_binds():
+def test_with_weight_one_over_turns_taken_the_cap_never_binds():
     for n in TURNS:
-        assert total(False, [1] * n, turn_scale=1.0) == pytest.approx(1)
+        assert total(False, [1] * n, denominator="taken") == pytest.approx(5)
+        assert total(False, [1] * n, denominator="taken", turn_scale=1.0) == pytest.approx(1)
 
 
 def test_cap_binds_where_the_scale_exceeds_it():
-    assert total(False, [1, 1, 1, 0], turn_scale=8, turn_cap=5) == 5  # 6 without the cap
-    assert total(False, [1, 0, 0, 0], turn_scale=8, turn_cap=5) == 2
+    assert total(False, [1, 1, 1, 0], 4, turn_scale=8, turn_cap=5) == 5  # 6 without the cap
+    assert total(False, [1, 0, 0, 0], 4, turn_scale=8, turn_cap=5) == 2
     # The cap is on the turns alone, not on the penalty or the verdict.
-    assert total(True, [1, 1, 1, -1], turn_scale=8, turn_cap=5) == 10 + 5 - 5
+    assert total(True, [1, 1, 1, -1], 4, turn_scale=8, turn_cap=5) == 10 + 5 - 5
 
 
 @pytest.mark.parametrize("max_majors, expected", [(0, 0), (1, -5), (2, -10), (9, -15)])
@@ -61,22 +78,45 @@ def test_max_majors(max_majors, expected):
 
 
 def test_majors_that_cost_nothing_count_as_zero():
-    assert total(False, [1, -1, -1, -1]) == 5 * 1 / 4 - 5
+    assert total(False, [1, -1, -1, -1], 4) == 5 * 1 / 4 - 5
 
 
 def test_before_major_only_drops_what_follows_the_first_major():
     scores = [1, 0, -1, 1, 1, -1, 1, 0]
-    assert total(False, scores) == pytest.approx(5 * 4 / 8 - 5)
-    assert total(False, scores, before_major_only=True) == pytest.approx(5 * 1 / 8 - 5)
-    assert total(False, [1, 1], before_major_only=True) == 5
+    assert total(False, scores, 8) == pytest.approx(5 * 4 / 8 - 5)
+    assert total(False, scores, 8, before_major_only=True) == pytest.approx(5 * 1 / 8 - 5)
+    assert total(False, [1, 1], 2, before_major_only=True) == 5
 
 
 def test_denominators():
     scores = [1, 1, 0, 1]
-    assert total(False, scores, expert_turns=8) == pytest.approx(5 * 3 / 4)
+    assert total(False, scores, expert_turns=8, denominator="taken") == pytest.approx(5 * 3 / 4)
     assert total(False, scores, expert_turns=8, denominator="expert") == pytest.approx(5 * 3 / 8)
+    assert DEFAULT.denominator == "expert"
     # More right turns than the expert needs earn no more than the cap.
-    assert total(False, [1] * 9, expert_turns=3, denominator="expert") == 5
+    assert total(False, [1] * 9, expert_turns=3) == 5
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.booleans(), st.lists(st.sampled_from([-1, 0, 1]), max_size=12),
+       st.lists(st.sampled_from([0, 1]), max_size=12), st.integers(1, 30), st.booleans())
+def test_ending_early_never_raises_the_reward(success, scores, rest, expert_turns, before):
+    # What is left out are turns that did no harm; in a failed episode they must not dilute the
+    # right ones, or else the best way to fail is to stop at the first right turn.
+    fields = {"before_major_only": before}
+    early = total(success, scores, expert_turns, **fields)
+    assert early <= total(success, scores + rest, expert_turns, **fields)
+
+
+def test_ending_early_pays_where_the_turns_taken_divide():
+    # Why "taken" is not the default.
+    assert total(False, [1], denominator="taken") > total(False, [1, 0], denominator="taken")
+
+
+def test_a_further_major_costs_no_more_than_it_is_told_to():
+    # Ending after the first -1 is no way to save the second.
+    assert total(False, [1, -1]) == total(False, [1, -1, -1])
+    assert total(False, [1, -1]) > total(False, [1, -1, -1], max_majors=2)
 
 
 @pytest.mark.parametrize("success, expected", [(True, 10), (False, 0)])
@@ -96,7 +136,7 @@ def test_terminal_placement_ignores_the_scores():
         assert total(False, scores, placement="terminal") == 0
 
 
-@pytest.mark.parametrize("fields", [{}, {"before_major_only": True}, {"denominator": "expert"}])
+@pytest.mark.parametrize("fields", [{}, {"before_major_only": True}, {"denominator": "taken"}])
 def test_without_majors_the_order_of_turns_does_not_matter(fields):
     values = {round(total(True, p, 7, **fields), 12)
               for p in itertools.permutations([1, 0, 1, 1, 0])}
@@ -128,21 +168,42 @@ def classes(config, expert_turns):
     return out
 
 
-def test_the_four_classes_are_ordered_by_default():
+@pytest.mark.parametrize("expert_turns", [1, 5, 29, 30])
+def test_the_four_classes_are_ordered_by_default(expert_turns):
+    clean, flawed, failed, harmful = classes(DEFAULT, expert_turns)
+    # At worst, each class ends where the next one begins: the first tie is a success whose turns
+    # are all minor, and one with a major whose other turns are as many right ones as can pay.
+    assert clean[0] == DEFAULT.terminal_scale >= flawed[1]
+    assert flawed[0] == failed[1] == 5
+    assert failed[0] == 0 >= harmful[1]
+    # In 30 turns, 29 can be right beside the major one: too few for a task that needs 30.
+    assert (clean[0] > flawed[1]) == (failed[0] > harmful[1]) == (expert_turns == 30)
+
+
+@pytest.mark.parametrize("expert_turns", [1, 5, 30])
+def test_success_beats_failure_strictly_where_the_majors_are_the_same(expert_turns):
+    clean, flawed, failed, harmful = classes(DEFAULT, expert_turns)
+    assert clean[0] > failed[1]
+    assert flawed[0] > harmful[1]
+    assert clean[0] > harmful[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.booleans(), st.lists(st.sampled_from([0, 1]), max_size=12), st.integers(1, 30))
+def test_the_same_turns_with_a_major_among_them_are_strictly_worse(success, scores, expert_turns):
+    clean = total(success, scores, expert_turns)
+    for position in range(len(scores)):
+        flawed = [*scores[:position], -1, *scores[position + 1:]]
+        assert total(success, flawed, expert_turns) <= clean - DEFAULT.major_scale
+
+
+def test_the_four_classes_are_ordered_with_the_turns_taken():
     clean, flawed, failed, harmful = classes(RewardConfig(denominator="taken"), 5)
     assert clean[0] > flawed[1]
     # A tie at 5 is possible: a success whose every other turn is minor, and a failure whose every
     # turn is right.
     assert flawed[0] == failed[1] == 5
     assert failed[0] > harmful[1]
-
-
-@pytest.mark.parametrize("expert_turns", [1, 5, 30])
-def test_the_four_classes_never_overlap_with_the_expert_denominator(expert_turns):
-    clean, flawed, failed, harmful = classes(RewardConfig(denominator="expert"), expert_turns)
-    assert clean[0] >= flawed[1]
-    assert flawed[0] >= failed[1]
-    assert failed[0] >= harmful[1]
 
 
 @pytest.mark.parametrize("major_scale", [3, 5, 7])

@@ -148,7 +148,7 @@ def test_tokens_equal_a_plain_loop(params, played, seed):
 
 def test_tokens_longer_than_every_chunk(engine, params):
     """Prompt and answers that need several of the longest chunk, and a cache that grows."""
-    episode = Scripted(7, 190, [1, 140, 64, 65])
+    episode = Scripted(7, 150, [1, 130, 64, 65])
     engine.run(params, [episode], TEMPERATURE)
     assert episode.sampled_ids == play_plainly(params, episode, TEMPERATURE).sampled_ids
 

@@ -83,7 +83,7 @@ def test_every_sort_of_request_occurs():
         requests = [r for t in tasks for r in t.script["requests"]]
         count = {key: Counter(r[key] for r in requests) for key in ("kind", "denial", "change")}
         assert set(count["kind"]) == {"cancel", "return", "exchange", "modify", "payment"}
-        assert {"", "status", "reason", "unavailable"} <= set(count["denial"])
+        assert set(count["denial"]) == {"", "status", "reason", "unavailable", "balance"}
         assert set(count["change"]) == {"", "drop", "option", "item"}
         assert min(count["kind"].values()) > 0.03 * len(requests)
         changed = len(requests) - count["change"][""]
@@ -91,7 +91,16 @@ def test_every_sort_of_request_occurs():
         assert {len(t.script["requests"]) for t in tasks} == {1, 2, 3, 4}
         assert {t.script["identify"] for t in tasks} == {"email", "name"}
         assert {t.script["eager"] for t in tasks} == {True, False}
-    assert "balance" in {r["denial"] for t in BOTH for r in t.script["requests"]}
+        assert 0.08 < 1 - count["denial"][""] / len(requests) < 0.25
+
+
+@pytest.mark.parametrize("forbidden", [0.0, 0.5, 1.0])
+def test_as_many_requests_are_forbidden_as_asked_for(forbidden):
+    # An order that admits no such denial gives another one, and not an allowed request instead.
+    config = TaskConfig(num_train=300, forbidden=forbidden, max_idle=1.0)
+    tasks = make_tasks(DOMAIN, SHOP, config, "train")
+    denied = [bool(r["denial"]) for t in tasks for r in t.script["requests"]]
+    assert sum(denied) / len(denied) == pytest.approx(forbidden, abs=0.1 * (0 < forbidden < 1))
 
 
 def test_gold_calls_are_those_of_the_wishes_that_stand():
@@ -138,6 +147,41 @@ def test_forbidden_requests_are_really_forbidden():
                 variant = DOMAIN.database["products"][request["product_id"]]["variants"][
                     request["new_item_id"]]
                 assert variant["available"] == (request["denial"] != "unavailable")
+            if request["kind"] == "cancel" and request["denial"] != "status":
+                known = request["reason"] in ("no longer needed", "ordered by mistake")
+                assert known == (request["denial"] != "reason")
+            if request["kind"] == "payment" and request["denial"] != "status":
+                method = DOMAIN.database["users"][task.user_id]["payment_methods"][
+                    request["payment_method_id"]]
+                paid = order["payment_history"][0]["amount"]
+                low = method["source"] == "gift_card" and method["balance"] < paid
+                assert low == (request["denial"] == "balance")
+
+
+@pytest.mark.parametrize("split", ["test", "held-out", ""])
+def test_an_unknown_split_is_named(split):
+    # It would otherwise be taken for the training split.
+    with pytest.raises(ValueError, match=f"split '{split}': choose 'train' or 'held_out'"):
+        make_tasks(DOMAIN, SHOP, CONFIG, split)
+
+
+@pytest.mark.parametrize("shop_config, config, split, named", [
+    # One user has one order, about which not so many different things can be said.
+    (ShopConfig(num_users=2, orders_per_user=1), TaskConfig(num_train=500), "train",
+     r"of 500 distinct tasks; lower tasks\.num_train or raise shop\.num_users"),
+    (ShopConfig(num_users=2, orders_per_user=1), TaskConfig(num_held_out=400), "held_out",
+     r"of 400 distinct tasks; lower tasks\.num_held_out"),
+    # All are forbidden, and none may be.
+    (SHOP, TaskConfig(num_train=20, forbidden=1.0, max_idle=0.0), "train", "only 0 of 20"),
+    # No user is left for this split.
+    (ShopConfig(num_users=2, held_out_fraction=1.0), TaskConfig(num_train=5), "train", "0 train"),
+])
+def test_what_cannot_be_had_is_an_error_and_not_an_endless_search(
+    shop_config, config, split, named
+):
+    domain = retail_domain(shop.make_shop(shop_config))
+    with pytest.raises(ValueError, match=named):
+        make_tasks(domain, shop_config, config, split)
 
 
 def test_the_hidden_instruction_holds_the_whole_wish():

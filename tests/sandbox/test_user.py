@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tarl_jax.sandbox import phrases
-from tarl_jax.sandbox.script import KINDS, Request, Script
+from tarl_jax.sandbox.script import DENIALS, KINDS, Request, Script
 from tarl_jax.sandbox.user import PATIENCE, ScriptedUser
 from tarl_jax.types import Task
 
@@ -91,6 +91,16 @@ def test_it_says_yes_to_what_it_wants(kind):
     ("exchange", "Exchange the Lamp of #W200 for blue? (yes/no)"),
     ("exchange", "Return the Mug of #W200 for blue? (yes/no)"),
     ("modify", "Change the Mug of #W100 to red? (yes/no)"),
+    # Naming more than it wants, so that the right one is surely among it.
+    ("cancel", "Cancel #W100 and #W200, reason: no longer needed? (yes/no)"),
+    ("cancel", "Cancel the Mug of #W100, reason: no longer needed? (yes/no)"),
+    ("return", "Return the red Mug or the blue Mug of #W200? (yes/no)"),
+    ("return", "Return the red Mug, Lamp of #W200? (yes/no)"),
+    ("exchange", "Exchange the Mug of #W200 for red, blue, green, black, white? (yes/no)"),
+    ("exchange", "Exchange the Mug, Lamp, Chair of #W200 for blue? (yes/no)"),
+    ("exchange", "Exchange the Mug of #W200, #W201 for blue? (yes/no)"),
+    ("modify", "Change the Mug of #W100 to blue, small or steel? (yes/no)"),
+    ("payment", "Pay #W100 and #W101 with paypal_13? (yes/no)"),
     ("payment", "Pay #W100 with paypal_14? (yes/no)"),
     ("payment", "Pay #W101 with paypal_13? (yes/no)"),
 ])
@@ -100,6 +110,12 @@ def test_it_corrects_what_it_did_not_say(kind, proposal):
     assert reply.info["event"] == "repeated"
     assert REQUESTS[kind].order_id in reply.text  # it says again what it wants
     assert user.reply(PROPOSALS[kind]).info["event"] == "confirmed"
+
+
+def test_words_that_name_nothing_of_the_shop_are_no_reason_to_say_no():
+    user = make_user(EXCHANGE)
+    polite = "Shall I exchange the Mug of order #W200 for a blue one, Ada? (yes/no)"
+    assert events(user, polite) == ["confirmed"]
 
 
 def test_a_yes_is_never_heard_without_the_question():
@@ -206,3 +222,22 @@ def test_what_the_clerk_says_is_understood():
     assert {kind(text) for text in phrases.AGENT_DONE} == {"done"}
     assert {kind(text) for text in phrases.AGENT_LEAVE} == {"leave"}
     assert kind("One moment.") == kind("") == "other"
+
+
+def test_the_ground_of_what_the_clerk_refuses_is_understood():
+    assert set(phrases.AGENT_DENIALS) == set(DENIALS) - {""}
+    for ground, template in phrases.AGENT_DENIALS.items():
+        for status in ("pending", "processed", "delivered", "cancelled"):
+            text = template.format(status=status, option="blue")
+            assert phrases.refusal_ground(text) == ground
+
+
+@pytest.mark.parametrize("message", [
+    "",
+    "I cannot do that.",
+    "I cannot do that: the order is big.",
+    "I cannot do that: the order is pending, and blue is not available.",
+    "I cannot do that: neither the reason nor the balance will do.",
+])
+def test_a_refusal_on_no_ground_or_on_several_has_none(message):
+    assert phrases.refusal_ground(message) == ""

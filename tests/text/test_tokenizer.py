@@ -40,6 +40,16 @@ def test_text_round_trips(text):
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
 
 
+@pytest.mark.parametrize("text, plain", [
+    ("id \ud800.", "id ?."),
+    ("\udfff", "?"),
+    ("\ude00\ud83d", "??"),  # the wrong way round
+])
+def test_half_a_character_is_replaced(text, plain):
+    # Python holds it, UTF-8 does not; the rest of the text stays.
+    assert TOKENIZER.encode(text) == TOKENIZER.encode(plain)
+
+
 @settings(max_examples=100, deadline=None)
 @given(ASCII, ASCII)
 def test_text_round_trips_beside_markup(before, after):

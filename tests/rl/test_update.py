@@ -1,0 +1,300 @@
+"""One optimiser update: how it is split never matters, and what must not count does not."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from tarl_jax.config import ModelConfig, RLConfig
+from tarl_jax.mesh import make_mesh, replicated
+from tarl_jax.models import decoder
+from tarl_jax.rl.batching import make_batches
+from tarl_jax.rl.losses import token_log_probs
+from tarl_jax.rl.update import NonFiniteError, Updater
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.types import Batch
+
+VOCAB = 20
+MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24)
+CONFIG = RLConfig(learning_rate=1e-3, warmup_steps=1, max_grad_norm=1.0, kl_coef=0.0)
+ROWS, LENGTH = 8, 16
+TEMPERATURE = 0.8
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    return jax.device_put(random_params(MODEL, VOCAB, 0), replicated(make_mesh()))
+
+
+@pytest.fixture(scope="module")
+def updater():
+    return Updater(MODEL, CONFIG, TEMPERATURE, make_mesh())
+
+
+@jax.jit
+def log_probs_of(params, tokens):
+    """[B, S]; entry s is about the token at s, 0 at the first."""
+    scores = decoder.logits(params, decoder.hidden_states(params, MODEL, tokens))
+    log_probs, _ = token_log_probs(scores[:, :-1], tokens[:, 1:], TEMPERATURE)
+    return jax.numpy.pad(log_probs, ((0, 0), (1, 0)))
+
+
+@pytest.fixture(scope="module")
+def batch(params) -> Batch:
+    """Rows of different lengths, about half of the tokens sampled, by a slightly other policy."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32)
+    within = np.arange(LENGTH) < rng.integers(8, LENGTH + 1, (ROWS, 1))
+    sampled = within & (rng.random((ROWS, LENGTH)) < 0.5)
+    sampled[:, 0] = False
+    # Far enough for the clip to hold some tokens back.
+    old = np.array(log_probs_of(params, tokens * within)) + rng.normal(0, 0.3, (ROWS, LENGTH))
+    return Batch(
+        tokens=tokens * within,
+        sampled=sampled.astype(np.float32),
+        log_probs=(sampled * old).astype(np.float32),
+        advantages=(sampled * rng.standard_normal((ROWS, 1))).astype(np.float32),
+    )
+
+
+def update(updater, params, batches, steps=2, reference=None):
+    """(parameters after `steps` updates on the same batches, means of the last)."""
+    state = updater.init(params)
+    for _ in range(steps):
+        state, values = updater.update(state, batches, reference)
+    return jax.device_get(state.params), values
+
+
+def largest_change(a, b) -> float:
+    pairs = zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    return max(float(np.abs(np.array(x) - np.array(y)).max()) for x, y in pairs)
+
+
+def rows_of(batch: Batch, rows) -> Batch:
+    return jax.tree.map(lambda x: x[rows], batch)
+
+
+# ---- splitting ------------------------------------------------------------------------------
+
+
+def test_micro_batches_equal_one_batch(updater, params, batch):
+    whole, values = update(updater, params, [batch])
+    assert largest_change(whole, params) > 1e-4
+    parts = [rows_of(batch, slice(i, i + 2)) for i in range(0, ROWS, 2)]
+    split, split_values = update(updater, params, parts)
+    assert largest_change(whole, split) < 1e-6
+    assert split_values == pytest.approx(values, rel=1e-4, abs=1e-6)
+    assert values["tokens"] == batch.sampled.sum()
+
+
+def test_fillers_and_padding_change_nothing(updater, params, batch):
+    """Two empty rows, and eight empty columns, in batches of unequal shapes."""
+    whole, _ = update(updater, params, [batch])
+    first = jax.tree.map(lambda x: np.pad(x, ((0, 1), (0, 8))), rows_of(batch, slice(0, 3)))
+    second = jax.tree.map(lambda x: np.pad(x, ((0, 1), (0, 0))), rows_of(batch, slice(3, 8)))
+    padded, _ = update(updater, params, [first, second])
+    assert largest_change(whole, padded) < 1e-6
+
+
+def test_one_device_equals_two(params, batch, updater):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+    there = jax.device_put(params, replicated(mesh))
+    alone, _ = update(Updater(MODEL, CONFIG, TEMPERATURE, mesh), there, [batch])
+    both, _ = update(updater, params, [batch])
+    assert largest_change(alone, both) < 1e-6
+
+
+# ---- what counts ----------------------------------------------------------------------------
+
+
+def test_forced_tokens_do_not_count(updater, params, batch):
+    rng = np.random.default_rng(1)
+    first, second = (1 - batch.sampled) * rng.normal(0, 30, (2, ROWS, LENGTH)).astype(np.float32)
+    garbage = batch.replace(
+        advantages=batch.advantages + first, log_probs=batch.log_probs + second
+    )
+    clean, clean_values = update(updater, params, [batch])
+    other, other_values = update(updater, params, [garbage])
+    assert largest_change(clean, other) == 0.0
+    assert other_values == clean_values
+
+
+def test_sampled_tokens_count(updater, params, batch):
+    flipped, _ = update(updater, params, [batch.replace(advantages=-batch.advantages)])
+    assert largest_change(flipped, update(updater, params, [batch])[0]) > 1e-4
+
+
+def test_a_positive_advantage_makes_the_sampled_tokens_likelier(updater, params, batch):
+    on_policy = batch.sampled * np.array(log_probs_of(params, batch.tokens))
+    for sign in (1.0, -1.0):
+        signed = batch.replace(advantages=sign * batch.sampled, log_probs=on_policy)
+        after, _ = update(updater, params, [signed], steps=3)
+        change = batch.sampled * (np.array(log_probs_of(after, batch.tokens)) - on_policy)
+        assert sign * change.sum() > 0
+
+
+def test_reported_means_are_of_the_sampled_tokens(updater, params, batch):
+    _, values = update(updater, params, [batch], steps=1)
+    sampled = batch.sampled > 0
+    now = np.array(log_probs_of(params, batch.tokens), np.float64)[sampled]
+    old = batch.log_probs[sampled].astype(np.float64)
+    advantage = batch.advantages[sampled].astype(np.float64)
+    ratio = np.exp(now - old)
+    clipped = np.clip(ratio, 1 - CONFIG.clip_low, 1 + CONFIG.clip_high)
+    loss = -np.minimum(ratio * advantage, clipped * advantage)
+    assert values["loss"] == pytest.approx(loss.mean(), rel=1e-4, abs=1e-6)
+    assert values["gap"] == pytest.approx(np.abs(now - old).mean(), rel=1e-3)
+    assert values["gap_max"] == pytest.approx(np.abs(now - old).max(), rel=1e-3)
+    assert values["clipped"] == pytest.approx(np.mean(clipped * advantage < ratio * advantage)) > 0
+    # k3 of tokens drawn from the old policy, as KL(old || new).
+    assert values["kl"] == pytest.approx((ratio - (now - old) - 1).mean(), rel=1e-3)
+    assert values["kl_reference"] == 0.0
+    assert 0 < values["entropy"] < np.log(VOCAB)
+
+
+def test_a_large_gradient_is_clipped(updater, params, batch):
+    """After a clipped gradient, ten thousand times as large, Adam still feels a small one."""
+    state, values = updater.update(
+        updater.init(params), [batch.replace(advantages=1e4 * batch.advantages)], None
+    )
+    assert values["grad_norm"] > 100  # reported as it was
+    before = jax.device_get(state.params)
+    for _ in range(10):
+        state, _ = updater.update(state, [batch.replace(advantages=-batch.advantages)], None)
+    usual, _ = update(updater, params, [batch.replace(advantages=-batch.advantages)], steps=10)
+    assert largest_change(state.params, before) > 0.3 * largest_change(usual, params)
+
+
+def test_the_first_update_moves_the_parameters(params, batch):
+    """Without warm-up at once; with one of n steps by no more than the share of the first."""
+    moved = [
+        largest_change(
+            update(Updater(MODEL, dataclasses.replace(CONFIG, warmup_steps=steps), TEMPERATURE,
+                           make_mesh()), params, [batch], steps=1)[0], params)
+        for steps in (0, 4)
+    ]
+    # Adam's first step is the rate itself, wherever there is a gradient.
+    assert moved[0] == pytest.approx(CONFIG.learning_rate, rel=0.01)
+    assert moved[1] <= CONFIG.learning_rate / 3
+
+
+# ---- the reference --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def penalised():
+    return Updater(MODEL, dataclasses.replace(CONFIG, kl_coef=0.5), TEMPERATURE, make_mesh())
+
+
+def test_the_penalty_pulls_towards_the_reference(penalised, params, batch, random_params):
+    reference = jax.device_put(random_params(MODEL, VOCAB, 1), replicated(make_mesh()))
+    idle = batch.replace(advantages=np.zeros_like(batch.advantages))
+    state, seen = penalised.init(params), []
+    for _ in range(12):
+        state, values = penalised.update(state, [idle], reference)
+        seen.append(values["kl_reference"])
+    assert seen[0] > 0 and seen[-1] < 0.8 * seen[0]
+    wanted = np.array(log_probs_of(reference, batch.tokens))
+    before, after = (
+        np.abs(batch.sampled * (np.array(log_probs_of(p, batch.tokens)) - wanted)).sum()
+        for p in (params, state.params)
+    )
+    assert after < before
+
+
+def test_at_the_reference_the_penalty_is_still(penalised, params, batch):
+    idle = batch.replace(advantages=np.zeros_like(batch.advantages))
+    _, values = update(penalised, params, [idle], steps=1, reference=params)
+    assert values["kl_reference"] == pytest.approx(0, abs=1e-6)
+    assert values["grad_norm"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_penalty_without_reference_raises(penalised, params, batch):
+    with pytest.raises(ValueError, match="kl_coef"):
+        penalised.update(penalised.init(params), [batch], None)
+
+
+def test_without_penalty_the_reference_is_ignored(updater, params, batch, random_params):
+    reference = random_params(MODEL, VOCAB, 1)
+    with_it, _ = update(updater, params, [batch], reference=reference)
+    without, _ = update(updater, params, [batch])
+    assert largest_change(with_it, without) == 0.0
+
+
+# ---- state ----------------------------------------------------------------------------------
+
+
+def test_updates_leave_the_callers_parameters_and_donate_the_state(updater, params, batch):
+    before = jax.device_get(params)
+    state = updater.init(params)
+    old = state.params["embed"]
+    state, _ = updater.update(state, [batch], None)
+    state, _ = updater.update(state, [batch], None)
+    assert old.is_deleted()
+    assert largest_change(before, jax.device_get(params)) == 0.0
+    assert largest_change(before, jax.device_get(state.params)) > 0
+
+
+@pytest.mark.parametrize("where", ["params", "log_probs"])
+def test_a_number_that_is_not_finite_raises(updater, params, batch, where):
+    if where == "params":
+        params = {**params, "final_norm": params["final_norm"].at[0].set(np.nan)}
+    else:
+        row, column = np.argwhere(batch.sampled > 0)[0]
+        spoiled = batch.log_probs.copy()
+        spoiled[row, column] = np.nan
+        batch = batch.replace(log_probs=spoiled)
+    with pytest.raises(NonFiniteError, match="nan"):
+        updater.update(updater.init(params), [batch], None)
+
+
+def test_an_update_that_breaks_the_policy_raises_at_once(params, batch):
+    """Loss and gradient are those of before the step: they do not show what it did."""
+    config = dataclasses.replace(CONFIG, learning_rate=1e30)
+    updater = Updater(MODEL, config, TEMPERATURE, make_mesh())
+    state = updater.init(params)
+    with pytest.raises(NonFiniteError):
+        for _ in range(3):
+            state, _ = updater.update(state, [batch], None)
+            assert np.isfinite(log_probs_of(state.params, batch.tokens)).all(), "a broken policy"
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_nothing_compiles_after_compile(params, batch, devices):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
+    updater = Updater(MODEL, CONFIG, TEMPERATURE, mesh)
+    state = updater.init(jax.device_put(params, replicated(mesh)))
+    shapes = [(8, 16), (4, 32)]
+    before = jax.device_get(state.params)
+    updater.compile(state, shapes)
+    assert largest_change(before, jax.device_get(state.params)) == 0.0
+    compiled = updater.compilations
+    small = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 16))), rows_of(batch, slice(0, 4)))
+    for batches in ([batch], [small], [small, batch, batch], [batch, small, small]):
+        state, _ = updater.update(state, batches, None)
+    assert updater.compilations == compiled
+
+
+# ---- engine and updater ---------------------------------------------------------------------
+
+
+def test_engine_and_updater_agree_on_log_probs(tiny_config, tiny_world, random_params):
+    """The first update after a rollout sees the policy that sampled: same log-probs."""
+    mesh, model = make_mesh(), tiny_config.model
+    vocab_size, stop_id = tiny_world.tokenizer.vocab_size, tiny_world.tokenizer.stop_id
+    params = jax.device_put(random_params(model, vocab_size, 3), replicated(mesh))
+    engine = Engine(model, tiny_config.rollout, stop_id, mesh)
+    updater = Updater(model, CONFIG, TEMPERATURE, mesh)
+    episodes = [tiny_world.episode(task, "test", i)
+                for task in tiny_world.train_tasks[:4] for i in range(3)]
+    engine.run(params, episodes, TEMPERATURE)
+    trajectories = [e.trajectory() for e in episodes]
+    advantages = [(-1.0) ** i for i in range(len(episodes))]
+    batches = make_batches(trajectories, advantages, 1024, mesh.size)
+    _, values = updater.update(updater.init(params), batches, None)
+    assert values["tokens"] == sum(t.arrays()[1].sum() for t in trajectories) > 100
+    assert values["gap_max"] < 1e-4
+    assert values["kl"] < 1e-6
+    assert values["clipped"] == 0.0

@@ -1,0 +1,258 @@
+"""An episode's record against what passed between it and the engine, token by token."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tarl_jax.config import RolloutConfig
+from tarl_jax.rollout.episode import Episode
+from tarl_jax.sandbox.clerk import FAULTLESS, play
+from tarl_jax.sandbox.dialogue import Dialogue
+from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.types import STOP_REASONS, Call
+
+ROOMY = RolloutConfig(max_turns=40, max_turn_tokens=96, max_episode_tokens=4000)
+SEED = 5
+
+
+class Wire:
+    """Plays the engine's side of one episode, and records every token that crosses."""
+
+    def __init__(self, world, task, config=ROOMY, system="Be brief."):
+        self.chat = world.chat
+        self.episode = Episode(task, SEED, world.domain, world.chat, config, system)
+        self.ids, self.sampled, self.log_probs = [], [], []
+        self.rng = np.random.default_rng(0)
+        self.force(self.episode.start())
+        self.ended = False
+
+    def force(self, ids: list[int]) -> None:
+        self.ids += ids
+        self.sampled += [False] * len(ids)
+        self.log_probs += [0.0] * len(ids)
+
+    def turn(self, ids: list[int]) -> list[int] | None:
+        """Has the policy sample `ids`; returns the answer."""
+        log_probs = (-self.rng.random(len(ids)) - 0.01).tolist()
+        self.ids += ids
+        self.sampled += [True] * len(ids)
+        self.log_probs += log_probs
+        answer = self.episode.turn(list(ids), list(log_probs))
+        self.ended = answer is None
+        self.force(answer or [])
+        return answer
+
+    def say(self, action: Call | str) -> list[int] | None:
+        return self.turn(self.chat.agent(action))
+
+    def trajectory(self):
+        """The record, after checking that it is what crossed the wire."""
+        trajectory = self.episode.trajectory()
+        ids, sampled, log_probs = trajectory.arrays()
+        assert ids.tolist() == self.ids
+        assert sampled.tolist() == self.sampled
+        assert log_probs.tolist() == np.float32(self.log_probs).tolist()
+        assert trajectory.num_tokens == len(self.ids)
+        for segment in trajectory.segments:
+            assert segment.sampled == [segment.role == "agent"] * len(segment.token_ids)
+        assert [s.turn for s in trajectory.turns] == list(range(len(trajectory.turns)))
+        assert trajectory.stop_reason in STOP_REASONS
+        assert trajectory.seed == SEED
+        return trajectory
+
+
+def right_actions(world, task, config=ROOMY):
+    """What a faultless clerk does, with the answer to each action."""
+    dialogue = Dialogue(task, world.domain, ScriptedUser(task, SEED),
+                        max_turns=config.max_turns, brief_writes=config.brief_writes)
+    return play(dialogue, FAULTLESS, SEED)
+
+
+@pytest.fixture(scope="module")
+def writing_task(tiny_world):
+    """A task with something to write."""
+    return next(t for t in tiny_world.train_tasks if t.gold_calls)
+
+
+def test_a_faultless_episode_succeeds_and_is_recorded_token_for_token(tiny_world):
+    for task in tiny_world.train_tasks:
+        wire = Wire(tiny_world, task)
+        history = right_actions(tiny_world, task)
+        for action, _ in history:
+            assert not wire.ended
+            wire.say(action)
+        assert wire.ended
+        trajectory = wire.trajectory()
+        assert trajectory.stop_reason == "user_stop"
+        assert trajectory.success is True and trajectory.gold_diff == []
+        assert bool(trajectory.diff) == bool(task.gold_calls)
+        actions = [s.call if s.call else s.text for s in trajectory.turns]
+        assert actions == [action for action, _ in history]
+
+
+def test_the_answer_to_the_last_turn_has_text_but_no_tokens(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task)
+    for action, _ in right_actions(tiny_world, writing_task):
+        wire.say(action)
+    last = wire.trajectory().segments[-1]
+    assert last.role == "user" and "###STOP###" in last.text
+    assert last.token_ids == [] and last.sampled == [] and last.log_probs == []
+
+
+def test_segments_read_as_the_chat_they_are(tiny_world, writing_task):
+    system = "You are the clerk."
+    wire = Wire(tiny_world, writing_task, system=system)
+    wire.say("Who are you?")
+    wire.say(Call("get_order_details", {"order_id": "#none"}))
+    wire.say(Call("transfer_to_human_agents", {"summary": "no"}))
+    segments = wire.trajectory().segments
+    roles = ["system", "user", "agent", "user", "agent", "tool", "agent", "tool"]
+    assert [s.role for s in segments] == roles
+    assert [s.turn for s in segments] == [-1, -1, 0, 0, 1, 1, 2, 2]
+    text = tiny_world.tokenizer.decode(wire.ids)
+    assert text.startswith(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n")
+    assert "<|im_start|>assistant\nWho are you?<|im_end|>\n<|im_start|>user\n" in text
+    assert "<tool_response>\nError: " in text and segments[5].info["error"]
+
+
+def test_a_transfer_ends_the_episode_without_success(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task)
+    assert wire.say(Call("transfer_to_human_agents", {"summary": "no"})) is None
+    trajectory = wire.trajectory()
+    assert trajectory.stop_reason == "transfer"
+    assert trajectory.success is False and trajectory.gold_diff and trajectory.diff == []
+
+
+def test_a_wrong_database_is_no_success(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task)
+    for action, _ in right_actions(tiny_world, writing_task):
+        is_write = action in writing_task.gold_calls
+        wire.say(Call("get_order_details", {"order_id": "#none"}) if is_write else action)
+    while not wire.ended:
+        wire.say("It is done.")
+    trajectory = wire.trajectory()
+    assert trajectory.success is False and trajectory.gold_diff
+
+
+def test_a_malformed_turn_is_answered_and_marked(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task)
+    encode, markup = tiny_world.tokenizer.encode, tiny_world.tokenizer.encode_markup
+    broken = [*markup("<tool_call>\n"), *encode('{"name": '), *markup("<|im_end|>")]
+    assert wire.turn(broken)
+    assert wire.turn([wire.chat.stop_id])  # nothing but the end
+    wire.say(Call("transfer_to_human_agents", {"summary": "no"}))
+    trajectory = wire.trajectory()
+    assert ["malformed" in s.info for s in trajectory.turns] == [True, True, False]
+    for segment in trajectory.segments[3:6:2]:
+        assert segment.role == "tool" and segment.text.startswith("Error: ")
+    assert trajectory.turns[0].call is None
+
+
+def test_a_cut_turn_is_closed_by_a_forced_stop_token(tiny_world, writing_task):
+    """The policy never sampled the stop token, so it must not be trained on it."""
+    wire = Wire(tiny_world, writing_task)
+    cut = tiny_world.tokenizer.encode("I would like to tell you that")
+    answer = wire.turn(cut)
+    assert answer[0] == wire.chat.stop_id
+    wire.say(Call("transfer_to_human_agents", {"summary": "no"}))
+    trajectory = wire.trajectory()
+    turn, after = trajectory.segments[2:4]
+    assert turn.token_ids == cut and "malformed" in turn.info
+    assert after.token_ids[0] == wire.chat.stop_id and not any(after.sampled)
+    # A turn with its stop token gets no second one.
+    whole = Wire(tiny_world, writing_task).turn([*cut, wire.chat.stop_id])
+    assert wire.chat.stop_id not in whole[:1]
+
+
+def test_a_cut_last_turn_ends_without_further_tokens(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task, dataclasses.replace(ROOMY, max_turns=1))
+    assert wire.turn(tiny_world.tokenizer.encode("I would like")) is None
+    assert wire.trajectory().stop_reason == "max_turns"
+
+
+def test_max_turns_cuts_the_episode_off(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task, dataclasses.replace(ROOMY, max_turns=3))
+    for place in range(3):
+        assert (wire.say("Who are you?") is None) == (place == 2)
+    trajectory = wire.trajectory()
+    assert trajectory.stop_reason == "max_turns" and len(trajectory.turns) == 3
+    assert trajectory.segments[-1].token_ids == [] and trajectory.segments[-1].text
+
+
+def test_max_tokens_cuts_the_episode_off_before_it_could_overflow(tiny_world, writing_task):
+    """Whatever the turns' lengths: the next one at its longest would still have fitted."""
+    rng = np.random.default_rng(1)
+    reasons = set()
+    for _ in range(20):
+        config = dataclasses.replace(
+            ROOMY, max_turn_tokens=20, max_episode_tokens=int(rng.integers(110, 300))
+        )
+        wire = Wire(tiny_world, writing_task, config)
+        while not wire.ended:
+            assert len(wire.ids) + config.max_turn_tokens <= config.max_episode_tokens
+            n = rng.integers(1, config.max_turn_tokens + 1)
+            wire.turn([int(t) for t in rng.choice(tiny_world.tokenizer.encode("Who are you"), n)])
+        trajectory = wire.trajectory()
+        assert trajectory.num_tokens <= config.max_episode_tokens
+        assert trajectory.success is False
+        assert trajectory.segments[-1].token_ids == [] and trajectory.segments[-1].text
+        reasons.add(trajectory.stop_reason)
+    assert "max_tokens" in reasons
+
+
+def test_an_episode_cut_off_after_the_right_write_is_no_success(tiny_world, writing_task):
+    history = right_actions(tiny_world, writing_task)
+    actions = [action for action, _ in history]
+    last_write = max(i for i, action in enumerate(actions) if action in writing_task.gold_calls)
+    assert last_write < len(actions) - 1
+
+    config = dataclasses.replace(ROOMY, max_turns=last_write + 1)
+    by_turns = Wire(tiny_world, writing_task, config)
+    for action in actions[: last_write + 1]:
+        by_turns.say(action)
+    assert by_turns.ended
+
+    probe = Wire(tiny_world, writing_task)
+    for action in actions[: last_write + 1]:
+        probe.say(action)
+    config = dataclasses.replace(ROOMY, max_episode_tokens=len(probe.ids) + 95)
+    by_tokens = Wire(tiny_world, writing_task, config)
+    for action in actions[: last_write + 1]:
+        by_tokens.say(action)
+    assert by_tokens.ended
+
+    for wire, reason in ((by_turns, "max_turns"), (by_tokens, "max_tokens")):
+        trajectory = wire.trajectory()
+        assert trajectory.stop_reason == reason
+        assert trajectory.gold_diff == []  # the database is right
+        assert trajectory.success is False
+
+
+def test_a_prompt_without_room_for_a_turn_raises(tiny_world, writing_task):
+    config = dataclasses.replace(ROOMY, max_episode_tokens=100)
+    with pytest.raises(ValueError, match=r"shop-.*max_episode_tokens = 100"):
+        Wire(tiny_world, writing_task, config)
+
+
+def test_a_running_episode_has_no_record(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task)
+    wire.say("Who are you?")
+    with pytest.raises(RuntimeError, match="has not ended"):
+        wire.episode.trajectory()
+
+
+def test_the_seed_is_of_task_stream_and_run(tiny_world, tiny_config):
+    first, second = tiny_world.train_tasks[:2]
+    other_run = dataclasses.replace(tiny_world, config=dataclasses.replace(tiny_config, seed=1))
+    episodes = [
+        tiny_world.episode(first, "train", 1, 0),
+        tiny_world.episode(second, "train", 1, 0),
+        tiny_world.episode(first, "train", 2, 0),
+        tiny_world.episode(first, "train", 1, 1),
+        tiny_world.episode(first, "eval", 1, 0),
+        other_run.episode(first, "train", 1, 0),
+    ]
+    assert len({e.seed for e in episodes}) == len(episodes)
+    again = tiny_world.episode(first, "train", 1, 0)
+    assert again.seed == episodes[0].seed and again.start() == episodes[0].start()
