@@ -82,11 +82,11 @@ class WarmStartConfig:
     seed: int = 0
     episodes: int = 9000
     branches: int = 30  # shops with other users and orders that the episodes are spread over
-    steps: int = 900
+    steps: int = 1000
     batch_tokens: int = 4096  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
-    observation_weight: float = 0.5  # weight of the forced tokens in the loss
+    observation_weight: float = 1.0  # weight of the forced tokens in the loss
     cache_dir: str = "~/.cache/tarl_jax"
     clerk: ClerkConfig = ClerkConfig()
 

@@ -139,8 +139,7 @@ def imitate(
     opt_state = jax.jit(optimizer.init)(params)
     batches = _batches(demonstrations, config)
     for step in range(1, config.steps + 1):
-        tokens, weights = next(batches)
-        slope, loss = gradient(params, tokens, weights)
+        slope, loss = gradient(params, *next(batches))
         params, opt_state = apply(params, opt_state, slope)
         if step % 10 == 0 or step == config.steps:
             value = float(loss)
@@ -188,8 +187,8 @@ def make_optimizer(config: WarmStartConfig) -> optax.GradientTransformation:
 
 def _batches(
     demonstrations: list[Demonstration], config: WarmStartConfig
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless (tokens [B, S], loss weights [B, S]); similar lengths together, in random order."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Endless (tokens, loss weights, clerk's tokens), all [B, S]; similar lengths together."""
     rng = np.random.default_rng([config.seed, 1])
     while True:
         order = rng.permutation(len(demonstrations))
@@ -203,20 +202,24 @@ def _batches(
                     [np.where(pool[i].agent, 1.0, config.observation_weight) for i in chosen],
                     (rows, length),
                 )
-                yield tokens, weights
+                agent = pad_rows([pool[i].agent for i in chosen], (rows, length))
+                yield tokens, weights, agent
 
 
 def _gradient(
-    model: ModelConfig, params: decoder.Params, tokens: jax.Array, weights: jax.Array
+    model: ModelConfig,
+    params: decoder.Params,
+    tokens: jax.Array,
+    weights: jax.Array,
+    agent: jax.Array,
 ) -> tuple[decoder.Params, jax.Array]:
     """Gradient of the weighted loss, and the loss of the clerk's tokens alone."""
 
     def loss_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
         scores = decoder.logits(p, decoder.hidden_states(p, model, tokens)[:, :-1])
         log_probs, _ = token_log_probs(scores, tokens[:, 1:], 1.0)
-        w = weights[:, 1:]
-        agent = (w == 1.0).astype(jnp.float32)
-        shown = -jnp.sum(agent * log_probs) / jnp.maximum(agent.sum(), 1.0)
+        w, a = weights[:, 1:], agent[:, 1:]
+        shown = -jnp.sum(a * log_probs) / jnp.maximum(a.sum(), 1.0)
         return -jnp.sum(w * log_probs) / jnp.maximum(w.sum(), 1.0), shown
 
     return jax.grad(loss_of, has_aux=True)(params)

@@ -82,11 +82,10 @@ def make_shop(config: ShopConfig, branch: int = 0) -> dict[str, dict[str, Any]]:
     rng = random.Random(f"users-{config.seed}-{branch}")
     names = rng.sample([(f, n) for f in FIRST_NAMES for n in LAST_NAMES], config.num_users)
     order_ids = iter(rng.sample(range(100, 1000), config.num_users * config.orders_per_user))
-    numbers = {first: rng.sample(range(10, 100), len(LAST_NAMES)) for first in FIRST_NAMES}
     users: dict[str, Any] = {}
     orders: dict[str, Any] = {}
     for first, last in names:
-        user = _make_user(rng, first, last, email=f"{first.lower()}{numbers[first].pop()}@mail.com")
+        user = _make_user(rng, first, last)
         user_id = f"{first.lower()}_{last.lower()}_{rng.randrange(10, 100)}"
         for _ in range(config.orders_per_user):
             order = _make_order(rng, f"#W{next(order_ids)}", user_id, user, products)
@@ -126,7 +125,7 @@ def _make_products(rng: random.Random) -> dict[str, Any]:
     return products
 
 
-def _make_user(rng: random.Random, first: str, last: str, email: str) -> dict[str, Any]:
+def _make_user(rng: random.Random, first: str, last: str) -> dict[str, Any]:
     street, city, state, zip_code = rng.choice(ADDRESSES)
     methods = {}
     for source in rng.sample(("credit_card", "paypal"), rng.choice((1, 2))):
@@ -142,7 +141,7 @@ def _make_user(rng: random.Random, first: str, last: str, email: str) -> dict[st
         "name": {"first_name": first, "last_name": last},
         "address": {"address1": street, "address2": "", "city": city, "country": "USA",
                     "state": state, "zip": zip_code},
-        "email": email,
+        "email": f"{first.lower()}.{last.lower()}@mail.com",
         "payment_methods": methods,
         "orders": [],
     }

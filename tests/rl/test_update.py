@@ -147,7 +147,8 @@ def test_reported_means_are_of_the_sampled_tokens(updater, params, batch):
     assert values["loss"] == pytest.approx(loss.mean(), rel=1e-4, abs=1e-6)
     assert values["gap"] == pytest.approx(np.abs(now - old).mean(), rel=1e-3)
     assert values["gap_max"] == pytest.approx(np.abs(now - old).max(), rel=1e-3)
-    assert values["clipped"] == pytest.approx(np.mean(clipped * advantage < ratio * advantage)) > 0
+    assert values["clipped"] == pytest.approx(np.mean(clipped * advantage < ratio * advantage))
+    assert values["clipped"] > 0
     # k3 of tokens drawn from the old policy, as KL(old || new).
     assert values["kl"] == pytest.approx((ratio - (now - old) - 1).mean(), rel=1e-3)
     assert values["kl_reference"] == 0.0
@@ -258,7 +259,7 @@ def test_an_update_that_breaks_the_policy_raises_at_once(params, batch):
     with pytest.raises(NonFiniteError):
         for _ in range(3):
             state, _ = updater.update(state, [batch], None)
-            assert np.isfinite(log_probs_of(state.params, batch.tokens)).all(), "a broken policy"
+            assert largest_change(state.params, params) < 1e20, "returned a broken policy"
 
 
 @pytest.mark.parametrize("devices", [1, 2])

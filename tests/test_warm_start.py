@@ -1,0 +1,94 @@
+"""Imitation: what is learned from, that it learns, and that it is done once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tarl_jax.config import ConfigError, from_config_dict
+from tarl_jax.presets import sized
+from tarl_jax.sandbox import shop
+from tarl_jax.text.chat import Chat
+from tarl_jax.types import Call
+from tarl_jax.warm_start import demonstrate, warm_start
+
+
+@pytest.fixture
+def config(tiny_config, tmp_path):
+    settings = dataclasses.replace(
+        tiny_config.warm_start, episodes=24, branches=3, steps=30, batch_tokens=1024,
+        cache_dir=str(tmp_path),
+    )
+    return dataclasses.replace(tiny_config, warm_start=settings)
+
+
+def test_demonstrations_mark_the_clerks_turns_and_nothing_else(config, tiny_world):
+    chat = Chat(tiny_world.tokenizer)
+    calls = messages = 0
+    for demonstration in demonstrate(config, tiny_world):
+        starts = np.flatnonzero(np.diff(demonstration.agent.astype(int), prepend=0) == 1)
+        ends = np.flatnonzero(np.diff(demonstration.agent.astype(int), append=0) == -1)
+        assert not demonstration.agent[:2].any()
+        for start, end in zip(starts, ends, strict=True):
+            turn = demonstration.tokens[start : end + 1].tolist()
+            assert turn.count(chat.stop_id) == 1 and turn[-1] == chat.stop_id
+            _, action = chat.read(turn)
+            calls += isinstance(action, Call)
+            messages += isinstance(action, str)
+    assert calls > 20 and messages > 20
+
+
+def test_demonstrations_are_about_other_users_of_the_same_products(config, tiny_world):
+    here = shop.make_shop(config.shop)
+    branch = shop.make_shop(config.shop, 1)
+    assert here["products"] == branch["products"]
+    assert not here["users"].keys() & branch["users"].keys()
+    said = [tiny_world.tokenizer.decode(d.tokens) for d in demonstrate(config, tiny_world)]
+    assert not any(user in text for text in said for user in here["users"])
+    assert any(user in text for text in said for user in branch["users"])
+
+
+def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):
+    losses = []
+
+    def progress(step, steps, loss):
+        losses.append(loss)
+
+    params, folder = warm_start(config, tiny_world, jax.random.key(0), progress)
+    assert len(losses) == 3 and losses[-1] < losses[0] - 0.5
+    again, same = warm_start(config, tiny_world, jax.random.key(0), progress)
+    assert same == folder and len(losses) == 3
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+@pytest.mark.parametrize("section, change", [
+    ("warm_start", {"steps": 31}),
+    ("warm_start", {"seed": 1}),
+    ("model", {"d_ff": 48}),
+    ("shop", {"seed": 3}),
+    ("tasks", {"change_mind": 0.9}),
+    ("rollout", {"brief_writes": False}),
+])
+def test_whatever_changes_the_warm_start_changes_its_name(config, tiny_world, section, change):
+    from tarl_jax.warm_start import _digest
+
+    other = dataclasses.replace(
+        config, **{section: dataclasses.replace(getattr(config, section), **change)}
+    )
+    assert _digest(other, tiny_world) != _digest(config, tiny_world)
+
+
+def test_no_steps_means_random_parameters_and_no_cache(config, tiny_world, tmp_path):
+    none = dataclasses.replace(config, warm_start=dataclasses.replace(config.warm_start, steps=0))
+    _, folder = warm_start(none, tiny_world, jax.random.key(0), lambda *_: None)
+    assert folder is None and not list(tmp_path.iterdir())
+
+
+def test_no_branches_is_an_error():
+    data = sized("tiny")
+    data.warm_start.branches = 0
+    with pytest.raises(ConfigError, match=r"config\.warm_start\.branches = 0"):
+        from_config_dict(data)
