@@ -80,13 +80,13 @@ class WarmStartConfig:
     """Imitation of the erring clerk. `steps=0` starts from random parameters."""
 
     seed: int = 0
-    episodes: int = 9000
-    branches: int = 30  # shops with other users and orders that the episodes are spread over
-    steps: int = 1000
-    batch_tokens: int = 4096  # padded tokens per step
+    episodes: int = 12_000
+    branches: int = 40  # shops with other users and orders that the episodes are spread over
+    steps: int = 1800
+    batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
-    observation_weight: float = 1.0  # weight of the forced tokens in the loss
+    observation_weight: float = 0.5  # weight of the forced tokens in the loss
     cache_dir: str = "~/.cache/tarl_jax"
     clerk: ClerkConfig = ClerkConfig()
 
@@ -139,7 +139,7 @@ class RLConfig:
     clip_high: float = 0.28
     kl_coef: float = 0.0  # k3 estimator against the warm start
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
-    micro_batch_tokens: int = 4096  # padded tokens per forward/backward pass
+    micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
 
 
 @dataclasses.dataclass(frozen=True)
