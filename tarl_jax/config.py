@@ -64,15 +64,15 @@ class TaskConfig:
 class ClerkConfig:
     """How often the scripted clerk errs, per request at which the error is possible."""
 
-    skip_confirmation: float = 0.12
-    wrong_variant: float = 0.15
-    wrong_item: float = 0.12
-    wrong_reason: float = 0.15
-    wrongful_denial: float = 0.08
-    ignore_rule: float = 0.4
-    false_done: float = 0.05
-    transfer: float = 0.02
-    redundant_read: float = 0.05
+    skip_confirmation: float = 0.1
+    wrong_variant: float = 0.1
+    wrong_item: float = 0.08
+    wrong_reason: float = 0.1
+    wrongful_denial: float = 0.05
+    ignore_rule: float = 0.3
+    false_done: float = 0.03
+    transfer: float = 0.01
+    redundant_read: float = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
