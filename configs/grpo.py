@@ -1,4 +1,9 @@
-"""GRPO with the terminal reward only."""
+"""GRPO with the terminal reward alone: the verifier's verdict, no judge.
+
+    python -m tarl_jax.main --config=configs/grpo.py
+
+COST
+"""
 
 from tarl_jax.presets import sized
 

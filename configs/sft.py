@@ -1,4 +1,9 @@
-"""The warm start alone: imitation of the erring clerk, then an evaluation."""
+"""The warm start alone: imitation of the clerk that errs, then an evaluation.
+
+    python -m tarl_jax.main --config=configs/sft.py
+
+COST
+"""
 
 from tarl_jax.presets import sized
 

@@ -82,7 +82,7 @@ class WarmStartConfig:
     seed: int = 0
     episodes: int = 12_000
     branches: int = 40  # shops with other users and orders that the episodes are spread over
-    steps: int = 1800
+    steps: int = 1500
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
@@ -100,7 +100,7 @@ class RolloutConfig:
     temperature: float = 1.0
     max_turns: int = 30
     max_turn_tokens: int = 48
-    max_episode_tokens: int = 768
+    max_episode_tokens: int = 512
     brief_writes: bool = True  # the policy sees only the new status after a successful write
     system_prompt: str = "brief"  # "brief": one line; "full": policy text and tool schemas
     slots: int = 128  # episodes on the device at once
