@@ -19,7 +19,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from tarl_jax.config import ModelConfig, RLConfig
-from tarl_jax.mesh import by_rows
+from tarl_jax.mesh import by_rows, replicated
 from tarl_jax.models import decoder
 from tarl_jax.rl import losses
 from tarl_jax.types import Batch
@@ -68,14 +68,19 @@ class Updater:
         self._optimizer = make_optimizer(config)
         self._with_reference = config.kl_coef > 0
         gradient = functools.partial(_gradient, model, config, temperature)
-        self._gradient = jax.jit(gradient, donate_argnums=0)
-        self._apply = jax.jit(functools.partial(_apply, self._optimizer), donate_argnums=0)
-        self._zeros = jax.jit(_zeros)
+        # Where results live is said, not inferred: arrays that went once round the loop then look
+        # the same to jit as the first ones, and nothing compiles twice.
+        jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
+        self._gradient = jit(gradient, donate_argnums=0)
+        self._apply = jit(functools.partial(_apply, self._optimizer), donate_argnums=0)
+        self._zeros = jit(_zeros)
+        self._copy = jit(lambda params: jax.tree.map(jnp.copy, params))
+        self._init = jit(self._optimizer.init)
 
     def init(self, params: decoder.Params) -> TrainState:
         """A fresh state; owns a copy of `params`, since updates donate it."""
-        params = jax.tree.map(jnp.copy, params)
-        return TrainState(params, jax.jit(self._optimizer.init)(params))
+        params = self._copy(params)
+        return TrainState(params, self._init(params))
 
     def compile(self, state: TrainState, shapes: Sequence[tuple[int, int]]) -> None:
         """Compiles the programs for batches of these (rows, length); `state` is left as it was."""
@@ -86,7 +91,7 @@ class Updater:
             batch = Batch(np.zeros(shape, np.int32), zeros, zeros, zeros)
             batch = jax.device_put(batch, by_rows(self._mesh))
             accumulated = self._gradient(accumulated, state.params, reference, batch)
-        self._apply(jax.tree.map(jnp.copy, state), accumulated)
+        self._apply(TrainState(self._copy(state.params), self._init(state.params)), accumulated)
 
     @property
     def compilations(self) -> int:
