@@ -116,7 +116,7 @@ def plot(out: Path, results: list[dict]) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     bars(axes[3], results, colors, names)
-    figure.suptitle("Training curves averaged over 9 steps (thin: one seed), and held-out figures (dots: one seed)")
+    figure.suptitle("Training curves over 9 steps, held-out figures; thin lines and dots: one seed")
     figure.savefig(HERE / "plot.png", dpi=110)
 
 

@@ -20,7 +20,7 @@ from tarl_jax.sandbox.verifier import verify
 from tarl_jax.types import Call
 
 DOMAIN = retail_domain(shop.make_shop(ShopConfig()))
-TASKS = make_tasks(DOMAIN, ShopConfig(), TaskConfig(num_train=900), "train")
+TASKS = make_tasks(DOMAIN, ShopConfig(), TaskConfig(num_train=1500), "train")
 FORBIDDEN_TASKS = make_tasks(
     DOMAIN, ShopConfig(), TaskConfig(num_train=400, forbidden=0.9, max_idle=1.0), "train"
 )

@@ -168,7 +168,7 @@ def test_an_unknown_split_is_named(split):
 @pytest.mark.parametrize("shop_config, config, split, named", [
     # One user has one order, about which not so many different things can be said.
     (ShopConfig(num_users=2, orders_per_user=1), TaskConfig(num_train=500), "train",
-     r"of 500 distinct tasks; lower tasks\.num_train or raise shop\.num_users"),
+     r"of 500 distinct tasks; lower tasks\.num_train, or raise shop\.num_users"),
     (ShopConfig(num_users=2, orders_per_user=1), TaskConfig(num_held_out=400), "held_out",
      r"of 400 distinct tasks; lower tasks\.num_held_out"),
     # All are forbidden, and none may be.

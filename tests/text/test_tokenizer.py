@@ -86,10 +86,11 @@ def test_text_in_place_of_markup_is_an_error():
         TOKENIZER.encode_markup(f"{IM_START}hacker\n")
 
 
-def test_digits_stay_apart():
-    # An id that is one piece cannot be copied digit by digit.
-    assert len(TOKENIZER.encode("1234567890")) == 10
-    assert len(TOKENIZER.encode("801")) == 3
+def test_every_id_is_one_piece_and_longer_numbers_can_be_written():
+    # A small policy copies one token; a run of digits, each of which stands in many places, not.
+    for number in (10, 99, 100, 801, 999, "071"):
+        assert len(TOKENIZER.encode(str(number))) == 1
+    assert TOKENIZER.decode(TOKENIZER.encode("1234567890")) == "1234567890"
 
 
 def test_values_of_the_shop_are_single_pieces():
