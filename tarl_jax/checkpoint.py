@@ -7,7 +7,12 @@ config and the step number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +59,10 @@ class Checkpoints:
         try:
             self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter is how TensorStore says "disk full"
+            reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
-                f"{self._folder / str(step)}: could not be written ({error}); checkpoints of the"
+                f"{self._folder / str(step)}: could not be written ({reason}); checkpoints of the"
                 f" steps {self.steps} are whole. Make room, then run the same command with"
                 " --workdir to go on from there"
             ) from error
@@ -101,12 +107,30 @@ def _abstract(tree: Any) -> Any:
 
 
 def _read(read: Callable[[], Any], folder: Path) -> Any:
+    with _one_message():
+        try:
+            return read()
+        except Exception as error:  # Orbax raises many kinds; all mean that this one is unusable
+            kind = type(error).__name__
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+        time.sleep(0.3)  # for the reads that are still under way
+        gc.collect()
+    raise CheckpointError(
+        f"{folder}: is damaged, or was written with another model or optimiser"
+        f" ({kind}: {reason}). Remove that folder to go on from the one before it, or start in a"
+        " new --workdir"
+    )
+
+
+@contextlib.contextmanager
+def _one_message() -> Iterator[None]:
+    """Silences the reads that Orbax abandons when one fails: each would print its traceback."""
+    logger = logging.getLogger("asyncio")
+    level, hooks = logger.level, (sys.unraisablehook, sys.excepthook)
+    logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = sys.excepthook = lambda *_: None
     try:
-        return read()
-    except Exception as error:  # Orbax raises many kinds; all mean that this one is unusable
-        reason = str(error).strip().splitlines() or [""]
-        raise CheckpointError(
-            f"{folder}: is damaged, or was written with another model or optimiser"
-            f" ({type(error).__name__}: {reason[0][:200]}). Remove that folder to go on from the"
-            " one before it, or start in a new --workdir"
-        ) from error
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = hooks
+        logger.setLevel(level)

@@ -103,7 +103,7 @@ class _Run:
         self.view.phase("compiling")
         self.engine.compile(state.params)
         self.updater.compile(state, self._shapes())
-        base = self._evaluation("base", 0, state.params) if step == 0 else self._found("base")
+        base = self._found("base") or self._evaluation("base", 0, state.params)
         while step < self.config.rl.steps:
             step += 1
             state = self._step(step, state, reference)
@@ -111,9 +111,11 @@ class _Run:
             every = self.config.eval.every
             if every and step % every == 0 and not last:
                 self._evaluation("eval", step, state.params)
-            if step % self.config.checkpoint.every == 0 or last or self.stop.pending:
+            stopping = self.stop.pending  # read once: a stop after this line waits for the next
+            if step % self.config.checkpoint.every == 0 or last or stopping:
                 self._save(step, state)
-            self._honour_stop(f"after step {step}")
+            if stopping:
+                self._honour_stop(f"after step {step}")
         trained = base  # where there is nothing but the warm start
         if step > 0:
             trained = self._found("final") or self._evaluation("final", step, state.params)

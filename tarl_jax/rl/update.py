@@ -53,7 +53,11 @@ class Sums:
 
 def make_optimizer(config: RLConfig) -> optax.GradientTransformation:
     """AdamW with warm-up to a constant rate, after clipping the gradient's global norm."""
-    rate = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
+    warmup = max(config.warmup_steps, 1)
+
+    def rate(count: jax.Array) -> jax.Array:
+        return config.learning_rate * jnp.minimum((count + 1) / warmup, 1.0)
+
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=config.weight_decay),
@@ -116,10 +120,12 @@ class Updater:
         for batch in batches:
             batch = jax.device_put(batch, by_rows(self._mesh))
             accumulated = self._gradient(accumulated, state.params, reference, batch)
-        state, sums, norm = self._apply(state, accumulated)
-        sums, norm = jax.device_get((sums, norm))
-        if not (np.isfinite(sums.loss) and np.isfinite(norm)):
-            raise NonFiniteError(f"loss sum {sums.loss}, gradient norm {norm}")
+        state, sums, norm, size = self._apply(state, accumulated)
+        sums, norm, size = jax.device_get((sums, norm, size))
+        if not np.isfinite([sums.loss, norm, size]).all():
+            raise NonFiniteError(
+                f"loss sum {sums.loss}, gradient norm {norm}, norm of the new parameters {size}"
+            )
         count = max(float(sums.tokens), 1.0)
         means = {
             name: float(getattr(sums, name)) / count
@@ -188,9 +194,10 @@ def _apply(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     accumulated: tuple[decoder.Params, Sums],
-) -> tuple[TrainState, Sums, jax.Array]:
+) -> tuple[TrainState, Sums, jax.Array, jax.Array]:
     total, sums = accumulated
     gradient = jax.tree.map(lambda g: g / jnp.maximum(sums.tokens, 1.0), total)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state), sums, optax.global_norm(gradient)
+    norms = optax.global_norm(gradient), optax.global_norm(params)
+    return TrainState(params, opt_state), sums, *norms

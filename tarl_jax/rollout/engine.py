@@ -88,12 +88,17 @@ class Engine:
         self._config = config
         self._mesh = mesh
         self._slots = round_up(config.slots, mesh)
-        self._extend = jax.jit(functools.partial(programs.extend, model), donate_argnums=1)
+        # Without out_shardings XLA would choose, e.g. a replicated cache, and compile again for it.
+        rows = by_rows(mesh)
+        self._extend = jax.jit(
+            functools.partial(programs.extend, model), donate_argnums=1, out_shardings=rows
+        )
         self._decode = jax.jit(
             functools.partial(programs.decode, model, stop_id, config.max_turn_tokens),
             donate_argnums=1,
+            out_shardings=rows,
         )
-        self._resize = jax.jit(programs.resize, static_argnums=2)
+        self._resize = jax.jit(programs.resize, static_argnums=2, out_shardings=rows)
         self._unstack = jax.jit(decoder.unstack, out_shardings=replicated(mesh))
 
     @property
@@ -184,8 +189,10 @@ class Engine:
         """Halves the batch where it is mostly idle; grows the cache where a row may outgrow it."""
         busy = [slot for slot, row in enumerate(rows) if row is not None]
         size = len(rows) if more else min(len(rows), self._bucket_rows(len(busy)))
-        need = max(row.length + len(row.pending) for row in rows if row is not None)
-        need += self._config.max_turn_tokens
+        limit = self._config.max_turn_tokens
+        need = max(
+            row.length + len(row.pending) + limit - len(row.ids) for row in rows if row is not None
+        )
         while len(rows) > size:
             idle = [slot for slot, row in enumerate(rows) if row is None]
             keep = (busy + idle)[: len(rows) // 2]
