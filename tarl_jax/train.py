@@ -24,7 +24,7 @@ from tarl_jax.checkpoint import Checkpoints, load_params, save_params
 from tarl_jax.config import RunConfig
 from tarl_jax.curves import plot_curves
 from tarl_jax.data import TaskStream
-from tarl_jax.evaluate import behaviour, evaluate
+from tarl_jax.evaluation import behaviour, evaluate
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.mesh import make_mesh, replicated

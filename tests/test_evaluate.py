@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tarl_jax.evaluate import behaviour, bootstrap_interval, evaluate, pass_hat_k, summarise
+from tarl_jax.evaluation import behaviour, bootstrap_interval, evaluate, pass_hat_k, summarise
 from tarl_jax.rollout.engine import EngineStats
 from tarl_jax.types import Call, Segment, Task, Trajectory
 

@@ -1,0 +1,151 @@
+"""Evaluation: pass^k on held-out tasks with intervals, and how the policy behaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from tarl_jax.checkpoint import Checkpoints
+from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.judge.rules import judge
+from tarl_jax.live import LiveView, print_summary
+from tarl_jax.mesh import make_mesh, replicated
+from tarl_jax.models.decoder import Params, init_params
+from tarl_jax.rl.update import Updater
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.world import World
+from tarl_jax.rundir import require_run, write_json
+from tarl_jax.types import Task, Trajectory
+
+MAX_K = 4
+
+
+def pass_hat_k(successes: Int[np.ndarray, " P"], trials: int, k: int) -> np.ndarray:
+    """Per task C(c, k) / C(n, k): the chance that k of its n trials, drawn at random, all pass.
+
+    Source: tau-bench (arXiv 2406.12045). Not pass@k, which asks for at least one.
+    Raises ValueError where k exceeds the trials.
+    """
+    if not 1 <= k <= trials:
+        raise ValueError(f"pass^{k} needs at least {k} trials, there are {trials}")
+    return np.array([math.comb(int(c), k) / math.comb(trials, k) for c in successes])
+
+
+def bootstrap_interval(
+    per_task: np.ndarray, draws: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """95% percentile interval of the mean, tasks drawn with replacement."""
+    picks = rng.integers(0, len(per_task), (draws, len(per_task)))
+    low, high = np.percentile(per_task[picks].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def evaluate(
+    engine: Engine,
+    params: Params,
+    world: World,
+    tasks: Sequence[Task],
+    stream: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, float], list[Trajectory]]:
+    """Plays `config.eval.trials` episodes of each task and judges them.
+
+    Args:
+      stream: names the random stream of the episodes; the same name gives the same episodes.
+    Returns: metrics named "eval/…", and the trajectories, the trials of a task side by side.
+    """
+    config = world.config.eval
+    episodes = [world.episode(task, stream, config.seed, trial)
+                for task in tasks for trial in range(config.trials)]
+    stats = engine.run(params, episodes, config.temperature, progress)
+    trajectories = [episode.trajectory() for episode in episodes]
+    for trajectory in trajectories:
+        verdict = judge(trajectory)
+        if verdict is not None:
+            trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
+    metrics = summarise(trajectories, config.trials, config.bootstrap, config.seed)
+    metrics["eval/tokens_per_second"] = stats.tokens_per_second
+    return metrics, trajectories
+
+
+def summarise(
+    trajectories: Sequence[Trajectory], trials: int, draws: int, seed: int
+) -> dict[str, float]:
+    """Metrics of an evaluation; a broken episode counts as a failure.
+
+    pass^k and clean pass (success without a major deviation) come with "_low" and "_high", the
+    ends of their 95% interval by bootstrap over tasks.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (-1, trials)
+    success = np.array([bool(t.success) for t in trajectories]).reshape(shape)
+    major = np.array([-1 in (t.turn_scores or ()) for t in trajectories]).reshape(shape)
+    metrics: dict[str, float] = {}
+
+    def add(name: str, per_task: np.ndarray) -> None:
+        metrics[name] = float(per_task.mean())
+        metrics[f"{name}_low"], metrics[f"{name}_high"] = bootstrap_interval(per_task, draws, rng)
+
+    for k in range(1, min(MAX_K, trials) + 1):
+        add(f"eval/pass^{k}", pass_hat_k(success.sum(axis=1), trials, k))
+    add("eval/clean_pass", clean(success, major).mean(axis=1))
+    add("eval/major_share", major.mean(axis=1))
+    metrics |= {f"eval/{name}": value for name, value in behaviour(trajectories).items()}
+    metrics["eval/broken"] = float(np.mean([t.success is None for t in trajectories]))
+    metrics["eval/outputs_found"] = float(np.mean([t.outputs_found for t in trajectories]))
+    metrics["eval/tasks"] = float(len(success))
+    return metrics
+
+
+def clean(success: Bool[np.ndarray, ...], major: Bool[np.ndarray, ...]) -> np.ndarray:
+    return success & ~major
+
+
+def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means per episode: turns, waits (messages that ask the user something), tokens, stops."""
+    count = len(trajectories)
+    turns = [t.turns for t in trajectories]
+    stops = [t.stop_reason for t in trajectories]
+    return {
+        "turns": sum(map(len, turns)) / count,
+        "waits": sum(s.call is None and "?" in s.text for ts in turns for s in ts) / count,
+        "malformed": sum("malformed" in s.info for ts in turns for s in ts) / count,
+        "episode_tokens": sum(t.num_tokens for t in trajectories) / count,
+        "transfers": stops.count("transfer") / count,
+        "truncated": (stops.count("max_turns") + stops.count("max_tokens")) / count,
+    }
+
+
+def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
+    """Evaluates a checkpoint of the run in `config.workdir` (step -1: the newest).
+
+    Prints the table and writes `evaluation-<step>.json` to the run directory.
+    Raises ConfigError if there is no such run, CheckpointError if there is no such checkpoint.
+    """
+    run_dir = Path(config.workdir)
+    require_run(config, run_dir)
+    checkpoints = Checkpoints(run_dir, config.checkpoint)
+    if not checkpoints.steps:
+        raise ConfigError(f"--workdir {run_dir}: has no checkpoint yet")
+    step = checkpoints.steps[-1] if step < 0 else step
+    mesh = make_mesh()
+    world = World.from_config(config)
+    engine = Engine(config.model, config.rollout, world.tokenizer.stop_id, mesh)
+    updater = Updater(config.model, config.rl, config.rollout.temperature, mesh)
+    params = init_params(config.model, world.tokenizer.vocab_size, jax.random.key(0))
+    like = updater.init(jax.device_put(params, replicated(mesh)))
+    state, _ = checkpoints.restore(step, like)
+    with LiveView(0, config.log.live, str(run_dir)) as view:
+        values, _ = evaluate(
+            engine, state.params, world, world.held_out_tasks[: config.eval.final_tasks], "eval",
+            lambda done, total: view.phase(f"evaluating step {step}", done, total),
+        )
+    checkpoints.close()
+    write_json(run_dir / f"evaluation-{step}.json", values)
+    print_summary({}, values)
+    return values
