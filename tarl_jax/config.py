@@ -129,7 +129,7 @@ class RewardConfig:
 class RLConfig:
     """Advantage, loss and optimiser."""
 
-    steps: int = 40
+    steps: int = 80
     learning_rate: float = 1e-4
     warmup_steps: int = 3
     weight_decay: float = 0.0

@@ -22,8 +22,8 @@ import optax
 from tarl_jax import checkpoint
 from tarl_jax.config import ModelConfig, RunConfig, WarmStartConfig
 from tarl_jax.models import decoder
+from tarl_jax.models.head import sampled_log_probs
 from tarl_jax.rl.batching import pad_rows, plan_batches
-from tarl_jax.rl.losses import token_log_probs
 from tarl_jax.rl.update import NonFiniteError
 from tarl_jax.rollout.world import World
 from tarl_jax.sandbox import shop
@@ -216,11 +216,10 @@ def _gradient(
     """Gradient of the weighted loss, and the loss of the clerk's tokens alone."""
 
     def loss_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
-        scores = decoder.logits(p, decoder.hidden_states(p, model, tokens)[:, :-1])
-        log_probs, _ = token_log_probs(scores, tokens[:, 1:], 1.0)
-        w, a = weights[:, 1:], agent[:, 1:]
-        shown = -jnp.sum(a * log_probs) / jnp.maximum(a.sum(), 1.0)
-        return -jnp.sum(w * log_probs) / jnp.maximum(w.sum(), 1.0), shown
+        hidden = decoder.hidden_states(p, model, tokens)
+        log_probs, _ = sampled_log_probs(p, hidden, tokens, weights, 1.0)
+        shown = -jnp.sum(agent * log_probs) / jnp.maximum(agent.sum(), 1.0)
+        return -jnp.sum(weights * log_probs) / jnp.maximum(weights.sum(), 1.0), shown
 
     return jax.grad(loss_of, has_aux=True)(params)
 

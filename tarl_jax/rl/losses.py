@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -39,15 +38,3 @@ def kl_k3(
     """
     d = jnp.where(mask > 0, other - log_probs, 0.0)
     return jnp.sum(mask * (jnp.exp(d) - d - 1))
-
-
-def token_log_probs(
-    logits: Float[Array, "B S V"], tokens: Array, temperature: float
-) -> tuple[Float[Array, "B S"], Float[Array, "B S"]]:
-    """Log-probability of each token at `temperature`, and the entropy in nats.
-
-    Both at the position that predicts the token: entry s is about tokens[:, s].
-    """
-    log_p = jax.nn.log_softmax(logits / temperature, axis=-1)
-    chosen = jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
-    return chosen, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from tarl_jax.config import ModelConfig, RLConfig
 from tarl_jax.mesh import by_rows, replicated
 from tarl_jax.models import decoder
+from tarl_jax.models.head import sampled_log_probs
 from tarl_jax.rl import losses
 from tarl_jax.types import Batch
 
@@ -153,17 +154,16 @@ def _gradient(
     batch: Batch,
 ) -> tuple[decoder.Params, Sums]:
     """Adds the gradient of the batch's loss sum, and its sums, to `accumulated`."""
-    mask, old = batch.sampled[:, 1:], batch.log_probs[:, 1:]
+    mask, old = batch.sampled, batch.log_probs
 
     def log_probs_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
-        hidden = decoder.hidden_states(p, model, batch.tokens)[:, :-1]
-        scores = decoder.logits(p, hidden)
-        return losses.token_log_probs(scores, batch.tokens[:, 1:], temperature)
+        hidden = decoder.hidden_states(p, model, batch.tokens)
+        return sampled_log_probs(p, hidden, batch.tokens, mask, temperature)
 
     def loss_sum(p: decoder.Params) -> tuple[jax.Array, Sums]:
         log_probs, entropy = log_probs_of(p)
         loss, clipped = losses.clipped_policy_loss(
-            log_probs, old, batch.advantages[:, 1:], mask, config.clip_low, config.clip_high
+            log_probs, old, batch.advantages, mask, config.clip_low, config.clip_high
         )
         kl_reference = jnp.zeros(())
         if reference is not None:

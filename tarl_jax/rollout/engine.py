@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import jax
@@ -31,8 +33,8 @@ from tarl_jax.rollout import programs
 from tarl_jax.rollout.programs import EngineState
 
 # Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
-CHUNKS = ((64, 4), (32, 2), (8, 1))
-LENGTH_STEP = 256  # the cache grows by this many positions
+CHUNKS = ((48, 8), (16, 4))
+LENGTH_STEP = 128  # the cache grows by this many positions
 SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
 
 
@@ -138,26 +140,28 @@ class Engine:
     def compile(self, params: decoder.Params) -> None:
         """Compiles every program that any dialogues can need, so that no run compiles later."""
         params = self._unstack(params)
+        sizes = [self._slots]
+        while (smaller := self._bucket_rows(sizes[-1] // 2)) < sizes[-1]:
+            sizes.append(smaller)
         longest = -(-self._config.max_episode_tokens // LENGTH_STEP) * LENGTH_STEP
-        size, sizes = self._slots, []
-        while size not in sizes:
-            sizes.append(size)
-            size = self._bucket_rows(size // 2)
-        for size in sizes:
-            state = self._empty(size)
-            everyone = np.arange(size, dtype=np.int32)
-            while True:
-                for columns, share in CHUNKS:
-                    shape = (max(size // share, self._mesh.size), columns)
-                    state = self._feed_chunk(params, [None] * size, state, [], shape)
-                state, _ = self._decode(
-                    params, state, np.zeros(size, np.int32), np.int32(0), np.float32(1)
-                )
-                if size != sizes[-1]:
-                    self._resize(state, everyone[: size // 2], _length(state))
-                if _length(state) >= longest:
-                    break
-                state = self._resize(state, everyone, _length(state) + LENGTH_STEP)
+        shapes = [(n, s) for n in sizes for s in range(LENGTH_STEP, longest + 1, LENGTH_STEP)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            # The list collects what a thread raised.
+            list(pool.map(lambda s: self._compile_shape(params, *s, sizes, longest), shapes))
+
+    def _compile_shape(
+        self, params: decoder.Params, size: int, length: int, sizes: list[int], longest: int
+    ) -> None:
+        """Runs every program once at one shape of the state."""
+        state = self._empty(size, length)
+        if length < longest:
+            self._resize(state, np.arange(size, dtype=np.int32), length + LENGTH_STEP)
+        if size > sizes[-1]:
+            self._resize(state, np.arange(size // 2, dtype=np.int32), length)
+        for columns, share in CHUNKS:
+            shape = (max(size // share, self._mesh.size), columns)
+            state = self._feed_chunk(params, [None] * size, state, [], shape)
+        self._decode(params, state, np.zeros(size, np.int32), np.int32(0), np.float32(1))
 
     def _bucket_rows(self, wanted: int) -> int:
         """The smallest batch that holds `wanted` rows: the slots, halved as often as allowed."""
@@ -166,9 +170,9 @@ class Engine:
             size //= 2
         return size
 
-    def _empty(self, rows: int) -> EngineState:
+    def _empty(self, rows: int, length: int = LENGTH_STEP) -> EngineState:
         state = EngineState(
-            cache=empty_cache(self._model, rows, LENGTH_STEP),
+            cache=empty_cache(self._model, rows, length),
             lengths=jnp.zeros(rows, jnp.int32),
             last=jnp.zeros(rows, jnp.int32),
             seeds=jnp.zeros(rows, jnp.uint32),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tarl_jax.rl.losses import clipped_policy_loss, kl_k3, token_log_probs
+from tarl_jax.rl.losses import clipped_policy_loss, kl_k3
 
 # (ratio, advantage, loss of the token, held back by the clip) for bounds 1 - 0.2 and 1 + 0.28
 CLIP_CASES = [
@@ -95,38 +95,3 @@ def test_k3_is_never_negative(pairs):
     for position in range(4):
         mask = jnp.zeros((1, 4)).at[0, position].set(1)
         assert float(kl_k3(new, other, mask)) >= -1e-6
-
-
-def reference(logits, tokens, temperature):
-    """Log-probs and entropy in NumPy float64."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    log_p = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
-    chosen = np.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
-    return chosen, -(np.exp(log_p) * log_p).sum(axis=-1)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
-def test_token_log_probs_equal_numpys(temperature):
-    rng = np.random.default_rng(0)
-    logits = (rng.normal(size=(3, 5, 11)) * 4).astype(np.float32)
-    tokens = rng.integers(0, 11, (3, 5))
-    got = token_log_probs(logits, tokens, temperature)
-    for mine, theirs in zip(got, reference(logits, tokens, temperature), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-6)
-
-
-def test_uniform_logits_have_entropy_log_v():
-    for size in (2, 562):
-        log_probs, entropy = token_log_probs(
-            jnp.full((1, 3, size), 7.0), jnp.zeros((1, 3), jnp.int32), 0.3
-        )
-        np.testing.assert_allclose(entropy, np.log(size), rtol=1e-5)
-        np.testing.assert_allclose(log_probs, -np.log(size), rtol=1e-5)
-
-
-def test_large_logits_stay_finite():
-    logits = jnp.array([[[1e4, 0.0, -1e4]]])
-    log_probs, entropy = token_log_probs(logits, jnp.array([[2]]), 1.0)
-    np.testing.assert_allclose(log_probs, -2e4)
-    np.testing.assert_allclose(entropy, 0, atol=1e-6)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
+from reference import token_log_probs
 
 from tarl_jax.config import ModelConfig, RLConfig
 from tarl_jax.mesh import make_mesh, replicated
 from tarl_jax.models import decoder
 from tarl_jax.rl.batching import make_batches
-from tarl_jax.rl.losses import token_log_probs
 from tarl_jax.rl.update import NonFiniteError, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.types import Batch

@@ -1,0 +1,11 @@
+"""Plain versions that the project's own are checked against."""
+
+import jax
+import jax.numpy as jnp
+
+
+def token_log_probs(logits, tokens, temperature):
+    """(log-probability of each token, entropy in nats), both [B, S], of scores [B, S, V]."""
+    log_p = jax.nn.log_softmax(logits / temperature, axis=-1)
+    chosen = jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
+    return chosen, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
