@@ -19,8 +19,40 @@ class ConfigError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices share the work; one of the first three may be -1: what is left.
+
+    data: copies of the parameters, each on other rows. fsdp: parameters split, other rows. tensor:
+    heads, feed-forward and vocabulary split, the same rows. rollout_tensor: `tensor` while rollouts
+    run (their parameters are split in no other way, since decoding would gather them each token).
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    rollout_tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) on frozen weights. `rank=0`: all weights train."""
+
+    rank: int = 0
+    alpha: float = 32.0  # the adapter's product is scaled by alpha / rank
+    targets: tuple[str, ...] = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the Qwen3-style decoder (names follow Hugging Face's where they have one)."""
+    """Shape of the decoder, Qwen3's or Qwen2.5's, and how it computes.
+
+    Names of the shape follow Hugging Face's where they have one.
+    dtype: of activations and matrix products; "float32" or "bfloat16".
+    param_dtype: of the parameters; "bfloat16" only where they are frozen.
+    remat: what the backward pass computes again: "none", "dots" (all but matrix products) or
+      "full" (each layer, from its input).
+    attention: "auto" (by platform), "xla", "splash" (TPU) or "cudnn" (GPU).
+    """
 
     d_model: int = 128
     num_layers: int = 3
@@ -33,7 +65,13 @@ class ModelConfig:
     qk_norm: bool = True
     qkv_bias: bool = False
     tie_embeddings: bool = True
+    vocab_size: int = 0  # 0: the tokenizer's; checkpoints round theirs up
     scan_layers: bool = False  # one compiled layer, for deep models; unrolled is faster for few
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    attention: str = "auto"
+    lora: LoraConfig = LoraConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +103,14 @@ class ClerkConfig:
     """How often the scripted clerk errs, per request at which the error is possible."""
 
     skip_confirmation: float = 0.1
-    wrong_variant: float = 0.1
-    wrong_item: float = 0.08
-    wrong_reason: float = 0.1
-    wrongful_denial: float = 0.05
-    ignore_rule: float = 0.3
-    false_done: float = 0.03
+    wrong_variant: float = 0.06
+    wrong_item: float = 0.05
+    wrong_reason: float = 0.06
+    wrongful_denial: float = 0.04
+    ignore_rule: float = 0.2
+    false_done: float = 0.02
     transfer: float = 0.01
-    redundant_read: float = 0.03
+    redundant_read: float = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +120,7 @@ class WarmStartConfig:
     seed: int = 0
     episodes: int = 12_000
     branches: int = 40  # shops with other users and orders that the episodes are spread over
-    steps: int = 1500
+    steps: int = 1650
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
@@ -140,6 +178,7 @@ class RLConfig:
     kl_coef: float = 0.0  # k3 estimator against the warm start
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
     micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
+    pack: bool = False  # rows of max_episode_tokens, each of several trajectories: one shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +209,7 @@ class RunConfig:
     name: str = "grpo_tarl"
     seed: int = 0
     workdir: str = ""  # empty: runs/<name>-<date and time>
+    mesh: MeshConfig = MeshConfig()
     model: ModelConfig = ModelConfig()
     shop: ShopConfig = ShopConfig()
     tasks: TaskConfig = TaskConfig()
@@ -213,6 +253,10 @@ def _build(cls: type, data: Mapping[str, Any], prefix: str) -> Any:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where} = {value!r}: expected a group of keys")
             values[key] = _build(kind, value, where)
+        elif kind == tuple[str, ...]:
+            if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+                raise ConfigError(f"{where} = {value!r}: expected a list of strings")
+            values[key] = tuple(value)
         elif typing.get_origin(kind) is tuple:
             numbers = isinstance(value, list | tuple) and all(
                 isinstance(v, int | float) and not isinstance(v, bool) for v in value
@@ -240,6 +284,23 @@ def _check(c: RunConfig) -> None:
     choice("reward.placement", c.reward.placement, ("trajectory", "terminal"))
     choice("reward.denominator", c.reward.denominator, ("taken", "expert"))
     choice("rl.normalise", c.rl.normalise, ("group", "batch", "none"))
+    choice("model.dtype", c.model.dtype, ("float32", "bfloat16"))
+    choice("model.param_dtype", c.model.param_dtype, ("float32", "bfloat16"))
+    choice("model.remat", c.model.remat, ("none", "dots", "full"))
+    choice("model.attention", c.model.attention, ("auto", "xla", "splash", "cudnn"))
+    for target in c.model.lora.targets:
+        choice("model.lora.targets", target, LoraConfig.targets)
+    require(c.model.lora.rank >= 0, "model.lora.rank", c.model.lora.rank, "must be at least 0")
+    require(c.model.param_dtype == "float32" or c.model.lora.rank > 0, "model.param_dtype",
+            c.model.param_dtype, "small updates vanish in it: keep float32, or train adapters"
+            " (model.lora.rank > 0) on frozen weights")
+    for where in ("data", "fsdp", "tensor"):
+        value = getattr(c.mesh, where)
+        require(value > 0 or value == -1, f"mesh.{where}", value, "must be at least 1, or -1")
+    require((c.mesh.data, c.mesh.fsdp, c.mesh.tensor).count(-1) <= 1, "mesh.data", c.mesh.data,
+            "only one of data, fsdp and tensor can be -1")
+    require(c.mesh.rollout_tensor > 0, "mesh.rollout_tensor", c.mesh.rollout_tensor,
+            "must be at least 1")
     choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
     for where, value in (
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),

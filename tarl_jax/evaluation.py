@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tarl_jax.checkpoint import Checkpoints
+from tarl_jax.checkpoint import Checkpoints, restore_state
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
-from tarl_jax.mesh import make_mesh, replicated
+from tarl_jax.mesh import make_mesh, rollout_mesh
 from tarl_jax.models.decoder import Params, init_params
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.engine import Engine
@@ -133,16 +133,18 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     if not checkpoints.steps:
         raise ConfigError(f"--workdir {run_dir}: has no checkpoint yet")
     step = checkpoints.steps[-1] if step < 0 else step
-    mesh = make_mesh()
     world = World.from_config(config)
-    engine = Engine(config.model, config.rollout, world.tokenizer.stop_id, mesh)
-    updater = Updater(config.model, config.rl, config.rollout.temperature, mesh)
-    params = init_params(config.model, world.tokenizer.vocab_size, jax.random.key(0))
-    like = updater.init(jax.device_put(params, replicated(mesh)))
-    state, _ = checkpoints.restore(step, like)
+    tokenizer = world.tokenizer
+    engine = Engine(config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh))
+    updater = Updater(
+        config.model, tokenizer.vocab_size, config.rl, config.rollout.temperature,
+        make_mesh(config.mesh),
+    )
+    like = updater.init(init_params(config.model, tokenizer.vocab_size, jax.random.key(0)))
+    state = restore_state(checkpoints, step, like)
     with LiveView(0, config.log.live, str(run_dir)) as view:
         values, _ = evaluate(
-            engine, state.params, world, world.held_out_tasks[: config.eval.final_tasks], "eval",
+            engine, state.policy, world, world.held_out_tasks[: config.eval.final_tasks], "eval",
             lambda done, total: view.phase(f"evaluating step {step}", done, total),
         )
     checkpoints.close()

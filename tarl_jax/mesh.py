@@ -1,33 +1,149 @@
-"""The device mesh, and where arrays live on it.
+"""The device mesh, and the one table of what lives where on it.
 
-One device is a mesh of one. Rows of a batch (episodes, engine slots) are split over the `data`
-axis; parameters are replicated.
+One device is a mesh of one. The mesh has three axes: `data` (copies of the parameters, other
+rows), `fsdp` (parameters split, other rows) and `tensor` (heads, feed-forward and vocabulary
+split, the same rows). Arrays name their axes logically and RULES says which mesh axes split each.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-DATA = "data"
+from tarl_jax.config import ConfigError, MeshConfig, ModelConfig
+
+AXES = ("data", "fsdp", "tensor")
+ROW_AXES = ("data", "fsdp")
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "rows": ROW_AXES,  # of a batch, of the engine's slots
+    "tokens": None,
+    "width": None,  # of activations
+    "layers": None,
+    "embed": "fsdp",  # the model's width in a parameter
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "head_dim": None,
+    "norm": None,
+    "rank": None,  # of a low-rank adapter
+}
 
 
-def make_mesh() -> Mesh:
-    """A mesh over all devices of all hosts."""
-    return Mesh(np.array(jax.devices()), (DATA,), axis_types=(AxisType.Auto,))
+def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over all devices of all hosts, or over those given.
+
+    Raises ConfigError if the axes do not multiply to the number of devices.
+    """
+    config = config or MeshConfig()
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = int(np.prod([s for s in sizes if s > 0]))
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if int(np.prod(sizes)) != len(devices):
+        raise ConfigError(
+            f"config.mesh: data {config.data} x fsdp {config.fsdp} x tensor {config.tensor} does"
+            f" not make {len(devices)} devices; set one of them to -1 to have it follow"
+        )
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def rollout_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The same devices while rollouts run: copies of the parameters, each on some tensor axis."""
+    return make_mesh(MeshConfig(data=-1, fsdp=1, tensor=config.rollout_tensor), devices)
+
+
+def spec(*axes: str | None) -> PartitionSpec:
+    """Of an array with these logical axes (None: not split).
+
+    Raises ValueError for an axis that is not in RULES, and where one mesh axis would split two.
+    """
+    parts, used = [], {}
+    for axis in axes:
+        if axis is not None and axis not in RULES:
+            raise ValueError(f"unknown logical axis {axis!r} in {axes}; known: {', '.join(RULES)}")
+        part = RULES[axis] if axis is not None else None
+        for name in (part,) if isinstance(part, str) else part or ():
+            if name in used:
+                raise ValueError(
+                    f"mesh axis {name!r} would split both {used[name]!r} and {axis!r} of {axes}"
+                )
+            used[name] = axis
+        parts.append(part)
+    return PartitionSpec(*parts)
+
+
+def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    return NamedSharding(mesh, spec(*axes))
+
+
+def tree_shardings(mesh: Mesh, tree: Any) -> Any:
+    """Shardings of a tree whose leaves are tuples of logical axes."""
+    return jax.tree.map(lambda axes: sharding(mesh, *axes), tree, is_leaf=_is_axes)
+
+
+def _is_axes(leaf: Any) -> bool:
+    return isinstance(leaf, tuple) and all(a is None or isinstance(a, str) for a in leaf)
+
+
+def place_shapes(shapes: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs of `shapes` that say where the arrays would be."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings
+    )
+
+
+def bytes_on_device(shapes: Any, shardings: Any) -> int:
+    """Bytes of the arrays of these shapes that one device holds."""
+    sizes = jax.tree.map(
+        lambda x, where: int(np.prod(where.shard_shape(x.shape))) * x.dtype.itemsize,
+        shapes, shardings,
+    )
+    return sum(jax.tree.leaves(sizes))
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:
-    """The first axis split over `data`. Its size must be a multiple of the mesh's."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    """The first axis split over the row axes. Its size must be a multiple of `row_shards`."""
+    return sharding(mesh, "rows")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def row_shards(mesh: Mesh) -> int:
+    """Into how many parts the mesh splits rows."""
+    return int(np.prod([mesh.shape[name] for name in ROW_AXES]))
+
+
 def round_up(rows: int, mesh: Mesh) -> int:
     """The smallest number of rows >= `rows` that the mesh splits evenly."""
-    size = mesh.shape[DATA]
-    return -(-rows // size) * size
+    shards = row_shards(mesh)
+    return -(-rows // shards) * shards
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Fixes how `x` is split inside a jitted function; does nothing outside `jax.set_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, spec(*axes))
+
+
+def check_fits(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
+    """Raises ConfigError if the mesh cannot split the model evenly."""
+    sizes = {
+        "model.d_model": ("fsdp", model.d_model),
+        "model.num_heads": ("tensor", model.num_heads),
+        "model.num_kv_heads": ("tensor", model.num_kv_heads),
+        "model.d_ff": ("tensor", model.d_ff),
+        "the vocabulary": ("tensor", vocab_size),
+    }
+    for name, (axis, size) in sizes.items():
+        if size % mesh.shape[axis]:
+            raise ConfigError(
+                f"config.mesh.{axis} = {mesh.shape[axis]}: does not divide {name} = {size}"
+            )

@@ -1,23 +1,70 @@
-"""Sizes that every config in `configs/` takes as its argument: `--config=configs/grpo.py:tiny`."""
+"""Sizes that every config in `configs/` takes as its argument: `--config=configs/grpo.py:tiny`.
+
+A size is a model with the mesh, lengths, batch and learning rate that fit a named slice:
+
+| size | made for | what trains |
+|---|---|---|
+| (none) | a laptop's CPU, minutes | all weights, warm start included |
+| tiny | a laptop's CPU, a minute; learns nothing | all weights |
+| qwen3_0_6b, qwen3_1_7b | one host of 8 chips (v5e 2x4), or one 80 GB GPU | all weights |
+| qwen3_4b | v5e 4x4 | all weights |
+| qwen3_8b | v5e 4x4 | all weights |
+| qwen3_8b_lora | one 80 GB GPU | adapters of rank 32 |
+| qwen2_5_omni_3b | v5e 4x4 | all weights of the thinker's decoder |
+| qwen2_5_omni_7b | v5e 4x4 | all weights of the thinker's decoder |
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from tarl_jax.config import ConfigError, RunConfig, to_config_dict
+from tarl_jax.config import ConfigError, LoraConfig, ModelConfig, RunConfig, to_config_dict
+
+_QWEN3 = ModelConfig(
+    num_kv_heads=8, head_dim=128, rope_theta=1e6, vocab_size=151_936, scan_layers=True,
+    dtype="bfloat16", remat="full",
+)
+_OMNI = dataclasses.replace(
+    _QWEN3, vocab_size=152_064, qk_norm=False, qkv_bias=True, tie_embeddings=False
+)
+
+
+def _shape(base: ModelConfig, layers: int, width: int, d_ff: int, heads: int, **more: Any) -> Any:
+    return dataclasses.replace(
+        base, num_layers=layers, d_model=width, d_ff=d_ff, num_heads=heads, **more
+    )
+
+
+# Shapes are those of the published checkpoints of the same names.
+MODELS = {
+    "qwen3_0_6b": _shape(_QWEN3, 28, 1024, 3072, 16),
+    "qwen3_1_7b": _shape(_QWEN3, 28, 2048, 6144, 16),
+    "qwen3_4b": _shape(_QWEN3, 36, 2560, 9728, 32),
+    "qwen3_8b": _shape(_QWEN3, 36, 4096, 12288, 32, tie_embeddings=False),
+    "qwen2_5_omni_3b": _shape(_OMNI, 36, 2048, 11008, 16, num_kv_heads=2, vocab_size=151_936),
+    "qwen2_5_omni_7b": _shape(_OMNI, 28, 3584, 18944, 28, num_kv_heads=4),
+}
+MODELS["qwen3_8b_lora"] = dataclasses.replace(
+    MODELS["qwen3_8b"], lora=LoraConfig(rank=32, alpha=64.0), param_dtype="bfloat16"
+)
 
 
 def sized(size: str) -> Any:
-    """A ConfigDict of the embedded default (size "") or of "tiny" (seconds, learns nothing).
+    """A ConfigDict of the embedded default (size "") or of one of the sizes above.
 
     Raises ConfigError for any other size.
     """
     config = RunConfig()
     if size == "tiny":
         config = _tiny(config)
+    elif size in MODELS:
+        config = _large(config, size)
     elif size:
-        raise ConfigError(f"size {size!r}: choose 'tiny', or none for the embedded default")
+        raise ConfigError(
+            f"size {size!r}: choose one of tiny, {', '.join(MODELS)}, or none for the embedded"
+            " default"
+        )
     return to_config_dict(config)
 
 
@@ -36,4 +83,22 @@ def _tiny(config: RunConfig) -> RunConfig:
         eval=replace(config.eval, every=2, tasks=4, final_tasks=8, trials=4, bootstrap=200),
         checkpoint=replace(config.checkpoint, every=1),
         log=replace(config.log, trajectories=8),
+    )
+
+
+def _large(config: RunConfig, size: str) -> RunConfig:
+    """A published model on real hardware. The recipe is MUA-RL's and slime's (1e-6, 32 x 8)."""
+    replace = dataclasses.replace
+    model = MODELS[size]
+    adapters = model.lora.rank > 0
+    return replace(
+        config,
+        model=model,
+        mesh=replace(config.mesh, data=1, fsdp=-1, rollout_tensor=1 if adapters else 4),
+        warm_start=replace(config.warm_start, steps=0),
+        rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=256,
+                        max_episode_tokens=8192, max_turn_tokens=1024, brief_writes=False,
+                        system_prompt="full"),
+        rl=replace(config.rl, steps=100, learning_rate=2e-5 if adapters else 1e-6, minibatches=1,
+                   micro_batch_tokens=8192 if adapters else 131_072, pack=True),
     )

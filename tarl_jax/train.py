@@ -20,23 +20,29 @@ import jax
 import numpy as np
 
 from tarl_jax import metrics as logs
-from tarl_jax.checkpoint import Checkpoints, load_params, save_params
+from tarl_jax.checkpoint import Checkpoints, load_params, restore_state, save_params
 from tarl_jax.config import RunConfig
 from tarl_jax.curves import plot_curves
 from tarl_jax.data import TaskStream
 from tarl_jax.evaluation import behaviour, evaluate
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
-from tarl_jax.mesh import make_mesh, replicated
+from tarl_jax.mesh import make_mesh, rollout_mesh, row_shards
 from tarl_jax.models.decoder import Params, init_params, named_key
 from tarl_jax.rl.advantages import group_advantages
-from tarl_jax.rl.batching import batch_shapes, make_batches
+from tarl_jax.rl.batching import (
+    batch_shapes,
+    make_batches,
+    pack_batches,
+    packed_rows,
+    padded_length,
+)
 from tarl_jax.rl.rewards import trajectory_reward
 from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import open_run_dir, write_json
-from tarl_jax.types import Trajectory
+from tarl_jax.types import Batch, Trajectory
 from tarl_jax.warm_start import warm_start
 
 
@@ -81,11 +87,16 @@ class StopRequest:
 class _Run:
     def __init__(self, config: RunConfig, run_dir: Path, view: LiveView, stop: StopRequest):
         self.config, self.run_dir, self.view, self.stop = config, run_dir, view, stop
-        self.mesh = make_mesh()
+        self.mesh = make_mesh(config.mesh)
         view.phase("building the shop and its tasks")
         self.world = World.from_config(config)
-        self.engine = Engine(config.model, config.rollout, self.world.tokenizer.stop_id, self.mesh)
-        self.updater = Updater(config.model, config.rl, config.rollout.temperature, self.mesh)
+        tokenizer = self.world.tokenizer
+        self.engine = Engine(
+            config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh)
+        )
+        self.updater = Updater(
+            config.model, tokenizer.vocab_size, config.rl, config.rollout.temperature, self.mesh
+        )
         self.stream = TaskStream(
             self.world.train_tasks, config.rollout.tasks_per_step, config.seed
         )
@@ -101,16 +112,16 @@ class _Run:
         step, state, reference = self._start()
         self.writer = logs.MetricsWriter(self.run_dir, resume_step=step)
         self.view.phase("compiling")
-        self.engine.compile(state.params)
-        self.updater.compile(state, self._shapes())
-        base = self._found("base") or self._evaluation("base", 0, state.params)
+        self.engine.compile(state.policy)
+        self.updater.compile(state, self._shapes(), self.config.rl.pack)
+        base = self._found("base") or self._evaluation("base", 0, state.policy)
         while step < self.config.rl.steps:
             step += 1
             state = self._step(step, state, reference)
             last = step == self.config.rl.steps
             every = self.config.eval.every
             if every and step % every == 0 and not last:
-                self._evaluation("eval", step, state.params)
+                self._evaluation("eval", step, state.policy)
             stopping = self.stop.pending  # read once: a stop after this line waits for the next
             if step % self.config.checkpoint.every == 0 or last or stopping:
                 self._save(step, state)
@@ -118,7 +129,7 @@ class _Run:
                 self._honour_stop(f"after step {step}")
         trained = base  # where there is nothing but the warm start
         if step > 0:
-            trained = self._found("final") or self._evaluation("final", step, state.params)
+            trained = self._found("final") or self._evaluation("final", step, state.policy)
         plot_curves(self.run_dir)
         summary = {"base": base, "trained": trained}
         write_json(self.run_dir / "summary.json", summary)
@@ -131,19 +142,19 @@ class _Run:
         key = named_key(jax.random.key(config.warm_start.seed), "init")
         if steps:
             like = self.updater.init(self._initial(key))
-            state, _ = self.checkpoints.restore(steps[-1], like)
+            state = restore_state(self.checkpoints, steps[-1], like)
             self.view.log(f"resuming {self.run_dir} after step {steps[-1]}")
-            reference = state.params
+            reference = state.policy
         else:
             params, source = warm_start(config, self.world, key, self._warm_progress)
-            params = jax.device_put(params, replicated(self.mesh))
             if source:
                 self.view.log(f"warm start: {source}")
-            state, reference = self.updater.init(params), params
+            state = self.updater.init(params)
+            reference = self.updater.place(params)
         if config.rl.kl_coef > 0:
             folder = self.run_dir / "reference"
             if folder.exists():
-                reference = load_params(folder, state.params)
+                reference = load_params(folder, state.policy)
             else:
                 save_params(folder, reference)
         if not steps:
@@ -151,17 +162,20 @@ class _Run:
         return (steps[-1] if steps else 0), state, reference if config.rl.kl_coef > 0 else None
 
     def _initial(self, key: jax.Array) -> Params:
-        params = init_params(self.config.model, self.world.tokenizer.vocab_size, key)
-        return jax.device_put(params, replicated(self.mesh))
+        return init_params(self.config.model, self.world.tokenizer.vocab_size, key)
 
     def _shapes(self) -> list[tuple[int, int]]:
-        return batch_shapes(
-            self.config.rollout.max_episode_tokens, self.config.rl.micro_batch_tokens,
-            self.mesh.size,
-        )
+        longest, tokens = self.config.rollout.max_episode_tokens, self.config.rl.micro_batch_tokens
+        shards = row_shards(self.mesh)
+        if self.config.rl.pack:
+            length = padded_length(longest)
+            return [(packed_rows(tokens, length, shards), length)]
+        return batch_shapes(longest, tokens, shards)
 
     def _save(self, step: int, state: TrainState) -> None:
-        self.checkpoints.save(step, state, {"step": step, "config": self.config.name})
+        # What is frozen is where it came from: it is not written again.
+        meta = {"step": step, "config": self.config.name}
+        self.checkpoints.save(step, state.replace(frozen={}), meta)
 
     def _honour_stop(self, where: str) -> None:
         if self.stop.pending:
@@ -177,7 +191,7 @@ class _Run:
         begun = time.perf_counter()
         compiled = self._compiled()
         self.view.phase("rollout")
-        trajectories, stats = self._collect(step, state.params)
+        trajectories, stats = self._collect(step, state.policy)
         after_rollout = time.perf_counter()
         self.view.phase("judge")
         values = self._reward(trajectories)
@@ -265,10 +279,7 @@ class _Run:
                 continue
             chosen = [(t, a) for g in part for t, a in zip(groups[g], advantages[g], strict=True)
                       if a != 0]
-            batches = make_batches(
-                [t for t, _ in chosen], [a for _, a in chosen],
-                config.rl.micro_batch_tokens, self.mesh.size,
-            )
+            batches = self._batches([t for t, _ in chosen], [a for _, a in chosen])
             try:
                 state, values = self.updater.update(state, batches, reference)
             except NonFiniteError as error:
@@ -293,6 +304,15 @@ class _Run:
             "rl/log_prob_gap": first["gap"],
             "rl/log_prob_gap_max": first["gap_max"],
         }
+
+    def _batches(
+        self, trajectories: Sequence[Trajectory], advantages: Sequence[float]
+    ) -> list[Batch]:
+        tokens, shards = self.config.rl.micro_batch_tokens, row_shards(self.mesh)
+        if self.config.rl.pack:
+            length = padded_length(self.config.rollout.max_episode_tokens)
+            return pack_batches(trajectories, advantages, tokens, length, shards)
+        return make_batches(trajectories, advantages, tokens, shards)
 
     # ---- evaluation -------------------------------------------------------------------------
 

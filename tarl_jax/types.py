@@ -229,9 +229,12 @@ class Batch:
         counts in the loss.
       log_probs: float32 [B, S]; log-probability at sampling, 0 elsewhere.
       advantages: float32 [B, S]; 0 where not sampled.
+      segments: int32 [B, S]; number of the sequence that a position belongs to, where rows hold
+        several; None: one sequence per row.
     """
 
     tokens: jax.Array
     sampled: jax.Array
     log_probs: jax.Array
     advantages: jax.Array
+    segments: jax.Array | None = None

@@ -27,7 +27,7 @@ ROWS = (
     # What a run keeps and shows, and what its commands share.
     ("data", "checkpoint", "metrics", "live", "curves", "warm_start", "rundir", "cli"),
     # What a user runs.
-    ("train", "evaluate", "evaluation", "serve", "view.*"),
+    ("train", "evaluate", "evaluation", "aot", "serve", "view.*"),
     ("main",),
 )
 # Inside the first row of packages: which package may import which other one.

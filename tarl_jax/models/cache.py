@@ -19,7 +19,7 @@ def empty_cache(config: ModelConfig, rows: int, length: int) -> Cache:
     """A cache of zeros for `rows` rows of up to `length` tokens."""
     shape = (rows, config.num_kv_heads, length, config.head_dim)
     return tuple(
-        {"k": jnp.zeros(shape, jnp.float32), "v": jnp.zeros(shape, jnp.float32)}
+        {"k": jnp.zeros(shape, config.dtype), "v": jnp.zeros(shape, config.dtype)}
         for _ in range(config.num_layers)
     )
 

@@ -1,8 +1,11 @@
-"""Qwen3's decoder as pure functions of an explicit parameter tree (layers stacked).
+"""The decoder of Qwen3 and Qwen2.5 as pure functions of an explicit parameter tree.
 
-Pre-norm blocks: grouped-query attention with per-head RMSNorm on queries and keys and rotary
-positions, then a SwiGLU feed-forward. Source: the Qwen3 technical report (arXiv 2505.09388); the
-arithmetic agrees with Hugging Face's `Qwen3ForCausalLM`. Axis letters are those of `types.py`.
+Pre-norm blocks: grouped-query attention with rotary positions, then a SwiGLU feed-forward. Qwen3
+normalises queries and keys per head (arXiv 2505.09388), Qwen2.5 adds biases to them and the values
+(arXiv 2412.15115); dense models only. The arithmetic agrees with Hugging Face's `Qwen3ForCausalLM`
+and `Qwen2ForCausalLM`. Layers are stacked on axis 0. Axis letters are those of `types.py`.
+
+Low-rank adapters stand beside the weight that they adapt, as `<name>_a` and `<name>_b`.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
 from tarl_jax.config import ModelConfig
+from tarl_jax.mesh import constrain, tree_shardings
+from tarl_jax.models.attention import attention, causal_attention
 
 Params = dict[str, Any]
-_MASKED = -1e30  # a finite stand-in for -inf: a row whose every key is masked stays finite
 
 
 def named_key(key: jax.Array, name: str) -> jax.Array:
@@ -30,37 +35,79 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
 def init_params(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
     """Random parameters: normal with std 0.02, output projections scaled by 1/sqrt(2 L)."""
     c, layers = config, config.num_layers
+    dtype = jnp.dtype(config.param_dtype)
 
     def normal(name: str, *shape: int, std: float = 0.02) -> jax.Array:
-        return std * jax.random.normal(named_key(key, name), shape, jnp.float32)
+        return (std * jax.random.normal(named_key(key, name), shape)).astype(dtype)
 
     out_std = 0.02 / (2 * layers) ** 0.5
     block = {
-        "attn_norm": jnp.ones((layers, c.d_model)),
+        "attn_norm": jnp.ones((layers, c.d_model), dtype),
         "wq": normal("wq", layers, c.d_model, c.num_heads, c.head_dim),
         "wk": normal("wk", layers, c.d_model, c.num_kv_heads, c.head_dim),
         "wv": normal("wv", layers, c.d_model, c.num_kv_heads, c.head_dim),
         "wo": normal("wo", layers, c.num_heads, c.head_dim, c.d_model, std=out_std),
-        "mlp_norm": jnp.ones((layers, c.d_model)),
+        "mlp_norm": jnp.ones((layers, c.d_model), dtype),
         "w_gate": normal("w_gate", layers, c.d_model, c.d_ff),
         "w_up": normal("w_up", layers, c.d_model, c.d_ff),
         "w_down": normal("w_down", layers, c.d_ff, c.d_model, std=out_std),
     }
     if c.qk_norm:
-        block["q_norm"] = jnp.ones((layers, c.head_dim))
-        block["k_norm"] = jnp.ones((layers, c.head_dim))
+        block["q_norm"] = jnp.ones((layers, c.head_dim), dtype)
+        block["k_norm"] = jnp.ones((layers, c.head_dim), dtype)
     if c.qkv_bias:
-        block["bq"] = jnp.zeros((layers, c.num_heads, c.head_dim))
-        block["bk"] = jnp.zeros((layers, c.num_kv_heads, c.head_dim))
-        block["bv"] = jnp.zeros((layers, c.num_kv_heads, c.head_dim))
+        block["bq"] = jnp.zeros((layers, c.num_heads, c.head_dim), dtype)
+        block["bk"] = jnp.zeros((layers, c.num_kv_heads, c.head_dim), dtype)
+        block["bv"] = jnp.zeros((layers, c.num_kv_heads, c.head_dim), dtype)
     params = {
         "embed": normal("embed", vocab_size, c.d_model),
         "layers": block,
-        "final_norm": jnp.ones((c.d_model,)),
+        "final_norm": jnp.ones((c.d_model,), dtype),
     }
     if not c.tie_embeddings:
         params["head"] = normal("head", c.d_model, vocab_size)
     return params
+
+
+LAYER_AXES: dict[str, tuple[str, ...]] = {
+    "attn_norm": ("norm",), "mlp_norm": ("norm",), "q_norm": ("norm",), "k_norm": ("norm",),
+    "wq": ("embed", "heads", "head_dim"), "bq": ("heads", "head_dim"),
+    "wk": ("embed", "kv_heads", "head_dim"), "bk": ("kv_heads", "head_dim"),
+    "wv": ("embed", "kv_heads", "head_dim"), "bv": ("kv_heads", "head_dim"),
+    "wo": ("heads", "head_dim", "embed"),
+    "w_gate": ("embed", "mlp"), "w_up": ("embed", "mlp"), "w_down": ("mlp", "embed"),
+}  # fmt: skip
+_TOP_AXES = {"embed": ("vocab", "embed"), "head": ("embed", "vocab"), "final_norm": ("norm",)}
+
+
+def logical_axes(params: Params) -> Params:
+    """The tree of `params` (stacked or unstacked; arrays or shapes) with each leaf's axes."""
+
+    def of(path: tuple[Any, ...], leaf: Any) -> tuple[str | None, ...]:
+        name = path[-1].key
+        if name in _TOP_AXES:
+            return _TOP_AXES[name]
+        if name.endswith(("_a", "_b")):
+            inputs, outputs = split_axes(name[:-2])
+            axes = (*inputs, "rank") if name.endswith("_a") else ("rank", *outputs)
+        else:
+            axes = LAYER_AXES[name]
+        return axes if len(axes) == len(leaf.shape) else ("layers", *axes)
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def shardings(config: ModelConfig, vocab_size: int, mesh: Mesh) -> Params:
+    """Where each parameter lives."""
+    shapes = jax.eval_shape(lambda: init_params(config, vocab_size, jax.random.key(0)))
+    return tree_shardings(mesh, logical_axes(shapes))
+
+
+def split_axes(weight: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The axes of a layer's weight that it takes in, and those that it gives out."""
+    axes = LAYER_AXES[weight]
+    inputs = 2 if weight == "wo" else 1
+    return axes[:inputs], axes[inputs:]
 
 
 def unstack(params: Params) -> Params:
@@ -74,17 +121,47 @@ def _layer(layers: Params, index: int) -> Params:
     return jax.tree.map(lambda x: x[index], layers)
 
 
+def cast(params: Params, dtype: str) -> Params:
+    """The parameters as the products take them."""
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
 def hidden_states(
-    params: Params, config: ModelConfig, tokens: Int[Array, "B S"]
+    params: Params,
+    config: ModelConfig,
+    tokens: Int[Array, "B S"],
+    segments: Int[Array, "B S"] | None = None,
+    embeddings: Float[Array, "B S D"] | None = None,
 ) -> Float[Array, "B S D"]:
-    """Final-norm outputs for left-aligned rows. Right padding changes nothing before it."""
+    """Final-norm outputs for left-aligned rows. Right padding changes nothing before it.
+
+    Args:
+      segments: number of the sequence that each position belongs to, where a row holds several,
+        one behind the other. Positions count from 0 in each, and none sees another.
+      embeddings: inputs in place of the tokens' own, e.g. with audio merged in.
+    """
+    params = cast(params, config.dtype)
     length = tokens.shape[1]
-    rotate = rotary(config, jnp.arange(length)[None])
+    positions = jnp.arange(length)[None]
+    if segments is not None:
+        begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+        positions = positions - lax.cummax(jnp.where(begins, positions, 0), axis=1)
+    rotate = rotary(config, positions)
 
     def block(x: Array, layer: Params) -> tuple[Array, None]:
-        return _block(layer, config, x, rotate, causal_attention), None
+        def attend(q: Array, k: Array, v: Array) -> Array:
+            return causal_attention(q, k, v, segments, config.attention)
 
-    x = params["embed"][tokens]
+        x = constrain(x, "rows", "tokens", "width")
+        return _block(layer, config, x, rotate, attend), None
+
+    if config.remat != "none":
+        saved = {
+            "full": jax.checkpoint_policies.nothing_saveable,
+            "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        }[config.remat]
+        block = jax.checkpoint(block, policy=saved, prevent_cse=not config.scan_layers)
+    x = params["embed"][tokens] if embeddings is None else embeddings.astype(config.dtype)
     if config.scan_layers:
         x, _ = lax.scan(block, x, params["layers"])
     else:
@@ -94,9 +171,14 @@ def hidden_states(
 
 
 def logits(params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-    """Scores of every vocabulary entry; the embedding is the head where they are tied."""
-    head = params["head"] if "head" in params else params["embed"].T
-    return hidden @ head
+    """Scores of every vocabulary entry, in float32."""
+    head = head_weight(params).astype(hidden.dtype)
+    return jnp.tensordot(hidden, head, 1, preferred_element_type=jnp.float32)
+
+
+def head_weight(params: Params) -> Float[Array, "D V"]:
+    """The embedding is the head where they are tied."""
+    return params["head"] if "head" in params else params["embed"].T
 
 
 def cached_step(
@@ -110,7 +192,7 @@ def cached_step(
     """Runs C tokens per row behind what the cache holds of that row; see `cache.py`.
 
     Args:
-      params: unstacked.
+      params: unstacked, in the model's dtype.
       tokens: written to the cache at positions start, start + 1, …. Columns that a row does not
         need may hold anything: what they write lies beyond the row's end, where nothing attends
         and the next call overwrites it; beyond the end of the cache it is dropped.
@@ -146,62 +228,26 @@ def _block(
     rotate: Callable[[Array], Array],
     attend: Callable[[Array, Array, Array], Array],
 ) -> Float[Array, "B C D"]:
+    def project(x: Array, name: str) -> Array:
+        inputs = len(split_axes(name)[0])
+        out = jnp.tensordot(x, layer[name], inputs)
+        if f"{name}_a" in layer:
+            low = jnp.tensordot(x, layer[f"{name}_a"], inputs)
+            scale = config.lora.alpha / config.lora.rank
+            out = out + scale * jnp.tensordot(low, layer[f"{name}_b"], 1)
+        return out
+
     h = rms_norm(x, layer["attn_norm"], config.rms_norm_eps)
-    q = jnp.einsum("BCD,DNH->BCNH", h, layer["wq"])
-    k = jnp.einsum("BCD,DKH->BCKH", h, layer["wk"])
-    v = jnp.einsum("BCD,DKH->BCKH", h, layer["wv"])
+    q, k, v = project(h, "wq"), project(h, "wk"), project(h, "wv")
     if config.qkv_bias:
         q, k, v = q + layer["bq"], k + layer["bk"], v + layer["bv"]
     if config.qk_norm:
         q = rms_norm(q, layer["q_norm"], config.rms_norm_eps)
         k = rms_norm(k, layer["k_norm"], config.rms_norm_eps)
     out = attend(rotate(q), rotate(k), v)
-    x = x + jnp.einsum("BCNH,NHD->BCD", out, layer["wo"])
+    x = x + project(out, "wo")
     h = rms_norm(x, layer["mlp_norm"], config.rms_norm_eps)
-    return x + (jax.nn.silu(h @ layer["w_gate"]) * (h @ layer["w_up"])) @ layer["w_down"]
-
-
-def causal_attention(
-    q: Float[Array, "B S N H"], k: Float[Array, "B S K H"], v: Float[Array, "B S K H"]
-) -> Float[Array, "B S N H"]:
-    """Attention of every position to itself and those before it.
-
-    In up to eight blocks of queries, each against the keys up to its end: close to half of the
-    work, and the scores of a block fit a cache.
-    """
-    length = q.shape[1]
-    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    size = max(-(-length // 8), 64)
-    ends = [*range(size, length, size), length]
-    visible = jnp.tril(jnp.ones((length, length), bool))[None]
-    return jnp.concatenate(
-        [
-            attention(q[:, at:end], k[:, :, :end], v[:, :, :end], visible[:, at:end, :end])
-            for at, end in zip([0, *ends], ends, strict=False)
-        ],
-        axis=1,
-    )
-
-
-def attention(
-    q: Float[Array, "B C N H"],
-    k: Float[Array, "B K S H"],
-    v: Float[Array, "B K S H"],
-    visible: Bool[Array, "#B C S"],
-) -> Float[Array, "B C N H"]:
-    """softmax(q k^T / sqrt(H)) v with N / K query heads to each key head."""
-    batch, chunk, heads, width = q.shape
-    kv_heads = k.shape[1]
-    groups = heads // kv_heads
-    # The query heads of a key head become rows of one matrix: two plain batched products.
-    q = q.reshape(batch, chunk, kv_heads, groups, width).transpose(0, 2, 3, 1, 4) * width**-0.5
-    q = q.reshape(batch, kv_heads, groups * chunk, width)
-    scores = jnp.einsum("BKCH,BKSH->BKCS", q, k)
-    mask = jnp.tile(visible, (1, groups, 1))[:, None]
-    weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED), axis=-1)
-    out = jnp.einsum("BKCS,BKSH->BKCH", weights, v)
-    out = out.reshape(batch, kv_heads, groups, chunk, width).transpose(0, 3, 1, 2, 4)
-    return out.reshape(batch, chunk, heads, width)
+    return x + project(jax.nn.silu(project(h, "w_gate")) * project(h, "w_up"), "w_down")
 
 
 def rotary(config: ModelConfig, positions: Int[Array, "B C"]) -> Callable[[Array], Array]:
@@ -212,12 +258,14 @@ def rotary(config: ModelConfig, positions: Int[Array, "B C"]) -> Callable[[Array
     cos, sin = jnp.cos(angle), jnp.sin(angle)
 
     def rotate(x: Array) -> Array:
-        a, b = x[..., :half], x[..., half:]
-        return jnp.concatenate((a * cos - b * sin, b * cos + a * sin), axis=-1)
+        a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        return jnp.concatenate((a * cos - b * sin, b * cos + a * sin), axis=-1).astype(x.dtype)
 
     return rotate
 
 
 def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"], eps: float) -> Array:
     """x / rms(x) * scale (arXiv 1910.07467)."""
-    return x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * scale
+    wide = x.astype(jnp.float32)
+    wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return (wide * scale).astype(x.dtype)

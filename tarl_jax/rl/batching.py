@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -79,6 +79,60 @@ def make_batches(
             )
         )
     return batches
+
+
+def pack_batches(
+    trajectories: Sequence[Trajectory],
+    advantages: Sequence[float],
+    tokens_per_batch: int,
+    length: int,
+    row_multiple: int = 1,
+) -> list[Batch]:
+    """Batches of one shape, whose rows of `length` hold several whole trajectories each.
+
+    First fit, longest first. Raises ValueError for a trajectory longer than a row.
+    """
+    arrays = [t.arrays() for t in trajectories]
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(arrays)), key=lambda i: (-len(arrays[i][0]), i)):
+        size = len(arrays[i][0])
+        if size > length:
+            raise ValueError(f"a trajectory has {size} tokens, a packed row {length}")
+        place = next((r for r, left in enumerate(room) if left >= size), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[place].append(i)
+        room[place] -= size
+    count = packed_rows(tokens_per_batch, length, row_multiple)
+    shape = (count, length)
+    batches = []
+    for start in range(0, len(rows), count):
+        part = rows[start : start + count]
+
+        def joined(of: Callable[[int], np.ndarray], part: list[list[int]] = part) -> np.ndarray:
+            return pad_rows([np.concatenate([of(i) for i in row]) for row in part], shape)
+
+        batches.append(
+            Batch(
+                tokens=joined(lambda i: arrays[i][0]).astype(np.int32),
+                sampled=joined(lambda i: arrays[i][1]),
+                log_probs=joined(lambda i: arrays[i][2]),
+                advantages=joined(lambda i: arrays[i][1] * np.float32(advantages[i])),
+                segments=pad_rows(
+                    [np.repeat(np.arange(len(row)) + 1, [len(arrays[i][0]) for i in row])
+                     for row in part],
+                    shape, np.int32,
+                ),
+            )
+        )
+    return batches
+
+
+def packed_rows(tokens_per_batch: int, length: int, row_multiple: int) -> int:
+    """Rows of a packed batch: as many as fit, at least `row_multiple` and a multiple of it."""
+    return max(tokens_per_batch // length // row_multiple, 1) * row_multiple
 
 
 def batch_shapes(

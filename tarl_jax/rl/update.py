@@ -19,9 +19,17 @@ from flax import struct
 from jax.sharding import Mesh
 
 from tarl_jax.config import ModelConfig, RLConfig
-from tarl_jax.mesh import by_rows, replicated
+from tarl_jax.mesh import (
+    by_rows,
+    bytes_on_device,
+    check_fits,
+    place_shapes,
+    replicated,
+    tree_shardings,
+)
 from tarl_jax.models import decoder
 from tarl_jax.models.head import sampled_log_probs
+from tarl_jax.models.lora import init_adapters, join
 from tarl_jax.rl import losses
 from tarl_jax.types import Batch
 
@@ -32,10 +40,22 @@ class NonFiniteError(FloatingPointError):
 
 @struct.dataclass
 class TrainState:
-    """Parameters and optimiser state; all that an update changes."""
+    """Parameters and optimiser state.
+
+    Attributes:
+      params: what trains: all parameters, or the adapters.
+      opt_state: the optimiser's.
+      frozen: the parameters that adapters stand on; {} where all train.
+    """
 
     params: decoder.Params
     opt_state: Any
+    frozen: decoder.Params = struct.field(default_factory=dict)
+
+    @property
+    def policy(self) -> decoder.Params:
+        """All parameters in one tree."""
+        return join(self.frozen, self.params)
 
 
 @struct.dataclass
@@ -68,35 +88,116 @@ def make_optimizer(config: RLConfig) -> optax.GradientTransformation:
 class Updater:
     """Holds the jitted programs of the RL update for one model, optimiser and temperature."""
 
-    def __init__(self, model: ModelConfig, config: RLConfig, temperature: float, mesh: Mesh):
+    def __init__(
+        self, model: ModelConfig, vocab_size: int, config: RLConfig, temperature: float, mesh: Mesh
+    ):
+        check_fits(mesh, model, vocab_size)
         self._mesh = mesh
+        self._model = model
+        self._vocab_size = vocab_size
         self._optimizer = make_optimizer(config)
         self._with_reference = config.kl_coef > 0
         gradient = functools.partial(_gradient, model, config, temperature)
         # Where results live is said, not inferred: arrays that went once round the loop then look
         # the same to jit as the first ones, and nothing compiles twice.
-        jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
-        self._gradient = jit(gradient, donate_argnums=0)
-        self._apply = jit(functools.partial(_apply, self._optimizer), donate_argnums=0)
-        self._zeros = jit(_zeros)
-        self._copy = jit(lambda params: jax.tree.map(jnp.copy, params))
-        self._init = jit(self._optimizer.init)
+        policy = jax.eval_shape(
+            lambda: decoder.init_params(model, vocab_size, jax.random.key(0))
+        )
+        self._policy_shardings = tree_shardings(mesh, decoder.logical_axes(policy))
+        trained = jax.eval_shape(self._trained, policy)
+        self.shardings = tree_shardings(mesh, decoder.logical_axes(trained))
+        opt_shardings = optax.tree_utils.tree_map_params(
+            self._optimizer,
+            lambda _, where: where,
+            jax.eval_shape(self._optimizer.init, trained),
+            self.shardings,
+            transform_non_params=lambda _: replicated(mesh),
+        )
+        self._opt_shardings = opt_shardings
+        whole = replicated(mesh)
+        accumulated = (self.shardings, whole)
+        self._gradient = jax.jit(gradient, donate_argnums=0, out_shardings=accumulated)
+        self._apply = jax.jit(
+            functools.partial(_apply, self._optimizer), donate_argnums=(0, 1),
+            out_shardings=(self.shardings, opt_shardings, whole, whole, whole),
+        )
+        self._zeros = jax.jit(_zeros, out_shardings=accumulated)
+        self._own = jax.jit(
+            lambda policy: jax.tree.map(jnp.copy, self._trained(policy)),
+            out_shardings=self.shardings,
+        )
+        self._init = jax.jit(self._optimizer.init, out_shardings=opt_shardings)
+
+    def _trained(self, policy: decoder.Params) -> decoder.Params:
+        if not self._model.lora.rank:
+            return policy
+        return init_adapters(self._model, policy, jax.random.key(0))
+
+    def place(self, params: decoder.Params) -> decoder.Params:
+        """All parameters of a policy, where this mesh keeps them."""
+        return jax.device_put(params, self._policy_shardings)
 
     def init(self, params: decoder.Params) -> TrainState:
-        """A fresh state; owns a copy of `params`, since updates donate it."""
-        params = self._copy(params)
-        return TrainState(params, self._init(params))
+        """A fresh state from all parameters of a policy.
 
-    def compile(self, state: TrainState, shapes: Sequence[tuple[int, int]]) -> None:
+        What trains is copied, since updates donate it; what is frozen is taken as it is.
+        """
+        params = self.place(params)
+        trained = self._own(params)
+        return TrainState(trained, self._init(trained), params if self._model.lora.rank else {})
+
+    def compile(
+        self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool = False
+    ) -> None:
         """Compiles the programs for batches of these (rows, length); `state` is left as it was."""
-        reference = state.params if self._with_reference else None
-        accumulated = self._zeros(state.params)
+        batches = []
         for shape in shapes:
             zeros = np.zeros(shape, np.float32)
-            batch = Batch(np.zeros(shape, np.int32), zeros, zeros, zeros)
-            batch = jax.device_put(batch, by_rows(self._mesh))
-            accumulated = self._gradient(accumulated, state.params, reference, batch)
-        self._apply(TrainState(self._copy(state.params), self._init(state.params)), accumulated)
+            segments = np.zeros(shape, np.int32) if packed else None
+            batches.append(Batch(np.zeros(shape, np.int32), zeros, zeros, zeros, segments))
+        copy = jax.tree.map(jnp.copy, state.params)
+        with jax.set_mesh(self._mesh):
+            accumulated = self._sum(state, batches, state.policy)
+            self._apply(copy, self._init(state.params), accumulated)
+
+    def lower(self, shape: tuple[int, int], packed: bool) -> dict[str, Any]:
+        """The update's programs for a (rows, length) of micro-batches, lowered but not compiled.
+
+        Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
+        """
+        shapes = jax.eval_shape(
+            lambda: decoder.init_params(self._model, self._vocab_size, jax.random.key(0))
+        )
+        policy = place_shapes(shapes, self._policy_shardings)
+        trained = place_shapes(jax.eval_shape(self._trained, shapes), self.shardings)
+        whole = replicated(self._mesh)
+        sums = jax.eval_shape(_zeros, trained)[1]
+        accumulated = trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))
+        opt_state = jax.eval_shape(self._optimizer.init, trained)
+        opt_state = place_shapes(opt_state, self._opt_shardings)
+        rows = by_rows(self._mesh)
+        whole_numbers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+        numbers = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
+        batch = Batch(whole_numbers, numbers, numbers, numbers, whole_numbers if packed else None)
+        frozen = policy if self._model.lora.rank else {}
+        reference = policy if self._with_reference else None
+        with jax.set_mesh(self._mesh):
+            return {
+                "gradient": self._gradient.lower(accumulated, trained, frozen, reference, batch),
+                "apply": self._apply.lower(trained, opt_state, accumulated),
+            }
+
+    def bytes_per_device(self) -> tuple[int, int]:
+        """(what trains and is frozen, the optimiser's state), of the device with most."""
+        shapes = jax.eval_shape(
+            lambda: decoder.init_params(self._model, self._vocab_size, jax.random.key(0))
+        )
+        trained = jax.eval_shape(self._trained, shapes)
+        parameters = bytes_on_device(trained, self.shardings)
+        if self._model.lora.rank:
+            parameters += bytes_on_device(shapes, self._policy_shardings)
+        opt_state = jax.eval_shape(self._optimizer.init, trained)
+        return parameters, bytes_on_device(opt_state, self._opt_shardings)
 
     @property
     def compilations(self) -> int:
@@ -116,12 +217,12 @@ class Updater:
         """
         if self._with_reference and reference is None:
             raise ValueError("rl.kl_coef > 0 needs reference parameters")
-        reference = reference if self._with_reference else None
-        accumulated = self._zeros(state.params)
-        for batch in batches:
-            batch = jax.device_put(batch, by_rows(self._mesh))
-            accumulated = self._gradient(accumulated, state.params, reference, batch)
-        state, sums, norm, size = self._apply(state, accumulated)
+        with jax.set_mesh(self._mesh):
+            accumulated = self._sum(state, batches, reference)
+            params, opt_state, sums, norm, size = self._apply(
+                state.params, state.opt_state, accumulated
+            )
+        state = TrainState(params, opt_state, state.frozen)
         sums, norm, size = jax.device_get((sums, norm, size))
         if not np.isfinite([sums.loss, norm, size]).all():
             raise NonFiniteError(
@@ -140,6 +241,18 @@ class Updater:
         }
 
 
+    def _sum(
+        self, state: TrainState, batches: Sequence[Batch], reference: decoder.Params | None
+    ) -> tuple[decoder.Params, Sums]:
+        """The gradient of the loss sum over all batches, and the sums."""
+        reference = reference if self._with_reference else None
+        accumulated = self._zeros(state.params)
+        for batch in batches:
+            batch = jax.device_put(batch, by_rows(self._mesh))
+            accumulated = self._gradient(accumulated, state.params, state.frozen, reference, batch)
+        return accumulated
+
+
 def _zeros(params: decoder.Params) -> tuple[decoder.Params, Sums]:
     return jax.tree.map(jnp.zeros_like, params), Sums(*(jnp.zeros(()) for _ in range(8)))
 
@@ -150,6 +263,7 @@ def _gradient(
     temperature: float,
     accumulated: tuple[decoder.Params, Sums],
     params: decoder.Params,
+    frozen: decoder.Params,
     reference: decoder.Params | None,
     batch: Batch,
 ) -> tuple[decoder.Params, Sums]:
@@ -157,11 +271,11 @@ def _gradient(
     mask, old = batch.sampled, batch.log_probs
 
     def log_probs_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
-        hidden = decoder.hidden_states(p, model, batch.tokens)
+        hidden = decoder.hidden_states(p, model, batch.tokens, batch.segments)
         return sampled_log_probs(p, hidden, batch.tokens, mask, temperature)
 
     def loss_sum(p: decoder.Params) -> tuple[jax.Array, Sums]:
-        log_probs, entropy = log_probs_of(p)
+        log_probs, entropy = log_probs_of(join(frozen, p))
         loss, clipped = losses.clipped_policy_loss(
             log_probs, old, batch.advantages, mask, config.clip_low, config.clip_high
         )
@@ -192,12 +306,14 @@ def _gradient(
 
 def _apply(
     optimizer: optax.GradientTransformation,
-    state: TrainState,
+    params: decoder.Params,
+    opt_state: optax.OptState,
     accumulated: tuple[decoder.Params, Sums],
-) -> tuple[TrainState, Sums, jax.Array, jax.Array]:
+) -> tuple[decoder.Params, optax.OptState, Sums, jax.Array, jax.Array]:
+    """One step; also the sums, and the norms of the gradient and of the new parameters."""
     total, sums = accumulated
     gradient = jax.tree.map(lambda g: g / jnp.maximum(sums.tokens, 1.0), total)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    params = optax.apply_updates(params, updates)
     norms = optax.global_norm(gradient), optax.global_norm(params)
-    return TrainState(params, opt_state), sums, *norms
+    return params, opt_state, sums, *norms

@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tarl_jax.config import ModelConfig, RolloutConfig
-from tarl_jax.mesh import by_rows, replicated, round_up
+from tarl_jax.mesh import by_rows, place_shapes, round_up, row_shards, sharding, tree_shardings
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import empty_cache
 from tarl_jax.rollout import programs
@@ -91,17 +91,21 @@ class Engine:
         self._mesh = mesh
         self._slots = round_up(config.slots, mesh)
         # Without out_shardings XLA would choose, e.g. a replicated cache, and compile again for it.
-        rows = by_rows(mesh)
+        rows = EngineState(
+            cache=sharding(mesh, "rows", "kv_heads"),
+            lengths=by_rows(mesh), last=by_rows(mesh), seeds=by_rows(mesh),
+        )
+        self._state_shardings = rows
         self._extend = jax.jit(
             functools.partial(programs.extend, model), donate_argnums=1, out_shardings=rows
         )
         self._decode = jax.jit(
             functools.partial(programs.decode, model, stop_id, config.max_turn_tokens),
             donate_argnums=1,
-            out_shardings=rows,
+            out_shardings=(rows, by_rows(mesh)),
         )
         self._resize = jax.jit(programs.resize, static_argnums=2, out_shardings=rows)
-        self._unstack = jax.jit(decoder.unstack, out_shardings=replicated(mesh))
+        self._unstack = jax.jit(lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
 
     @property
     def compilations(self) -> int:
@@ -121,7 +125,7 @@ class Engine:
         """
         begun = time.perf_counter()
         stats = EngineStats(episodes=len(episodes))
-        params = self._unstack(params)
+        params = self._prepare(params)
         queue = list(reversed(episodes))
         rows: list[_Row | None] = [None] * min(self._slots, self._bucket_rows(len(episodes)))
         state = self._empty(len(rows))
@@ -139,7 +143,7 @@ class Engine:
 
     def compile(self, params: decoder.Params) -> None:
         """Compiles every program that any dialogues can need, so that no run compiles later."""
-        params = self._unstack(params)
+        params = self._prepare(params)
         sizes = [self._slots]
         while (smaller := self._bucket_rows(sizes[-1] // 2)) < sizes[-1]:
             sizes.append(smaller)
@@ -159,25 +163,66 @@ class Engine:
         if size > sizes[-1]:
             self._resize(state, np.arange(size // 2, dtype=np.int32), length)
         for columns, share in CHUNKS:
-            shape = (max(size // share, self._mesh.size), columns)
+            shape = (max(size // share, row_shards(self._mesh)), columns)
             state = self._feed_chunk(params, [None] * size, state, [], shape)
         self._decode(params, state, np.zeros(size, np.int32), np.int32(0), np.float32(1))
 
+    def lower(self, vocab_size: int, length: int) -> dict[str, Any]:
+        """The programs at full batch and a cache of `length`, lowered but not compiled.
+
+        Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
+        """
+        shapes = jax.eval_shape(
+            lambda: decoder.unstack(decoder.cast(
+                decoder.init_params(self._model, vocab_size, jax.random.key(0)), self._model.dtype
+            ))
+        )
+        params = place_shapes(shapes, tree_shardings(self._mesh, decoder.logical_axes(shapes)))
+        rows, cache = by_rows(self._mesh), self._state_shardings.cache
+        state = jax.eval_shape(lambda: self._zeros(self._slots, length))
+        state = place_shapes(state, EngineState(
+            jax.tree.map(lambda _: cache, state.cache), rows, rows, rows
+        ))
+
+        def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=rows if shape else None)
+
+        columns, share = CHUNKS[0]
+        places = max(self._slots // share, row_shards(self._mesh))
+        one = array(places)
+        return {
+            "prefill": self._extend.lower(
+                params, state, one, array(places, columns), one, one,
+                array(places, dtype=jnp.bool), array(places, dtype=jnp.uint32),
+            ),
+            "decode": self._decode.lower(
+                params, state, array(self._slots), array(), array(dtype=jnp.float32)
+            ),
+        }
+
+    def _prepare(self, params: decoder.Params) -> decoder.Params:
+        """The stacked parameters of training as decoding takes them, on the engine's mesh."""
+        params = self._unstack(params)
+        axes = decoder.logical_axes(params)
+        return jax.device_put(params, tree_shardings(self._mesh, axes))
+
     def _bucket_rows(self, wanted: int) -> int:
         """The smallest batch that holds `wanted` rows: the slots, halved as often as allowed."""
-        size, floor = self._slots, max(self._slots // SHRINK_LIMIT, self._mesh.size)
-        while size // 2 >= max(wanted, floor) and (size // 2) % self._mesh.size == 0:
+        size, floor = self._slots, max(self._slots // SHRINK_LIMIT, row_shards(self._mesh))
+        while size // 2 >= max(wanted, floor) and (size // 2) % row_shards(self._mesh) == 0:
             size //= 2
         return size
 
     def _empty(self, rows: int, length: int = LENGTH_STEP) -> EngineState:
-        state = EngineState(
+        return jax.device_put(self._zeros(rows, length), self._state_shardings)
+
+    def _zeros(self, rows: int, length: int) -> EngineState:
+        return EngineState(
             cache=empty_cache(self._model, rows, length),
             lengths=jnp.zeros(rows, jnp.int32),
             last=jnp.zeros(rows, jnp.int32),
             seeds=jnp.zeros(rows, jnp.uint32),
         )
-        return jax.device_put(state, by_rows(self._mesh))
 
     def _refill(self, rows: list[_Row | None], queue: list[Dialogue], stats: EngineStats) -> None:
         for slot, row in enumerate(rows):
@@ -225,7 +270,7 @@ class Engine:
             longest = len(rows[waiting[0]].pending) - 1
             # The smallest program that feeds the longest in one go; shorter ones fill it up.
             columns, share = next((c for c in reversed(CHUNKS) if c[0] >= longest), CHUNKS[0])
-            places = max(len(rows) // share, self._mesh.size)
+            places = max(len(rows) // share, row_shards(self._mesh))
             chosen, waiting = waiting[:places], waiting[places:]
             state = self._feed_chunk(params, rows, state, chosen, (places, columns))
             waiting = sorted(

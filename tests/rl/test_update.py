@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 from reference import token_log_probs
 
 from tarl_jax.config import ModelConfig, RLConfig
@@ -31,7 +30,7 @@ def params(random_params):
 
 @pytest.fixture(scope="module")
 def updater():
-    return Updater(MODEL, CONFIG, TEMPERATURE, make_mesh())
+    return Updater(MODEL, VOCAB, CONFIG, TEMPERATURE, make_mesh())
 
 
 @jax.jit
@@ -100,9 +99,9 @@ def test_fillers_and_padding_change_nothing(updater, params, batch):
 
 
 def test_one_device_equals_two(params, batch, updater):
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+    mesh = make_mesh(devices=jax.devices()[:1])
     there = jax.device_put(params, replicated(mesh))
-    alone, _ = update(Updater(MODEL, CONFIG, TEMPERATURE, mesh), there, [batch])
+    alone, _ = update(Updater(MODEL, VOCAB, CONFIG, TEMPERATURE, mesh), there, [batch])
     both, _ = update(updater, params, [batch])
     assert largest_change(alone, both) < 1e-6
 
@@ -113,9 +112,7 @@ def test_one_device_equals_two(params, batch, updater):
 def test_forced_tokens_do_not_count(updater, params, batch):
     rng = np.random.default_rng(1)
     first, second = (1 - batch.sampled) * rng.normal(0, 30, (2, ROWS, LENGTH)).astype(np.float32)
-    garbage = batch.replace(
-        advantages=batch.advantages + first, log_probs=batch.log_probs + second
-    )
+    garbage = batch.replace(advantages=batch.advantages + first, log_probs=batch.log_probs + second)
     clean, clean_values = update(updater, params, [batch])
     other, other_values = update(updater, params, [garbage])
     assert largest_change(clean, other) == 0.0
@@ -191,8 +188,20 @@ def test_the_first_update_moves_the_parameters(params, batch):
     """Without warm-up at once; with one of n steps by no more than the share of the first."""
     moved = [
         largest_change(
-            update(Updater(MODEL, dataclasses.replace(CONFIG, warmup_steps=steps), TEMPERATURE,
-                           make_mesh()), params, [batch], steps=1)[0], params)
+            update(
+                Updater(
+                    MODEL,
+                    VOCAB,
+                    dataclasses.replace(CONFIG, warmup_steps=steps),
+                    TEMPERATURE,
+                    make_mesh(),
+                ),
+                params,
+                [batch],
+                steps=1,
+            )[0],
+            params,
+        )
         for steps in (0, 4)
     ]
     # Adam's first step is the rate itself, wherever there is a gradient.
@@ -205,7 +214,7 @@ def test_the_first_update_moves_the_parameters(params, batch):
 
 @pytest.fixture(scope="module")
 def penalised():
-    return Updater(MODEL, dataclasses.replace(CONFIG, kl_coef=0.5), TEMPERATURE, make_mesh())
+    return Updater(MODEL, VOCAB, dataclasses.replace(CONFIG, kl_coef=0.5), TEMPERATURE, make_mesh())
 
 
 def test_the_penalty_pulls_towards_the_reference(penalised, params, batch, random_params):
@@ -273,7 +282,7 @@ def test_a_number_that_is_not_finite_raises(updater, params, batch, where):
 def test_an_update_that_breaks_the_policy_raises_at_once(params, batch):
     """Loss and gradient are those of before the step: they do not show what it did."""
     config = dataclasses.replace(CONFIG, learning_rate=1e30)
-    updater = Updater(MODEL, config, TEMPERATURE, make_mesh())
+    updater = Updater(MODEL, VOCAB, config, TEMPERATURE, make_mesh())
     state = updater.init(params)
     with pytest.raises(NonFiniteError):
         for _ in range(3):
@@ -283,8 +292,8 @@ def test_an_update_that_breaks_the_policy_raises_at_once(params, batch):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_nothing_compiles_after_compile(params, batch, devices):
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
-    updater = Updater(MODEL, CONFIG, TEMPERATURE, mesh)
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    updater = Updater(MODEL, VOCAB, CONFIG, TEMPERATURE, mesh)
     state = updater.init(jax.device_put(params, replicated(mesh)))
     shapes = [(8, 16), (4, 32)]
     before = jax.device_get(state.params)
@@ -306,9 +315,10 @@ def test_engine_and_updater_agree_on_log_probs(tiny_config, tiny_world, random_p
     vocab_size, stop_id = tiny_world.tokenizer.vocab_size, tiny_world.tokenizer.stop_id
     params = jax.device_put(random_params(model, vocab_size, 3), replicated(mesh))
     engine = Engine(model, tiny_config.rollout, stop_id, mesh)
-    updater = Updater(model, CONFIG, TEMPERATURE, mesh)
-    episodes = [tiny_world.episode(task, "test", i)
-                for task in tiny_world.train_tasks[:4] for i in range(3)]
+    updater = Updater(model, vocab_size, CONFIG, TEMPERATURE, mesh)
+    episodes = [
+        tiny_world.episode(task, "test", i) for task in tiny_world.train_tasks[:4] for i in range(3)
+    ]
     engine.run(params, episodes, TEMPERATURE)
     trajectories = [e.trajectory() for e in episodes]
     advantages = [(-1.0) ** i for i in range(len(episodes))]

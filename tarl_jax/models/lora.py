@@ -1,0 +1,52 @@
+"""Low-rank adapters (arXiv 2106.09685): W + alpha / rank * A B, with W frozen."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from tarl_jax.config import ModelConfig
+from tarl_jax.models.decoder import Params, named_key, split_axes
+
+
+def init_adapters(config: ModelConfig, params: Params, key: jax.Array) -> Params:
+    """Adapters for the targets of the stacked `params`, float32: A normal, B zero, so W as it was.
+
+    params: arrays or shapes.
+    """
+    rank = config.lora.rank
+    adapters = {}
+    for name in config.lora.targets:
+        shape = params["layers"][name].shape
+        layers, axes = shape[0], shape[1:]
+        inputs = axes[: len(split_axes(name)[0])]
+        outputs = axes[len(inputs):]
+        std = rank**-0.5
+        normal = jax.random.normal(named_key(key, f"lora/{name}"), (layers, *inputs, rank))
+        adapters[f"{name}_a"] = std * normal
+        adapters[f"{name}_b"] = jnp.zeros((layers, rank, *outputs))
+    return {"layers": adapters}
+
+
+def join(frozen: Params, trained: Params) -> Params:
+    """One tree of two that share no leaf."""
+    both = dict(frozen)
+    for name, value in trained.items():
+        if name not in both:
+            both[name] = value
+        elif isinstance(value, dict):
+            both[name] = join(both[name], value)
+        else:
+            raise ValueError(f"{name!r} is frozen and trained at once")
+    return both
+
+
+def merge(params: Params, config: ModelConfig) -> Params:
+    """The stacked parameters with the adapters multiplied out and added to their weights."""
+    layers = dict(params["layers"])
+    scale = config.lora.alpha / max(config.lora.rank, 1)
+    for name in [n[:-2] for n in layers if n.endswith("_a")]:
+        a, b, weight = layers.pop(f"{name}_a"), layers.pop(f"{name}_b"), layers[name]
+        product = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(a, b)
+        layers[name] = (weight.astype(jnp.float32) + scale * product).astype(weight.dtype)
+    return {**params, "layers": layers}

@@ -1,0 +1,150 @@
+"""Safetensors files: mapped when read, streamed when written, so never whole on the host.
+
+A file is a length (8 bytes, little-endian), that many bytes of JSON (per tensor its dtype, shape
+and place) and the tensors' bytes, row-major. A checkpoint is one such file, or several and an
+index that names each tensor's file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+_AGAIN = "download it again"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error}): {_AGAIN}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds no JSON object: {_AGAIN}")
+    return found
+
+
+def open_tensors(folder: str | Path) -> dict[str, np.ndarray]:
+    """Every tensor of a checkpoint by name, as a read-only array that maps the file.
+
+    Only headers are read here; data come in as slices are copied. Raises ValueError for a folder
+    without safetensors and for a file that is damaged or cut short.
+    """
+    folder = Path(folder)
+    if (folder / SINGLE).is_file():
+        files = [SINGLE]
+    elif (folder / INDEX).is_file():
+        files = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+    else:
+        raise ValueError(
+            f"{folder}: has neither {SINGLE} nor {INDEX}: give the folder of a Hugging Face"
+            " checkpoint in safetensors format"
+        )
+    absent = [name for name in files if not (folder / name).is_file()]
+    if absent:
+        raise ValueError(
+            f"{folder}: {INDEX} names {', '.join(absent)}, not there: download the missing files"
+        )
+    return {name: array for file in files for name, array in _open_file(folder / file)}
+
+
+def _open_file(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise ValueError(f"{path}: is no safetensors file, or cut short: {_AGAIN}")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise ValueError(f"{path}: has a damaged header: {_AGAIN}") from error
+    header.pop("__metadata__", None)
+    data = 8 + length
+    end = data + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size != end:
+        raise ValueError(f"{path}: has {size} bytes, but by its header {end}: {_AGAIN}")
+    mapped = np.memmap(path, np.uint8, "r")
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}: convert it to BF16")
+        dtype, shape = jnp.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        start, stop = entry["data_offsets"]
+        if stop - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{path}: {name} has a damaged entry: {_AGAIN}")
+        yield name, np.ndarray(shape, dtype, mapped, data + start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor to write; `value()` is called when its turn comes and then let go."""
+
+    name: str
+    shape: tuple[int, ...]
+    value: Callable[[], np.ndarray]
+
+
+def write_tensors(
+    folder: Path, tensors: Sequence[Tensor], dtype: np.dtype, max_shard_bytes: int
+) -> None:
+    """Writes a checkpoint's tensors, in order, as one file or as several with an index."""
+    shards: list[list[Tensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        size = _size(tensor, dtype)
+        if shards[-1] and filled + size > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += size
+    count = len(shards)
+    names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    if count == 1:
+        names = [SINGLE]
+    for name, shard in zip(names, shards, strict=True):
+        _write_file(folder / name, shard, dtype)
+    if count > 1:
+        index = {
+            "metadata": {"total_size": sum(_size(tensor, dtype) for tensor in tensors)},
+            "weight_map": {t.name: n for n, s in zip(names, shards, strict=True) for t in s},
+        }
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _size(tensor: Tensor, dtype: np.dtype) -> int:
+    return math.prod(tensor.shape) * dtype.itemsize
+
+
+def _write_file(path: Path, tensors: Sequence[Tensor], dtype: np.dtype) -> None:
+    code = next(code for code, name in DTYPES.items() if name == dtype.name)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + _size(tensor, dtype)
+        header[tensor.name] = {
+            "dtype": code, "shape": tensor.shape, "data_offsets": [start, end]
+        }  # fmt: skip
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the data are aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            value = np.ascontiguousarray(tensor.value(), dtype)
+            assert value.shape == tensor.shape, (tensor.name, value.shape, tensor.shape)
+            file.write(value.view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
