@@ -30,6 +30,8 @@ class Program:
     Attributes:
       peak_gib: memory at its highest, arguments included; inf where the compiler ran out.
       argument_gib: of which the arguments.
+      resident_gib: what else stays in memory meanwhile: the optimiser while gradients are
+        computed, parameters and optimiser during rollouts.
       collectives: how often each kind stands in the program (a loop's body counts once).
       seconds: that compiling took.
     """
@@ -37,6 +39,7 @@ class Program:
     name: str
     peak_gib: float
     argument_gib: float
+    resident_gib: float
     collectives: dict[str, int]
     seconds: float
 
@@ -58,7 +61,7 @@ class Report:
 
     @property
     def fits(self) -> bool:
-        return all(p.peak_gib <= self.memory_gib for p in self.programs)
+        return all(p.peak_gib + p.resident_gib <= self.memory_gib for p in self.programs)
 
 
 def topology_devices(topology: str, slices: int = 1) -> list[Any]:
@@ -110,18 +113,22 @@ def report(
     if rollout:
         engine = Engine(model, config.rollout, 0, rollout_mesh(config.mesh, devices))
         lowered |= engine.lower(vocab, length)
-    trained, optimizer = updater.bytes_per_device()
+    trained, optimizer = (size / 2**30 for size in updater.bytes_per_device())
+    resident = {"gradient": optimizer, "apply": 0.0}
     return Report(
         topology=topology if slices == 1 else f"{slices} x {topology}",
         chips=len(devices),
         mesh={name: size for name, size in mesh.shape.items() if size > 1},
         memory_gib=CHIPS[topology.split(":")[0]][0],
-        parameters_gib=trained / 2**30,
-        optimizer_gib=optimizer / 2**30,
+        parameters_gib=trained,
+        optimizer_gib=optimizer,
         rows=rows,
         length=length,
         tflop=update_flops(model, vocab, rows, length) / len(devices) / 1e12,
-        programs=[_compile(name, program) for name, program in lowered.items()],
+        programs=[
+            _compile(name, program, resident.get(name, trained + optimizer))
+            for name, program in lowered.items()
+        ],
     )
 
 
@@ -163,7 +170,7 @@ def update_flops(model: ModelConfig, vocab: int, rows: int, length: int) -> floa
     return 6.0 * rows * length * (weights + attention)
 
 
-def _compile(name: str, lowered: Any) -> Program:
+def _compile(name: str, lowered: Any, resident: float) -> Program:
     begun = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -172,7 +179,7 @@ def _compile(name: str, lowered: Any) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(error) and not found:
             raise
         used = float(found[1]) / (1024 if found[2] == "M" else 1) if found else float("inf")
-        return Program(name, max(used, 1e-9), 0.0, {}, time.perf_counter() - begun)
+        return Program(name, used, 0.0, resident, {}, time.perf_counter() - begun)
     memory = compiled.memory_analysis()
     text = compiled.as_text()
     counts = {
@@ -182,6 +189,7 @@ def _compile(name: str, lowered: Any) -> Program:
         name,
         memory.peak_memory_in_bytes / 2**30,
         memory.argument_size_in_bytes / 2**30,
+        resident,
         {kind: n for kind, n in counts.items() if n},
         time.perf_counter() - begun,
     )
@@ -200,7 +208,8 @@ def show(found: Report) -> str:
         collectives = ", ".join(f"{n} {kind}" for kind, n in p.collectives.items()) or "none"
         peak = "out of memory" if p.peak_gib == float("inf") else f"{p.peak_gib:.2f} GiB"
         lines.append(
-            f"  {p.name:9} peak {peak} (arguments {p.argument_gib:.2f}), collectives:"
+            f"  {p.name:9} peak {peak} (arguments {p.argument_gib:.2f}), beside"
+            f" {p.resident_gib:.2f} GiB; collectives:"
             f" {collectives}; compiled in {p.seconds:.0f} s"
         )
     return "\n".join([*lines, "fits" if found.fits else "does NOT fit"])

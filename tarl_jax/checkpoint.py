@@ -85,12 +85,6 @@ class Checkpoints:
         self._manager.close()
 
 
-def restore_state(checkpoints: Checkpoints, step: int, like: Any) -> Any:
-    """The train state of `step`; frozen parameters are those of `like`."""
-    state, _ = checkpoints.restore(step, like.replace(frozen={}))
-    return state.replace(frozen=like.frozen)
-
-
 def save_params(folder: Path, params: Any) -> None:
     """Writes a parameter tree; the folder appears only when it is whole."""
     import orbax.checkpoint as ocp

@@ -6,17 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tarl_jax.checkpoint import Checkpoints, restore_state
-from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.checkpoint import Checkpoints
+from tarl_jax.config import RunConfig
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
-from tarl_jax.mesh import make_mesh, rollout_mesh
-from tarl_jax.models.decoder import Params, init_params
-from tarl_jax.rl.update import Updater
+from tarl_jax.mesh import rollout_mesh
+from tarl_jax.models.decoder import Params
+from tarl_jax.policy import make_updater, newest, restore
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import require_run, write_json
@@ -130,18 +129,11 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     run_dir = Path(config.workdir)
     require_run(config, run_dir)
     checkpoints = Checkpoints(run_dir, config.checkpoint)
-    if not checkpoints.steps:
-        raise ConfigError(f"--workdir {run_dir}: has no checkpoint yet")
-    step = checkpoints.steps[-1] if step < 0 else step
+    step = newest(checkpoints, run_dir, step)
     world = World.from_config(config)
     tokenizer = world.tokenizer
     engine = Engine(config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh))
-    updater = Updater(
-        config.model, tokenizer.vocab_size, config.rl, config.rollout.temperature,
-        make_mesh(config.mesh),
-    )
-    like = updater.init(init_params(config.model, tokenizer.vocab_size, jax.random.key(0)))
-    state = restore_state(checkpoints, step, like)
+    state = restore(config, world, make_updater(config, world), checkpoints, step)
     with LiveView(0, config.log.live, str(run_dir)) as view:
         values, _ = evaluate(
             engine, state.policy, world, world.held_out_tasks[: config.eval.final_tasks], "eval",

@@ -98,13 +98,12 @@ def place_shapes(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def bytes_on_device(shapes: Any, shardings: Any) -> int:
-    """Bytes of the arrays of these shapes that one device holds."""
-    sizes = jax.tree.map(
-        lambda x, where: int(np.prod(where.shard_shape(x.shape))) * x.dtype.itemsize,
-        shapes, shardings,
+def bytes_on_device(shapes: Any) -> int:
+    """Bytes that one device holds of arrays, or of shapes with shardings."""
+    return sum(
+        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
+        for x in jax.tree.leaves(shapes)
     )
-    return sum(jax.tree.leaves(sizes))
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:

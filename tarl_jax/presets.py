@@ -91,14 +91,16 @@ def _large(config: RunConfig, size: str) -> RunConfig:
     replace = dataclasses.replace
     model = MODELS[size]
     adapters = model.lora.rank > 0
+    # As many ways as the key heads go, so that the weights leave room for the cache.
+    rollout_tensor = 1 if adapters else min(model.num_kv_heads, 8)
     return replace(
         config,
         model=model,
-        mesh=replace(config.mesh, data=1, fsdp=-1, rollout_tensor=1 if adapters else 4),
+        mesh=replace(config.mesh, data=1, fsdp=-1, rollout_tensor=rollout_tensor),
         warm_start=replace(config.warm_start, steps=0),
-        rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=256,
+        rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=32,
                         max_episode_tokens=8192, max_turn_tokens=1024, brief_writes=False,
                         system_prompt="full"),
         rl=replace(config.rl, steps=100, learning_rate=2e-5 if adapters else 1e-6, minibatches=1,
-                   micro_batch_tokens=8192 if adapters else 131_072, pack=True),
+                   micro_batch_tokens=8192, pack=True),
     )

@@ -16,11 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-import jax
 import numpy as np
 
 from tarl_jax import metrics as logs
-from tarl_jax.checkpoint import Checkpoints, load_params, restore_state, save_params
+from tarl_jax.checkpoint import Checkpoints, load_params, save_params
 from tarl_jax.config import RunConfig
 from tarl_jax.curves import plot_curves
 from tarl_jax.data import TaskStream
@@ -28,7 +27,8 @@ from tarl_jax.evaluation import behaviour, evaluate
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.mesh import make_mesh, rollout_mesh, row_shards
-from tarl_jax.models.decoder import Params, init_params, named_key
+from tarl_jax.models.decoder import Params
+from tarl_jax.policy import make_updater, restore, starting_policy
 from tarl_jax.rl.advantages import group_advantages
 from tarl_jax.rl.batching import (
     batch_shapes,
@@ -38,12 +38,11 @@ from tarl_jax.rl.batching import (
     padded_length,
 )
 from tarl_jax.rl.rewards import trajectory_reward
-from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
+from tarl_jax.rl.update import NonFiniteError, TrainState
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import open_run_dir, write_json
 from tarl_jax.types import Batch, Trajectory
-from tarl_jax.warm_start import warm_start
 
 
 class Interrupted(Exception):
@@ -94,9 +93,7 @@ class _Run:
         self.engine = Engine(
             config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh)
         )
-        self.updater = Updater(
-            config.model, tokenizer.vocab_size, config.rl, config.rollout.temperature, self.mesh
-        )
+        self.updater = make_updater(config, self.world)
         self.stream = TaskStream(
             self.world.train_tasks, config.rollout.tasks_per_step, config.seed
         )
@@ -139,18 +136,15 @@ class _Run:
         """(last finished step, state, reference parameters), from a checkpoint or warm start."""
         config = self.config
         steps = self.checkpoints.steps
-        key = named_key(jax.random.key(config.warm_start.seed), "init")
         if steps:
-            like = self.updater.init(self._initial(key))
-            state = restore_state(self.checkpoints, steps[-1], like)
+            state = restore(config, self.world, self.updater, self.checkpoints, steps[-1])
             self.view.log(f"resuming {self.run_dir} after step {steps[-1]}")
             reference = state.policy
         else:
-            params, source = warm_start(config, self.world, key, self._warm_progress)
-            if source:
-                self.view.log(f"warm start: {source}")
-            state = self.updater.init(params)
-            reference = self.updater.place(params)
+            reference = starting_policy(
+                config, self.world, self.updater, self._warm_progress, self.view.log
+            )
+            state = self.updater.init(reference)
         if config.rl.kl_coef > 0:
             folder = self.run_dir / "reference"
             if folder.exists():
@@ -160,9 +154,6 @@ class _Run:
         if not steps:
             self._save(0, state)
         return (steps[-1] if steps else 0), state, reference if config.rl.kl_coef > 0 else None
-
-    def _initial(self, key: jax.Array) -> Params:
-        return init_params(self.config.model, self.world.tokenizer.vocab_size, key)
 
     def _shapes(self) -> list[tuple[int, int]]:
         longest, tokens = self.config.rollout.max_episode_tokens, self.config.rl.micro_batch_tokens

@@ -51,17 +51,15 @@ class Demonstration:
 
 def warm_start(
     config: RunConfig, world: World, key: jax.Array, progress: Progress
-) -> tuple[decoder.Params, Path | None]:
+) -> tuple[decoder.Params, Path]:
     """Parameters after imitation, from the cache where it has them.
 
     Args:
       key: of the random parameters that imitation starts from.
       progress: called with (step, steps, loss in nats per agent token).
-    Returns: parameters, and the cache folder (None if `warm_start.steps` is 0).
+    Returns: parameters, and the cache folder.
     """
-    params = decoder.init_params(config.model, world.tokenizer.vocab_size, key)
-    if config.warm_start.steps == 0:
-        return params, None
+    params = decoder.init_params(config.model, world.vocab_size, key)
     folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
     if folder.exists():
         return checkpoint.load_params(folder, params), folder
@@ -115,7 +113,7 @@ def _demonstration(
         task, domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
         brief_writes=config.rollout.brief_writes,
     )
-    parts = [(world.chat.system(world.system), False), (world.chat.user(dialogue.opening), False)]
+    parts = [(world.system[1], False), (world.chat.user(dialogue.opening), False)]
     for action, observation in play(dialogue, config.warm_start.clerk, seed):
         parts.append((world.chat.agent(action), True))
         if not observation.stop_reason:

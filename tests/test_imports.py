@@ -25,9 +25,10 @@ ROWS = (
     # What joins them.
     ("rollout.*", "judge.*", "rl.update"),
     # What a run keeps and shows, and what its commands share.
-    ("data", "checkpoint", "metrics", "live", "curves", "warm_start", "rundir", "cli"),
+    ("data", "checkpoint", "metrics", "live", "curves", "warm_start", "rundir", "cli",
+     "policy"),
     # What a user runs.
-    ("train", "evaluate", "evaluation", "aot", "serve", "view.*"),
+    ("train", "evaluate", "evaluation", "aot", "export", "serve", "view.*"),
     ("main",),
 )
 # Inside the first row of packages: which package may import which other one.

@@ -81,12 +81,6 @@ def test_whatever_changes_the_warm_start_changes_its_name(config, tiny_world, se
     assert _digest(other, tiny_world) != _digest(config, tiny_world)
 
 
-def test_no_steps_means_random_parameters_and_no_cache(config, tiny_world, tmp_path):
-    none = dataclasses.replace(config, warm_start=dataclasses.replace(config.warm_start, steps=0))
-    _, folder = warm_start(none, tiny_world, jax.random.key(0), lambda *_: None)
-    assert folder is None and not list(tmp_path.iterdir())
-
-
 def test_no_branches_is_an_error():
     data = sized("tiny")
     data.warm_start.branches = 0

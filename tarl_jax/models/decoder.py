@@ -161,7 +161,10 @@ def hidden_states(
             "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         }[config.remat]
         block = jax.checkpoint(block, policy=saved, prevent_cse=not config.scan_layers)
-    x = params["embed"][tokens] if embeddings is None else embeddings.astype(config.dtype)
+    if embeddings is None:
+        # The table's width is gathered first: a lookup split along it cannot leave by rows.
+        embeddings = constrain(params["embed"], "vocab", "width")[tokens]
+    x = constrain(embeddings.astype(config.dtype), "rows", "tokens", "width")
     if config.scan_layers:
         x, _ = lax.scan(block, x, params["layers"])
     else:

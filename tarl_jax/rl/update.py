@@ -103,7 +103,7 @@ class Updater:
         policy = jax.eval_shape(
             lambda: decoder.init_params(model, vocab_size, jax.random.key(0))
         )
-        self._policy_shardings = tree_shardings(mesh, decoder.logical_axes(policy))
+        self.policy_shardings = tree_shardings(mesh, decoder.logical_axes(policy))
         trained = jax.eval_shape(self._trained, policy)
         self.shardings = tree_shardings(mesh, decoder.logical_axes(trained))
         opt_shardings = optax.tree_utils.tree_map_params(
@@ -135,7 +135,20 @@ class Updater:
 
     def place(self, params: decoder.Params) -> decoder.Params:
         """All parameters of a policy, where this mesh keeps them."""
-        return jax.device_put(params, self._policy_shardings)
+        return jax.device_put(params, self.policy_shardings)
+
+    def random(self, key: jax.Array) -> decoder.Params:
+        """Random parameters of a policy, made where this mesh keeps them."""
+        make = functools.partial(decoder.init_params, self._model, self._vocab_size)
+        return jax.jit(make, out_shardings=self.policy_shardings)(key)
+
+    def shapes(self) -> TrainState:
+        """What `init` gives, as shapes with shardings; nothing is frozen."""
+        trained = jax.eval_shape(self._trained, self._policy_shapes())
+        opt_state = jax.eval_shape(self._optimizer.init, trained)
+        return TrainState(
+            place_shapes(trained, self.shardings), place_shapes(opt_state, self._opt_shardings)
+        )
 
     def init(self, params: decoder.Params) -> TrainState:
         """A fresh state from all parameters of a policy.
@@ -165,16 +178,11 @@ class Updater:
 
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
         """
-        shapes = jax.eval_shape(
-            lambda: decoder.init_params(self._model, self._vocab_size, jax.random.key(0))
-        )
-        policy = place_shapes(shapes, self._policy_shardings)
-        trained = place_shapes(jax.eval_shape(self._trained, shapes), self.shardings)
+        state = self.shapes()
+        policy, trained = self._policy_shapes(), state.params
         whole = replicated(self._mesh)
         sums = jax.eval_shape(_zeros, trained)[1]
         accumulated = trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))
-        opt_state = jax.eval_shape(self._optimizer.init, trained)
-        opt_state = place_shapes(opt_state, self._opt_shardings)
         rows = by_rows(self._mesh)
         whole_numbers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
         numbers = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
@@ -184,20 +192,22 @@ class Updater:
         with jax.set_mesh(self._mesh):
             return {
                 "gradient": self._gradient.lower(accumulated, trained, frozen, reference, batch),
-                "apply": self._apply.lower(trained, opt_state, accumulated),
+                "apply": self._apply.lower(trained, state.opt_state, accumulated),
             }
 
     def bytes_per_device(self) -> tuple[int, int]:
         """(what trains and is frozen, the optimiser's state), of the device with most."""
+        state = self.shapes()
+        parameters = bytes_on_device(state.params)
+        if self._model.lora.rank:
+            parameters += bytes_on_device(self._policy_shapes())
+        return parameters, bytes_on_device(state.opt_state)
+
+    def _policy_shapes(self) -> decoder.Params:
         shapes = jax.eval_shape(
             lambda: decoder.init_params(self._model, self._vocab_size, jax.random.key(0))
         )
-        trained = jax.eval_shape(self._trained, shapes)
-        parameters = bytes_on_device(trained, self.shardings)
-        if self._model.lora.rank:
-            parameters += bytes_on_device(shapes, self._policy_shardings)
-        opt_state = jax.eval_shape(self._optimizer.init, trained)
-        return parameters, bytes_on_device(opt_state, self._opt_shardings)
+        return place_shapes(shapes, self.policy_shardings)
 
     @property
     def compilations(self) -> int:

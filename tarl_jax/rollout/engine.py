@@ -34,7 +34,7 @@ from tarl_jax.rollout.programs import EngineState
 
 # Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
 CHUNKS = ((48, 8), (16, 4))
-LENGTH_STEP = 128  # the cache grows by this many positions
+SHORTEST = 128  # positions of the smallest cache
 SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
 
 
@@ -147,19 +147,26 @@ class Engine:
         sizes = [self._slots]
         while (smaller := self._bucket_rows(sizes[-1] // 2)) < sizes[-1]:
             sizes.append(smaller)
-        longest = -(-self._config.max_episode_tokens // LENGTH_STEP) * LENGTH_STEP
-        shapes = [(n, s) for n in sizes for s in range(LENGTH_STEP, longest + 1, LENGTH_STEP)]
+        lengths = [SHORTEST]
+        while lengths[-1] < self._config.max_episode_tokens:
+            lengths.append(_grown(lengths[-1]))
+        shapes = [(n, s) for n in sizes for s in lengths]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # The list collects what a thread raised.
-            list(pool.map(lambda s: self._compile_shape(params, *s, sizes, longest), shapes))
+            list(pool.map(lambda s: self._compile_shape(params, *s, sizes, lengths), shapes))
 
     def _compile_shape(
-        self, params: decoder.Params, size: int, length: int, sizes: list[int], longest: int
+        self,
+        params: decoder.Params,
+        size: int,
+        length: int,
+        sizes: list[int],
+        lengths: list[int],
     ) -> None:
         """Runs every program once at one shape of the state."""
         state = self._empty(size, length)
-        if length < longest:
-            self._resize(state, np.arange(size, dtype=np.int32), length + LENGTH_STEP)
+        if length < lengths[-1]:
+            self._resize(state, np.arange(size, dtype=np.int32), _grown(length))
         if size > sizes[-1]:
             self._resize(state, np.arange(size // 2, dtype=np.int32), length)
         for columns, share in CHUNKS:
@@ -213,7 +220,7 @@ class Engine:
             size //= 2
         return size
 
-    def _empty(self, rows: int, length: int = LENGTH_STEP) -> EngineState:
+    def _empty(self, rows: int, length: int = SHORTEST) -> EngineState:
         return jax.device_put(self._zeros(rows, length), self._state_shardings)
 
     def _zeros(self, rows: int, length: int) -> EngineState:
@@ -250,7 +257,7 @@ class Engine:
             busy = [slot for slot, row in enumerate(rows) if row is not None]
         while _length(state) < need:
             everyone = np.arange(len(rows), dtype=np.int32)
-            state = self._resize(state, everyone, _length(state) + LENGTH_STEP)
+            state = self._resize(state, everyone, _grown(_length(state)))
         return rows, state
 
     def _feed(
@@ -345,6 +352,11 @@ class Engine:
         stats.forced_tokens += len(answer)
         row.pending = [row.ids[-1], *answer]
         row.ids, row.log_probs = [], []
+
+
+def _grown(length: int) -> int:
+    """The next size of a cache: few sizes, and at most twice as large as needed."""
+    return length + SHORTEST if length < 4 * SHORTEST else 2 * length
 
 
 def _length(state: EngineState) -> int:

@@ -17,11 +17,12 @@ class Episode:
     """Turns sampled ids into actions and answers into ids; nothing is ever encoded twice.
 
     seed: of the user's phrasing and of the sampling.
-    system: the text of the system turn.
+    system: the system turn, the same for all episodes: its text and its tokens.
     """
 
     def __init__(
-        self, task: Task, seed: int, domain: Domain, chat: Chat, config: RolloutConfig, system: str
+        self, task: Task, seed: int, domain: Domain, chat: Chat, config: RolloutConfig,
+        system: tuple[str, list[int]],
     ):
         self.task = task
         self.seed = seed
@@ -42,7 +43,8 @@ class Episode:
     def start(self) -> list[int]:
         """The system turn and the user's opening. Raises ValueError if they leave no room."""
         opening = self._dialogue.opening
-        self._add(Segment.forced("system", self._chat.system(self._system), -1, self._system))
+        text, ids = self._system
+        self._add(Segment.forced("system", ids, -1, text))
         self._add(Segment.forced("user", self._chat.user(opening), -1, opening))
         if not self._room():
             raise ValueError(

@@ -7,10 +7,12 @@ option, and prices are whole dollars, so that an episode is a few hundred tokens
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 from tarl_jax.config import ShopConfig
 
+POLICY = Path(__file__).with_name("shop_policy.md")  # the rules that the agent must follow
 FIRST_NAMES = tuple(
     "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Liam Mia Noah Olga Paul Rosa Sam Tara "
     "Umar Vera Will Yara Zoe".split()

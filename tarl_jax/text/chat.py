@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from tarl_jax.sandbox.dialogue import Action, Malformed
+from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
 from tarl_jax.text.tokenizer import IM_END, IM_START, Tokenizer
 from tarl_jax.types import Call
 
@@ -26,13 +29,13 @@ _THINK = re.compile(r"<think>\n.*?\n</think>\n\n", re.S)
 class Chat:
     """Renders parts of a dialogue to ids, and reads agent turns back."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer | PretrainedTokenizer):
         self._tokenizer = tokenizer
         self.stop_id = tokenizer.stop_id
 
-    def system(self, text: str) -> list[int]:
-        """The opening system turn."""
-        return self._wrap(f"{IM_START}system\n", text, IM_END)
+    def system(self, text: str, schemas: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """The opening system turn, which shows the agent the schemas of its tools."""
+        return self._tokenizer.encode_system(text, schemas)
 
     def user(self, text: str) -> list[int]:
         """A user turn and the start of the agent's answer."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +80,12 @@ class Tokenizer:
             ids.append(self._markup[found])
             rest = rest[len(found):]
         return tuple(ids)
+
+    def encode_system(self, text: str, schemas: Sequence[dict[str, Any]]) -> list[int]:
+        """The opening system turn; the tools' schemas as JSON lines behind the text."""
+        lines = [text, *(["", "# Tools"] if schemas else []), *(json.dumps(s) for s in schemas)]
+        start, end = self.encode_markup(f"{IM_START}system\n"), self.encode_markup(IM_END)
+        return [*start, *self.encode("\n".join(lines)), *end]
 
     def decode(self, ids: list[int] | np.ndarray) -> str:
         """Text of `ids`, markup spelled out."""

@@ -10,6 +10,7 @@ from tarl_jax.rl.batching import (
     SHORTEST,
     batch_shapes,
     make_batches,
+    pack_batches,
     pad_rows,
     padded_length,
     plan_batches,
@@ -124,3 +125,54 @@ def test_rows_added_for_the_devices_do_not_count(step_128, multiple):
     (batch,) = make_batches([one], [1.0], 128, multiple)
     assert batch.tokens.shape == (multiple, 128)
     assert batch.sampled.sum() == 2
+
+
+# ---- packed rows ----------------------------------------------------------------------------
+
+
+def numbered(index, length):
+    """A trajectory whose arrays say which one it is: every second token is sampled."""
+    ids = list(range(1000 * index, 1000 * index + length))
+    sampled = [i % 2 == 1 for i in range(length)]
+    segment = Segment("agent", ids, sampled, [-0.5 * s for s in sampled], 0, "")
+    task = Task(str(index), "u", "", (), (), "train", "test", None, 1)
+    return Trajectory(task, 0, [segment], "user_stop", True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 200), max_size=30), st.integers(1, 2000), st.sampled_from([1, 4]))
+def test_packed_rows_hold_every_trajectory_once(lengths, budget, multiple):
+    whole = [numbered(i, n) for i, n in enumerate(lengths)]
+    batches = pack_batches(whole, range(1, len(whole) + 1), budget, 200, multiple)
+    seen = []
+    for batch in batches:
+        assert batch.tokens.shape == batches[0].tokens.shape == batch.segments.shape
+        assert batch.tokens.shape[0] % multiple == 0 and batch.tokens.shape[1] == 200
+        for row in range(batch.tokens.shape[0]):
+            for segment in range(1, batch.segments[row].max() + 1):
+                place = np.flatnonzero(batch.segments[row] == segment)
+                assert (np.diff(place) == 1).all()
+                index = int(batch.tokens[row, place[0]]) // 1000
+                ids, sampled, log_probs = whole[index].arrays()
+                np.testing.assert_array_equal(batch.tokens[row, place], ids)
+                np.testing.assert_array_equal(batch.sampled[row, place], sampled)
+                np.testing.assert_array_equal(batch.log_probs[row, place], log_probs)
+                np.testing.assert_array_equal(batch.advantages[row, place], sampled * (index + 1))
+                seen.append(index)
+            empty = batch.segments[row] == 0
+            assert not batch.sampled[row, empty].any() and not batch.tokens[row, empty].any()
+    assert sorted(seen) == list(range(len(whole)))
+
+
+def test_packing_by_hand():
+    whole = [numbered(i, n) for i, n in enumerate([30, 90, 60, 10, 40])]
+    (batch,) = pack_batches(whole, [1.0] * 5, 300, 100)
+    assert batch.segments.shape == (3, 100)
+    assert [np.bincount(row, minlength=4).tolist() for row in batch.segments] == [
+        [0, 90, 10, 0], [0, 60, 40, 0], [70, 30, 0, 0]
+    ]  # fmt: skip
+
+
+def test_a_trajectory_longer_than_a_row_is_an_error():
+    with pytest.raises(ValueError, match="a trajectory has 101 tokens, a packed row 100"):
+        pack_batches([numbered(0, 101)], [1.0], 1000, 100)

@@ -89,6 +89,20 @@ def test_micro_batches_equal_one_batch(updater, params, batch):
     assert values["tokens"] == batch.sampled.sum()
 
 
+def test_packed_rows_equal_separate_ones(updater, params, batch):
+    whole, values = update(updater, params, [batch])
+    pairs = [
+        jax.tree.map(lambda x, i=i: np.concatenate([x[i], x[i + 1]])[None], batch)
+        for i in range(0, ROWS, 2)
+    ]
+    packed = jax.tree.map(lambda *rows: np.concatenate(rows), *pairs)
+    length = batch.tokens.shape[1]
+    segments = np.repeat([[1, 2]], length, axis=1).repeat(ROWS // 2, axis=0).astype(np.int32)
+    got, packed_values = update(updater, params, [packed.replace(segments=segments)])
+    assert largest_change(whole, got) < 1e-6
+    assert packed_values == pytest.approx(values, rel=1e-4, abs=1e-6)
+
+
 def test_fillers_and_padding_change_nothing(updater, params, batch):
     """Two empty rows, and eight empty columns, in batches of unequal shapes."""
     whole, _ = update(updater, params, [batch])

@@ -21,7 +21,9 @@ class Wire:
 
     def __init__(self, world, task, config=ROOMY, system="Be brief."):
         self.chat = world.chat
-        self.episode = Episode(task, SEED, world.domain, world.chat, config, system)
+        self.episode = Episode(
+            task, SEED, world.domain, world.chat, config, (system, world.chat.system(system))
+        )
         self.ids, self.sampled, self.log_probs = [], [], []
         self.rng = np.random.default_rng(0)
         self.force(self.episode.start())

@@ -1,0 +1,38 @@
+"""Writes a run's policy as a checkpoint that `transformers` loads.
+
+    python -m tarl_jax.export --config=configs/grpo_tarl.py --workdir=runs/NAME --out=FOLDER
+
+exports the newest checkpoint of a run (`--step` chooses another): safetensors, config.json, and the
+tokenizer's files where the run started from a pretrained checkpoint. Adapters are merged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.launch import restart_with_tuned_malloc
+
+
+def main() -> None:
+    from absl import flags
+
+    from tarl_jax.cli import run_with_config
+
+    out = flags.DEFINE_string("out", None, "The folder to write; it must not exist or be empty.")
+    step = flags.DEFINE_integer("step", -1, "The checkpoint's step; -1: the newest.")
+
+    def job(config: RunConfig) -> None:
+        from tarl_jax.policy import export
+
+        if not out.value:
+            raise ConfigError("--out is required: the folder to write")
+        done = export(config, Path(out.value), step.value)
+        print(f"step {done} of {config.workdir}: {out.value}")
+
+    run_with_config(__doc__, job)
+
+
+if __name__ == "__main__":
+    restart_with_tuned_malloc("tarl_jax.export")
+    main()

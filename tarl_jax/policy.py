@@ -1,0 +1,86 @@
+"""What a run's policy starts from, how it comes back from a checkpoint, and how it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from tarl_jax.checkpoint import Checkpoints
+from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.mesh import make_mesh
+from tarl_jax.models import hugging_face
+from tarl_jax.models.decoder import Params, named_key
+from tarl_jax.models.lora import merge
+from tarl_jax.rl.update import TrainState, Updater
+from tarl_jax.rollout.world import World
+from tarl_jax.rundir import require_run
+from tarl_jax.warm_start import Progress, warm_start
+
+
+def make_updater(config: RunConfig, world: World) -> Updater:
+    """The updater of a run, on its mesh over all devices."""
+    mesh = make_mesh(config.mesh)
+    return Updater(config.model, world.vocab_size, config.rl, config.rollout.temperature, mesh)
+
+
+def starting_policy(
+    config: RunConfig,
+    world: World,
+    updater: Updater,
+    progress: Progress = lambda step, steps, loss: None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Params:
+    """All parameters, on the mesh: a pretrained checkpoint's, a warm start's, or random ones."""
+    model = config.model
+    key = named_key(jax.random.key(config.warm_start.seed), "init")
+    if model.pretrained:
+        log(f"loading {model.pretrained}")
+        return hugging_face.load_params(
+            Path(model.pretrained), model, world.vocab_size, updater.policy_shardings,
+            model.param_dtype,
+        )
+    if not config.warm_start.steps:
+        return updater.random(key)
+    params, folder = warm_start(config, world, key, progress)
+    log(f"warm start: {folder}")
+    return updater.place(params)
+
+
+def restore(
+    config: RunConfig, world: World, updater: Updater, checkpoints: Checkpoints, step: int
+) -> TrainState:
+    """The train state of a checkpoint. What is frozen comes from where the run had it."""
+    frozen = starting_policy(config, world, updater) if config.model.lora.rank else {}
+    state, _ = checkpoints.restore(step, updater.shapes())
+    return state.replace(frozen=frozen)
+
+
+def newest(checkpoints: Checkpoints, run_dir: Path, step: int) -> int:
+    """`step`, or the newest checkpoint's where it is negative; ConfigError if there is none."""
+    if not checkpoints.steps:
+        raise ConfigError(f"--workdir {run_dir}: has no checkpoint yet")
+    return checkpoints.steps[-1] if step < 0 else step
+
+
+def export(config: RunConfig, folder: Path, step: int) -> int:
+    """Writes the policy of a checkpoint (step -1: the newest) as a Hugging Face folder.
+
+    Adapters are merged into their weights. The dtype is the model's.
+    Returns: the step.
+    Raises: ConfigError if there is no such run or the folder is not empty, CheckpointError if there
+      is no such checkpoint.
+    """
+    run_dir = Path(config.workdir)
+    require_run(config, run_dir)
+    checkpoints = Checkpoints(run_dir, config.checkpoint)
+    step = newest(checkpoints, run_dir, step)
+    world = World.from_config(config)
+    state = restore(config, world, make_updater(config, world), checkpoints, step)
+    checkpoints.close()
+    hugging_face.save_params(
+        folder, merge(state.policy, config.model), config.model, world.vocab_size,
+        dtype=config.model.dtype, tokenizer_files=config.model.pretrained or None,
+    )
+    return step

@@ -1,0 +1,76 @@
+"""The tokenizer of a pretrained checkpoint, behind the same surface as the embedded one.
+
+Its special tokens are reachable by `encode_markup` alone: text that a user or a tool wrote is
+encoded piece by piece, so that nobody can speak in another's role by writing `<|im_end|>`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tarl_jax.text.tokenizer import IM_END, IM_START
+
+
+class PretrainedTokenizer:
+    """A Hugging Face tokenizer with Qwen's chat markup.
+
+    Raises FileNotFoundError if the folder holds none, ValueError if it lacks the markup.
+    """
+
+    def __init__(self, folder: Path | str):
+        import transformers
+
+        if not (Path(folder) / "tokenizer_config.json").is_file():
+            raise FileNotFoundError(
+                f"{folder}: holds no tokenizer_config.json; download the whole checkpoint, e.g."
+                " `hf download Qwen/Qwen3-8B --local-dir DIR`"
+            )
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        special = self._tokenizer.get_added_vocab()
+        if missing := [m for m in (IM_START, IM_END) if m not in special]:
+            raise ValueError(f"{folder}: its tokenizer has no special tokens {missing}")
+        longest_first = sorted(special, key=len, reverse=True)
+        self._markup = re.compile(f"(?={'|'.join(map(re.escape, longest_first))})")
+        self.stop_id = special[IM_END]
+        self.vocab_size = len(self._tokenizer)
+        names = sorted(Path(folder).glob("*token*")) + sorted(Path(folder).glob("vocab*"))
+        content = b"".join(p.read_bytes() for p in names if p.is_file())
+        self.digest = hashlib.sha256(content).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; markup in it is text like any other."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        # Cut behind the first character of whatever would be one token of markup.
+        cuts = [m.start() + 1 for m in self._markup.finditer(text)]
+        ends = [*cuts, len(text)]
+        return [
+            token
+            for begin, end in zip([0, *cuts], ends, strict=True)
+            for token in self._tokenizer.encode(text[begin:end], add_special_tokens=False)
+        ]
+
+    @functools.lru_cache(maxsize=1024)  # noqa: B019  (one tokenizer lives as long as its run)
+    def encode_markup(self, text: str) -> tuple[int, ...]:
+        """Ids of markup that the chat layout writes."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_system(self, text: str, schemas: Sequence[dict[str, Any]]) -> list[int]:
+        """The system turn as the checkpoint's own template lays it out, tools included."""
+        rendered = self._tokenizer.apply_chat_template(
+            [{"role": "system", "content": text}], tools=list(schemas) or None, tokenize=False
+        )
+        end = rendered.rindex(IM_END) + len(IM_END)  # a line break follows in some templates
+        return list(self.encode_markup(rendered[:end]))
+
+    def decode(self, ids: list[int] | np.ndarray) -> str:
+        """Text of `ids`, markup spelled out."""
+        return self._tokenizer.decode(
+            [int(t) for t in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )

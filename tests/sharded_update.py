@@ -1,0 +1,112 @@
+"""Started by test_sharding.py with 8 fake devices: one update on several meshes.
+
+Prints a JSON line: per mesh, differences from one device and how large a device's part is.
+"""
+
+import json
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+from tarl_jax.config import MeshConfig, ModelConfig, RLConfig, RolloutConfig
+from tarl_jax.mesh import bytes_on_device, make_mesh, rollout_mesh
+from tarl_jax.models import decoder, hugging_face
+from tarl_jax.rl.update import Updater
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.types import Batch
+
+VOCAB, ROWS, LENGTH = 64, 8, 24
+MODEL = ModelConfig(
+    d_model=32, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=8, d_ff=64, scan_layers=True,
+    remat="full", tie_embeddings=False, rope_theta=1e6,
+)
+CONFIG = RLConfig(learning_rate=1e-3, warmup_steps=0, kl_coef=0.1)
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (4, 1, 2)]
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    sampled = (rng.random((ROWS, LENGTH)) < 0.4).astype(np.float32)
+    sampled[:, 0] = 0
+    segments = np.sort(rng.integers(1, 4, (ROWS, LENGTH)), axis=1).astype(np.int32)
+    return Batch(
+        tokens=rng.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32),
+        sampled=sampled,
+        log_probs=(-4 + 0.1 * rng.normal(size=(ROWS, LENGTH))).astype(np.float32) * sampled,
+        advantages=rng.normal(size=(ROWS, LENGTH)).astype(np.float32) * sampled,
+        segments=segments,
+    )
+
+
+def run(mesh):
+    updater = Updater(MODEL, VOCAB, CONFIG, 0.8, mesh)
+    params = updater.random(jax.random.key(0))
+    params = jax.tree.map(lambda x: 5 * x, params)
+    reference = jax.tree.map(lambda x: 0.9 * x, params)
+    state = updater.init(params)
+    parts = bytes_on_device(state)
+    with jax.set_mesh(mesh):
+        total, _ = updater._sum(state, [batch()], reference)
+    gradient = jax.device_get(total)
+    state, values = updater.update(state, [batch(), batch()], reference)
+    return gradient, jax.device_get(state.params), values, parts, params
+
+
+class Script:
+    """A dialogue of one answer."""
+
+    def __init__(self, seed):
+        self.seed, self.ids = seed, []
+
+    def start(self):
+        return [1, 2, 3, 4 + self.seed]
+
+    def turn(self, ids, log_probs):
+        self.ids += ids
+        return [5, 6] if len(self.ids) < 12 else None
+
+
+def sampled(params, config, devices=None):
+    rollout = RolloutConfig(slots=8, max_turn_tokens=6, max_episode_tokens=64)
+    engine = Engine(MODEL, rollout, 0, rollout_mesh(config, devices))
+    scripts = [Script(seed) for seed in range(16)]
+    engine.run(params, scripts, 1.0)
+    return [s.ids for s in scripts]
+
+
+def worst(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(x - y).max() / (np.abs(y).max() + 1e-9)) for x, y in pairs)
+
+
+def main():
+    assert jax.device_count() == 8
+    alone = run(make_mesh(devices=jax.devices()[:1]))
+    words = sampled(alone[4], MeshConfig(), jax.devices()[:1])
+    found = {}
+    for sizes in MESHES:
+        config = MeshConfig(*sizes, rollout_tensor=min(sizes[2] * 2, 4))
+        mesh = make_mesh(config)
+        gradient, params, values, parts, placed = run(mesh)
+        with tempfile.TemporaryDirectory() as folder:
+            hugging_face.save_params(f"{folder}/out", alone[4], MODEL, VOCAB, dtype="float32")
+            where = decoder.shardings(MODEL, VOCAB, mesh)
+            loaded = hugging_face.load_params(f"{folder}/out", MODEL, VOCAB, where, "float32")
+        found[str(sizes)] = {
+            "gradient": worst(gradient, alone[0]),
+            "params": worst(params, alone[1]),
+            "loss": abs(values["loss"] - alone[2]["loss"]),
+            "share": parts / alone[3],
+            "loaded": worst(jax.device_get(loaded), jax.device_get(alone[4])),
+            "placed": all(jax.tree.leaves(
+                jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), loaded, where)
+            )),
+            "words": sampled(placed, config) == words,
+        }
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""One update, one load and one rollout on eight devices give what they give on one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+MESHES = ["(8, 1, 1)", "(1, 8, 1)", "(2, 2, 2)", "(1, 2, 4)", "(4, 1, 2)"]
+
+
+@pytest.fixture(scope="module")
+def found():
+    flags = " ".join(
+        f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f
+    ) + " --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, HERE / "sharded_update.py"], capture_output=True, text=True, timeout=600,
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(HERE.parent)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_loss_gradients_and_parameters_agree(found, mesh):
+    assert found[mesh]["loss"] < 1e-5
+    assert found[mesh]["gradient"] < 1e-4
+    assert found[mesh]["params"] < 1e-3  # Adam divides by the gradient's size, however small
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_parameters_and_optimiser_are_split(found, mesh):
+    """Norms are whole on each device; all else is split over fsdp and tensor."""
+    _, fsdp, tensor = json.loads(mesh.replace("(", "[").replace(")", "]"))
+    assert 1 / (fsdp * tensor) <= found[mesh]["share"] < 1 / (fsdp * tensor) + 0.03
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_checkpoint_is_loaded_into_its_place(found, mesh):
+    assert found[mesh]["loaded"] == 0.0
+    assert found[mesh]["placed"]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_rollouts_say_the_same(found, mesh):
+    assert found[mesh]["words"]
