@@ -18,8 +18,8 @@ from typing import Any
 
 from tarl_jax.config import ConfigError, ModelConfig, RunConfig
 
-# GiB of memory and bf16 Tflop/s of a chip, as Google publishes them.
-CHIPS = {"v4": (32, 275), "v5e": (16, 197), "v5p": (95, 459), "v6e": (32, 918)}
+# GiB of a chip's memory that programs may use: what the compiler names when it runs out.
+MEMORY_GIB = {"v4": 30.75, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -71,8 +71,8 @@ def topology_devices(topology: str, slices: int = 1) -> list[Any]:
     from jax.experimental import topologies
 
     chip = topology.split(":")[0]
-    if chip not in CHIPS:
-        raise ConfigError(f"--topology={topology}: known chips: {', '.join(CHIPS)}, e.g. v5e:4x4")
+    if chip not in MEMORY_GIB:
+        raise ConfigError(f"--topology={topology}: known chips: {', '.join(MEMORY_GIB)}, e.g. v5e:4x4")
     more = {"num_slices": slices} if slices > 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
@@ -119,7 +119,7 @@ def report(
         topology=topology if slices == 1 else f"{slices} x {topology}",
         chips=len(devices),
         mesh={name: size for name, size in mesh.shape.items() if size > 1},
-        memory_gib=CHIPS[topology.split(":")[0]][0],
+        memory_gib=MEMORY_GIB[topology.split(":")[0]],
         parameters_gib=trained,
         optimizer_gib=optimizer,
         rows=rows,
