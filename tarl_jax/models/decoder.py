@@ -77,7 +77,10 @@ LAYER_AXES: dict[str, tuple[str, ...]] = {
     "wo": ("heads", "head_dim", "embed"),
     "w_gate": ("embed", "mlp"), "w_up": ("embed", "mlp"), "w_down": ("mlp", "embed"),
 }  # fmt: skip
-_TOP_AXES = {"embed": ("vocab", "embed"), "head": ("embed", "vocab"), "final_norm": ("norm",)}
+_TOP_AXES = {
+    "embed": ("vocab", "embed"), "head": ("embed", "vocab"), "final_norm": ("norm",),
+    "value_head": ("norm",),
+}  # fmt: skip
 
 
 def logical_axes(params: Params) -> Params:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from reference import token_log_probs
 
+from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
-from tarl_jax.models.head import sampled_log_probs
+from tarl_jax.models.head import init_value_params, sampled_log_probs, values
 
 ROWS, LENGTH, WIDTH, VOCAB = 3, 14, 4, 37
 
@@ -120,3 +121,23 @@ def test_scores_of_every_position_are_never_built(function, built):
     assert (largest >= ROWS * (LENGTH - 1) * VOCAB) == built
     if not built:
         assert largest <= 6 * VOCAB
+
+
+# ---- values ---------------------------------------------------------------------------------
+
+
+def test_a_value_model_starts_from_the_policys_trunk_at_zero(random_params):
+    model = ModelConfig(d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24,
+                        tie_embeddings=False)
+    policy = random_params(model, VOCAB, 0)
+    params = init_value_params(policy)
+    assert "head" not in params and set(params) - {"value_head"} == set(policy) - {"head"}
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (2, 9))
+    hidden = decoder.hidden_states(params, model, tokens)
+    np.testing.assert_array_equal(hidden, decoder.hidden_states(policy, model, tokens))
+    assert not np.any(values(params, hidden))
+    weight = np.random.default_rng(1).normal(size=16).astype(np.float32)
+    got = values({**params, "value_head": weight}, hidden)
+    np.testing.assert_allclose(got, np.asarray(hidden, np.float64) @ weight, rtol=1e-4, atol=1e-5)
+    axes = decoder.logical_axes(params)
+    assert axes["value_head"] == ("norm",)
