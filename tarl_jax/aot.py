@@ -72,7 +72,8 @@ def topology_devices(topology: str, slices: int = 1) -> list[Any]:
 
     chip = topology.split(":")[0]
     if chip not in MEMORY_GIB:
-        raise ConfigError(f"--topology={topology}: known chips: {', '.join(MEMORY_GIB)}, e.g. v5e:4x4")
+        known = ", ".join(MEMORY_GIB)
+        raise ConfigError(f"--topology={topology}: known chips: {known}, e.g. v5e:4x4")
     more = {"num_slices": slices} if slices > 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)

@@ -28,9 +28,12 @@ cached_step = jax.jit(decoder.cached_step, static_argnums=1)
 CASES = {
     "tied": SMALL,
     "untied_no_groups": dataclasses.replace(SMALL, num_kv_heads=4, tie_embeddings=False),
-    "groups_of_four": dataclasses.replace(SMALL, num_kv_heads=1, rope_theta=1e6),
+    "groups_of_eight": dataclasses.replace(SMALL, num_heads=8, num_kv_heads=1, rope_theta=1e6),
     # Qwen2's heads share the width of the model.
     "qwen2": dataclasses.replace(SMALL, head_dim=4, qk_norm=False, qkv_bias=True),
+    "qwen2_untied": dataclasses.replace(
+        SMALL, head_dim=4, qk_norm=False, qkv_bias=True, tie_embeddings=False, num_kv_heads=1
+    ),
 }
 
 
@@ -145,6 +148,31 @@ def test_logits_and_gradients_equal_hugging_face(case):
     assert {k: v for k, v in differences.items() if v > 1e-3} == {}
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_greedy_decoding_equals_hugging_face(case):
+    """64 tokens through the cache, one at a time, behind a prompt fed in two pieces."""
+    config, model = CASES[case], hugging_face(CASES[case])
+    import torch
+
+    weights = dict(model.named_parameters())
+    params = decoder.unstack(as_params(config, lambda name: weights[name].detach().numpy()))
+    prompt = np.random.default_rng(1).integers(0, VOCAB, (2, 9))
+    theirs = model.generate(
+        torch.tensor(prompt), attention_mask=torch.ones(2, 9, dtype=torch.long), do_sample=False,
+        max_new_tokens=64, eos_token_id=None, pad_token_id=0,
+    ).numpy()[:, 9:]
+    cache = empty_cache(config, 2, 80)
+    _, cache = cached_step(params, config, cache, prompt[:, :5], np.zeros(2, np.int32))
+    hidden, cache = cached_step(params, config, cache, prompt[:, 5:], np.full(2, 5, np.int32))
+    ours = []
+    for place in range(9, 73):
+        token = np.asarray(decoder.logits(params, hidden[:, -1]).argmax(axis=-1))
+        ours.append(token)
+        start = np.full(2, place, np.int32)
+        hidden, cache = cached_step(params, config, cache, token[:, None], start)
+    np.testing.assert_array_equal(np.stack(ours, axis=1), theirs)
+
+
 # ---- the forward pass -----------------------------------------------------------------------
 
 
@@ -177,6 +205,18 @@ def test_right_padding_changes_nothing_before_it(random_params):
         padded = np.concatenate((tokens[:, :15], padding), axis=1)
         long = hidden_states(params, SMALL, padded)
         np.testing.assert_allclose(long[:, :15], short, rtol=1e-5, atol=1e-5)
+
+
+def test_left_padding_changes_nothing_behind_it(random_params):
+    """Padding in front is a segment of its own: positions begin behind it."""
+    params = random_params(SMALL, VOCAB, 2)
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(0, VOCAB, (3, 15))
+    short = hidden_states(params, SMALL, tokens)
+    padded = np.concatenate((rng.integers(0, VOCAB, (3, 9)), tokens), axis=1)
+    segments = np.repeat([[0, 1]], [9, 15], axis=1).repeat(3, axis=0)
+    long = hidden_states(params, SMALL, padded, segments)
+    np.testing.assert_allclose(long[:, 9:], short, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_do_not_see_each_other(random_params):
