@@ -19,8 +19,12 @@ from pathlib import Path
 from tarl_jax.config import ConfigError, RunConfig
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
-# What may differ between the first start of a run and a later one: it changes no number of it.
-FREE = ("workdir", "log", "checkpoint", "eval", "rl.steps", "warm_start.cache_dir")
+# What may differ between the first start of a run and a later one: it changes no number of it, or
+# only their rounding, as other devices do.
+FREE = (
+    "workdir", "log", "checkpoint", "eval", "rl.steps", "warm_start.cache_dir", "mesh",
+    "model.attention", "model.remat", "model.scan_layers", "model.pretrained",
+)  # fmt: skip
 
 
 def open_run_dir(config: RunConfig) -> Path:

@@ -5,6 +5,7 @@ Most tests look at one finished run; all runs share one warm start.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tarl_jax.checkpoint import Checkpoints
-from tarl_jax.config import CheckpointConfig, ConfigError, RunConfig
+from tarl_jax.config import CheckpointConfig, ConfigError, MeshConfig, RunConfig
 from tarl_jax.metrics import read_metrics, read_trajectories, trajectory_files
 from tarl_jax.rundir import open_run_dir
 from tarl_jax.train import StopRequest
@@ -341,6 +342,19 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         open_run_dir(config)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_may_go_on_on_other_devices_but_not_as_another_run(tmp_path):
+    config = RunConfig(workdir=str(tmp_path / "run"))
+    open_run_dir(config)
+    elsewhere = dataclasses.replace(
+        config, mesh=MeshConfig(data=1, fsdp=-1),
+        model=dataclasses.replace(config.model, remat="full", scan_layers=True),
+    )
+    open_run_dir(elsewhere)
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, d_ff=512))
+    with pytest.raises(ConfigError, match=r"model\.d_ff: 384 -> 512"):
+        open_run_dir(wider)
 
 
 # ---- the other commands ---------------------------------------------------------------------
