@@ -13,9 +13,9 @@ TEST = [
     "ipykernel>=6.29",
     "nbclient>=0.10",
     "pytest>=8.0",
+    "pytest-xdist>=3.6",
     "ruff>=0.6",
     "torch>=2.5",
-    "transformers>=4.53",
 ]
 
 setup(
@@ -33,6 +33,7 @@ setup(
         "flax>=0.10.4",
         "jax>=0.10",
         "jaxtyping>=0.2.36",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "ml_collections>=1.0",
         "numpy>=2.0",
@@ -41,6 +42,7 @@ setup(
         "rich>=13.7",
         "sentencepiece>=0.2.0",
         "tensorboardX>=2.6.2",
+        "transformers>=4.53",
     ],
     extras_require={
         "gpu": ["jax[cuda13]>=0.10"],
