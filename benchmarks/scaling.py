@@ -24,6 +24,7 @@ SLICES = (
     ("v6e:8x8", 1), ("v6e:16x16", 1), ("v5e:8x8", 2),
 )  # fmt: skip
 LENGTH = 8192
+MISSING = "\nSlices that are not listed have not been compiled yet.\n"
 
 
 def main() -> None:
@@ -112,6 +113,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def write_table(rows: list[dict[str, Any]]) -> None:
+    complete = len(rows) >= len(MODELS) * len(SLICES)
     head = (
         "model", "slice", "chips", "mesh", "parameters", "optimiser", "micro-batch", "Tflop",
         "update", "slots", "prefill", "decode", "HBM", "fits", "collectives of the update",
@@ -131,7 +133,7 @@ of one micro-batch per chip, recomputation not counted. Every layer is recompute
 pass (`remat=full`); parameters and optimiser are float32, activations bfloat16; rows are packed;
 the cache holds {LENGTH:,} tokens for each slot. Collectives are counted as they stand in the
 program: those in the loop over layers once. Of Omni it is the decoder of the thinker.
-
+{"" if complete else MISSING}
 | {' | '.join(head)} |
 |{'---|' * len(head)}
 """
