@@ -105,7 +105,7 @@ class TaskConfig:
 class ClerkConfig:
     """How often the scripted clerk errs, per request at which the error is possible."""
 
-    skip_confirmation: float = 0.1
+    skip_confirmation: float = 0.2
     wrong_variant: float = 0.06
     wrong_item: float = 0.05
     wrong_reason: float = 0.06
@@ -170,7 +170,7 @@ class RewardConfig:
 class RLConfig:
     """Advantage, loss and optimiser."""
 
-    steps: int = 80
+    steps: int = 120
     learning_rate: float = 1e-4
     warmup_steps: int = 3
     weight_decay: float = 0.0
