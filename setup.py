@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").rea
 TEST = [
     "hypothesis>=6.100",
     "ipykernel>=6.29",
+    "mypy>=1.13",
     "nbclient>=0.10",
     "pytest>=8.0",
     "pytest-xdist>=3.6",

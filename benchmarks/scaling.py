@@ -18,10 +18,16 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
-MODELS = ("qwen3_8b", "qwen2_5_omni_7b")
 SLICES = (
     ("v5e:4x4", 1), ("v5e:8x8", 1), ("v5e:16x16", 1), ("v5p:2x2x2", 1), ("v5p:4x4x4", 1),
     ("v6e:8x8", 1), ("v6e:16x16", 1), ("v5e:8x8", 2),
+)  # fmt: skip
+ROWS = (
+    *(("qwen3_8b", *where) for where in SLICES),
+    *(("qwen2_5_omni_7b", *where) for where in SLICES),
+    # The slice that each of the other presets is made for.
+    ("qwen3_0_6b", "v5e:2x4", 1), ("qwen3_1_7b", "v5e:2x4", 1), ("qwen3_4b", "v5e:4x4", 1),
+    ("qwen2_5_omni_3b", "v5e:4x4", 1),
 )  # fmt: skip
 LENGTH = 8192
 MISSING = "\nSlices that are not listed have not been compiled yet.\n"
@@ -29,7 +35,7 @@ MISSING = "\nSlices that are not listed have not been compiled yet.\n"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=sorted({model for model, *_ in ROWS}))
     parser.add_argument("--fresh", action="store_true", help="compile again what is there")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -40,22 +46,22 @@ def main() -> None:
     rows = [] if args.fresh or not path.exists() else [
         json.loads(line) for line in path.read_text().splitlines()
     ]
-    for model in args.models:
-        for topology, slices in SLICES:
-            if any((r["model"], r["slice"], r["slices"]) == (model, topology, slices)
-                   for r in rows):
-                continue
-            # A process each: the compiler keeps its memory.
-            done = subprocess.run(
-                [sys.executable, __file__, "--one", model, topology, str(slices)],
-                capture_output=True, text=True,
-            )
-            if done.returncode:
-                sys.exit(f"{model} on {slices} x {topology}: {done.stderr[-2000:]}")
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-            write_table(rows)
-            print(line(rows[-1]), flush=True)
+    for model, topology, slices in ROWS:
+        there = any((r["model"], r["slice"], r["slices"]) == (model, topology, slices)
+                    for r in rows)
+        if there or model not in args.models:
+            continue
+        # A process each: the compiler keeps its memory.
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", model, topology, str(slices)],
+            capture_output=True, text=True,
+        )
+        if done.returncode:
+            sys.exit(f"{model} on {slices} x {topology}: {done.stderr[-2000:]}")
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        write_table(rows)
+        print(line(rows[-1]), flush=True)
 
 
 def compile_one(model: str, topology: str, slices: int) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def write_table(rows: list[dict[str, Any]]) -> None:
-    complete = len(rows) >= len(MODELS) * len(SLICES)
+    complete = len(rows) >= len(ROWS)
     head = (
         "model", "slice", "chips", "mesh", "parameters", "optimiser", "micro-batch", "Tflop",
         "update", "slots", "prefill", "decode", "HBM", "fits", "collectives of the update",

@@ -128,7 +128,8 @@ def _one_message() -> Iterator[None]:
     logger = logging.getLogger("asyncio")
     level, hooks = logger.level, (sys.unraisablehook, sys.excepthook)
     logger.setLevel(logging.CRITICAL + 1)
-    sys.unraisablehook = sys.excepthook = lambda *_: None
+    sys.unraisablehook = lambda *_: None
+    sys.excepthook = lambda *_: None
     try:
         yield
     finally:

@@ -252,7 +252,7 @@ def _build(cls: type, data: Mapping[str, Any], prefix: str) -> Any:
     for key, value in data.items():
         kind = hints[key]
         where = f"{prefix}.{key}"
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where} = {value!r}: expected a group of keys")
             values[key] = _build(kind, value, where)

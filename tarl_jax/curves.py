@@ -58,6 +58,7 @@ def plot_curves(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | N
     """
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     run_dir = Path(run_dir)
     records = read_metrics(run_dir)
@@ -65,7 +66,8 @@ def plot_curves(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | N
         raise ValueError(f"{run_dir}: metrics.jsonl holds no line yet: nothing to draw")
     out = run_dir / "curves.png" if out is None else Path(out)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(13, 6.8), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+        figure = Figure(figsize=(13, 6.8), layout=layout)
         _draw(figure, records, run_dir.resolve().name)
         temporary = out.with_name(f".{out.name}.tmp")  # a viewer never sees half a picture
         figure.savefig(temporary, dpi=150, format=out.suffix.lstrip(".") or "png")
@@ -92,7 +94,6 @@ def _draw(figure: Figure, records: Records, name: str) -> None:
     if len(passed) > 1:
         title += f"  ·  held-out pass^1 {passed[0]:.3f} → {passed[-1]:.3f}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
 
 
 def series(records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:

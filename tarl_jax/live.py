@@ -156,7 +156,7 @@ class LiveView:
         Without a panel, a line marks its beginning, and one each further fifth that comes with a
         note; not so for the phases of every step, whose times are in the step's own line.
         """
-        before = self._phase
+        shown = (self._phase[1] or 0) if self._phase else 0
         changed = self._set_phase(name, done, total)
         self._note = note
         if self._live is not None:
@@ -165,7 +165,7 @@ class LiveView:
         elif changed and name not in STEP_PHASES:
             count = "" if total is None else f" ({total:,})"
             self._plain(f"{name}{count}")
-        elif note and total and done * 5 // total > (before[1] or 0) * 5 // total:
+        elif note and total and done and done * 5 // total > shown * 5 // total:
             self._plain(f"{name} {done:,}/{total:,}  {note}")
 
     def log(self, text: str) -> None:
@@ -274,8 +274,10 @@ class LiveView:
 
         s = self._show
         grid = Table.grid(padding=(0, 2))
-        for style, justify in (("dim", "left"), ("", "right"), ("cyan", "left")) * 2:
-            grid.add_column(style=style, justify=justify)
+        for _ in range(2):  # two groups side by side: label, number, note
+            grid.add_column(style="dim")
+            grid.add_column(justify="right")
+            grid.add_column(style="cyan")
         at = "" if self._eval_step is None else f"after step {self._eval_step}"
         room = max(self._live.console.width - NUMBERS_WIDTH, 8) if self._live else HISTORY
         spark = sparkline(list(self._history)[-room:])

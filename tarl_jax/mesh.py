@@ -63,7 +63,8 @@ def spec(*axes: str | None) -> PartitionSpec:
 
     Raises ValueError for an axis that is not in RULES, and where one mesh axis would split two.
     """
-    parts, used = [], {}
+    parts: list[str | tuple[str, ...] | None] = []
+    used: dict[str, str | None] = {}  # mesh axis -> the logical axis that it splits
     for axis in axes:
         if axis is not None and axis not in RULES:
             raise ValueError(f"unknown logical axis {axis!r} in {axes}; known: {', '.join(RULES)}")

@@ -148,7 +148,7 @@ class _Run:
         if config.rl.kl_coef > 0:
             folder = self.run_dir / "reference"
             if folder.exists():
-                reference = load_params(folder, state.policy)
+                reference = load_params(folder, self.updater.policy_shapes)
             else:
                 save_params(folder, reference)
         if not steps:
@@ -166,7 +166,7 @@ class _Run:
     def _save(self, step: int, state: TrainState) -> None:
         # What is frozen is where it came from: it is not written again.
         meta = {"step": step, "config": self.config.name}
-        self.checkpoints.save(step, state.replace(frozen={}), meta)
+        self.checkpoints.save(step, dataclasses.replace(state, frozen={}), meta)
 
     def _honour_stop(self, where: str) -> None:
         if self.stop.pending:
@@ -202,7 +202,7 @@ class _Run:
             "seconds/step": done - begun,
             "compilations": self._compiled() - compiled,
         }
-        self.writer.write(step, "train", values)
+        self._write(step, "train", values)
         kept = trajectories[: self.config.log.trajectories]
         if kept:
             logs.append_trajectories(self.run_dir, step, kept)
@@ -324,10 +324,14 @@ class _Run:
         stream = f"eval-{step}" if kind == "eval" else "eval"
         values, trajectories = evaluate(self.engine, params, self.world, tasks, stream, progress)
         values["seconds/eval"] = time.perf_counter() - begun
-        self.writer.write(step, kind, values)
+        self._write(step, kind, values)
         logs.append_trajectories(self.run_dir, step, trajectories[:64], kind="eval")
         self.view.update(step, values)
         return values
+
+    def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        assert self.writer is not None  # `go` opens it before there is anything to write
+        self.writer.write(step, kind, values)
 
     def _found(self, kind: str) -> dict[str, float]:
         """The metrics of an evaluation that an earlier start has made; {} if there is none."""

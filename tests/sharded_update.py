@@ -92,7 +92,9 @@ def main():
         gradient, params, values, parts, placed = run(mesh)
         with tempfile.TemporaryDirectory() as folder:
             hugging_face.save_params(f"{folder}/out", alone[4], MODEL, VOCAB, dtype="float32")
-            where = decoder.shardings(MODEL, VOCAB, mesh)
+            where = jax.tree.map(
+                lambda x: x.sharding, decoder.placed_shapes(MODEL, VOCAB, mesh)
+            )
             loaded = hugging_face.load_params(f"{folder}/out", MODEL, VOCAB, where, "float32")
         found[str(sizes)] = {
             "gradient": worst(gradient, alone[0]),

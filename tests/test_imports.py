@@ -1,7 +1,7 @@
 """Imports run one way: each module imports only from its own row and the rows before it.
 
-Also what is cheap to hold by reading the source: no file that is too long, no utils.py, and a
-package that is imported without its heavy dependencies.
+Also what else is held by reading the source: types, ruff's rules, no file that is too long, no
+utils.py, and a package that is imported without its heavy dependencies.
 """
 
 import ast
@@ -147,3 +147,11 @@ def test_files_stay_short(path):
 
 def test_no_module_is_named_utils():
     assert not [str(path) for path in SOURCES.values() if path.stem in ("utils", "util", "helpers")]
+
+
+@pytest.mark.parametrize("tool", [["ruff", "check", "--no-cache"], ["mypy"]], ids=" ".join)
+def test_the_source_passes(tool, tmp_path):
+    more = ["--cache-dir", str(tmp_path)] if tool == ["mypy"] else []
+    command = [sys.executable, "-m", *tool, *more]
+    done = subprocess.run(command, cwd=ROOT.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,7 @@
-"""From a pretrained folder through training to an exported folder, by the commands."""
+"""From a pretrained folder through training to an exported folder."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 from pretrained import write_checkpoint
 
+from tarl_jax.config import from_config_dict
+from tarl_jax.judge.rules import Judgement
+from tarl_jax.metrics import read_metrics
 from tarl_jax.models import decoder
-from tarl_jax.policy import make_updater, starting_policy
+from tarl_jax.policy import export, make_updater, starting_policy
+from tarl_jax.presets import sized
 from tarl_jax.rollout.world import World
+from tarl_jax.train import train
 
 ROOT = Path(__file__).parents[1]
 SHAPE = dict(
@@ -26,7 +34,7 @@ OVERRIDES = {
     "model.vocab_size": 512, "model.scan_layers": True, "model.remat": "full",
     "warm_start.steps": 0, "rl.steps": 1, "rl.pack": True, "rl.learning_rate": 1e-3,
     "reward.max_majors": 8, "rollout.max_episode_tokens": 384, "rollout.max_turns": 2,
-    "rollout.slots": 2, "rollout.tasks_per_step": 2, "rollout.group_size": 2,
+    "rollout.slots": 4, "rollout.tasks_per_step": 1, "rollout.group_size": 4,
     "rollout.max_turn_tokens": 8, "eval.final_tasks": 1, "eval.trials": 2, "eval.every": 0,
 }  # fmt: skip
 
@@ -37,54 +45,87 @@ def checkpoint(tmp_path_factory):
     return folder, write_checkpoint(folder, **SHAPE)
 
 
-def command(module, run, cache, *more, **changes):
-    values = {**OVERRIDES, "warm_start.cache_dir": cache, **changes}
+@pytest.fixture
+def scores(monkeypatch):
+    """A judge for a policy that says nothing: episodes of a group differ, so that it is updated."""
+
+    given = itertools.cycle((0, 1))
+
+    def judge(trajectory):
+        count = len(trajectory.turns)
+        return Judgement([next(given)] * count, [""] * count)
+
+    monkeypatch.setattr("tarl_jax.train.judge", judge)
+
+
+def config_of(run, **changes):
+    config = sized("tiny")
+    config.update_from_flattened_dict({**OVERRIDES, "workdir": str(run), **changes})
+    return from_config_dict(config)
+
+
+def command(module, run, pretrained, *flags):
+    values = {**OVERRIDES, "model.pretrained": pretrained}
     return subprocess.run(
         [
             sys.executable, "-m", module, f"--config={ROOT}/configs/grpo_tarl.py:tiny",
-            f"--workdir={run}", *more, *(f"--config.{k}={v}" for k, v in values.items()),
+            f"--workdir={run}", *(f"--config.{k}={v}" for k, v in values.items()), *flags,
         ],
         cwd=ROOT, capture_output=True, text=True, timeout=500,
     )
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_train_a_pretrained_policy_and_export_it(checkpoint, tmp_path, cache_dir, rank):
-    import torch
-    import transformers
-
+def test_train_a_pretrained_policy_and_export_it(checkpoint, tmp_path, scores):
     folder, model = checkpoint
-    run, out = tmp_path / "run", tmp_path / "out"
-    changes = {"model.pretrained": folder, "model.lora.rank": rank}
-    done = command("tarl_jax.main", run, cache_dir, **changes)
-    assert done.returncode == 0, done.stderr[-3000:]
-    done = command("tarl_jax.export", run, cache_dir, f"--out={out}", "--step=0", **changes)
-    assert done.returncode == 0, done.stderr[-3000:]
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(out).float()
+    config = config_of(tmp_path / "run", **{"model.pretrained": str(folder)})
+    train(config)
+    assert export(config, tmp_path / "out", 0) == 0
+    assert_same_weights(tmp_path / "out", model)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").decode([1]) != ""
+    with pytest.raises(ValueError, match=str(tmp_path / "out")):
+        export(config, tmp_path / "out", -1)  # never written over
+
+
+def test_adapters_continue_and_hold_on_to_their_reference(checkpoint, tmp_path, scores):
+    folder, model = checkpoint
+    changes = {"model.pretrained": str(folder), "model.lora.rank": 2, "rl.kl_coef": 0.1,
+               "checkpoint.keep": 3}
+    train(config_of(tmp_path / "run", **changes))
+    config = config_of(tmp_path / "run", **changes, **{"rl.steps": 2})
+    train(config)
+    steps = [r for r in read_metrics(tmp_path / "run") if r["kind"] == "train"]
+    assert [r["compilations"] for r in steps] == [0, 0]
+    first, second = (r["rl/kl_reference"] for r in steps)
+    assert first == 0.0 and 0 < second < 1  # none before the first update
+    export(config, tmp_path / "first", 0)
+    assert_same_weights(tmp_path / "first", model)
+    export(config, tmp_path / "last", 2)
+    with pytest.raises(AssertionError, match="q_proj"):
+        assert_same_weights(tmp_path / "last", model)
+
+
+def assert_same_weights(folder, model):
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder).float().state_dict()
     for name, weight in model.state_dict().items():
-        assert torch.equal(weight, loaded.state_dict()[name]), name
-    assert transformers.AutoTokenizer.from_pretrained(out).decode([1]) != ""
-
-    again = command("tarl_jax.export", run, cache_dir, f"--out={out}", **changes)
-    assert again.returncode == 2 and str(out) in again.stderr  # never written over
+        assert torch.equal(weight, loaded[name]), name
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_an_error(checkpoint, tmp_path, cache_dir):
-    done = command(
-        "tarl_jax.main", tmp_path / "run", cache_dir,
-        **{"model.pretrained": checkpoint[0], "model.vocab_size": 100},
-    )
-    assert done.returncode == 2
-    assert "config.model.vocab_size = 100: the tokenizer has" in done.stderr
-
-
-def test_another_shape_than_the_checkpoints_is_an_error(checkpoint, tmp_path, cache_dir):
-    done = command(
-        "tarl_jax.main", tmp_path / "run", cache_dir,
-        **{"model.pretrained": checkpoint[0], "model.d_ff": 64},
-    )
+def test_export_and_wrong_shapes_from_the_command_line(checkpoint, tmp_path):
+    wrong = "--config.model.d_ff=64"
+    done = command("tarl_jax.main", tmp_path / "run", checkpoint[0], wrong)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "64" in done.stderr and "48" in done.stderr
+    done = command(
+        "tarl_jax.export", tmp_path / "run", checkpoint[0], wrong, f"--out={tmp_path / 'out'}"
+    )
+    assert done.returncode == 2 and "no checkpoint yet" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_an_error(checkpoint, tmp_path):
+    changes = {"model.pretrained": str(checkpoint[0]), "model.vocab_size": 100}
+    with pytest.raises(ValueError, match=r"config.model.vocab_size = 100: the tokenizer has"):
+        train(config_of(tmp_path / "run", **changes))
 
 
 def test_no_warm_start_means_random_parameters(tiny_config, tiny_world: World):

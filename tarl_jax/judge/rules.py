@@ -16,7 +16,7 @@ import json
 
 from tarl_jax.sandbox.phrases import refusal_ground
 from tarl_jax.sandbox.script import Request, Script
-from tarl_jax.sandbox.shop import STATUS_WEIGHTS
+from tarl_jax.sandbox.shop import STATUS_WEIGHTS, named_in
 from tarl_jax.types import Call, Segment, Trajectory
 
 _IDENTIFY = ("find_user_id_by_email", "find_user_id_by_name_zip")
@@ -204,6 +204,9 @@ class _Rules:
             return -1, "tells a wrong status"
         if ground == "status" and len(told) > 1:
             return 0, "tells several statuses"
+        asked = set(request.option.split())
+        if ground == "unavailable" and named_in(text) - set(request.item.split()) != asked:
+            return 0, "names another option than the one that was asked for"
         return 1, "refuses what the policy forbids"
 
     def _done(self, request: Request, index: int) -> tuple[int, str]:

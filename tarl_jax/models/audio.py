@@ -189,7 +189,7 @@ def hugging_face_names(config: AudioConfig) -> dict[str, tuple[str, ...]]:
     One name, or one per layer where ours is stacked. The tower's `audio_bos_eos_token` is in no
     list: nothing of the thinker reads it.
     """
-    names = {ours: (theirs,) for ours, (theirs, _) in _OUTER.items()}
+    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, (theirs, _) in _OUTER.items()}
     for ours, (theirs, _) in _LAYER.items():
         every = range(config.encoder_layers)
         names[f"layers/{ours}"] = tuple(f"layers.{i}.{theirs}" for i in every)
@@ -214,7 +214,7 @@ def from_hugging_face(config: AudioConfig, get: Callable[[str], np.ndarray]) -> 
             )
         return value.T.reshape(shape)
 
-    params = {ours: load(*names[ours], axes) for ours, (_, axes) in _OUTER.items()}
+    params = {ours: load(names[ours][0], axes) for ours, (_, axes) in _OUTER.items()}
     layers = {}
     for ours, (_, axes) in _LAYER.items():
         layers[ours] = np.stack([load(name, axes) for name in names[f"layers/{ours}"]])

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from tarl_jax.config import ModelConfig
-from tarl_jax.mesh import constrain, tree_shardings
+from tarl_jax.mesh import constrain, place_shapes, tree_shardings
 from tarl_jax.models.attention import attention, causal_attention
 
 Params = dict[str, Any]
@@ -100,10 +100,10 @@ def logical_axes(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(of, params)
 
 
-def shardings(config: ModelConfig, vocab_size: int, mesh: Mesh) -> Params:
-    """Where each parameter lives."""
+def placed_shapes(config: ModelConfig, vocab_size: int, mesh: Mesh) -> Params:
+    """Shape, dtype and sharding of every parameter."""
     shapes = jax.eval_shape(lambda: init_params(config, vocab_size, jax.random.key(0)))
-    return tree_shardings(mesh, logical_axes(shapes))
+    return place_shapes(shapes, tree_shardings(mesh, logical_axes(shapes)))
 
 
 def split_axes(weight: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

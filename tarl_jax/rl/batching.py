@@ -49,7 +49,7 @@ def pad_rows(
     rows: Sequence[np.ndarray], shape: tuple[int, int], dtype: type = np.float32
 ) -> np.ndarray:
     """The rows left-aligned in an array of `shape`, zeros elsewhere."""
-    out = np.zeros(shape, dtype)
+    out: np.ndarray = np.zeros(shape, dtype)
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return out

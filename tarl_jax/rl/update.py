@@ -86,7 +86,12 @@ def make_optimizer(config: RLConfig) -> optax.GradientTransformation:
 
 
 class Updater:
-    """Holds the jitted programs of the RL update for one model, optimiser and temperature."""
+    """Holds the jitted programs of the RL update for one model, optimiser and temperature.
+
+    Attributes:
+      policy_shapes: shape, dtype and sharding of all parameters of a policy without adapters.
+      policy_shardings: the last of the three alone.
+    """
 
     def __init__(
         self, model: ModelConfig, vocab_size: int, config: RLConfig, temperature: float, mesh: Mesh
@@ -100,31 +105,28 @@ class Updater:
         gradient = functools.partial(_gradient, model, config, temperature)
         # Where results live is said, not inferred: arrays that went once round the loop then look
         # the same to jit as the first ones, and nothing compiles twice.
-        policy = jax.eval_shape(
-            lambda: decoder.init_params(model, vocab_size, jax.random.key(0))
-        )
-        self.policy_shardings = tree_shardings(mesh, decoder.logical_axes(policy))
-        trained = jax.eval_shape(self._trained, policy)
-        self.shardings = tree_shardings(mesh, decoder.logical_axes(trained))
-        opt_shardings = optax.tree_utils.tree_map_params(
+        whole = replicated(mesh)
+        self.policy_shapes = decoder.placed_shapes(model, vocab_size, mesh)
+        self.policy_shardings = jax.tree.map(lambda x: x.sharding, self.policy_shapes)
+        trained = jax.eval_shape(self._trained, self.policy_shapes)
+        self._shardings = tree_shardings(mesh, decoder.logical_axes(trained))
+        self._opt_shardings = opt_shardings = optax.tree_utils.tree_map_params(
             self._optimizer,
             lambda _, where: where,
             jax.eval_shape(self._optimizer.init, trained),
-            self.shardings,
-            transform_non_params=lambda _: replicated(mesh),
+            self._shardings,
+            transform_non_params=lambda _: whole,
         )
-        self._opt_shardings = opt_shardings
-        whole = replicated(mesh)
-        accumulated = (self.shardings, whole)
+        accumulated = (self._shardings, whole)
         self._gradient = jax.jit(gradient, donate_argnums=0, out_shardings=accumulated)
         self._apply = jax.jit(
             functools.partial(_apply, self._optimizer), donate_argnums=(0, 1),
-            out_shardings=(self.shardings, opt_shardings, whole, whole, whole),
+            out_shardings=(self._shardings, opt_shardings, whole, whole, whole),
         )
         self._zeros = jax.jit(_zeros, out_shardings=accumulated)
         self._own = jax.jit(
             lambda policy: jax.tree.map(jnp.copy, self._trained(policy)),
-            out_shardings=self.shardings,
+            out_shardings=self._shardings,
         )
         self._init = jax.jit(self._optimizer.init, out_shardings=opt_shardings)
 
@@ -144,10 +146,10 @@ class Updater:
 
     def shapes(self) -> TrainState:
         """What `init` gives, as shapes with shardings; nothing is frozen."""
-        trained = jax.eval_shape(self._trained, self._policy_shapes())
+        trained = jax.eval_shape(self._trained, self.policy_shapes)
         opt_state = jax.eval_shape(self._optimizer.init, trained)
         return TrainState(
-            place_shapes(trained, self.shardings), place_shapes(opt_state, self._opt_shardings)
+            place_shapes(trained, self._shardings), place_shapes(opt_state, self._opt_shardings)
         )
 
     def init(self, params: decoder.Params) -> TrainState:
@@ -170,7 +172,8 @@ class Updater:
             batches.append(Batch(np.zeros(shape, np.int32), zeros, zeros, zeros, segments))
         copy = jax.tree.map(jnp.copy, state.params)
         with jax.set_mesh(self._mesh):
-            accumulated = self._sum(state, batches, state.policy)
+            reference = state.frozen or state.params  # a reference has no adapters
+            accumulated = self._sum(state, batches, reference)
             self._apply(copy, self._init(state.params), accumulated)
 
     def lower(self, shape: tuple[int, int], packed: bool) -> dict[str, Any]:
@@ -179,7 +182,7 @@ class Updater:
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
         """
         state = self.shapes()
-        policy, trained = self._policy_shapes(), state.params
+        policy, trained = self.policy_shapes, state.params
         whole = replicated(self._mesh)
         sums = jax.eval_shape(_zeros, trained)[1]
         accumulated = trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))
@@ -200,14 +203,8 @@ class Updater:
         state = self.shapes()
         parameters = bytes_on_device(state.params)
         if self._model.lora.rank:
-            parameters += bytes_on_device(self._policy_shapes())
+            parameters += bytes_on_device(self.policy_shapes)
         return parameters, bytes_on_device(state.opt_state)
-
-    def _policy_shapes(self) -> decoder.Params:
-        shapes = jax.eval_shape(
-            lambda: decoder.init_params(self._model, self._vocab_size, jax.random.key(0))
-        )
-        return place_shapes(shapes, self.policy_shardings)
 
     @property
     def compilations(self) -> int:

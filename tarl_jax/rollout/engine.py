@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -153,25 +153,25 @@ class Engine:
         shapes = [(n, s) for n in sizes for s in lengths]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # The list collects what a thread raised.
-            list(pool.map(lambda s: self._compile_shape(params, *s, sizes, lengths), shapes))
+            list(pool.map(lambda s: self._compile_shape(params, s, sizes, lengths), shapes))
 
     def _compile_shape(
         self,
         params: decoder.Params,
-        size: int,
-        length: int,
+        shape: tuple[int, int],
         sizes: list[int],
         lengths: list[int],
     ) -> None:
-        """Runs every program once at one shape of the state."""
+        """Runs every program once at one shape (rows, positions) of the state."""
+        size, length = shape
         state = self._empty(size, length)
         if length < lengths[-1]:
             self._resize(state, np.arange(size, dtype=np.int32), _grown(length))
         if size > sizes[-1]:
             self._resize(state, np.arange(size // 2, dtype=np.int32), length)
         for columns, share in CHUNKS:
-            shape = (max(size // share, row_shards(self._mesh)), columns)
-            state = self._feed_chunk(params, [None] * size, state, [], shape)
+            chunk = (max(size // share, row_shards(self._mesh)), columns)
+            state = self._feed_chunk(params, size, state, [], chunk)
         self._decode(params, state, np.zeros(size, np.int32), np.int32(0), np.float32(1))
 
     def lower(self, vocab_size: int, length: int) -> dict[str, Any]:
@@ -269,21 +269,17 @@ class Engine:
     ) -> EngineState:
         """Feeds all pending tokens but each row's last, which sampling feeds."""
         begun = time.perf_counter()
-        waiting = sorted(
-            (slot for slot, row in enumerate(rows) if row is not None and row.pending),
-            key=lambda slot: -len(rows[slot].pending),
+        waiting = _longest_first(
+            (slot, row) for slot, row in enumerate(rows) if row is not None and row.pending
         )
         while waiting:
-            longest = len(rows[waiting[0]].pending) - 1
+            longest = len(waiting[0][1].pending) - 1
             # The smallest program that feeds the longest in one go; shorter ones fill it up.
             columns, share = next((c for c in reversed(CHUNKS) if c[0] >= longest), CHUNKS[0])
             places = max(len(rows) // share, row_shards(self._mesh))
             chosen, waiting = waiting[:places], waiting[places:]
-            state = self._feed_chunk(params, rows, state, chosen, (places, columns))
-            waiting = sorted(
-                [slot for slot in chosen if rows[slot].pending] + waiting,
-                key=lambda slot: -len(rows[slot].pending),
-            )
+            state = self._feed_chunk(params, len(rows), state, chosen, (places, columns))
+            waiting = _longest_first([one for one in chosen if one[1].pending] + waiting)
         jax.block_until_ready(state.lengths)
         stats.extend_seconds += time.perf_counter() - begun
         return state
@@ -291,19 +287,18 @@ class Engine:
     def _feed_chunk(
         self,
         params: decoder.Params,
-        rows: list[_Row | None],
+        batch: int,
         state: EngineState,
-        chosen: list[int],
+        chosen: list[tuple[int, _Row]],
         shape: tuple[int, int],
     ) -> EngineState:
         """Feeds up to a chunk of the chosen slots' pending tokens, all but each one's last."""
         places, columns = shape
-        slots = np.full(places, len(rows), np.int32)  # beyond the batch: a filler
+        slots = np.full(places, batch, np.int32)  # beyond the batch: a filler
         tokens = np.zeros(shape, np.int32)
         used, last = np.zeros(places, np.int32), np.zeros(places, np.int32)
         fresh, seeds = np.zeros(places, bool), np.zeros(places, np.uint32)
-        for place, slot in enumerate(chosen):
-            row = rows[slot]
+        for place, (slot, row) in enumerate(chosen):
             part = row.pending[:-1][:columns]
             slots[place], used[place], last[place] = slot, len(part), row.pending[-1]
             tokens[place, : len(part)] = part
@@ -339,19 +334,24 @@ class Engine:
             row.ids += tokens[slot, :n].tolist()
             row.log_probs += log_probs[slot, :n].tolist()
             stats.sampled_tokens += n
-            if ended[slot]:
-                self._end_turn(rows, slot, stats)
+            if ended[slot] and not self._end_turn(row, stats):
+                rows[slot] = None
         return state
 
-    def _end_turn(self, rows: list[_Row | None], slot: int, stats: EngineStats) -> None:
-        row = rows[slot]
+    def _end_turn(self, row: _Row, stats: EngineStats) -> bool:
+        """Returns whether the dialogue goes on."""
         answer = row.episode.turn(row.ids, row.log_probs)
         if answer is None:
-            rows[slot] = None
-            return
+            return False
         stats.forced_tokens += len(answer)
         row.pending = [row.ids[-1], *answer]
         row.ids, row.log_probs = [], []
+        return True
+
+
+def _longest_first(waiting: Iterable[tuple[int, _Row]]) -> list[tuple[int, _Row]]:
+    """The (slot, row) pairs, those with the most pending tokens first."""
+    return sorted(waiting, key=lambda one: -len(one[1].pending))
 
 
 def _grown(length: int) -> int:

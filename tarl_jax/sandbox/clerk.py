@@ -13,16 +13,18 @@ from typing import Any
 
 from tarl_jax.config import ClerkConfig
 from tarl_jax.sandbox import phrases
-from tarl_jax.sandbox.dialogue import Action, Dialogue, Observation
+from tarl_jax.sandbox.dialogue import Dialogue, Observation
 from tarl_jax.sandbox.script import REASONS, Request, write_call
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.types import Call
 
 FAULTLESS = ClerkConfig(**{name: 0.0 for name in ClerkConfig.__dataclass_fields__})
-Turns = Generator[Action, Observation, Any]
+Turns = Generator[Call | str, Observation, Any]
 
 
-def play(dialogue: Dialogue, errors: ClerkConfig, seed: int) -> list[tuple[Action, Observation]]:
+def play(
+    dialogue: Dialogue, errors: ClerkConfig, seed: int
+) -> list[tuple[Call | str, Observation]]:
     """Plays a dialogue with a `ScriptedUser` to its end; returns each turn and its answer."""
     turns = _Clerk(dialogue, errors, seed).serve()
     history = []
@@ -47,9 +49,9 @@ class _Clerk:
 
     def serve(self) -> Turns:
         user_id = yield from self._authenticate()
-        while self.user.request is not None:
+        while (request := self.user.request) is not None:
             index = self.user.index
-            yield from self._handle(user_id)
+            yield from self._handle(request, user_id)
             if self.user.index == index:  # the user did not move on: an error went too far
                 yield self.rng.choice(phrases.AGENT_LEAVE)
         while True:
@@ -70,8 +72,7 @@ class _Clerk:
         observation = yield call
         return observation.text
 
-    def _handle(self, user_id: str) -> Turns:
-        request = self.user.request
+    def _handle(self, request: Request, user_id: str) -> Turns:
         if self._errs("transfer"):
             yield Call("transfer_to_human_agents", {"summary": phrases.AGENT_TRANSFER})
         read = Call("get_order_details", {"order_id": request.order_id})
@@ -130,17 +131,16 @@ class _Clerk:
 
     def _confirm(self) -> Turns:
         """Proposes until the user says yes; False if the user drops the request."""
-        request = self.user.request
-        while True:
-            observation = yield self._proposal(self.user.wish)
-            event = observation.info["event"]
-            if event == "confirmed":
+        request, wish = self.user.request, self.user.wish
+        while wish is not None:
+            observation = yield self._proposal(wish)
+            if observation.info["event"] == "confirmed":
                 return True
             if self.user.request is not request:
                 return False
-            if self.user.wish is None:
-                yield self.rng.choice(phrases.AGENT_LEAVE)
-                return False
+            wish = self.user.wish
+        yield self.rng.choice(phrases.AGENT_LEAVE)
+        return False
 
     def _proposal(self, wish: Request) -> str:
         reason = wish.reason if wish.reason in REASONS else REASONS[0]

@@ -298,8 +298,8 @@ class Domain:
         self._own(state, against)
         lines: list[str] = []
         for table, key in sorted(state._edits.keys() | against._edits.keys()):
-            old, new = against.get(table, key), state.get(table, key)
-            old, new = (_ABSENT if record is None else record for record in (old, new))
+            records = (against.get(table, key), state.get(table, key))
+            old, new = (_ABSENT if record is None else record for record in records)
             lines += (f"{table} {key}{line}" for line in _differences("", old, new))
         return lines
 
@@ -357,7 +357,7 @@ def calculate(db: State, expression: str) -> str:
     if len(expression) > _MAX_CHARACTERS:
         raise ToolError(f"expression longer than {_MAX_CHARACTERS} characters")
     try:
-        tree = compile(expression.lstrip(" "), "<string>", "eval", ast.PyCF_ONLY_AST)
+        tree = ast.parse(expression.lstrip(" "), "<string>", "eval")
         return str(round(float(_value(tree.body, 0)), 2))
     except (SyntaxError, ZeroDivisionError) as error:
         raise ToolError(str(error)) from None
@@ -368,7 +368,7 @@ def calculate(db: State, expression: str) -> str:
 def _value(node: ast.AST, depth: int) -> int | float:
     if depth > _MAX_DEPTH:
         raise ToolError("expression nested too deeply")
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         value = node.value
     elif isinstance(node, ast.UnaryOp | ast.BinOp) and type(node.op) in _OPERATORS:
         sides = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]

@@ -13,6 +13,7 @@ argument is refused in other words. Records look so (prices and amounts in dolla
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from typing import Literal
 
@@ -32,7 +33,7 @@ from tarl_jax.sandbox.domain import (
 def retail_domain(database: Database, policy: str = "") -> Domain:
     """The retail domain over `database`, which must not be written from here on."""
     finder = _UserFinder(database)
-    writes = {  # tool -> may it change the state?
+    writes: dict[Callable[..., str], bool] = {  # tool -> may it change the state?
         calculate: False,
         cancel_pending_order: True,
         exchange_delivered_order_items: True,
@@ -98,7 +99,7 @@ class _UserFinder:
         """
         for user_id in self._by_name.get((first_name.lower(), last_name.lower()), []):
             # The zip code is read from the state: the address may have been modified.
-            if db.get("users", user_id)["address"]["zip"] == zip:
+            if _record(db, "users", user_id)["address"]["zip"] == zip:
                 return user_id
         raise ToolError("user not found")
 
@@ -352,7 +353,7 @@ def _pending(db: State, order_id: str) -> Record:
 
 
 def _payment_method(db: State, user_id: str, method_id: str) -> Record:
-    methods = db.get("users", user_id)["payment_methods"]
+    methods = _record(db, "users", user_id)["payment_methods"]
     if method_id not in methods:
         raise ToolError("payment method not found")
     return methods[method_id]
@@ -375,7 +376,7 @@ def _replacements(
     variants, difference = [], 0
     for item_id, new_item_id in zip(item_ids, new_item_ids, strict=True):
         item = next(item for item in order["items"] if item["item_id"] == item_id)
-        variant = db.get("products", item["product_id"])["variants"].get(new_item_id)
+        variant = _record(db, "products", item["product_id"])["variants"].get(new_item_id)
         if variant is None or not variant["available"]:
             raise ToolError(f"new item {new_item_id} not found or available")
         variants.append(variant)

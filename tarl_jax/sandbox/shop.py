@@ -7,6 +7,7 @@ option, and prices are whole dollars, so that an episode is a few hundred tokens
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ PRODUCTS = {
 }
 VARIANTS = 3  # of each product
 STATUS_WEIGHTS = {"pending": 0.42, "delivered": 0.42, "processed": 0.1, "cancelled": 0.06}
+
+
+def named_in(text: str) -> set[str]:
+    """The products and option values that a sentence names."""
+    return {*PRODUCTS, *COLORS, *SIZES, *MATERIALS} & set(re.findall(r"\w+", text))
 
 
 def make_shop(config: ShopConfig, branch: int = 0) -> dict[str, dict[str, Any]]:
@@ -131,7 +137,7 @@ def _make_user(rng: random.Random, first: str, last: str) -> dict[str, Any]:
     street, city, state, zip_code = rng.choice(ADDRESSES)
     methods = {}
     for source in rng.sample(("credit_card", "paypal"), rng.choice((1, 2))):
-        method = {"source": source, "id": f"{source}_{rng.randrange(10, 100)}"}
+        method: dict[str, Any] = {"source": source, "id": f"{source}_{rng.randrange(10, 100)}"}
         if source == "credit_card":
             method = {"source": source, "brand": "visa", "last_four": f"{rng.randrange(10)}000",
                       "id": method["id"]}

@@ -5,6 +5,7 @@ Every task made here is solved by the faultless clerk before it is handed out.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -97,16 +98,16 @@ def _finish(
     user_id = domain.call(
         domain.new_state(), "find_user_id_by_email", {"email": script.email}
     )
-    fields = dict(
+    task = Task(
         task_id=f"shop-{name}", user_id=user_id, instruction=_instruction(script),
         gold_calls=gold, outputs=(), split=split, source="shop", script=script.to_json(),
+        expert_turns=1,
     )
-    task = Task(**fields, expert_turns=1)
     dialogue = Dialogue(task, domain, ScriptedUser(task, seed=0))
     turns = play(dialogue, FAULTLESS, seed=0)
     if not verify(domain, dialogue.state, [(c.name, dict(c.kwargs)) for c in gold]).success:
         raise RuntimeError(f"{task.task_id}: the faultless clerk fails; script {script.to_json()}")
-    return Task(**fields, expert_turns=len(turns))
+    return dataclasses.replace(task, expert_turns=len(turns))
 
 
 def _executable(domain: Domain, gold: tuple[Call, ...]) -> bool:
@@ -121,7 +122,7 @@ def _make_script(
 ) -> Script:
     user = database["users"][user_id]
     count = rng.choices(range(1, len(config.requests) + 1), config.requests)[0]
-    requests = []
+    requests: list[Request] = []
     for order_id in rng.sample(user["orders"], len(user["orders"])):
         if len(requests) == count:
             break
@@ -214,13 +215,13 @@ def _make_item_request(
     item: dict[str, Any],
     denial: str,
 ) -> Request | None:
-    fields: dict[str, str] = {}
+    option = new_item_id = ""
     if kind != "return":
         target = _variant(rng, database, item, available=denial != "unavailable")
         if target is None:
             return None
         option = next(iter(target["options"].values()))
-        fields = {"option": option, "new_item_id": target["item_id"]}
+        new_item_id = target["item_id"]
     same = [i for i in order["items"] if i["product_id"] == item["product_id"]]
     precise = len(same) > 1 or rng.random() < 0.3
     value = next(iter(item["options"].values()))
@@ -231,8 +232,9 @@ def _make_item_request(
         item=f"{value} {item['name']}" if precise else item["name"],
         item_id=item["item_id"],
         product_id=item["product_id"],
+        option=option,
+        new_item_id=new_item_id,
         denial=denial,
-        **fields,
     )
 
 

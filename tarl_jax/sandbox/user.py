@@ -11,7 +11,7 @@ from tarl_jax.sandbox import phrases, shop
 from tarl_jax.sandbox.script import Request, Script
 from tarl_jax.types import Task
 
-_VALUES = {*shop.PRODUCTS, *shop.COLORS, *shop.SIZES, *shop.MATERIALS}
+_METHOD = re.compile(r"\b(?:credit_card|gift_card|paypal)_\w+")
 PATIENCE = 3  # messages that lead nowhere before the user gives up
 
 
@@ -72,7 +72,8 @@ class ScriptedUser:
         """Answers an agent's message."""
         intent = phrases.read_intent(message)
         info = {"intent": intent.kind, "request": self.index}
-        if self.request is None:
+        request = self.request
+        if request is None:
             return self._stop(info, "bye")
         match intent.kind:
             case "ask_email" | "ask_name":
@@ -82,13 +83,15 @@ class ScriptedUser:
                     return self._stop(info, "gave_up")
                 return Reply(self._answer_identity(intent.kind), {**info, "event": "identified"})
             case "propose":
-                return self._consider(message, intent.proposal, info)
+                return self._consider(request, message, intent.proposal, info)
             case "deny" | "done" | "leave":
                 return self._advance(info)
         return self._repeat(info, phrases.USER_REPEAT)
 
-    def _consider(self, message: str, proposal: str, info: dict[str, Any]) -> Reply:
-        wish, request = self.wish, self.request
+    def _consider(
+        self, request: Request, message: str, proposal: str, info: dict[str, Any]
+    ) -> Reply:
+        wish = self.wish
         if wish is None:
             return self._repeat(info, (self._pick(phrases.USER_DROP) + " ",), restate=False)
         if not _matches(message, proposal, wish):
@@ -169,5 +172,7 @@ def _matches(message: str, proposal: str, wish: Request) -> bool:
         return False
     # A proposal that names everything at once says nothing.
     meant = set(f"{wish.item} {wish.option}".split())
-    named = _VALUES.intersection(re.findall(r"\w+", message))
-    return named <= meant and len(re.findall(r"#\w+", message)) == 1
+    named = shop.named_in(message)
+    one_of_each = (re.findall(r"#\w+", message), _METHOD.findall(message),
+                   [reason for reason in phrases.REASON_WORDS if reason in message])
+    return named <= meant and all(len(set(found)) <= 1 for found in one_of_each)

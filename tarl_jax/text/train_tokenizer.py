@@ -52,8 +52,8 @@ def shop_phrases(num_tasks: int) -> list[str]:
             dialogue = Dialogue(task, domain, ScriptedUser(task, seed), brief_writes=seed == 0)
             texts.append(dialogue.opening)
             for action, observation in play(dialogue, CLERK, seed):
-                call = isinstance(action, Call)
-                texts.append(json.dumps(action.to_json()) if call else action)
+                said = json.dumps(action.to_json()) if isinstance(action, Call) else action
+                texts.append(said)
                 texts.append(observation.text)
     whole = "|".join(map(re.escape, address_phrases()))
     names = "|".join(map(re.escape, sorted(shop_values(), key=len, reverse=True)))

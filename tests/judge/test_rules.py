@@ -651,6 +651,12 @@ def test_a_denial_that_names_every_status_is_not_right(scores):
     assert scores(PROCESSED, FIND, read("#W300"), every)[-1] < 1
 
 
+@pytest.mark.parametrize("named", ["blue", "that", "black or blue", "black, blue and green"])
+def test_a_denial_of_another_option_is_not_right(scores, named):
+    denial = f"I cannot do that: {named} is not available."
+    assert scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, denial) == [1, 1, 1, 0]
+
+
 def test_a_denial_after_the_tool_said_no_is_right(scores):
     got = scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, exchange("104"), DENY_SOLD_OUT)
     assert got == [1, 1, 1, 0, 1]

@@ -129,7 +129,7 @@ def test_ignoring_a_rule_tries_what_is_forbidden():
 
 def test_the_default_clerk_makes_each_of_its_errors_sometimes_and_fails_sometimes():
     results = [served(task, **dataclasses.asdict(ClerkConfig()))[0] for task in TASKS[:500]]
-    assert 0.2 < sum(results) / len(results) < 0.9
+    assert 0.75 < sum(results) / len(results) < 0.88
 
 
 @pytest.mark.parametrize("errors", [FAULTLESS, ClerkConfig()], ids=["faultless", "default"])

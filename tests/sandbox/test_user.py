@@ -100,6 +100,8 @@ def test_it_says_yes_to_what_it_wants(kind):
     ("exchange", "Exchange the Mug, Lamp, Chair of #W200 for blue? (yes/no)"),
     ("exchange", "Exchange the Mug of #W200, #W201 for blue? (yes/no)"),
     ("modify", "Change the Mug of #W100 to blue, small or steel? (yes/no)"),
+    ("cancel", "Cancel #W100, reason: no longer needed or ordered by mistake? (yes/no)"),
+    ("payment", "Pay #W100 with paypal_13 or credit_card_11? (yes/no)"),
     ("payment", "Pay #W100 and #W101 with paypal_13? (yes/no)"),
     ("payment", "Pay #W100 with paypal_14? (yes/no)"),
     ("payment", "Pay #W101 with paypal_13? (yes/no)"),
