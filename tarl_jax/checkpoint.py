@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -40,9 +41,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=config.keep,
                 enable_async_checkpointing=False,
-                cleanup_tmp_directories=True,  # what a kill left half-written
             ),
         )
+        self._swept = False
 
     @property
     def steps(self) -> list[int]:
@@ -53,6 +54,10 @@ class Checkpoints:
         """Raises CheckpointError, e.g. for a full disk; earlier checkpoints stay."""
         import orbax.checkpoint as ocp
 
+        if not self._swept:  # here, not on opening: another process may read while one writes
+            for half_written in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half_written)
+            self._swept = True
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )

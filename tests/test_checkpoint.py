@@ -198,3 +198,12 @@ def test_a_write_that_fails_is_reported_and_spares_the_others(tmp_path):
     found, _ = later.restore(1, {"w": jnp.zeros(100)})
     later.close()
     assert np.abs(found["w"]).max() > 0
+
+    def half_written():
+        return [p.name for p in (tmp_path / "checkpoints").iterdir() if "tmp" in p.name]
+
+    assert half_written()  # reading leaves it: another process may be writing it
+    writer = Checkpoints(tmp_path, CONFIG)
+    writer.save(2, {"w": jnp.ones(100)}, {})
+    writer.close()
+    assert not half_written() and writer.steps == [1, 2]

@@ -34,7 +34,7 @@ OVERRIDES = {
     "model.vocab_size": 512, "model.scan_layers": True, "model.remat": "full",
     "warm_start.steps": 0, "rl.steps": 1, "rl.pack": True, "rl.learning_rate": 1e-3,
     "reward.max_majors": 8, "rollout.max_episode_tokens": 384, "rollout.max_turns": 2,
-    "rollout.slots": 4, "rollout.tasks_per_step": 1, "rollout.group_size": 4,
+    "rollout.slots": 2, "rollout.tasks_per_step": 1, "rollout.group_size": 4,
     "rollout.max_turn_tokens": 8, "eval.final_tasks": 1, "eval.trials": 2, "eval.every": 0,
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ SMALL = {
     "model.num_layers": 1,
     "warm_start.steps": 200,  # enough for some of its turns to earn a score
     "warm_start.episodes": 200,
-    "rollout.slots": 4,
+    "rollout.slots": 2,
     "rollout.max_episode_tokens": 256,
     "rollout.tasks_per_step": 2,
     "rollout.group_size": 8,

@@ -1,5 +1,6 @@
 """Attention kinds against each other, and packed rows against separate ones."""
 
+import dataclasses
 import functools
 
 import jax
@@ -51,7 +52,7 @@ def runner(kind):
 def test_blocks_equal_one_softmax(length, packed):
     arrays, segments = inputs(length, width=16)
     segments = segments if packed else None
-    got = attention.causal_attention(*arrays, segments, "xla")
+    got = jax.jit(functools.partial(attention.causal_attention, kind="xla"))(*arrays, segments)
     np.testing.assert_allclose(got, plain(*arrays, segments), atol=2e-6)
 
 
@@ -68,8 +69,10 @@ def test_kernels_equal_the_plain_one_in_values_and_gradients(kind, packed):
 
     xla = functools.partial(attention.causal_attention, kind="xla")
     tolerance = 3e-2 if dtype == jnp.bfloat16 else 2e-5
-    np.testing.assert_allclose(run(*arrays, segments), plain(*arrays, segments), atol=tolerance)
-    gradients = [jax.grad(loss, argnums=(0, 1, 2))(*arrays, f) for f in (run, xla)]
+    got = np.asarray(jax.jit(run)(*arrays, segments), np.float32)
+    np.testing.assert_allclose(got, plain(*arrays, segments), atol=tolerance)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnums=3)
+    gradients = [gradient(*arrays, f) for f in (run, xla)]
     for mine, theirs in zip(*gradients, strict=True):
         scale = np.abs(np.asarray(theirs, np.float32)).max()
         np.testing.assert_allclose(
@@ -99,41 +102,53 @@ def test_auto_is_what_the_platform_has():
 MODEL = ModelConfig(d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=48)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-@pytest.mark.parametrize("scan", [False, True])
-def test_packed_equals_unpacked(random_params, scan, remat):
-    import dataclasses
+PIECES = [np.random.default_rng(0).integers(0, 50, n) for n in (7, 1, 12, 5)]
 
-    model = dataclasses.replace(MODEL, scan_layers=scan, remat=remat)
-    params = random_params(model, 50, 0)
-    rng = np.random.default_rng(0)
-    pieces = [rng.integers(0, 50, n) for n in (7, 1, 12, 5)]
-    row = np.concatenate([*pieces, np.zeros(3, int)])[None]
-    segments = np.repeat([1, 2, 3, 4, 0], [7, 1, 12, 5, 3])[None].astype(np.int32)
 
-    def packed(p):
-        return decoder.hidden_states(p, model, row, segments)[0, :25]
+def outputs_and_gradient(function, params):
+    """What `function` gives, and the gradient of a loss on it."""
 
-    def separate(p):
-        alone = [decoder.hidden_states(p, MODEL, piece[None])[0] for piece in pieces]
+    @jax.jit
+    def run(params):
+        out, back = jax.vjp(function, params)
+        return out, back(jnp.cos(out))
+
+    return run(params)
+
+
+@pytest.fixture(scope="module")
+def separate(random_params):
+    """(outputs, gradient) of the pieces, each alone in its row."""
+
+    def run(params):
+        alone = [decoder.hidden_states(params, MODEL, piece[None])[0] for piece in PIECES]
         return jnp.concatenate(alone)
 
-    np.testing.assert_allclose(packed(params), separate(params), atol=1e-5)
-    mine, theirs = (
-        jax.jit(jax.grad(lambda p, f=f: jnp.sum(jnp.sin(f(p)))))(params)
-        for f in (packed, separate)
-    )
-    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+    return outputs_and_gradient(run, random_params(MODEL, 50, 0))
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("scan", [False, True])
+def test_packed_equals_unpacked(random_params, separate, scan, remat):
+    model = dataclasses.replace(MODEL, scan_layers=scan, remat=remat)
+    row = np.concatenate([*PIECES, np.zeros(3, int)])[None]
+    segments = np.repeat([1, 2, 3, 4, 0], [7, 1, 12, 5, 3])[None].astype(np.int32)
+
+    def packed(params):
+        return decoder.hidden_states(params, model, row, segments)[0, :25]
+
+    out, gradient = outputs_and_gradient(packed, random_params(MODEL, 50, 0))
+    np.testing.assert_allclose(out, separate[0], atol=1e-5)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(separate[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_activations_stay_close(random_params):
-    import dataclasses
-
     params = random_params(MODEL, 50, 0)
     tokens = np.random.default_rng(1).integers(0, 50, (2, 70))
-    wide = decoder.hidden_states(params, MODEL, tokens)
-    narrow = decoder.hidden_states(params, dataclasses.replace(MODEL, dtype="bfloat16"), tokens)
+    run = jax.jit(decoder.hidden_states, static_argnums=1)
+    wide = run(params, MODEL, tokens)
+    narrow = run(params, dataclasses.replace(MODEL, dtype="bfloat16"), tokens)
     assert narrow.dtype == jnp.bfloat16
     error = np.abs(np.asarray(narrow, np.float32) - wide)
     assert error.mean() < 0.02 * np.abs(wide).mean()
