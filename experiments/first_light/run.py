@@ -28,14 +28,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs/first_light")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--tag", default="", help="at the end of the two files' names")
     parser.add_argument("overrides", nargs="*", help="e.g. config.rl.steps=20")
     args = parser.parse_args()
     for seed in args.seeds:
         for arm in args.arms:
             run(arm, seed, args.out, args.overrides)
     results = collect(args.out)
-    (HERE / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in results))
-    plot(args.out, results)
+    text = "".join(json.dumps(r) + "\n" for r in results)
+    (HERE / f"results{args.tag}.jsonl").write_text(text)
+    plot(args.out, results, HERE / f"plot{args.tag}.png")
     print(table(results))
 
 
@@ -83,7 +85,7 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def plot(out: Path, results: list[dict]) -> None:
+def plot(out: Path, results: list[dict], path: Path) -> None:
     """Training curves (mean over seeds, each seed thin) and the held-out figures."""
     import matplotlib
 
@@ -117,7 +119,7 @@ def plot(out: Path, results: list[dict]) -> None:
     axes[0].legend(frameon=False)
     bars(axes[3], results, colors, names)
     figure.suptitle("Training curves over 9 steps, held-out figures; thin lines and dots: one seed")
-    figure.savefig(HERE / "plot.png", dpi=110)
+    figure.savefig(path, dpi=110)
 
 
 def bars(axis, results: list[dict], colors: dict, names: dict) -> None:
