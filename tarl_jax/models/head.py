@@ -30,7 +30,7 @@ def sampled_log_probs(
     tokens: Int[Array, "B S"],
     sampled: Float[Array, "B S"],
     temperature: float,
-    chunk_tokens: int = 1024,
+    chunk_tokens: int = 512,
 ) -> tuple[Float[Array, "B S"], Float[Array, "B S"]]:
     """Log-probability of each sampled token at `temperature`, and the entropy in nats.
 
@@ -114,10 +114,11 @@ def _chunked_forward(
     def local(hidden: Array, head: Array, targets: Array, counts: Array) -> tuple[Array, Array]:
         def step(i: Array, out: tuple[Array, Array]) -> tuple[Array, Array]:
             scores = _scores(_part(hidden, i, columns), head, temperature)
-            chosen = _one_hot(_part(targets, i, columns), head)
-            log_p = scores - _log_sum_exp(scores)
-            log_prob = _over_vocabulary(jnp.where(chosen, log_p, 0.0))
-            entropy = -_over_vocabulary(jnp.exp(log_p) * log_p)
+            highest, total = _highest(scores), _log_sum_exp(scores)
+            log_prob = _at(scores, _part(targets, i, columns)) - total
+            # -sum p log p, in terms that need no second array over the vocabulary.
+            mean = _over_vocabulary(jnp.exp(scores - total) * (scores - highest))
+            entropy = total - highest - mean
             return tuple(
                 lax.dynamic_update_slice_in_dim(whole, new[..., 0], i * columns, axis=1)
                 for whole, new in zip(out, (log_prob, entropy), strict=True)
@@ -208,17 +209,32 @@ def _over_vocabulary(x: Array) -> Array:
     return _psum_vocabulary(jnp.sum(x, axis=-1, keepdims=True))
 
 
-def _log_sum_exp(scores: Array) -> Array:
+def _highest(scores: Array) -> Array:
     highest = jnp.max(scores, axis=-1, keepdims=True)
-    highest = lax.pmax(highest, _TENSOR) if _split(_TENSOR) else highest
+    return lax.pmax(highest, _TENSOR) if _split(_TENSOR) else highest
+
+
+def _log_sum_exp(scores: Array) -> Array:
+    highest = _highest(scores)
     return highest + jnp.log(_over_vocabulary(jnp.exp(scores - highest)))
+
+
+def _at(scores: Array, targets: Array) -> Array:
+    """The targets' scores, [B, C, 1], from whichever device's part of the vocabulary has them."""
+    place = (targets - _first(scores.shape[-1]))[..., None]
+    here = (place >= 0) & (place < scores.shape[-1])
+    found = jnp.take_along_axis(scores, jnp.where(here, place, 0), axis=-1)
+    return _psum_vocabulary(jnp.where(here, found, 0.0))
 
 
 def _one_hot(targets: Array, head: Array) -> Array:
     """Where in this device's part of the vocabulary the targets stand, as booleans."""
-    size = head.shape[1]
-    first = lax.axis_index(_TENSOR) * size if _split(_TENSOR) else 0
-    return targets[..., None] == first + jnp.arange(size)
+    return targets[..., None] == _first(head.shape[1]) + jnp.arange(head.shape[1])
+
+
+def _first(size: int) -> int | Array:
+    """The first id of this device's part of the vocabulary, of `size`."""
+    return lax.axis_index(_TENSOR) * size if _split(_TENSOR) else 0
 
 
 def _sum_rows(to_head: Array) -> Array:
