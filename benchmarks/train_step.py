@@ -6,14 +6,17 @@
 Both train a Qwen3-shaped decoder in float32 with AdamW on rows of 256 prompt tokens (forced) and
 128 completion tokens (sampled): forward, backward, clipping of the gradient and optimiser step. The
 peer runs its own loss (`grpo_loss_fn`, no KL) in its trainer's step under `nnx.jit` with the graph
-cached, as its trainer does. Each version runs in its own process, which waits while another one
-measures; the ratio is that of the medians.
+cached, as its trainer does. Ours runs as `tarl_jax.main` runs it: in micro-batches of
+`rl.micro_batch_tokens`, and with the allocator's settings of `tarl_jax.launch`; the peer once as it
+is and once with these settings too. Each version runs in its own process, which waits while another
+one measures; the ratios are those of the medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -44,15 +47,20 @@ def main() -> None:
 
 
 def compare(shape: str, peer: str, rounds: int) -> None:
+    from tarl_jax.launch import MALLOC  # the peer's environment has no tarl_jax
+
     processes = {}
-    for version, python in (("ours", sys.executable), ("tunix", peer)):
+    for name, python, settings in (
+        ("ours", sys.executable, MALLOC), ("tunix", peer, {}), ("tunix, tuned", peer, MALLOC),
+    ):
         process = subprocess.Popen(
-            [python, __file__, "--version", version, "--shapes", shape],
+            [python, __file__, "--version", name.split(",")[0], "--shapes", shape],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **settings},
         )
-        processes[version] = process
+        processes[name] = process
         ask(process)  # compiled
-    seconds: dict[str, list[float]] = {"ours": [], "tunix": []}
+    seconds: dict[str, list[float]] = {name: [] for name in processes}
     for _ in range(rounds):
         for version, process in processes.items():
             process.stdin.write("go\n")
@@ -61,13 +69,13 @@ def compare(shape: str, peer: str, rounds: int) -> None:
     for process in processes.values():
         process.stdin.close()
         process.wait()
-    ours, tunix = (statistics.median(seconds[v]) for v in ("ours", "tunix"))
     tokens = SHAPES[shape][-1] * (PROMPT + COMPLETION)
-    print(
-        f"{shape}: ours {ours:.2f} s ({tokens / ours:,.0f} tokens/s), google-tunix {tunix:.2f} s"
-        f" ({tokens / tunix:,.0f} tokens/s): {tunix / ours:.2f} x",
-        flush=True,
-    )
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in medians.items():
+        print(
+            f"{shape} {name:13} {value:6.2f} s  {tokens / value:6,.0f} tokens/s"
+            f"  {value / medians['ours']:.2f} x", flush=True,
+        )
 
 
 def ask(process: subprocess.Popen) -> dict[str, float]:
@@ -113,13 +121,19 @@ def ours(shape, tokens, advantages):
     state = [updater.init(updater.random(jax.random.key(0)))]
     sampled = np.zeros(tokens.shape, np.float32)
     sampled[:, PROMPT:] = 1
-    batch = Batch(
+    whole = Batch(
         tokens=tokens, sampled=sampled, log_probs=-8.0 * sampled,
         advantages=advantages[:, None] * sampled,
     )
+    rows = RLConfig().micro_batch_tokens // tokens.shape[1]
+    rows = next(n for n in range(rows, 0, -1) if len(tokens) % n == 0)
+    batches = [
+        jax.tree.map(lambda x, at=at: x[at : at + rows], whole)
+        for at in range(0, len(tokens), rows)
+    ]
 
     def step():
-        state[0], values = updater.update(state[0], [batch], None)
+        state[0], values = updater.update(state[0], batches, None)
         assert np.isfinite(values["loss"])
         jax.block_until_ready(state[0].params)
 

@@ -236,12 +236,14 @@ def _block(
 ) -> Float[Array, "B C D"]:
     def project(x: Array, name: str) -> Array:
         inputs = len(split_axes(name)[0])
-        out = jnp.tensordot(x, layer[name], inputs)
+        # All tokens in one axis: a weight's gradient is then one plain product.
+        flat = x.reshape(-1, *x.shape[2:])
+        out = jnp.tensordot(flat, layer[name], inputs)
         if f"{name}_a" in layer:
-            low = jnp.tensordot(x, layer[f"{name}_a"], inputs)
+            low = jnp.tensordot(flat, layer[f"{name}_a"], inputs)
             scale = config.lora.alpha / config.lora.rank
             out = out + scale * jnp.tensordot(low, layer[f"{name}_b"], 1)
-        return out
+        return out.reshape(*x.shape[:2], *out.shape[1:])
 
     h = rms_norm(x, layer["attn_norm"], config.rms_norm_eps)
     q, k, v = project(h, "wq"), project(h, "wk"), project(h, "wv")

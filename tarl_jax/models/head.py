@@ -111,8 +111,8 @@ def _chunked(
 def _chunked_forward(
     columns: int, temperature: float, hidden: Array, head: Array, targets: Array, counts: Array
 ) -> tuple[tuple[Array, Array], Any]:
-    def local(hidden: Array, head: Array, targets: Array, counts: Array) -> tuple[Array, Array]:
-        def step(i: Array, out: tuple[Array, Array]) -> tuple[Array, Array]:
+    def local(hidden: Array, head: Array, targets: Array, counts: Array) -> tuple[Array, ...]:
+        def step(i: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
             scores = _scores(_part(hidden, i, columns), head, temperature)
             highest, total = _highest(scores), _log_sum_exp(scores)
             log_prob = _at(scores, _part(targets, i, columns)) - total
@@ -121,28 +121,30 @@ def _chunked_forward(
             entropy = total - highest - mean
             return tuple(
                 lax.dynamic_update_slice_in_dim(whole, new[..., 0], i * columns, axis=1)
-                for whole, new in zip(out, (log_prob, entropy), strict=True)
+                for whole, new in zip(out, (log_prob, entropy, total), strict=True)
             )
 
         zeros = jnp.zeros(targets.shape, jnp.float32)
-        return lax.fori_loop(0, -(-counts.max() // columns), step, (zeros, zeros))
+        return lax.fori_loop(0, -(-counts.max() // columns), step, (zeros, zeros, zeros))
 
-    out = _on_mesh(local, ("rows", "rows"))(hidden, head.astype(hidden.dtype), targets, counts)
-    return out, (hidden, head, targets, counts, out[1])
+    log_probs, entropies, totals = _on_mesh(local, ("rows", "rows", "rows"))(
+        hidden, head.astype(hidden.dtype), targets, counts
+    )
+    return (log_probs, entropies), (hidden, head, targets, counts, entropies, totals)
 
 
 def _chunked_backward(
     columns: int, temperature: float, kept: Any, slopes: tuple[Array, Array]
 ) -> tuple[Array, Array, None, None]:
-    hidden, head, targets, counts, entropies = kept
+    hidden, head, targets, counts, entropies, totals = kept
 
-    def local(hidden, head, targets, counts, entropies, of_log_prob, of_entropy):
+    def local(hidden, head, targets, counts, entropies, totals, of_log_prob, of_entropy):
         def step(i: Array, slopes: tuple[Array, Array]) -> tuple[Array, Array]:
             to_hidden, to_head = slopes
             part = functools.partial(_part, i=i, columns=columns)
             h = part(hidden)
             scores = _scores(h, head, temperature)
-            log_p = scores - _log_sum_exp(scores)
+            log_p = scores - part(totals)[..., None]
             p = jnp.exp(log_p)
             slope = part(of_log_prob)[..., None] * (_one_hot(part(targets), head) - p)
             slope -= part(of_entropy)[..., None] * p * (log_p + part(entropies)[..., None])
@@ -158,7 +160,7 @@ def _chunked_backward(
         return to_hidden, _sum_rows(to_head)
 
     to_hidden, to_head = _on_mesh(local, ("rows", "head"))(
-        hidden, head.astype(hidden.dtype), targets, counts, entropies, *slopes
+        hidden, head.astype(hidden.dtype), targets, counts, entropies, totals, *slopes
     )
     return to_hidden, to_head.astype(head.dtype), None, None
 
@@ -178,7 +180,7 @@ def _scores(hidden: Array, head: Array, temperature: float) -> Array:
 # The compiler would sum the head's gradient over devices once per chunk; by hand it is once.
 
 
-def _on_mesh(local: Callable[..., Any], outputs: tuple[str, str]) -> Callable[..., Any]:
+def _on_mesh(local: Callable[..., Any], outputs: tuple[str, ...]) -> Callable[..., Any]:
     """`local` on each device's rows and part of the vocabulary: (hidden, head, rows, ...)."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
