@@ -118,7 +118,12 @@ class ClerkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStartConfig:
-    """Imitation of the erring clerk. `steps=0` starts from random parameters."""
+    """Imitation of the erring clerk. `steps=0` starts from random parameters.
+
+    target_pass: imitation stops once the policy passes this share of training tasks, which is
+      looked at every twentieth of `steps` from their half on; 0: after all steps. How good a policy
+      is after so many steps hangs on how a machine rounds; this makes runs begin alike.
+    """
 
     seed: int = 0
     episodes: int = 12_000
@@ -127,6 +132,7 @@ class WarmStartConfig:
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
+    target_pass: float = 0.4
     observation_weight: float = 0.5  # weight of the forced tokens in the loss
     cache_dir: str = "~/.cache/tarl_jax"
     clerk: ClerkConfig = ClerkConfig()
@@ -333,6 +339,7 @@ def _check(c: RunConfig) -> None:
         ("shop.held_out_fraction", c.shop.held_out_fraction),
         ("tasks.change_mind", c.tasks.change_mind),
         ("tasks.max_idle", c.tasks.max_idle),
+        ("warm_start.target_pass", c.warm_start.target_pass),
         ("rollout.straggler_fraction", c.rollout.straggler_fraction),
         *((f"warm_start.clerk.{k}", v) for k, v in dataclasses.asdict(c.warm_start.clerk).items()),
     ):

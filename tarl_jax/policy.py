@@ -16,7 +16,7 @@ from tarl_jax.models.lora import merge
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import require_run
-from tarl_jax.warm_start import Progress, warm_start
+from tarl_jax.warm_start import Progress, Score, warm_start
 
 
 def make_updater(config: RunConfig, world: World) -> Updater:
@@ -31,6 +31,7 @@ def starting_policy(
     updater: Updater,
     progress: Progress = lambda step, steps, loss: None,
     log: Callable[[str], None] = lambda line: None,
+    score: Score | None = None,
 ) -> Params:
     """All parameters, on the mesh: a pretrained checkpoint's, a warm start's, or random ones."""
     model = config.model
@@ -43,7 +44,7 @@ def starting_policy(
         )
     if not config.warm_start.steps:
         return updater.random(key)
-    params, folder = warm_start(config, world, key, progress)
+    params, folder = warm_start(config, world, key, progress, score)
     log(f"warm start: {folder}")
     return updater.place(params)
 

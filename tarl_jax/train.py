@@ -142,7 +142,8 @@ class _Run:
             reference = state.policy
         else:
             reference = starting_policy(
-                config, self.world, self.updater, self._warm_progress, self.view.log
+                config, self.world, self.updater, self._warm_progress, self.view.log,
+                self._warm_score,
             )
             state = self.updater.init(reference)
         if config.rl.kl_coef > 0:
@@ -175,6 +176,16 @@ class _Run:
     def _warm_progress(self, step: int, steps: int, loss: float) -> None:
         self.view.phase("warm start", step, steps, f"loss {loss:.3f}")
         self._honour_stop("in the warm start, which begins again")
+
+    def _warm_score(self, params: Params) -> float:
+        """Share of training tasks passed: the first ones, as many as an evaluation has."""
+        if not self.engine.compilations:
+            self.engine.compile(params)
+        tasks = self.world.train_tasks[: self.config.eval.tasks]
+        values, _ = evaluate(self.engine, params, self.world, tasks, "warm start")
+        passed = values["eval/pass^1"]
+        self.view.log(f"warm start: passes {passed:.3f} of {len(tasks)} training tasks")
+        return passed
 
     # ---- one step ---------------------------------------------------------------------------
 

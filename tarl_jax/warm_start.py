@@ -39,6 +39,7 @@ FORMAT = 1  # raised when the meaning of a cached warm start changes
 _POOL = 256  # dialogues that are sorted by length together
 
 Progress = Callable[[int, int, float], None]
+Score = Callable[[decoder.Params], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +51,29 @@ class Demonstration:
 
 
 def warm_start(
-    config: RunConfig, world: World, key: jax.Array, progress: Progress
+    config: RunConfig,
+    world: World,
+    key: jax.Array,
+    progress: Progress,
+    score: Score | None = None,
 ) -> tuple[decoder.Params, Path]:
     """Parameters after imitation, from the cache where it has them.
 
     Args:
       key: of the random parameters that imitation starts from.
       progress: called with (step, steps, loss in nats per agent token).
+      score: share of training tasks that a policy passes, for `warm_start.target_pass`.
     Returns: parameters, and the cache folder.
+    Raises: ValueError where a target is set, there is no `score`, and the cache has nothing.
     """
     params = decoder.init_params(config.model, world.vocab_size, key)
     folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
     if folder.exists():
         return checkpoint.load_params(folder, params), folder
+    if config.warm_start.target_pass and score is None:
+        raise ValueError(f"{folder}: the warm start of this run is gone, and only a run makes one")
     demonstrations = demonstrate(config, world)
-    params = imitate(params, config.model, config.warm_start, demonstrations, progress)
+    params = imitate(params, config.model, config.warm_start, demonstrations, progress, score)
     checkpoint.save_params(folder, params)
     return params, folder
 
@@ -129,8 +138,12 @@ def imitate(
     config: WarmStartConfig,
     demonstrations: list[Demonstration],
     progress: Progress,
+    score: Score | None = None,
 ) -> decoder.Params:
-    """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others)."""
+    """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others).
+
+    Ends early where `score` reaches `config.target_pass`.
+    """
     optimizer = make_optimizer(config)
     gradient = jax.jit(functools.partial(_gradient, model))
     apply = jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1))
@@ -145,6 +158,9 @@ def imitate(
                 raise NonFiniteError(f"warm start: loss {value} at step {step}; lower"
                                      " warm_start.learning_rate")
             progress(step, config.steps, value)
+        look = step > config.steps // 2 and step % max(config.steps // 20, 1) == 0
+        if look and score and config.target_pass and score(params) >= config.target_pass:
+            break
     return params
 
 
