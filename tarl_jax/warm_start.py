@@ -158,7 +158,7 @@ def imitate(
                 raise NonFiniteError(f"warm start: loss {value} at step {step}; lower"
                                      " warm_start.learning_rate")
             progress(step, config.steps, value)
-        look = step > config.steps // 2 and step % max(config.steps // 20, 1) == 0
+        look = step > config.steps // 2 and step % max(config.steps // 40, 1) == 0
         if look and score and config.target_pass and score(params) >= config.target_pass:
             break
     return params

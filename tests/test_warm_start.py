@@ -64,8 +64,30 @@ def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
+def test_imitation_ends_at_its_target_and_the_cache_keeps_that(config, tiny_world):
+    settings = dataclasses.replace(config.warm_start, target_pass=0.4)
+    config = dataclasses.replace(config, warm_start=settings)
+    with pytest.raises(ValueError, match="the warm start of this run is gone"):
+        warm_start(config, tiny_world, jax.random.key(0), lambda *_: None)
+    steps, scores, seen = [], iter([0.1, 0.39, 0.4, 0.9]), []
+
+    def score(params):
+        seen.append(jax.device_get(params["embed"]))
+        return next(scores)
+
+    params, _ = warm_start(
+        config, tiny_world, jax.random.key(0), lambda step, *_: steps.append(step), score
+    )
+    assert steps == [10]  # looked at after steps 16, 17 and 18 of 30
+    assert len(seen) == 3
+    np.testing.assert_array_equal(params["embed"], seen[-1])
+    again, _ = warm_start(config, tiny_world, jax.random.key(0), lambda *_: None)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
 @pytest.mark.parametrize("section, change", [
     ("warm_start", {"steps": 31}),
+    ("warm_start", {"target_pass": 0.4}),
     ("warm_start", {"seed": 1}),
     ("model", {"d_ff": 48}),
     ("shop", {"seed": 3}),
