@@ -70,6 +70,7 @@ class Task:
       source: where the task comes from, e.g. "shop".
       script: what a scripted user needs (JSON-like), or None if only an LLM can play the user.
       expert_turns: agent turns that a faultless clerk takes; a constant of the task.
+      assertions: statements about the dialogue that no rule can judge (reported, not trained on).
     """
 
     task_id: str
@@ -81,11 +82,13 @@ class Task:
     source: str
     script: Mapping[str, Any] | None
     expert_turns: int
+    assertions: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["gold_calls"] = [call.to_json() for call in self.gold_calls]
         data["outputs"] = list(self.outputs)
+        data["assertions"] = list(self.assertions)
         return data
 
     @classmethod
@@ -99,6 +102,7 @@ class Task:
                 **data,
                 "gold_calls": tuple(Call.from_json(c) for c in data["gold_calls"]),
                 "outputs": tuple(data["outputs"]),
+                "assertions": tuple(data["assertions"]),
             }
         )
 

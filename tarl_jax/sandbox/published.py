@@ -1,0 +1,194 @@
+"""Published benchmark data from a folder: tau-bench (arXiv 2406.12045), tau2-bench (2506.07982).
+
+A folder is one of: `db.json` with `policy.md` and tasks beside it; a checkout of tau-bench, or its
+`tau_bench/envs/<domain>`; a checkout of tau2-bench, or its `data/tau2/domains/<domain>`. Python
+files of tasks are parsed, never run.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tarl_jax.config import ShopConfig
+from tarl_jax.sandbox.domain import Database, Domain
+from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.shop import POLICY, make_shop
+from tarl_jax.types import Call, Task
+
+DOMAINS = {"retail": (retail_domain, ("users", "orders", "products"))}
+_INSIDE = ("{folder}", "{folder}/tau_bench/envs/{name}", "{folder}/data/tau2/domains/{name}")
+_MESSAGE_TURNS = 2  # who the user is, and the goodbye
+
+
+def load_domain(name: str, data: str | Path | None = None) -> Domain:
+    """A domain over the embedded synthetic data (None) or over the data of a folder.
+
+    Raises ValueError for a name or a folder that is not known, naming what there is.
+    """
+    if name not in DOMAINS:
+        raise ValueError(f"domain {name!r}: choose one of {', '.join(DOMAINS)}")
+    make, tables = DOMAINS[name]
+    if data is None:
+        return make(make_shop(ShopConfig()), POLICY.read_text("utf-8"))
+    folder = _folder(name, data)
+    policies = [p for p in (folder / "policy.md", folder / "wiki.md") if p.is_file()]
+    if not policies:
+        raise ValueError(f"{folder}: has neither policy.md nor wiki.md")
+    return make(_database(folder, tables), policies[0].read_text("utf-8"))
+
+
+def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = None) -> list[Task]:
+    """All tasks of a folder, in its order. Gold calls are those that write.
+
+    What tau2 judges by a language model stands in `Task.assertions`. `expert_turns` counts the
+    calls that are given, a look and a question for each write, and two messages.
+
+    Args:
+      domain: what `load_domain(name, data)` gives, if it is there already.
+    Raises: ValueError for a folder without tasks, or a file that is broken (file and place).
+    """
+    domain = domain or load_domain(name, data)
+    folder = _folder(name, data)
+    tasks = []
+    for source, split, number, record in _records(folder):
+        task_id = f"{source}/{name}/{number}"
+        try:
+            tasks.append(_task(domain, record, task_id, split, source))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder}: task {task_id} is broken: {error!r}") from error
+    if not tasks:
+        raise ValueError(f"{folder}: has no tasks.json, tasks_*.json or tasks_*.py")
+    return tasks
+
+
+def _folder(name: str, data: str | Path) -> Path:
+    tried = [Path(p.format(folder=data, name=name)) for p in _INSIDE]
+    for folder in tried:
+        if (folder / "db.json").is_file() or (folder / "data/users.json").is_file():
+            return folder
+    listed = ", ".join(map(str, tried))
+    raise ValueError(f"{data}: holds no data of the domain {name!r}; looked in {listed}")
+
+
+def _database(folder: Path, tables: tuple[str, ...]) -> Database:
+    path = folder / "db.json"
+    if path.is_file():
+        database = _json(path)
+    else:
+        database = {table: _json(folder / f"data/{table}.json") for table in tables}
+    missing = [table for table in tables if not isinstance(database.get(table), dict)]
+    if missing:
+        raise ValueError(f"{path}: lacks the tables {', '.join(missing)}")
+    return {table: database[table] for table in tables}
+
+
+def _records(folder: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """(source, split, number, record) of every task."""
+    whole = folder / "tasks.json"
+    if whole.is_file():
+        splits = folder / "split_tasks.json"
+        train = set(map(str, _json(splits)["train"])) if splits.is_file() else set()
+        for record in _json(whole):
+            number = str(record["id"])
+            yield "tau2", "train" if number in train else "held_out", number, record
+        return
+    for path in sorted([*folder.glob("tasks_*.json"), *folder.glob("tasks_*.py")]):
+        part = path.stem.removeprefix("tasks_")
+        records = _json(path) if path.suffix == ".json" else _parsed(path)
+        split = "train" if part == "train" else "held_out"
+        for place, record in enumerate(records):
+            yield "tau_bench", split, f"{part}-{place}", record
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: is not there") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
+
+
+def _parsed(path: Path) -> list[dict[str, Any]]:
+    """The list of tasks that a Python file assigns, read from its syntax tree."""
+    try:
+        body = ast.parse(path.read_text("utf-8"), str(path)).body
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
+    lists = [node.value for node in body
+             if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.List)]
+    return [_plain(path, element) for one in lists for element in one.elts]
+
+
+def _plain(path: Path, node: ast.expr) -> Any:
+    """A literal, where `Task(…)` and `Action(…)` are dicts of their keywords."""
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.List() | ast.Tuple():
+            return [_plain(path, x) for x in node.elts]
+        case ast.Dict() if all(node.keys):
+            return {_plain(path, k): _plain(path, v)
+                    for k, v in zip(node.keys, node.values, strict=True) if k is not None}
+        case ast.Call(func=ast.Name(id="Task" | "Action"), args=[]) if all(
+            k.arg for k in node.keywords
+        ):
+            return {k.arg: _plain(path, k.value) for k in node.keywords}
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
+            return ast.literal_eval(node)
+    raise ValueError(f"{path}:{node.lineno}: is no literal: {ast.unparse(node)[:60]}")
+
+
+def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, source: str) -> Task:
+    criteria = record.get("evaluation_criteria") or {}
+    actions = criteria.get("actions") or record.get("actions") or []
+    calls = [Call(a["name"], a.get("kwargs") or a.get("arguments") or {}) for a in actions]
+    for call in calls:
+        if call.name not in domain.tools and not call.name.startswith(("get_", "respond")):
+            raise ValueError(f"{task_id}: no tool is named {call.name!r}")
+    gold = tuple(c for c in calls if c.name in domain.tools and domain.tools[c.name].write)
+    return Task(
+        task_id=task_id,
+        user_id=record.get("user_id") or _user_of(domain, calls),
+        instruction=record.get("instruction") or _instruction(record["user_scenario"]),
+        gold_calls=gold,
+        outputs=tuple(record.get("outputs") or criteria.get("communicate_info") or ()),
+        split=split,
+        source=source,
+        script=None,
+        expert_turns=len(calls) + 2 * len(gold) + _MESSAGE_TURNS,
+        assertions=tuple(criteria.get("nl_assertions") or ()),
+    )
+
+
+def _user_of(domain: Domain, calls: list[Call]) -> str:
+    """Whose account the calls are about; empty if they do not tell."""
+    state = domain.new_state()
+    for call in calls:
+        if call.name.startswith("find_user_id"):
+            found = domain.call(state, call.name, call.kwargs)
+            if not found.startswith("Error: "):
+                return found
+        if "user_id" in call.kwargs:
+            return str(call.kwargs["user_id"])
+        order = domain.database.get("orders", {}).get(str(call.kwargs.get("order_id")))
+        if order:
+            return order["user_id"]
+    return ""
+
+
+def _instruction(scenario: dict[str, Any]) -> str:
+    """tau2's parts of a user's hidden text, each a paragraph."""
+    told = scenario["instructions"]
+    if isinstance(told, str):
+        parts = [scenario.get("persona"), told]
+    else:
+        parts = [scenario.get("persona"), *(
+            told.get(k) for k in
+            ("reason_for_call", "known_info", "unknown_info", "task_instructions")
+        )]
+    return "\n\n".join(part for part in parts if part)

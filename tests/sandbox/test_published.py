@@ -1,0 +1,160 @@
+"""Benchmark data from folders of every layout; the real one where it lies beside the checkout."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tarl_jax.config import ShopConfig
+from tarl_jax.sandbox import load_benchmark_tasks, load_domain
+from tarl_jax.sandbox.shop import make_shop
+from tarl_jax.sandbox.verifier import verify
+from tarl_jax.types import Call, Task
+
+SHARED = Path(__file__).parents[3] / "shared"
+SHOP = make_shop(ShopConfig(num_users=20))
+ORDER = next(o for o in SHOP["orders"].values() if o["status"] == "pending")
+CANCEL = Call("cancel_pending_order",
+              {"order_id": ORDER["order_id"], "reason": "no longer needed"})
+TASKS_PY = f'''
+from nowhere import Action, Task
+open("never", "w").write("parsed, not run")
+TASKS_TRAIN = [
+    Task(
+        annotator="0",
+        user_id={ORDER["user_id"]!r},
+        instruction="You want to cancel "
+                    "your order.",
+        actions=[
+            Action(name="get_order_details", kwargs={{"order_id": {ORDER["order_id"]!r}}}),
+            Action(name="cancel_pending_order", kwargs={dict(CANCEL.kwargs)!r}),
+        ],
+        outputs=["10", "-3"],
+    ),
+    Task(annotator="1", user_id="u", instruction="Nothing.", actions=[], outputs=[]),
+]
+'''
+TAU2 = [{
+    "id": "7",
+    "user_scenario": {"persona": "Terse.", "instructions": {
+        "reason_for_call": "Cancel it.", "known_info": "You are Ada.", "unknown_info": None,
+        "task_instructions": "Stay calm.",
+    }},
+    "evaluation_criteria": {
+        "actions": [{"name": CANCEL.name, "arguments": dict(CANCEL.kwargs)}],
+        "communicate_info": ["42"], "nl_assertions": ["The agent stays polite."],
+    },
+}]
+
+
+def write(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+@pytest.fixture(params=["", "tau_bench/envs/retail/"])
+def tau_bench(request, tmp_path):
+    """A checkout of tau-bench, or the domain's folder in it."""
+    tables = {f"{request.param}data/{name}.json": records for name, records in SHOP.items()}
+    return write(tmp_path, {
+        **tables, f"{request.param}wiki.md": "Be kind.", f"{request.param}tasks_train.py": TASKS_PY,
+        f"{request.param}tasks_test.py": "from x import Task\nTASKS_TEST = []\n",
+    })
+
+
+@pytest.fixture(params=["", "data/tau2/domains/retail/"])
+def tau2(request, tmp_path):
+    files = {"db.json": SHOP, "policy.md": "Be kind.", "tasks.json": TAU2,
+             "split_tasks.json": {"train": ["7"]}}
+    return write(tmp_path, {request.param + name: content for name, content in files.items()})
+
+
+def test_tau_bench_is_read_and_its_python_is_not_run(tau_bench, monkeypatch):
+    monkeypatch.chdir(tau_bench)
+    domain = load_domain("retail", tau_bench)
+    assert domain.policy == "Be kind." and domain.database == SHOP
+    first, second = load_benchmark_tasks("retail", tau_bench)
+    assert not (tau_bench / "never").exists()
+    assert first == Task(
+        "tau_bench/retail/train-0", ORDER["user_id"], "You want to cancel your order.", (CANCEL,),
+        ("10", "-3"), "train", "tau_bench", None, 2 + 2 + 2,
+    )
+    assert (second.user_id, second.gold_calls, second.expert_turns) == ("u", (), 2)
+
+
+def test_tau2_is_read_with_what_no_rule_can_judge(tau2):
+    domain = load_domain("retail", tau2)
+    (task,) = load_benchmark_tasks("retail", tau2, domain)
+    assert task == Task(
+        "tau2/retail/7", ORDER["user_id"], "Terse.\n\nCancel it.\n\nYou are Ada.\n\nStay calm.",
+        (CANCEL,), ("42",), "train", "tau2", None, 1 + 2 + 2, ("The agent stays polite.",),
+    )
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_the_embedded_data_needs_no_folder():
+    domain = load_domain("retail")
+    assert len(domain.tools) == 16 and domain.policy and domain.database["orders"]
+
+
+@pytest.mark.parametrize(("files", "named"), [
+    ({}, "holds no data of the domain 'retail'"),
+    ({"db.json": SHOP}, "neither policy.md nor wiki.md"),
+    ({"db.json": "{\n\n oops", "policy.md": ""}, r"db\.json:3: "),
+    ({"db.json": {"users": {}}, "policy.md": ""}, "lacks the tables orders, products"),
+    ({"db.json": SHOP, "policy.md": ""}, "has no tasks"),
+    ({"db.json": SHOP, "policy.md": "", "tasks_dev.py": "T = [\n  Task(a=1"},
+     r"tasks_dev\.py:2: "),
+    ({"db.json": SHOP, "policy.md": "", "tasks_dev.py": "T = [\n  Task(user_id=f())]"},
+     r"tasks_dev\.py:2: is no literal: f\(\)"),
+    ({"db.json": SHOP, "policy.md": "", "tasks_dev.json": [{"actions": []}]},
+     "task tau_bench/retail/dev-0 is broken: KeyError\\('user_scenario'\\)"),
+    ({"db.json": SHOP, "policy.md": "", "tasks_dev.json": [
+        {"user_id": "u", "instruction": "i", "actions": [{"name": "explode", "kwargs": {}}]}]},
+     "tau_bench/retail/dev-0: no tool is named 'explode'"),
+])
+def test_what_is_broken_is_named(files, named, tmp_path):
+    with pytest.raises(ValueError, match=named):
+        load_benchmark_tasks("retail", write(tmp_path, files))
+
+
+def test_an_unknown_domain_lists_the_known_ones():
+    with pytest.raises(ValueError, match="domain 'bank': choose one of retail"):
+        load_domain("bank")
+
+
+# ---- the published data ---------------------------------------------------------------------
+
+
+def published(name, folder, source, count, split_sizes):
+    if not SHARED.is_dir():
+        pytest.skip(f"no benchmark data at {SHARED}")
+    domain = load_domain(name, SHARED / folder)
+    tasks = load_benchmark_tasks(name, SHARED / folder, domain)
+    assert len(tasks) == len({t.task_id for t in tasks}) == count
+    assert {t.source for t in tasks} == {source}
+    splits = [sum(t.split == split for t in tasks) for split in ("train", "held_out")]
+    assert splits == split_sizes
+    for task in tasks:
+        state = domain.new_state()
+        outputs = [domain.call(state, c.name, c.kwargs) for c in task.gold_calls]
+        gold = [(c.name, dict(c.kwargs)) for c in task.gold_calls]
+        assert verify(domain, state, gold).success
+        assert task.user_id in domain.database["users"] or not task.gold_calls
+        assert task.instruction
+        assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+        yield task, outputs
+
+
+def test_tau_bench_retail():
+    found = list(published("retail", "tau_bench/retail", "tau_bench", 520, [500, 20]))
+    assert sum(len(task.gold_calls) for task, _ in found) > 768
+
+
+def test_tau2_retail():
+    found = list(published("retail", "tau2/retail", "tau2", 74, [74, 0]))
+    assert sum(bool(task.assertions) for task, _ in found) == 29
+    assert sum(bool(task.outputs) for task, _ in found) == 25
