@@ -1,17 +1,20 @@
 """Sizes that every config in `configs/` takes as its argument: `--config=configs/grpo.py:tiny`.
 
-A size is a model with the mesh, lengths, batch and learning rate that fit a named slice:
+A size is a model with the mesh, lengths, batch and learning rate for a named slice. What TPU's
+compiler says of it stands in docs/scaling.md; none has run on one yet:
 
 | size | made for | what trains |
 |---|---|---|
 | (none) | a laptop's CPU, minutes | all weights, warm start included |
 | tiny | a laptop's CPU, a minute; learns nothing | all weights |
-| qwen3_0_6b, qwen3_1_7b | one host of 8 chips (v5e 2x4), or one 80 GB GPU | all weights |
+| qwen3_0_6b, qwen3_1_7b | one host of 8 chips (v5e 2x4) | all weights |
 | qwen3_4b | v5e 4x4 | all weights |
-| qwen3_8b | v5e 4x4 | all weights |
-| qwen3_8b_lora | one 80 GB GPU | adapters of rank 32 |
+| qwen3_8b | v5e 4x4, with hardly a byte to spare | all weights |
+| qwen3_8b_lora | one GPU of 80 GB or more, by count of bytes | adapters of rank 32 |
 | qwen2_5_omni_3b | v5e 4x4 | all weights of the thinker's decoder |
 | qwen2_5_omni_7b | v5e 4x4 | all weights of the thinker's decoder |
+
+On one device, sizes that decode in parts need --config.mesh.rollout_tensor=1.
 """
 
 from __future__ import annotations

@@ -8,16 +8,13 @@ tuple of (key, value) pairs sorted by key and each list into a tuple, recursivel
 "equal" in this module exactly when those hashes are: 47 and 47.0 differ, key order does not matter.
 """
 
-import ast
 import hashlib
 import inspect
-import math
-import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 Record = dict[str, Any]
 Database = dict[str, dict[str, Record]]  # table -> key -> record (JSON-like values)
@@ -136,6 +133,8 @@ class State:
 # --- tools ----------------------------------------------------------------------------------------
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
+_PLAIN = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
+_LARGEST = 10**15  # of a number in an argument: a sum of larger floats would lose cents
 
 
 @dataclass(frozen=True)
@@ -163,15 +162,15 @@ class Tool:
             if schema is None:
                 return f"unexpected argument {name!r}"
             if not _fits(value, schema):
-                items = f" of {schema['items']['type']}" if "items" in schema else ""
-                return f"argument {name!r} should be of type {schema['type']}{items}"
+                return f"argument {name!r} should be of type {_type_text(schema)}"
         return None
 
 
 def make_tool(function: Callable[..., str], *, write: bool) -> Tool:
     """The `Tool` of a typed function whose first parameter is the state.
 
-    The docstring up to "Args:" describes the tool, and each "name: text" below it a parameter.
+    The docstring up to "Args:" describes the tool, and each "name: text" below it a parameter. The
+    fields of a TypedDict are described by `Annotated[type, text]`.
     Raises TypeError for an annotation without a JSON type, ValueError for an undescribed parameter.
     """
     description, _, args = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
@@ -198,20 +197,49 @@ def make_tool(function: Callable[..., str], *, write: bool) -> Tool:
 def _type_schema(annotation: Any) -> dict[str, Any]:
     if annotation in _JSON_TYPES:
         return {"type": _JSON_TYPES[annotation]}
+    if get_origin(annotation) is Annotated:
+        annotation, text = get_args(annotation)
+        return _type_schema(annotation) | {"description": text}
     if get_origin(annotation) is Literal:
         choices = list(get_args(annotation))
         return _type_schema(type(choices[0])) | {"enum": choices}
     if get_origin(annotation) is list:
         return {"type": "array", "items": _type_schema(*get_args(annotation))}
-    raise TypeError(f"no JSON schema for {annotation!r}: use str, int, float, bool, dict, list[…]")
+    if is_typeddict(annotation):
+        fields = get_type_hints(annotation, include_extras=True)
+        properties = {name: _type_schema(field) for name, field in fields.items()}
+        return {"type": "object", "properties": properties, "required": list(fields)}
+    raise TypeError(
+        f"no JSON schema for {annotation!r}: use str, int, float, bool, dict, a TypedDict, list[…]"
+    )
+
+
+def _type_text(schema: dict[str, Any]) -> str:
+    if "items" in schema:
+        return f"array of {_type_text(schema['items'])}"
+    fields = [f"{name}: {_type_text(f)}" for name, f in schema.get("properties", {}).items()]
+    return f"{schema['type']} ({', '.join(fields)})" if fields else schema["type"]
 
 
 def _fits(value: Any, schema: dict[str, Any]) -> bool:
     # An enum is left to the tool, which may have an earlier complaint to make about the call.
     if schema["type"] == "array":
         return isinstance(value, list) and all(_fits(item, schema["items"]) for item in value)
+    if "properties" in schema:
+        return isinstance(value, dict) and _fields_fit(value, schema)
     kind = _JSON_TYPES.get(type(value))
+    if kind in ("integer", "number") and not abs(value) <= _LARGEST:  # written so for nan
+        return False
     return kind == schema["type"] or (kind == "integer" and schema["type"] == "number")
+
+
+def _fields_fit(value: Record, schema: dict[str, Any]) -> bool:
+    # As in JSON Schema, fields that were not asked for are let through; here only plain ones.
+    for name, item in value.items():
+        allowed = [schema["properties"][name]] if name in schema["properties"] else _PLAIN
+        if not isinstance(name, str) or not any(_fits(item, kind) for kind in allowed):
+            return False
+    return all(name in value for name in schema["required"])
 
 
 # --- domain ---------------------------------------------------------------------------------------
@@ -318,82 +346,3 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
             yield from _differences(f"{path}[{index}]", left, right)
     elif repr(old) != repr(new):
         yield f"{path}: {old!r} -> {new!r}"
-
-
-# --- tools that every domain has ------------------------------------------------------------------
-
-_MAX_CHARACTERS = 1000
-_MAX_DEPTH = 200
-_MAX_DIGITS = 100
-
-
-def _power(base: float, exponent: float) -> float:
-    # 9**9**9 has to be refused before the work: that would not end.
-    if base != 0 and exponent * math.log10(abs(base)) > _MAX_DIGITS:
-        raise OverflowError
-    return base**exponent
-
-
-_OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Pow: _power,
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-}
-
-
-def calculate(db: State, expression: str) -> str:
-    """Compute the value of an arithmetic expression, rounded to two decimals.
-
-    Args:
-        expression: Numbers, the operators + - * /, parentheses and spaces, such as '2 + 2'.
-    """
-    if not set(expression) <= set("0123456789+-*/(). "):
-        raise ToolError("invalid characters in expression")
-    if len(expression) > _MAX_CHARACTERS:
-        raise ToolError(f"expression longer than {_MAX_CHARACTERS} characters")
-    try:
-        tree = ast.parse(expression.lstrip(" "), "<string>", "eval")
-        return str(round(float(_value(tree.body, 0)), 2))
-    except (SyntaxError, ZeroDivisionError) as error:
-        raise ToolError(str(error)) from None
-    except (MemoryError, OverflowError, RecursionError):
-        raise ToolError("expression too large") from None
-
-
-def _value(node: ast.AST, depth: int) -> int | float:
-    if depth > _MAX_DEPTH:
-        raise ToolError("expression nested too deeply")
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        value = node.value
-    elif isinstance(node, ast.UnaryOp | ast.BinOp) and type(node.op) in _OPERATORS:
-        sides = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
-        values = [_value(side, depth + 1) for side in sides]
-        value = _OPERATORS[type(node.op)](*values)
-    else:
-        raise ToolError("expression is not arithmetic on numbers")
-    if isinstance(value, complex) or abs(value) > 10**_MAX_DIGITS:
-        raise ToolError("number too large or not real")
-    return value
-
-
-def think(db: State, thought: str) -> str:
-    """Note a thought. It brings no new information and changes nothing; use it to reason.
-
-    Args:
-        thought: The thought.
-    """
-    return ""
-
-
-def transfer_to_human_agents(db: State, summary: str) -> str:
-    """Hand the user over to a human agent: only if they ask for one, or the tools cannot help.
-
-    Args:
-        summary: A summary of the user's issue.
-    """
-    return "Transfer successful"

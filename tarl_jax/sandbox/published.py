@@ -14,24 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from tarl_jax.config import ShopConfig
+from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.domain import Database, Domain
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.shop import POLICY, make_shop
 from tarl_jax.types import Call, Task
 
-DOMAINS = {"retail": (retail_domain, ("users", "orders", "products"))}
+DOMAINS = {  # name -> the domain over a database, and the tables of that
+    "retail": (retail_domain, ("users", "orders", "products")),
+    "airline": (airline_domain, ("users", "reservations", "flights")),
+}
 _INSIDE = ("{folder}", "{folder}/tau_bench/envs/{name}", "{folder}/data/tau2/domains/{name}")
 _MESSAGE_TURNS = 2  # who the user is, and the goodbye
 
 
 def load_domain(name: str, data: str | Path | None = None) -> Domain:
-    """A domain over the embedded synthetic data (None) or over the data of a folder.
+    """A domain over the embedded synthetic data (None; retail only) or over a folder's.
 
     Raises ValueError for a name or a folder that is not known, naming what there is.
     """
     if name not in DOMAINS:
         raise ValueError(f"domain {name!r}: choose one of {', '.join(DOMAINS)}")
     make, tables = DOMAINS[name]
+    if data is None and name != "retail":
+        raise ValueError(f"domain {name!r}: has no embedded data; give a folder with its data")
     if data is None:
         return make(make_shop(ShopConfig()), POLICY.read_text("utf-8"))
     folder = _folder(name, data)

@@ -17,17 +17,14 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Literal
 
-from tarl_jax.sandbox.domain import (
-    Database,
-    Domain,
-    Record,
-    State,
-    ToolError,
+from tarl_jax.sandbox.common_tools import (
     calculate,
-    make_tool,
+    find_payment_method,
+    find_record,
     think,
     transfer_to_human_agents,
 )
+from tarl_jax.sandbox.domain import Database, Domain, Record, State, ToolError, make_tool
 
 
 def retail_domain(database: Database, policy: str = "") -> Domain:
@@ -99,7 +96,7 @@ class _UserFinder:
         """
         for user_id in self._by_name.get((first_name.lower(), last_name.lower()), []):
             # The zip code is read from the state: the address may have been modified.
-            if _record(db, "users", user_id)["address"]["zip"] == zip:
+            if find_record(db, "users", user_id)["address"]["zip"] == zip:
                 return user_id
         raise ToolError("user not found")
 
@@ -110,7 +107,7 @@ def get_order_details(db: State, order_id: str) -> str:
     Args:
         order_id: The order id, such as '#W0000000'. It begins with a '#'.
     """
-    return json.dumps(_record(db, "orders", order_id))
+    return json.dumps(find_record(db, "orders", order_id))
 
 
 def get_product_details(db: State, product_id: str) -> str:
@@ -119,7 +116,7 @@ def get_product_details(db: State, product_id: str) -> str:
     Args:
         product_id: The product id, such as '6086499569'. It is not an item id.
     """
-    return json.dumps(_record(db, "products", product_id))
+    return json.dumps(find_record(db, "products", product_id))
 
 
 def get_user_details(db: State, user_id: str) -> str:
@@ -128,7 +125,7 @@ def get_user_details(db: State, user_id: str) -> str:
     Args:
         user_id: The user id, such as 'sara_doe_496'.
     """
-    return json.dumps(_record(db, "users", user_id))
+    return json.dumps(find_record(db, "users", user_id))
 
 
 def list_all_product_types(db: State) -> str:
@@ -155,7 +152,7 @@ def cancel_pending_order(
         order_id: The order id, such as '#W0000000'. It begins with a '#'.
         reason: Why it is cancelled: 'no longer needed' or 'ordered by mistake'.
     """
-    order = _record(db, "orders", order_id)
+    order = find_record(db, "orders", order_id)
     if order["status"] != "pending":
         raise ToolError("non-pending order cannot be cancelled")
     if reason not in ("no longer needed", "ordered by mistake"):
@@ -185,12 +182,12 @@ def exchange_delivered_order_items(
             of the item that it replaces and of the same product. An id may occur twice.
         payment_method_id: What pays or receives the price difference, such as 'gift_card_0000000'.
     """
-    order = _record(db, "orders", order_id)
+    order = find_record(db, "orders", order_id)
     if order["status"] != "delivered":
         raise ToolError("non-delivered order cannot be exchanged")
     _, difference = _replacements(db, order, item_ids, new_item_ids)
     difference = round(difference, 2)
-    method = _payment_method(db, order["user_id"], payment_method_id)
+    method = find_payment_method(db, order["user_id"], payment_method_id)
     if method["source"] == "gift_card" and method["balance"] < difference:
         raise ToolError("insufficient gift card balance to pay for the price difference")
     order = db.edit("orders", order_id)
@@ -240,7 +237,7 @@ def modify_pending_order_items(
     """
     order = _pending(db, order_id)
     variants, difference = _replacements(db, order, item_ids, new_item_ids)
-    method = _payment_method(db, order["user_id"], payment_method_id)
+    method = find_payment_method(db, order["user_id"], payment_method_id)
     if method["source"] == "gift_card" and method["balance"] < difference:
         raise ToolError("insufficient gift card balance to pay for the new item")
     order = db.edit("orders", order_id)
@@ -265,7 +262,7 @@ def modify_pending_order_payment(db: State, order_id: str, payment_method_id: st
         payment_method_id: What pays instead, such as 'gift_card_0000000'.
     """
     order = _pending(db, order_id)
-    method = _payment_method(db, order["user_id"], payment_method_id)
+    method = find_payment_method(db, order["user_id"], payment_method_id)
     if len(order["payment_history"]) != 1:
         raise ToolError("there should be exactly one payment for a pending order")
     old_id, amount = (order["payment_history"][0][k] for k in ("payment_method_id", "amount"))
@@ -299,7 +296,7 @@ def modify_user_address(
         country: The country, such as 'USA'.
         zip: The zip code, such as '12345'.
     """
-    _record(db, "users", user_id)
+    find_record(db, "users", user_id)
     user = db.edit("users", user_id)
     user["address"] = _address(address1, address2, city, state, country, zip)
     return json.dumps(user)
@@ -317,10 +314,10 @@ def return_delivered_order_items(
         item_ids: The ids of the items to return, such as '1008292230'. An id may occur twice.
         payment_method_id: What receives the refund: what paid for the order, or a gift card.
     """
-    order = _record(db, "orders", order_id)
+    order = find_record(db, "orders", order_id)
     if order["status"] != "delivered":
         raise ToolError("non-delivered order cannot be returned")
-    method = _payment_method(db, order["user_id"], payment_method_id)
+    method = find_payment_method(db, order["user_id"], payment_method_id)
     paid_with = order["payment_history"][0]["payment_method_id"]
     if method["source"] != "gift_card" and payment_method_id != paid_with:
         raise ToolError(
@@ -338,25 +335,11 @@ def return_delivered_order_items(
 # --- shared by the tools --------------------------------------------------------------------------
 
 
-def _record(db: State, table: str, key: str) -> Record:
-    record = db.get(table, key)
-    if record is None:
-        raise ToolError(f"{table.removesuffix('s')} not found")
-    return record
-
-
 def _pending(db: State, order_id: str) -> Record:
-    order = _record(db, "orders", order_id)
+    order = find_record(db, "orders", order_id)
     if order["status"] != "pending":  # so a "pending (item modified)" order is closed to changes
         raise ToolError("non-pending order cannot be modified")
     return order
-
-
-def _payment_method(db: State, user_id: str, method_id: str) -> Record:
-    methods = _record(db, "users", user_id)["payment_methods"]
-    if method_id not in methods:
-        raise ToolError("payment method not found")
-    return methods[method_id]
 
 
 def _not_in_order(order: Record, item_ids: list[str]) -> list[str]:
@@ -376,7 +359,7 @@ def _replacements(
     variants, difference = [], 0
     for item_id, new_item_id in zip(item_ids, new_item_ids, strict=True):
         item = next(item for item in order["items"] if item["item_id"] == item_id)
-        variant = _record(db, "products", item["product_id"])["variants"].get(new_item_id)
+        variant = find_record(db, "products", item["product_id"])["variants"].get(new_item_id)
         if variant is None or not variant["available"]:
             raise ToolError(f"new item {new_item_id} not found or available")
         variants.append(variant)
@@ -386,7 +369,7 @@ def _replacements(
 
 def _charge(db: State, user_id: str, method_id: str, amount: float) -> None:
     """Takes dollars off a gift card, or puts them on if negative; other methods hold no balance."""
-    if _payment_method(db, user_id, method_id)["source"] == "gift_card":
+    if find_payment_method(db, user_id, method_id)["source"] == "gift_card":
         card = db.edit("users", user_id)["payment_methods"][method_id]
         card["balance"] = round(card["balance"] - amount, 2)
 

@@ -122,8 +122,10 @@ def test_what_is_broken_is_named(files, named, tmp_path):
 
 
 def test_an_unknown_domain_lists_the_known_ones():
-    with pytest.raises(ValueError, match="domain 'bank': choose one of retail"):
+    with pytest.raises(ValueError, match="domain 'bank': choose one of retail, airline"):
         load_domain("bank")
+    with pytest.raises(ValueError, match="'airline': has no embedded data"):
+        load_domain("airline")
 
 
 # ---- the published data ---------------------------------------------------------------------
@@ -152,6 +154,11 @@ def published(name, folder, source, count, split_sizes):
 def test_tau_bench_retail():
     found = list(published("retail", "tau_bench/retail", "tau_bench", 520, [500, 20]))
     assert sum(len(task.gold_calls) for task, _ in found) > 768
+
+
+def test_tau_bench_airline():
+    found = list(published("airline", "tau_bench/airline", "tau_bench", 25, [0, 25]))
+    assert sum(bool(task.gold_calls) for task, _ in found) > 15
 
 
 def test_tau2_retail():
