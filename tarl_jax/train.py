@@ -182,7 +182,10 @@ class _Run:
         if not self.engine.compilations:
             self.engine.compile(params)
         tasks = self.world.train_tasks[: self.config.eval.tasks]
-        values, _ = evaluate(self.engine, params, self.world, tasks, "warm start")
+        # The warm start is shared by runs of every seed: its episodes have a seed of their own.
+        seeded = dataclasses.replace(self.config, seed=self.config.warm_start.seed)
+        world = dataclasses.replace(self.world, config=seeded)
+        values, _ = evaluate(self.engine, params, world, tasks, "warm start")
         passed = values["eval/pass^1"]
         self.view.log(f"warm start: passes {passed:.3f} of {len(tasks)} training tasks")
         return passed

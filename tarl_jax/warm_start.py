@@ -93,6 +93,12 @@ def _digest(config: RunConfig, world: World) -> str:
         "system": world.system,
         "max_tokens": config.rollout.max_episode_tokens,
     }
+    if config.warm_start.target_pass:  # the score that ends imitation depends on these too
+        evaluation, rollout = config.eval, config.rollout
+        content["score"] = [
+            evaluation.tasks, evaluation.trials, evaluation.temperature,
+            rollout.max_turns, rollout.max_turn_tokens,
+        ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

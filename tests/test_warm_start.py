@@ -64,6 +64,16 @@ def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
+@pytest.mark.parametrize("target", [0.0, 0.4])
+def test_what_the_score_depends_on_is_in_the_name_where_there_is_one(config, tiny_world, target):
+    from tarl_jax.warm_start import _digest
+
+    settings = dataclasses.replace(config.warm_start, target_pass=target)
+    config = dataclasses.replace(config, warm_start=settings)
+    other = dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=3))
+    assert (_digest(config, tiny_world) == _digest(other, tiny_world)) == (target == 0)
+
+
 def test_imitation_ends_at_its_target_and_the_cache_keeps_that(config, tiny_world):
     settings = dataclasses.replace(config.warm_start, target_pass=0.4)
     config = dataclasses.replace(config, warm_start=settings)
