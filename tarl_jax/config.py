@@ -121,8 +121,8 @@ class WarmStartConfig:
     """Imitation of the erring clerk. `steps=0` starts from random parameters.
 
     target_pass: imitation stops once the policy passes this share of training tasks, which is
-      looked at every fortieth of `steps` from their half on; 0: after all steps. How good a policy
-      is after so many steps hangs on how a machine rounds; this makes runs begin alike.
+      looked at from half of `steps` on; 0: after all steps. How good a policy is after so many
+      steps hangs on how a machine rounds; this makes runs begin alike.
     """
 
     seed: int = 0
@@ -132,7 +132,7 @@ class WarmStartConfig:
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
-    target_pass: float = 0.37
+    target_pass: float = 0.39
     observation_weight: float = 0.5  # weight of the forced tokens in the loss
     cache_dir: str = "~/.cache/tarl_jax"
     clerk: ClerkConfig = ClerkConfig()
