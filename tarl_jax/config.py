@@ -120,9 +120,8 @@ class ClerkConfig:
 class WarmStartConfig:
     """Imitation of the erring clerk. `steps=0` starts from random parameters.
 
-    target_pass: imitation stops once the policy passes this share of training tasks, which is
-      looked at from half of `steps` on; 0: after all steps. How good a policy is after so many
-      steps hangs on how a machine rounds; this makes runs begin alike.
+    target_pass: where the policy then passes more than this share of training tasks, it imitates
+      a clerk that errs `clumsiness` times as often until it does not; 0: that is left out.
     """
 
     seed: int = 0
@@ -132,7 +131,8 @@ class WarmStartConfig:
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
-    target_pass: float = 0.39
+    target_pass: float = 0.42
+    clumsiness: float = 4.0
     observation_weight: float = 0.5  # weight of the forced tokens in the loss
     cache_dir: str = "~/.cache/tarl_jax"
     clerk: ClerkConfig = ClerkConfig()
@@ -331,6 +331,8 @@ def _check(c: RunConfig) -> None:
         require(value > 0, where, value, "must be at least 1")
     require(c.rollout.group_size > 1, "rollout.group_size", c.rollout.group_size,
             "a group needs at least 2 episodes for its mean to be a baseline")
+    require(c.warm_start.clumsiness >= 1, "warm_start.clumsiness", c.warm_start.clumsiness,
+            "must be at least 1")
     require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
             "must be above 0: a greedy policy has no log-probabilities to train on")
     require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")

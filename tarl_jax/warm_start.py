@@ -1,8 +1,10 @@
 """Warm start: the policy imitates the scripted clerk that errs on purpose.
 
 A policy that has only ever seen faultless work explores nothing that reinforcement learning could
-prefer; the errors give it the variety that training then prunes. The result is cached on disk
-under a hash of everything that determines it.
+prefer; the errors give it the variety that training then prunes. How good it is after so many steps
+hangs on how a machine rounds; where it has come out better than wanted, it ends by imitating a
+clumsier clerk, so that runs begin alike. The result is cached on disk under a hash of everything
+that determines it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 import optax
 
 from tarl_jax import checkpoint
-from tarl_jax.config import ModelConfig, RunConfig, WarmStartConfig
+from tarl_jax.config import ClerkConfig, ModelConfig, RunConfig, WarmStartConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.head import sampled_log_probs
 from tarl_jax.rl.batching import pad_rows, plan_batches
@@ -35,9 +37,10 @@ from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.types import Task
 
-FORMAT = 2  # raised when the meaning of a cached warm start changes
+FORMAT = 3  # raised when the meaning of a cached warm start changes
 _POOL = 256  # dialogues that are sorted by length together
-_NEAR = 0.12  # this far from its target the warm start is watched closely
+_GENTLE = 0.05  # of the peak learning rate, while the pass rate is brought down
+_LOOK = 5  # steps between two scores meanwhile
 
 Progress = Callable[[int, int, float], None]
 Score = Callable[[decoder.Params], float]
@@ -73,8 +76,13 @@ def warm_start(
         return checkpoint.load_params(folder, params), folder
     if config.warm_start.target_pass and score is None:
         raise ValueError(f"{folder}: the warm start of this run is gone, and only a run makes one")
-    demonstrations = demonstrate(config, world)
-    params = imitate(params, config.model, config.warm_start, demonstrations, progress, score)
+    settings = config.warm_start
+    demonstrations = demonstrate(config, world, settings.clerk, settings.episodes)
+    params = imitate(params, config.model, settings, demonstrations, progress)
+    if settings.target_pass and score is not None:
+        clumsy = clumsier(settings.clerk, settings.clumsiness)
+        demonstrations = demonstrate(config, world, clumsy, settings.episodes // 6)
+        params = lower(params, config.model, settings, demonstrations, score)
     checkpoint.save_params(folder, params)
     return params, folder
 
@@ -94,7 +102,7 @@ def _digest(config: RunConfig, world: World) -> str:
         "system": world.system,
         "max_tokens": config.rollout.max_episode_tokens,
     }
-    if config.warm_start.target_pass:  # the score that ends imitation depends on these too
+    if config.warm_start.target_pass:  # the score depends on these too
         evaluation, rollout = config.eval, config.rollout
         content["score"] = [
             evaluation.tasks, evaluation.trials, evaluation.temperature,
@@ -103,34 +111,42 @@ def _digest(config: RunConfig, world: World) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def demonstrate(config: RunConfig, world: World) -> list[Demonstration]:
+def demonstrate(
+    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
+) -> list[Demonstration]:
     """The clerk's dialogues, those beyond the context left out.
 
     They play in other branches of the shop, so that nothing about the users and orders of the run,
     trained on or held out, can be known by heart.
     """
     found = []
-    branches = min(config.warm_start.branches, config.warm_start.episodes)
-    share = -(-config.warm_start.episodes // branches)
+    branches = min(config.warm_start.branches, episodes)
+    share = -(-episodes // branches)
     for branch in range(1, branches + 1):
         domain = retail_domain(shop.make_shop(config.shop, branch))
         wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
         for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
             seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
-            found.append(_demonstration(config, world, domain, task, seed))
+            found.append(_demonstration(config, world, domain, clerk, task, seed))
     longest = config.rollout.max_episode_tokens
     return [d for d in found if len(d.tokens) <= longest]
 
 
+def clumsier(clerk: ClerkConfig, times: float) -> ClerkConfig:
+    """The clerk, erring so many times as often."""
+    rates = dataclasses.asdict(clerk)
+    return ClerkConfig(**{name: min(times * rate, 1.0) for name, rate in rates.items()})
+
+
 def _demonstration(
-    config: RunConfig, world: World, domain: Domain, task: Task, seed: int
+    config: RunConfig, world: World, domain: Domain, clerk: ClerkConfig, task: Task, seed: int
 ) -> Demonstration:
     dialogue = Dialogue(
         task, domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
         brief_writes=config.rollout.brief_writes,
     )
     parts = [(world.system[1], False), (world.chat.user(dialogue.opening), False)]
-    for action, observation in play(dialogue, config.warm_start.clerk, seed):
+    for action, observation in play(dialogue, clerk, seed):
         parts.append((world.chat.agent(action), True))
         if not observation.stop_reason:
             render = world.chat.tool if observation.role == "tool" else world.chat.user
@@ -145,42 +161,72 @@ def imitate(
     config: WarmStartConfig,
     demonstrations: list[Demonstration],
     progress: Progress,
-    score: Score | None = None,
 ) -> decoder.Params:
-    """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others).
-
-    Ends early where `score` reaches `config.target_pass`. It is asked every fortieth of the steps
-    from half of them on, and four times as often once it is near: by then it may rise by 0.1 in
-    one fortieth.
-    """
-    optimizer = make_optimizer(config)
-    gradient = jax.jit(functools.partial(_gradient, model))
-    apply = jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1))
-    opt_state = jax.jit(optimizer.init)(params)
-    batches = _batches(demonstrations, config)
-    pace = max(config.steps // 160, 1)
-    next_look = config.steps // 2 + pace if score and config.target_pass else config.steps + 1
+    """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others)."""
+    trainer = _Trainer(params, model, config, make_optimizer(config), demonstrations)
     for step in range(1, config.steps + 1):
-        slope, loss = gradient(params, *next(batches))
-        params, opt_state = apply(params, opt_state, slope)
+        loss = trainer.step()
         if step % 10 == 0 or step == config.steps:
             value = float(loss)
             if not np.isfinite(value):
                 raise NonFiniteError(f"warm start: loss {value} at step {step}; lower"
                                      " warm_start.learning_rate")
             progress(step, config.steps, value)
-        if score and step == next_look:
-            passed = score(params)
-            if passed >= config.target_pass:
-                break
-            next_look += pace if passed > config.target_pass - _NEAR else 4 * pace
-    return params
+    return trainer.params
 
 
-def make_optimizer(config: WarmStartConfig) -> optax.GradientTransformation:
-    """Muon on the matrices of the layers, Adam on embeddings and norms, linear decay to zero."""
+def lower(
+    params: decoder.Params,
+    model: ModelConfig,
+    config: WarmStartConfig,
+    demonstrations: list[Demonstration],
+    score: Score,
+) -> decoder.Params:
+    """Imitates a clumsier clerk until `score` has come down to `config.target_pass`.
+
+    Asked every few steps; ends after an eighth of `config.steps` in any case.
+    """
+    trainer = _Trainer(params, model, config, make_optimizer(config, _GENTLE), demonstrations)
+    for step in range(config.steps // 8):
+        if step % _LOOK == 0 and score(trainer.params) <= config.target_pass:
+            break
+        trainer.step()
+    return trainer.params
+
+
+class _Trainer:
+    """Parameters and optimiser over endless batches of demonstrations."""
+
+    def __init__(
+        self,
+        params: decoder.Params,
+        model: ModelConfig,
+        config: WarmStartConfig,
+        optimizer: optax.GradientTransformation,
+        demonstrations: list[Demonstration],
+    ):
+        self.params = jax.tree.map(jnp.copy, params)  # the caller's are not given up
+        self._opt_state = jax.jit(optimizer.init)(params)
+        self._gradient = jax.jit(functools.partial(_gradient, model))
+        self._apply = jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1))
+        self._batches = _batches(demonstrations, config)
+
+    def step(self) -> jax.Array:
+        """One update; the loss before it, in nats per token of the clerk."""
+        slope, loss = self._gradient(self.params, *next(self._batches))
+        self.params, self._opt_state = self._apply(self.params, self._opt_state, slope)
+        return loss
+
+
+def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.GradientTransformation:
+    """Muon on the matrices of the layers, Adam on embeddings and norms.
+
+    share: constant learning rates at this share of their peak; 0: linear decay to nearly zero.
+    """
 
     def schedule(peak: float) -> optax.Schedule:
+        if share:
+            return optax.constant_schedule(share * peak)
         warmup = max(1, min(20, config.steps // 10))
         return optax.warmup_constant_schedule(0.0, peak, warmup) if config.steps < 40 else (
             optax.join_schedules(
