@@ -29,6 +29,7 @@ from tarl_jax.models.cache import empty_cache
 from tarl_jax.presets import sized
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout import programs
+from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.types import Batch
 
 
@@ -120,7 +121,7 @@ def decode(name: str, args: argparse.Namespace, ceiling: float) -> tuple[float, 
     steps = RolloutConfig().max_turn_tokens
     run = jax.jit(
         lambda params, state, room: programs.decode(
-            model, -1, steps, params, state, room, jnp.int32(0), jnp.float32(1)
+            model, Truncation(), -1, steps, params, state, room, jnp.int32(0), jnp.float32(1)
         ),
         donate_argnums=1,
     )
@@ -130,6 +131,7 @@ def decode(name: str, args: argparse.Namespace, ceiling: float) -> tuple[float, 
         lengths=jnp.full(args.slots, args.length - steps - 1, jnp.int32),
         last=jnp.zeros(args.slots, jnp.int32),
         seeds=jnp.arange(args.slots, dtype=jnp.uint32),
+        dropped=jnp.zeros(args.slots, jnp.int32),
     )]
 
     def once() -> Any:

@@ -98,7 +98,7 @@ def report(
     from tarl_jax.mesh import make_mesh, rollout_mesh, row_shards
     from tarl_jax.rl.batching import packed_rows, padded_length
     from tarl_jax.rl.update import Updater
-    from tarl_jax.rollout.engine import Engine
+    from tarl_jax.rollout.compiled import Compiled
 
     devices = topology_devices(topology, slices)
     mesh = make_mesh(config.mesh, devices)
@@ -112,8 +112,8 @@ def report(
     updater = Updater(model, vocab, config.rl, config.rollout.temperature, mesh)
     lowered = updater.lower((rows, length), config.rl.pack)
     if rollout:
-        engine = Engine(model, config.rollout, 0, rollout_mesh(config.mesh, devices))
-        lowered |= engine.lower(vocab, length)
+        programs = Compiled(model, config.rollout, 0, rollout_mesh(config.mesh, devices))
+        lowered |= programs.lower(vocab, length)
     trained, optimizer = (size / 2**30 for size in updater.bytes_per_device())
     resident = {"gradient": optimizer, "apply": 0.0}
     return Report(

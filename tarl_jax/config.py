@@ -140,7 +140,15 @@ class WarmStartConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
-    """Episodes and how they are sampled."""
+    """Episodes and how they are sampled.
+
+    top_k, top_p, min_p: which tokens may be drawn (`rollout/sampling.py`); by default all.
+    in_flight: episodes under way at once, where users are slow; 0: four times the slots.
+    parked: caches of waiting episodes that are kept while others use their slots; the caches of
+      further ones are dropped and made again when the answer has come.
+    share_prefix: the shortest prompt prefix, in tokens, that is copied between episodes instead of
+      computed again; 0: never.
+    """
 
     tasks_per_step: int = 16
     group_size: int = 8
@@ -152,6 +160,12 @@ class RolloutConfig:
     system_prompt: str = "brief"  # "brief": one line; "full": policy text and tool schemas
     slots: int = 128  # episodes on the device at once
     straggler_fraction: float = 0.5  # decode returns to the host when fewer rows still write
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    in_flight: int = 0
+    parked: int = 0
+    share_prefix: int = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +350,11 @@ def _check(c: RunConfig) -> None:
     require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
             "must be above 0: a greedy policy has no log-probabilities to train on")
     require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
+    for where in ("top_k", "in_flight", "parked", "share_prefix"):
+        value = getattr(c.rollout, where)
+        require(value >= 0, f"rollout.{where}", value, "must be at least 0")
+    require(0 < c.rollout.top_p <= 1, "rollout.top_p", c.rollout.top_p,
+            "must be above 0 and at most 1")
     for where, value in (
         ("tasks.forbidden", c.tasks.forbidden),
         ("shop.held_out_fraction", c.shop.held_out_fraction),
@@ -343,6 +362,7 @@ def _check(c: RunConfig) -> None:
         ("tasks.max_idle", c.tasks.max_idle),
         ("warm_start.target_pass", c.warm_start.target_pass),
         ("rollout.straggler_fraction", c.rollout.straggler_fraction),
+        ("rollout.min_p", c.rollout.min_p),
         *((f"warm_start.clerk.{k}", v) for k, v in dataclasses.asdict(c.warm_start.clerk).items()),
     ):
         require(0 <= value <= 1, where, value, "must be between 0 and 1")

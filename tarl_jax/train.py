@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from tarl_jax.rl.batching import (
 )
 from tarl_jax.rl.rewards import trajectory_reward
 from tarl_jax.rl.update import NonFiniteError, TrainState
-from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.engine import Engine, EngineStats
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import open_run_dir, write_json
 from tarl_jax.types import Batch, Trajectory
@@ -109,7 +109,7 @@ class _Run:
         step, state, reference = self._start()
         self.writer = logs.MetricsWriter(self.run_dir, resume_step=step)
         self.view.phase("compiling")
-        self.engine.compile(state.policy)
+        self.engine.programs.compile(state.policy)
         self.updater.compile(state, self._shapes(), self.config.rl.pack)
         base = self._found("base") or self._evaluation("base", 0, state.policy)
         while step < self.config.rl.steps:
@@ -179,8 +179,8 @@ class _Run:
 
     def _warm_score(self, params: Params) -> float:
         """Share of training tasks passed: the first ones, as many as an evaluation has."""
-        if not self.engine.compilations:
-            self.engine.compile(params)
+        if not self.engine.programs.compilations:
+            self.engine.programs.compile(params)
         tasks = self.world.train_tasks[: self.config.eval.tasks]
         # The warm start is shared by runs of every seed: its episodes have a seed of their own.
         seeded = dataclasses.replace(self.config, seed=self.config.warm_start.seed)
@@ -205,11 +205,7 @@ class _Run:
         self.view.phase("update")
         state, losses = self._update(step, state, reference, trajectories, advantages)
         done = time.perf_counter()
-        values |= more | losses | {
-            "rollout/tokens_per_second": stats.tokens_per_second,
-            "rollout/ticks": stats.ticks,
-            "seconds/extend": stats.extend_seconds,
-            "seconds/decode": stats.decode_seconds,
+        values |= more | losses | stats.metrics() | {
             "seconds/rollout": after_rollout - begun,
             "seconds/judge": after_judge - after_rollout,
             "seconds/update": done - after_judge,
@@ -223,7 +219,7 @@ class _Run:
         self.view.update(step, values)
         return state
 
-    def _collect(self, step: int, params: Params) -> tuple[list[Trajectory], Any]:
+    def _collect(self, step: int, params: Params) -> tuple[list[Trajectory], EngineStats]:
         config = self.config.rollout
         episodes = [
             self.world.episode(task, "train", step, trial)
@@ -355,7 +351,7 @@ class _Run:
         return {}
 
     def _compiled(self) -> int:
-        return self.engine.compilations + self.updater.compilations
+        return self.engine.programs.compilations + self.updater.compilations
 
 
 def run_and_report(config: RunConfig) -> None:

@@ -15,6 +15,7 @@ from tarl_jax.mesh import bytes_on_device, make_mesh, rollout_mesh
 from tarl_jax.models import decoder, hugging_face
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.players import Answer
 from tarl_jax.types import Batch
 
 VOCAB, ROWS, LENGTH = 64, 8, 24
@@ -57,15 +58,17 @@ def run(mesh):
 class Script:
     """A dialogue of one answer."""
 
+    outside, shared = False, 3
+
     def __init__(self, seed):
         self.seed, self.ids = seed, []
 
     def start(self):
         return [1, 2, 3, 4 + self.seed]
 
-    def turn(self, ids, log_probs):
-        self.ids += ids
-        return [5, 6] if len(self.ids) < 12 else None
+    def turn(self, turn):
+        self.ids += turn.ids
+        return Answer([5, 6]) if len(self.ids) < 12 else None
 
 
 def sampled(params, config, devices=None):

@@ -8,6 +8,7 @@ import pytest
 
 from tarl_jax.evaluation import behaviour, bootstrap_interval, evaluate, pass_hat_k, summarise
 from tarl_jax.rollout.engine import EngineStats
+from tarl_jax.rollout.players import Turn
 from tarl_jax.types import Call, Segment, Task, Trajectory
 
 # ---- pass^k ---------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ class TransferringEngine:
         for episode in episodes:
             self.seeds.append(episode.seed)
             episode.start()
-            assert episode.turn(ids, [0.0] * len(ids)) is None
+            assert episode.turn(Turn(ids, [0.0] * len(ids), [0.0] * len(ids))) is None
         return EngineStats(episodes=len(episodes))
 
 

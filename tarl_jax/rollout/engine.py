@@ -1,116 +1,127 @@
 """The rollout engine: many dialogues in lockstep on the device, the cache kept from turn to turn.
 
-Each row (slot) holds one dialogue. A tick is: feed the tokens that the environment wrote to the
-rows that have some (`extend`, in chunks of fixed size), then sample until nearly every row has
-ended its turn (`decode`). Rows whose dialogue has ended take the next one, and when none is left
-the batch halves, so that a few long dialogues do not pay for all slots. Shapes come from short
-lists of buckets, all compiled at the first use and never again.
+Each row (slot) holds one dialogue. A tick is: take the answers that have come, feed the tokens that
+the environment wrote to the rows that have some (`extend`, in chunks of fixed size), then sample
+until nearly every row has ended its turn (`decode`). Rows whose dialogue has ended take the next
+one, rows that wait for a slow answer make room, and when none is left the batch halves, so that a
+few long dialogues do not pay for all slots. Shapes come from short lists of buckets, all compiled
+before the first tick and never again.
 
-Sampling is keyed by (episode seed, position): an episode's tokens do not depend on the slot or
-the batch it ran in.
+Sampling is keyed by (episode seed, position): an episode's tokens do not depend on the slot or the
+batch it ran in. With several processes all run the same programs on the same batch; each plays the
+dialogues that it was given (`players.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from tarl_jax.config import ModelConfig, RolloutConfig
-from tarl_jax.mesh import by_rows, place_shapes, round_up, row_shards, sharding, tree_shardings
 from tarl_jax.models import decoder
-from tarl_jax.models.cache import empty_cache
-from tarl_jax.rollout import programs
+from tarl_jax.models.cache import Cache
+from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, grown, length_of
+from tarl_jax.rollout.players import Dialogue, Pending, Players, Turn
 from tarl_jax.rollout.programs import EngineState
+from tarl_jax.rollout.scheduler import Row, Scheduler
 
-# Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
-CHUNKS = ((48, 8), (16, 4))
-SHORTEST = 128  # positions of the smallest cache
-SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
-
-
-class Dialogue(Protocol):
-    """What the engine needs of an episode."""
-
-    seed: int
-
-    def start(self) -> list[int]:
-        """The tokens before the first agent turn."""
-        ...
-
-    def turn(self, ids: list[int], log_probs: list[float]) -> list[int] | None:
-        """Takes a sampled turn; returns the tokens that answer it, or None if it was the last."""
-        ...
+AHEAD = 4  # times the slots: dialogues under way at most, where rollout.in_flight is 0
 
 
 @dataclasses.dataclass
 class EngineStats:
-    """Of one `run`. Seconds are host wall time."""
+    """Of one `run`. Seconds are host wall time.
+
+    Attributes:
+      fed_tokens: forced tokens that went through the model; fewer than `forced_tokens` where
+        prefixes were copied, more where caches were dropped.
+      fed_places: token places of the programs that fed them.
+      row_steps: decode steps times the rows of the batch; `sampled_tokens` of them drew a token.
+      wait_seconds: in which nothing could be written, for want of answers.
+      outside_seconds: that this process's dialogues waited for the outside, added up.
+      unfinished: dialogues of this process that the run's time was too short for.
+    """
 
     episodes: int = 0
     sampled_tokens: int = 0
     forced_tokens: int = 0
+    fed_tokens: int = 0
+    fed_places: int = 0
+    row_steps: int = 0
     ticks: int = 0
     extend_seconds: float = 0.0
     decode_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    outside_seconds: float = 0.0
     host_seconds: float = 0.0
     seconds: float = 0.0
+    unfinished: list[Unfinished] = dataclasses.field(default_factory=list)
 
     @property
     def tokens_per_second(self) -> float:
         return (self.sampled_tokens + self.forced_tokens) / max(self.seconds, 1e-9)
 
+    def metrics(self) -> dict[str, float]:
+        """What a run's metrics hold of it."""
+        return {
+            "rollout/tokens_per_second": self.tokens_per_second,
+            "rollout/fed_per_second": self.fed_tokens / max(self.extend_seconds, 1e-9),
+            "rollout/sampled_per_second": self.sampled_tokens / max(self.decode_seconds, 1e-9),
+            "rollout/slots_used": self.sampled_tokens / max(self.row_steps, 1),
+            "rollout/chunks_filled": self.fed_tokens / max(self.fed_places, 1),
+            "rollout/ticks": float(self.ticks),
+            "rollout/unfinished": float(len(self.unfinished)),
+            "seconds/extend": self.extend_seconds,
+            "seconds/decode": self.decode_seconds,
+            "seconds/wait": self.wait_seconds,
+            "seconds/outside": self.outside_seconds,
+        }
 
-@dataclasses.dataclass
-class _Row:
-    """Host side of a slot."""
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """A dialogue that another run can go on with, under other parameters.
+
+    row: as far as it came; None if it was not begun. answer: what it waits for, if it does.
+    """
 
     episode: Dialogue
-    pending: list[int]  # fed in order; the last one becomes `last`
-    length: int = 0
-    fresh: bool = True  # its seed and length have not been set on the device yet
-    ids: list[int] = dataclasses.field(default_factory=list)  # of the turn being written
-    log_probs: list[float] = dataclasses.field(default_factory=list)
+    row: Row | None
+    answer: Pending | None
+
+
+@dataclasses.dataclass
+class _Run:
+    """What one call of `run` works on."""
+
+    params: decoder.Params
+    scheduler: Scheduler
+    players: Players
+    state: EngineState
+    store: Cache | None
+    queue: list[int]  # dialogues that are not begun, the next one last
+    stats: EngineStats
+    rows: dict[int, Row]  # under way, by index
 
 
 class Engine:
-    """Runs dialogues with one set of parameters at a time; see the module's docstring."""
+    """Runs dialogues with one set of parameters at a time; see the module's docstring.
+
+    Attributes:
+      programs: what runs on the device.
+    """
 
     def __init__(self, model: ModelConfig, config: RolloutConfig, stop_id: int, mesh: Mesh):
-        self._model = model
         self._config = config
-        self._mesh = mesh
-        self._slots = round_up(config.slots, mesh)
-        # Without out_shardings XLA would choose, e.g. a replicated cache, and compile again for it.
-        rows = EngineState(
-            cache=sharding(mesh, "rows", "kv_heads"),
-            lengths=by_rows(mesh), last=by_rows(mesh), seeds=by_rows(mesh),
-        )
-        self._state_shardings = rows
-        self._extend = jax.jit(
-            functools.partial(programs.extend, model), donate_argnums=1, out_shardings=rows
-        )
-        self._decode = jax.jit(
-            functools.partial(programs.decode, model, stop_id, config.max_turn_tokens),
-            donate_argnums=1,
-            out_shardings=(rows, by_rows(mesh)),
-        )
-        self._resize = jax.jit(programs.resize, static_argnums=2, out_shardings=rows)
-        self._unstack = jax.jit(lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
-
-    @property
-    def compilations(self) -> int:
-        """Programs compiled so far."""
-        return sum(f._cache_size() for f in (self._extend, self._decode, self._resize))
+        self.programs = Compiled(model, config, stop_id, mesh)
+        self._under_way = config.in_flight or AHEAD * self.programs.slots
+        self._pool = ThreadPoolExecutor(self._under_way, "dialogue")
 
     def run(
         self,
@@ -118,247 +129,189 @@ class Engine:
         episodes: Sequence[Dialogue],
         temperature: float,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        ended: Callable[[Dialogue], None] | None = None,
+        seconds: float = 0.0,
+        unfinished: Sequence[Unfinished] = (),
     ) -> EngineStats:
-        """Plays all episodes to their end with the stacked `params`.
+        """Plays dialogues with the stacked `params`, until they end or the time is up.
 
-        progress: called after each tick with (episodes ended, episodes in all).
+        Args:
+          progress: called after each tick with (dialogues ended, dialogues in all).
+          ended: called with each dialogue of this process when it has ended.
+          seconds: after which what has not ended is left in the statistics; 0: all are played.
+          unfinished: of an earlier run; played first.
+        Raises: what a dialogue raised.
         """
         begun = time.perf_counter()
-        stats = EngineStats(episodes=len(episodes))
-        params = self._prepare(params)
-        queue = list(reversed(episodes))
-        rows: list[_Row | None] = [None] * min(self._slots, self._bucket_rows(len(episodes)))
-        state = self._empty(len(rows))
-        while queue or any(rows):
-            self._refill(rows, queue, stats)
-            rows, state = self._fit(rows, state, more=bool(queue))
-            state = self._feed(params, rows, state, stats)
-            state = self._sample(params, rows, state, temperature, stats)
+        run = self._begin(params, episodes, unfinished, seconds)
+        while (run.queue or run.scheduler.going) and not run.players.late:
+            self._start_new(run)
+            self._take_answers(run, ended)
+            self._admit(run)
+            if run.scheduler.writing:
+                self._fit(run)
+                self._feed(run)
+                self._sample(run, temperature)
             if progress:
-                going = len(queue) + sum(row is not None for row in rows)
-                progress(len(episodes) - going, len(episodes))
+                progress(run.players.count - len(run.queue) - len(run.rows), run.players.count)
+        stats = run.stats
+        stats.unfinished = self._leave(run)
         stats.seconds = time.perf_counter() - begun
-        stats.host_seconds = stats.seconds - stats.extend_seconds - stats.decode_seconds
+        stats.outside_seconds = run.players.outside_seconds
+        stats.host_seconds = (
+            stats.seconds - stats.extend_seconds - stats.decode_seconds - stats.wait_seconds
+        )
         return stats
 
-    def compile(self, params: decoder.Params) -> None:
-        """Compiles every program that any dialogues can need, so that no run compiles later."""
-        params = self._prepare(params)
-        sizes = [self._slots]
-        while (smaller := self._bucket_rows(sizes[-1] // 2)) < sizes[-1]:
-            sizes.append(smaller)
-        lengths = [SHORTEST]
-        while lengths[-1] < self._config.max_episode_tokens:
-            lengths.append(_grown(lengths[-1]))
-        shapes = [(n, s) for n in sizes for s in lengths]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            # The list collects what a thread raised.
-            list(pool.map(lambda s: self._compile_shape(params, s, sizes, lengths), shapes))
+    # ---- one tick ---------------------------------------------------------------------------
 
-    def _compile_shape(
+    def _begin(
         self,
         params: decoder.Params,
-        shape: tuple[int, int],
-        sizes: list[int],
-        lengths: list[int],
-    ) -> None:
-        """Runs every program once at one shape (rows, positions) of the state."""
-        size, length = shape
-        state = self._empty(size, length)
-        if length < lengths[-1]:
-            self._resize(state, np.arange(size, dtype=np.int32), _grown(length))
-        if size > sizes[-1]:
-            self._resize(state, np.arange(size // 2, dtype=np.int32), length)
-        for columns, share in CHUNKS:
-            chunk = (max(size // share, row_shards(self._mesh)), columns)
-            state = self._feed_chunk(params, size, state, [], chunk)
-        self._decode(params, state, np.zeros(size, np.int32), np.int32(0), np.float32(1))
-
-    def lower(self, vocab_size: int, length: int) -> dict[str, Any]:
-        """The programs at full batch and a cache of `length`, lowered but not compiled.
-
-        Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
-        """
-        shapes = jax.eval_shape(
-            lambda: decoder.unstack(decoder.cast(
-                decoder.init_params(self._model, vocab_size, jax.random.key(0)), self._model.dtype
-            ))
+        episodes: Sequence[Dialogue],
+        unfinished: Sequence[Unfinished],
+        seconds: float,
+    ) -> _Run:
+        players = Players([u.episode for u in unfinished] + list(episodes), self._pool, seconds)
+        size = self.programs.bucket_rows(players.count)
+        share, parked = self._config.share_prefix, self._config.parked
+        run = _Run(
+            params=self.programs.prepare(params),
+            scheduler=Scheduler(size, parked, PREFIXES if share else 0, share),
+            players=players,
+            state=self.programs.empty(size),
+            store=self.programs.empty_store(),
+            queue=list(range(players.count))[::-1],
+            stats=EngineStats(episodes=players.count),
+            rows={},
         )
-        params = place_shapes(shapes, tree_shardings(self._mesh, decoder.logical_axes(shapes)))
-        rows, cache = by_rows(self._mesh), self._state_shardings.cache
-        state = jax.eval_shape(lambda: self._zeros(self._slots, length))
-        state = place_shapes(state, EngineState(
-            jax.tree.map(lambda _: cache, state.cache), rows, rows, rows
-        ))
+        for index, left in enumerate(unfinished):
+            if left.row is not None:
+                run.queue.remove(index)
+                row = dataclasses.replace(
+                    left.row, index=index, fed=0, slot=None, place=None, blocks=[]
+                )
+                run.rows[index] = row
+                run.scheduler.begin(row)
+                if left.answer is not None:
+                    players.resume(index, left.answer)
+        return run
 
-        def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=rows if shape else None)
+    def _start_new(self, run: _Run) -> None:
+        """Begins as many dialogues as there are slots that no row wants."""
+        for _ in range(min(run.scheduler.free_slots(), self._under_way - len(run.rows))):
+            if not run.queue:
+                break
+            index = run.queue.pop()
+            players = run.players
+            row = Row(index, players.seeds[index], shared=players.shared[index])
+            run.rows[index] = row
+            run.scheduler.begin(row)
+            players.start(index)
 
-        columns, share = CHUNKS[0]
-        places = max(self._slots // share, row_shards(self._mesh))
-        one = array(places)
-        return {
-            "prefill": self._extend.lower(
-                params, state, one, array(places, columns), one, one,
-                array(places, dtype=jnp.bool), array(places, dtype=jnp.uint32),
-            ),
-            "decode": self._decode.lower(
-                params, state, array(self._slots), array(), array(dtype=jnp.float32)
-            ),
-        }
+    def _take_answers(self, run: _Run, ended: Callable[[Dialogue], None] | None) -> None:
+        begun = time.perf_counter()
+        idle = not run.scheduler.writing and not run.scheduler.ready
+        for index, answer in run.players.arrived(block=idle):
+            row = run.rows[index]
+            if answer is not None:
+                run.stats.forced_tokens += len(answer.tokens)
+                run.scheduler.answered(row, answer.tokens, answer.keep)
+                continue
+            run.scheduler.ended(row)
+            del run.rows[index]
+            episode = run.players.episode(index)
+            if ended and episode is not None:
+                ended(episode)
+        if idle:
+            run.stats.wait_seconds += time.perf_counter() - begun
 
-    def _prepare(self, params: decoder.Params) -> decoder.Params:
-        """The stacked parameters of training as decoding takes them, on the engine's mesh."""
-        params = self._unstack(params)
-        axes = decoder.logical_axes(params)
-        return jax.device_put(params, tree_shardings(self._mesh, axes))
+    def _admit(self, run: _Run) -> None:
+        moves = run.scheduler.admit()
+        run.store = self.programs.park(run.state, run.store, moves.park)
+        run.state = self.programs.unpark(run.state, run.store, moves.unpark)
 
-    def _bucket_rows(self, wanted: int) -> int:
-        """The smallest batch that holds `wanted` rows: the slots, halved as often as allowed."""
-        size, floor = self._slots, max(self._slots // SHRINK_LIMIT, row_shards(self._mesh))
-        while size // 2 >= max(wanted, floor) and (size // 2) % row_shards(self._mesh) == 0:
-            size //= 2
-        return size
-
-    def _empty(self, rows: int, length: int = SHORTEST) -> EngineState:
-        return jax.device_put(self._zeros(rows, length), self._state_shardings)
-
-    def _zeros(self, rows: int, length: int) -> EngineState:
-        return EngineState(
-            cache=empty_cache(self._model, rows, length),
-            lengths=jnp.zeros(rows, jnp.int32),
-            last=jnp.zeros(rows, jnp.int32),
-            seeds=jnp.zeros(rows, jnp.uint32),
-        )
-
-    def _refill(self, rows: list[_Row | None], queue: list[Dialogue], stats: EngineStats) -> None:
-        for slot, row in enumerate(rows):
-            if row is None and queue:
-                episode = queue.pop()
-                prompt = episode.start()
-                stats.forced_tokens += len(prompt)
-                rows[slot] = _Row(episode, prompt)
-
-    def _fit(
-        self, rows: list[_Row | None], state: EngineState, more: bool
-    ) -> tuple[list[_Row | None], EngineState]:
+    def _fit(self, run: _Run) -> None:
         """Halves the batch where it is mostly idle; grows the cache where a row may outgrow it."""
-        busy = [slot for slot, row in enumerate(rows) if row is not None]
-        size = len(rows) if more else min(len(rows), self._bucket_rows(len(busy)))
+        scheduler = run.scheduler
+        size = len(scheduler.slots)
+        if not run.queue and scheduler.all_in_slots:
+            size = min(size, self.programs.bucket_rows(len(scheduler.in_slots)))
+        while len(scheduler.slots) > size:
+            slots = scheduler.shrink(len(scheduler.slots) // 2)
+            run.state = self.programs.keep(run.state, slots)
         limit = self._config.max_turn_tokens
-        need = max(
-            row.length + len(row.pending) + limit - len(row.ids) for row in rows if row is not None
-        )
-        while len(rows) > size:
-            idle = [slot for slot, row in enumerate(rows) if row is None]
-            keep = (busy + idle)[: len(rows) // 2]
-            state = self._resize(state, np.array(keep, np.int32), _length(state))
-            rows = [rows[slot] for slot in keep]
-            busy = [slot for slot, row in enumerate(rows) if row is not None]
-        while _length(state) < need:
-            everyone = np.arange(len(rows), dtype=np.int32)
-            state = self._resize(state, everyone, _grown(_length(state)))
-        return rows, state
+        need = max(len(row.tokens) - 1 + limit - row.written for row in scheduler.writing)
+        while length_of(run.state) < need:
+            length = grown(length_of(run.state))
+            run.state, run.store = self.programs.lengthen(run.state, run.store, length)
 
-    def _feed(
-        self,
-        params: decoder.Params,
-        rows: list[_Row | None],
-        state: EngineState,
-        stats: EngineStats,
-    ) -> EngineState:
+    def _feed(self, run: _Run) -> None:
         """Feeds all pending tokens but each row's last, which sampling feeds."""
         begun = time.perf_counter()
-        waiting = _longest_first(
-            (slot, row) for slot, row in enumerate(rows) if row is not None and row.pending
-        )
-        while waiting:
-            longest = len(waiting[0][1].pending) - 1
-            # The smallest program that feeds the longest in one go; shorter ones fill it up.
-            columns, share = next((c for c in reversed(CHUNKS) if c[0] >= longest), CHUNKS[0])
-            places = max(len(rows) // share, row_shards(self._mesh))
-            chosen, waiting = waiting[:places], waiting[places:]
-            state = self._feed_chunk(params, len(rows), state, chosen, (places, columns))
-            waiting = _longest_first([one for one in chosen if one[1].pending] + waiting)
-        jax.block_until_ready(state.lengths)
+        programs, stats, batch = self.programs, run.stats, batch_of(run.state)
+        for part in run.scheduler.rounds():
+            run.state = programs.share(run.state, part.from_slots)
+            run.state = programs.unpark(run.state, run.store, part.from_store)
+            waiting = _longest_first(part.rows)
+            while waiting:
+                longest = waiting[0].pending
+                # The smallest program that feeds the longest in one go; shorter ones fill it up.
+                columns, share = next(
+                    (c for c in reversed(programs.chunks) if c[0] >= longest), programs.chunks[0]
+                )
+                places = programs.places(batch, share)
+                chosen, waiting = waiting[:places], waiting[places:]
+                before = sum(row.fed for row in chosen)
+                run.state = programs.extend(run.params, run.state, chosen, (places, columns))
+                stats.fed_tokens += sum(row.fed for row in chosen) - before
+                stats.fed_places += places * columns
+                waiting = _longest_first([row for row in chosen if row.pending] + waiting)
+            run.store = programs.park(run.state, run.store, part.keep)
+        jax.block_until_ready(run.state.lengths)
         stats.extend_seconds += time.perf_counter() - begun
-        return state
 
-    def _feed_chunk(
-        self,
-        params: decoder.Params,
-        batch: int,
-        state: EngineState,
-        chosen: list[tuple[int, _Row]],
-        shape: tuple[int, int],
-    ) -> EngineState:
-        """Feeds up to a chunk of the chosen slots' pending tokens, all but each one's last."""
-        places, columns = shape
-        slots = np.full(places, batch, np.int32)  # beyond the batch: a filler
-        tokens = np.zeros(shape, np.int32)
-        used, last = np.zeros(places, np.int32), np.zeros(places, np.int32)
-        fresh, seeds = np.zeros(places, bool), np.zeros(places, np.uint32)
-        for place, (slot, row) in enumerate(chosen):
-            part = row.pending[:-1][:columns]
-            slots[place], used[place], last[place] = slot, len(part), row.pending[-1]
-            tokens[place, : len(part)] = part
-            fresh[place], seeds[place] = row.fresh, row.episode.seed
-            row.pending = row.pending[len(part):] if len(part) < len(row.pending) - 1 else []
-            row.length += len(part)
-            row.fresh = False
-        return self._extend(params, state, slots, tokens, used, last, fresh, seeds)
-
-    def _sample(
-        self,
-        params: decoder.Params,
-        rows: list[_Row | None],
-        state: EngineState,
-        temperature: float,
-        stats: EngineStats,
-    ) -> EngineState:
+    def _sample(self, run: _Run, temperature: float) -> None:
         begun = time.perf_counter()
-        limit = self._config.max_turn_tokens
-        room = np.array([limit - len(row.ids) if row else 0 for row in rows], np.int32)
-        patience = int(self._config.straggler_fraction * np.count_nonzero(room))
-        state, out = self._decode(
-            params, state, room, np.int32(patience), np.float32(temperature)
+        limit, slots = self._config.max_turn_tokens, run.scheduler.slots
+        writing = run.scheduler.writing
+        room = np.zeros(len(slots), np.int32)
+        for row in writing:
+            room[row.slot] = limit - row.written
+        patience = int(self._config.straggler_fraction * len(writing))
+        run.state, out = self.programs.decode(
+            run.params, run.state, room, patience, temperature
         )
-        tokens, log_probs, counts, ended = jax.device_get(out)
+        stats = run.stats
         stats.decode_seconds += time.perf_counter() - begun
         stats.ticks += 1
-        for slot, row in enumerate(rows):
-            if row is None:
-                continue
-            n = int(counts[slot])
-            row.length += n
-            row.ids += tokens[slot, :n].tolist()
-            row.log_probs += log_probs[slot, :n].tolist()
-            stats.sampled_tokens += n
-            if ended[slot] and not self._end_turn(row, stats):
-                rows[slot] = None
-        return state
+        stats.row_steps += int(out.counts.max()) * len(slots)
+        stats.sampled_tokens += int(out.counts.sum())
+        for row in writing:
+            slot = row.slot
+            n = int(out.counts[slot])
+            row.tokens += out.tokens[slot, :n].tolist()
+            row.fed += n
+            row.written += n
+            row.log_probs += out.log_probs[slot, :n].tolist()
+            row.drawn_log_probs += out.drawn_log_probs[slot, :n].tolist()
+            if out.ended[slot]:
+                row.asking = True
+                turn = Turn(row.tokens[-row.written :], row.log_probs, row.drawn_log_probs)
+                run.players.turn(row.index, turn)
 
-    def _end_turn(self, row: _Row, stats: EngineStats) -> bool:
-        """Returns whether the dialogue goes on."""
-        answer = row.episode.turn(row.ids, row.log_probs)
-        if answer is None:
-            return False
-        stats.forced_tokens += len(answer)
-        row.pending = [row.ids[-1], *answer]
-        row.ids, row.log_probs = [], []
-        return True
-
-
-def _longest_first(waiting: Iterable[tuple[int, _Row]]) -> list[tuple[int, _Row]]:
-    """The (slot, row) pairs, those with the most pending tokens first."""
-    return sorted(waiting, key=lambda one: -len(one[1].pending))
+    def _leave(self, run: _Run) -> list[Unfinished]:
+        """What has not ended, in the order of the run."""
+        left: list[Unfinished] = []
+        for index in sorted({*run.rows, *run.queue}):
+            episode = run.players.episode(index)
+            if episode is not None:
+                row, answer = run.rows.get(index), run.players.waiting.get(index)
+                left.append(Unfinished(episode, row, answer))
+        return left
 
 
-def _grown(length: int) -> int:
-    """The next size of a cache: few sizes, and at most twice as large as needed."""
-    return length + SHORTEST if length < 4 * SHORTEST else 2 * length
-
-
-def _length(state: EngineState) -> int:
-    """Positions that the cache has room for."""
-    return state.cache[0]["k"].shape[2]
+def _longest_first(rows: Sequence[Row]) -> list[Row]:
+    """Those with the most pending tokens first."""
+    return sorted(rows, key=lambda row: -row.pending)

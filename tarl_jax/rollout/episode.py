@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from tarl_jax.config import RolloutConfig
+from tarl_jax.rollout.players import Answer, Turn
 from tarl_jax.sandbox.dialogue import Dialogue, Malformed
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.user import ScriptedUser
@@ -19,6 +20,8 @@ class Episode:
     seed: of the user's phrasing and of the sampling.
     system: the system turn, the same for all episodes: its text and its tokens.
     """
+
+    outside = False  # the scripted user answers at once
 
     def __init__(
         self, task: Task, seed: int, domain: Domain, chat: Chat, config: RolloutConfig,
@@ -39,6 +42,7 @@ class Episode:
         self._turn = 0
         self._stop_reason: str | None = None
         self._begun = time.perf_counter()
+        self.shared = len(system[1])
 
     def start(self) -> list[int]:
         """The system turn and the user's opening. Raises ValueError if they leave no room."""
@@ -54,13 +58,14 @@ class Episode:
             )
         return [t for s in self._segments for t in s.token_ids]
 
-    def turn(self, ids: list[int], log_probs: list[float]) -> list[int] | None:
-        """Plays one sampled turn; returns the forced tokens that follow, None at the end."""
+    def turn(self, turn: Turn) -> Answer | None:
+        """Plays one sampled turn; returns what follows, None at the end."""
+        ids = turn.ids
         text, action = self._chat.read(ids)
         call = action if isinstance(action, Call) else None
         info = {"malformed": action.reason} if isinstance(action, Malformed) else {}
-        self._add(Segment("agent", list(ids), [True] * len(ids), list(log_probs), self._turn, text,
-                          call, info))
+        self._add(Segment("agent", ids, [True] * len(ids), turn.log_probs, self._turn, text, call,
+                          info))
         observation = self._dialogue.act(action)
         render = self._chat.tool if observation.role == "tool" else self._chat.user
         forced = render(observation.text)
@@ -80,7 +85,7 @@ class Episode:
             self._tokens -= len(segment.token_ids)
             segment.token_ids, segment.sampled, segment.log_probs = [], [], []
             return None
-        return forced
+        return Answer(forced)
 
     def trajectory(self) -> Trajectory:
         """The finished record, verified. Raises RuntimeError while the episode still runs."""

@@ -1,4 +1,4 @@
-"""The engine's device programs: feed forced tokens, sample, resize. All shapes are static."""
+"""The engine's device programs: feed forced tokens, sample, move caches. All shapes are static."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache
 from tarl_jax.models.cache import resize as resize_cache
-from tarl_jax.rollout.sampling import sample
+from tarl_jax.rollout.sampling import Truncation, sample
 
 
 @struct.dataclass
@@ -23,42 +23,83 @@ class EngineState:
       lengths: int32 [B]; tokens of each row in the cache.
       last: int32 [B]; each row's newest token, which is not in the cache yet.
       seeds: uint32 [B]; of each row's episode.
+      dropped: int32 [B]; tokens that have left each row's context. A token is drawn with the key
+        (seed, its position + dropped), so that no key is used twice.
     """
 
     cache: Cache
     lengths: jax.Array
     last: jax.Array
     seeds: jax.Array
+    dropped: jax.Array
+
+
+@struct.dataclass
+class Chunk:
+    """Forced tokens for some slots.
+
+    Attributes:
+      slots: int32 [B]; a slot beyond the batch marks a filler.
+      tokens: int32 [B, C].
+      start: int32 [B]; where they go in the cache.
+      used: int32 [B]; how many of them count.
+      last: int32 [B]; the slot's newest token, which is not fed.
+      seeds: uint32 [B].
+      dropped: int32 [B].
+    """
+
+    slots: jax.Array
+    tokens: jax.Array
+    start: jax.Array
+    used: jax.Array
+    last: jax.Array
+    seeds: jax.Array
+    dropped: jax.Array
 
 
 def extend(
-    model: ModelConfig,
-    params: decoder.Params,
-    state: EngineState,
-    slots: jax.Array,
-    tokens: jax.Array,
-    used: jax.Array,
-    last: jax.Array,
-    fresh: jax.Array,
-    seeds: jax.Array,
+    model: ModelConfig, params: decoder.Params, state: EngineState, chunk: Chunk
 ) -> EngineState:
-    """Writes `used` of the `tokens` [B, C] behind what the cache holds of `slots`.
+    """Feeds a chunk: the tokens enter the cache, and the rows are as the chunk says."""
+    _, cache = decoder.cached_step(
+        params, model, state.cache, chunk.tokens, chunk.start, chunk.slots
+    )
 
-    A fresh slot starts over at position 0 with a new seed; `last` becomes the slot's newest token.
-    """
-    start = jnp.where(fresh, 0, state.lengths.at[slots].get(mode="clip"))
-    _, cache = decoder.cached_step(params, model, state.cache, tokens, start, slots)
-    kept_seeds = state.seeds.at[slots].get(mode="clip")
+    def put(values: jax.Array, new: jax.Array) -> jax.Array:
+        return values.at[chunk.slots].set(new, mode="drop")
+
     return EngineState(
         cache=cache,
-        lengths=state.lengths.at[slots].set(start + used, mode="drop"),
-        last=state.last.at[slots].set(last, mode="drop"),
-        seeds=state.seeds.at[slots].set(jnp.where(fresh, seeds, kept_seeds), mode="drop"),
+        lengths=put(state.lengths, chunk.start + chunk.used),
+        last=put(state.last, chunk.last),
+        seeds=put(state.seeds, chunk.seeds),
+        dropped=put(state.dropped, chunk.dropped),
     )
+
+
+@struct.dataclass
+class Written:
+    """What a call of `decode` sampled.
+
+    Attributes:
+      tokens: int32 [B, T]; from the left.
+      log_probs: float32 [B, T]; of softmax(scores / temperature).
+      drawn_log_probs: float32 [B, T]; of the distribution that was drawn from, the same where
+        nothing was cut off.
+      counts: int32 [B]; tokens of each row.
+      ended: bool [B]; whether the row's turn is over.
+    """
+
+    tokens: jax.Array
+    log_probs: jax.Array
+    drawn_log_probs: jax.Array
+    counts: jax.Array
+    ended: jax.Array
 
 
 def decode(
     model: ModelConfig,
+    truncation: Truncation,
     stop_id: int,
     limit: int,
     params: decoder.Params,
@@ -66,50 +107,54 @@ def decode(
     room: jax.Array,
     patience: jax.Array,
     temperature: jax.Array,
-) -> tuple[EngineState, tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
-    """Samples up to `room` tokens per row, until at most `patience` rows still write.
-
-    Returns the state and (tokens [B, T], their log-probs [B, T], counts [B], turn ended [B]).
-    """
+) -> tuple[EngineState, Written]:
+    """Samples up to `room` [B] tokens per row, until at most `patience` rows still write."""
     rows = jnp.arange(room.shape[0])
     keys = jax.vmap(jax.random.key)(state.seeds)
 
     def going(carry):
-        step, _, writing, *_ = carry
+        step, _, writing, _ = carry
         running = jnp.sum(writing)
         return (step < limit) & (running > 0) & ((running > patience) | (step == 0))
 
     def step_once(carry):
-        step, state, writing, tokens, log_probs, counts = carry
+        step, state, writing, out = carry
         hidden, cache = decoder.cached_step(
             params, model, state.cache, state.last[:, None], state.lengths
         )
-        token, log_prob = sample(
-            decoder.logits(params, hidden[:, 0]), keys, state.lengths, temperature
+        token, log_prob, drawn = sample(
+            decoder.logits(params, hidden[:, 0]), keys, state.lengths + state.dropped,
+            temperature, truncation,
         )
-        column = jnp.where(writing, counts, limit)
-        tokens = tokens.at[rows, column].set(token, mode="drop")
-        log_probs = log_probs.at[rows, column].set(log_prob, mode="drop")
-        counts = counts + writing
+        column = jnp.where(writing, out.counts, limit)
+
+        def put(values: jax.Array, new: jax.Array) -> jax.Array:
+            return values.at[rows, column].set(new, mode="drop")
+
+        out = out.replace(
+            tokens=put(out.tokens, token),
+            log_probs=put(out.log_probs, log_prob),
+            drawn_log_probs=put(out.drawn_log_probs, drawn),
+            counts=out.counts + writing,
+        )
         state = state.replace(
             cache=cache,
             lengths=state.lengths + writing,
             last=jnp.where(writing, token, state.last),
         )
-        writing = writing & (token != stop_id) & (counts < room)
-        return step + 1, state, writing, tokens, log_probs, counts
+        writing = writing & (token != stop_id) & (out.counts < room)
+        return step + 1, state, writing, out
 
     shape = (room.shape[0], limit)
-    carry = (
-        0,
-        state,
-        room > 0,
-        jnp.zeros(shape, jnp.int32),
-        jnp.zeros(shape, jnp.float32),
-        jnp.zeros(shape[0], jnp.int32),
+    out = Written(
+        tokens=jnp.zeros(shape, jnp.int32),
+        log_probs=jnp.zeros(shape, jnp.float32),
+        drawn_log_probs=jnp.zeros(shape, jnp.float32),
+        counts=jnp.zeros(shape[0], jnp.int32),
+        ended=jnp.zeros(shape[0], jnp.bool),
     )
-    _, state, writing, tokens, log_probs, counts = lax.while_loop(going, step_once, carry)
-    return state, (tokens, log_probs, counts, ~writing)
+    _, state, writing, out = lax.while_loop(going, step_once, (0, state, room > 0, out))
+    return state, out.replace(ended=~writing)
 
 
 def resize(state: EngineState, keep: jax.Array, length: int) -> EngineState:
@@ -119,4 +164,25 @@ def resize(state: EngineState, keep: jax.Array, length: int) -> EngineState:
         lengths=state.lengths[keep],
         last=state.last[keep],
         seeds=state.seeds[keep],
+        dropped=state.dropped[keep],
     )
+
+
+def move(target: Cache, source: Cache, pairs: jax.Array) -> Cache:
+    """`target` with rows of `source`: pairs [B, 2] of (from, to); beyond the target: a filler."""
+
+    def put(into: jax.Array, out_of: jax.Array) -> jax.Array:
+        rows = out_of.at[pairs[:, 0]].get(mode="clip")
+        return into.at[pairs[:, 1]].set(rows, mode="drop")
+
+    return jax.tree.map(put, target, source)
+
+
+def move_within(cache: Cache, pairs: jax.Array) -> Cache:
+    """`move` from a cache to itself; no row is both taken from and put to."""
+    return move(cache, cache, pairs)
+
+
+def lengthen(cache: Cache, length: int) -> Cache:
+    """The cache with room for `length` positions."""
+    return resize_cache(cache, jnp.arange(cache[0]["k"].shape[0]), length)

@@ -14,6 +14,7 @@ from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.mesh import make_mesh
 from tarl_jax.models import decoder
 from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.players import Answer, Turn
 
 VOCAB, STOP = 10, 3  # few tokens, so that many turns end before the limit
 LONGEST = 512  # tokens of a dialogue
@@ -26,6 +27,8 @@ TEMPERATURE = 1.5
 
 class Scripted:
     """A dialogue that answers with random tokens; keeps what it was given, like an episode."""
+
+    outside, shared = False, 0
 
     def __init__(self, seed: int, prompt: int, answers: list[int]):
         rng = np.random.default_rng(seed)
@@ -42,10 +45,10 @@ class Scripted:
     def start(self) -> list[int]:
         return list(self.prompt)
 
-    def turn(self, ids: list[int], log_probs: list[float]) -> list[int] | None:
-        self.turns.append((list(ids), list(log_probs)))
+    def turn(self, turn: Turn) -> Answer | None:
+        self.turns.append((list(turn.ids), list(turn.log_probs)))
         done = len(self.turns) > len(self.answers)
-        return None if done else list(self.answers[len(self.turns) - 1])
+        return None if done else Answer(list(self.answers[len(self.turns) - 1]))
 
     @property
     def sampled_ids(self) -> list[list[int]]:
@@ -74,7 +77,7 @@ def params(random_params):
 def engine(params):
     """Compiled before the first dialogue, as in a run."""
     engine = Engine(MODEL, CONFIG, STOP, make_mesh())
-    engine.compile(params)
+    engine.programs.compile(params)
     return engine
 
 
@@ -104,9 +107,9 @@ def play_plainly(params, episode: Scripted, temperature: float) -> Scripted:
     """The same dialogue, alone, without a cache."""
     twin = Scripted(episode.seed, 1, [])
     twin.prompt, twin.answers = episode.prompt, episode.answers
-    sequence, answer = twin.start(), []
+    sequence, answer = twin.start(), Answer([])
     while answer is not None:
-        sequence += answer
+        sequence += answer.tokens
         ids: list[int] = []
         while len(ids) < CONFIG.max_turn_tokens and STOP not in ids:
             tokens = np.zeros(LONGEST, np.int32)
@@ -114,7 +117,7 @@ def play_plainly(params, episode: Scripted, temperature: float) -> Scripted:
             seed, length = np.uint32(episode.seed), len(sequence) + len(ids)
             ids.append(int(next_token(params, tokens, length, seed, temperature)))
         sequence += ids
-        answer = twin.turn(ids, [0.0] * len(ids))
+        answer = twin.turn(Turn(ids, [0.0] * len(ids), [0.0] * len(ids)))
     return twin
 
 
@@ -226,19 +229,19 @@ def test_progress_reaches_the_end(engine, params):
 class UntilFull(Scripted):
     """Goes on for as long as another turn fits, as an episode does; the last one just fits."""
 
-    def turn(self, ids, log_probs):
-        self.turns.append((list(ids), list(log_probs)))
+    def turn(self, turn):
+        self.turns.append((list(turn.ids), list(turn.log_probs)))
         rng = np.random.default_rng([self.seed, len(self.turns)])
         room = LONGEST - CONFIG.max_turn_tokens - len(self.sequence()[0])
         if room <= 0:
             return None
         answer = rng.integers(0, VOCAB, room if room < 80 else rng.integers(1, 30)).tolist()
         self.answers.append(answer)
-        return answer
+        return Answer(answer)
 
 
 def test_nothing_compiles_after_compile(engine, params):
-    before = engine.compilations
+    before = engine.programs.compilations
     assert before > 0
     # More dialogues than slots; at the end a few long ones, so that the batch shrinks; caches
     # that grow; rows that stop in the middle of a turn.
@@ -246,16 +249,16 @@ def test_nothing_compiles_after_compile(engine, params):
     engine.run(params, [Scripted.random(s) for s in range(3)], 0.7)
     short = [Scripted(s, 5, []) for s in range(30)]
     engine.run(params, [*short, Scripted(99, 120, [60] * 5)], 1.0)
-    assert engine.compilations == before
+    assert engine.programs.compilations == before
 
 
 def test_nothing_compiles_for_dialogues_as_long_as_allowed(engine, params):
-    before = engine.compilations
+    before = engine.programs.compilations
     episodes = [UntilFull(s, 100, []) for s in range(24)]
     engine.run(params, episodes, TEMPERATURE)
     lengths = [len(e.sequence()[0]) for e in episodes]
     assert LONGEST - CONFIG.max_turn_tokens < min(lengths) and max(lengths) == LONGEST
-    assert engine.compilations == before
+    assert engine.programs.compilations == before
 
 
 # ---- sampling -------------------------------------------------------------------------------

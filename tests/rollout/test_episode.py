@@ -7,6 +7,7 @@ import pytest
 
 from tarl_jax.config import RolloutConfig
 from tarl_jax.rollout.episode import Episode
+from tarl_jax.rollout.players import Turn
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.user import ScriptedUser
@@ -40,10 +41,10 @@ class Wire:
         self.ids += ids
         self.sampled += [True] * len(ids)
         self.log_probs += log_probs
-        answer = self.episode.turn(list(ids), list(log_probs))
+        answer = self.episode.turn(Turn(list(ids), list(log_probs), list(log_probs)))
         self.ended = answer is None
-        self.force(answer or [])
-        return answer
+        self.force(answer.tokens if answer else [])
+        return answer and answer.tokens
 
     def say(self, action: Call | str) -> list[int] | None:
         return self.turn(self.chat.agent(action))

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tarl_jax.rollout.sampling import sample
+from tarl_jax.rollout.sampling import Truncation, sample
 
 
-def draws(scores, count, temperature=1.0, seed=0, vary="position"):
-    """`count` tokens drawn from one row of scores, and the log-probs said of them."""
+def draws(scores, count, temperature=1.0, seed=0, vary="position", **truncation):
+    """`count` tokens drawn from one row of scores, and both log-probs said of them."""
     rows = jnp.broadcast_to(jnp.asarray(scores, jnp.float32), (count, len(scores)))
     number, constant = jnp.arange(count, dtype=jnp.uint32), jnp.full(count, seed, jnp.uint32)
     seeds, positions = (constant, number) if vary == "position" else (number, constant)
     keys = jax.vmap(jax.random.key)(seeds)
-    out = jax.jit(sample)(rows, keys, positions, jnp.float32(temperature))
+    out = jax.jit(sample, static_argnums=4)(
+        rows, keys, positions, jnp.float32(temperature), Truncation(**truncation)
+    )
     return tuple(np.asarray(x) for x in out)
 
 
@@ -26,7 +28,7 @@ def test_draws_follow_the_distribution(vocab, temperature, vary):
     scores = np.random.default_rng(vocab).normal(size=vocab)
     p = np.exp(scores / temperature)
     p /= p.sum()
-    tokens, log_probs = draws(scores, count, temperature, vary=vary)
+    tokens, log_probs, _ = draws(scores, count, temperature, vary=vary)
     np.testing.assert_allclose(log_probs, np.log(p)[tokens], rtol=1e-4, atol=1e-5)
     counts = np.bincount(tokens, minlength=vocab)
     assert scipy.stats.chisquare(counts, p * count).pvalue > 1e-3
@@ -35,7 +37,7 @@ def test_draws_follow_the_distribution(vocab, temperature, vary):
 def test_a_token_without_probability_is_never_drawn():
     scores = np.full(300, -np.inf)
     scores[[0, 127, 128, 200, 299]] = 0.0
-    tokens, log_probs = draws(scores, 20_000)
+    tokens, log_probs, _ = draws(scores, 20_000)
     assert set(tokens.tolist()) == {0, 127, 128, 200, 299}
     np.testing.assert_allclose(log_probs, -np.log(5), rtol=1e-5)
 
@@ -44,15 +46,55 @@ def test_a_token_without_probability_is_never_drawn():
 def test_a_certain_token_is_always_drawn(only):
     scores = np.zeros(300)
     scores[only] = 200.0
-    tokens, log_probs = draws(scores, 2000)
+    tokens, log_probs, _ = draws(scores, 2000)
     assert (tokens == only).all()
     np.testing.assert_allclose(log_probs, 0.0, atol=1e-6)
 
 
 def test_draws_depend_on_key_and_position_alone():
     scores = np.random.default_rng(0).normal(size=400)
-    tokens, _ = draws(scores, 50)
-    again, _ = draws(scores, 30)
+    tokens, *_ = draws(scores, 50)
+    again, *_ = draws(scores, 30)
     np.testing.assert_array_equal(tokens[:30], again)
-    other, _ = draws(scores, 50, seed=1)
+    other, *_ = draws(scores, 50, seed=1)
     assert (tokens != other).mean() > 0.8
+
+
+P = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
+
+
+@pytest.mark.parametrize("truncation, kept", [
+    ({"top_k": 2}, 2),
+    ({"top_k": 6}, 6),
+    ({"top_k": 1}, 1),
+    ({"top_p": 0.5}, 2),  # 0.4 alone is too little
+    ({"top_p": 0.64}, 2),
+    ({"top_p": 0.7}, 3),
+    ({"top_p": 1e-6}, 1),  # one always stays
+    ({"min_p": 0.3}, 3),  # at least 0.12
+    ({"min_p": 1.0}, 1),
+    ({"top_k": 4, "top_p": 0.8}, 3),  # of 0.9: 0.444 + 0.278 = 0.722 is too little
+    ({"top_k": 3, "min_p": 0.5}, 2),
+], ids=str)
+def test_only_what_is_left_is_drawn(truncation, kept):
+    order = np.random.default_rng(1).permutation(len(P))
+    tokens, log_probs, drawn = draws(np.log(P)[order], 20_000, **truncation)
+    p = P[order]
+    left = np.isin(np.arange(len(P)), np.argsort(-p)[:kept])
+    q = np.where(left, p, 0) / p[left].sum()
+    assert set(tokens.tolist()) == set(np.flatnonzero(left).tolist())
+    np.testing.assert_allclose(log_probs, np.log(p)[tokens], atol=1e-5)
+    np.testing.assert_allclose(drawn, np.log(q[tokens]), atol=1e-5)
+    counts = np.bincount(tokens, minlength=len(P))[left]
+    assert kept == 1 or scipy.stats.chisquare(counts, q[left] * len(tokens)).pvalue > 1e-3
+
+
+def test_ties_with_the_last_of_the_likeliest_stay():
+    tokens, _, drawn = draws(np.log([0.4, 0.2, 0.2, 0.2]), 5000, top_k=2)
+    assert set(tokens.tolist()) == {0, 1, 2, 3}
+    assert drawn.max() == pytest.approx(np.log(0.4), abs=1e-5)
+
+
+def test_without_truncation_both_log_probs_are_the_same():
+    _, log_probs, drawn = draws(np.random.default_rng(0).normal(size=300), 100)
+    np.testing.assert_array_equal(log_probs, drawn)

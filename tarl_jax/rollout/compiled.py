@@ -1,0 +1,289 @@
+"""The engine's programs, compiled: every shape that a run can need comes from short lists.
+
+Shapes are (rows, positions of the cache): rows are the slots, halved a few times; positions grow in
+buckets. All are compiled before the first tick, and none after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tarl_jax.config import ModelConfig, RolloutConfig
+from tarl_jax.mesh import by_rows, place_shapes, round_up, row_shards, sharding, tree_shardings
+from tarl_jax.models import decoder
+from tarl_jax.models.cache import Cache, empty_cache
+from tarl_jax.rollout import programs
+from tarl_jax.rollout.programs import Chunk, EngineState, Written
+from tarl_jax.rollout.sampling import Truncation
+from tarl_jax.rollout.scheduler import Row
+
+# Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
+CHUNKS = ((48, 8), (16, 4))
+LONG_CHUNK = (256, 64)  # for prompts of thousands of tokens
+LONG = 2048  # tokens of an episode from which on it is used
+SHORTEST = 128  # positions of the smallest cache
+SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
+MOVES = 8  # caches that are moved at a time
+PREFIXES = 2  # shared prefixes that are kept, one per kind of task
+
+
+class Compiled:
+    """The programs of one model on one mesh, and the arrays that they work on.
+
+    Attributes:
+      slots: rows of the largest batch.
+      chunks: (columns, share of the rows) of the programs that feed tokens, the widest first.
+    """
+
+    def __init__(self, model: ModelConfig, config: RolloutConfig, stop_id: int, mesh: Mesh):
+        self._model = model
+        self._config = config
+        self._mesh = mesh
+        self.slots = round_up(config.slots, mesh)
+        self.chunks = CHUNKS if config.max_episode_tokens < LONG else (LONG_CHUNK, *CHUNKS)
+        share = config.share_prefix > 0
+        self._store_rows = round_up(config.parked + PREFIXES * share, mesh)
+        # Without out_shardings XLA would choose, e.g. a replicated cache, and compile again for it.
+        cache, whole = sharding(mesh, "rows", "kv_heads"), sharding(mesh)
+        by = by_rows(mesh)
+        rows = EngineState(cache=cache, lengths=by, last=by, seeds=by, dropped=by)
+        self._state_shardings = rows
+        self._extend = jax.jit(
+            functools.partial(programs.extend, model), donate_argnums=1, out_shardings=rows
+        )
+        truncation = Truncation(config.top_k, config.top_p, config.min_p)
+        self._decode = jax.jit(
+            functools.partial(programs.decode, model, truncation, stop_id, config.max_turn_tokens),
+            donate_argnums=1,
+            out_shardings=(rows, whole),
+        )
+        self._resize = jax.jit(programs.resize, static_argnums=2, out_shardings=rows)
+        self._move = jax.jit(programs.move, donate_argnums=0, out_shardings=cache)
+        self._move_within = jax.jit(programs.move_within, donate_argnums=0, out_shardings=cache)
+        self._lengthen = jax.jit(programs.lengthen, static_argnums=1, out_shardings=cache)
+        self._zeros = jax.jit(self._new_state, static_argnums=(0, 1), out_shardings=rows)
+        self._store = jax.jit(
+            lambda length: empty_cache(model, self._store_rows, length), static_argnums=0,
+            out_shardings=cache,
+        )
+        self._unstack = jax.jit(lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
+
+    @property
+    def compilations(self) -> int:
+        """Programs compiled so far."""
+        jitted = (self._extend, self._decode, self._resize, self._move, self._move_within,
+                  self._lengthen, self._zeros, self._store)
+        return sum(f._cache_size() for f in jitted)
+
+    def compile(self, params: decoder.Params) -> None:
+        """Compiles every program that any dialogues can need, so that no run compiles later."""
+        params = self.prepare(params)
+        sizes = [self.slots]
+        while (smaller := self.bucket_rows(sizes[-1] // 2)) < sizes[-1]:
+            sizes.append(smaller)
+        lengths = [SHORTEST]
+        while lengths[-1] < self._config.max_episode_tokens:
+            lengths.append(grown(lengths[-1]))
+        shapes = [(n, s) for n in sizes for s in lengths]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            # The list collects what a thread raised.
+            list(pool.map(lambda s: self._compile_shape(params, s, sizes, lengths), shapes))
+
+    def _compile_shape(
+        self,
+        params: decoder.Params,
+        shape: tuple[int, int],
+        sizes: list[int],
+        lengths: list[int],
+    ) -> None:
+        """Runs every program once at one shape (rows, positions) of the state."""
+        size, length = shape
+        state, store = self.empty(size, length), self.empty_store(length)
+        if length < lengths[-1]:
+            self.lengthen(state, store, grown(length))
+        if size > sizes[-1]:
+            self.keep(state, list(range(size // 2)))
+        for columns, share in self.chunks:
+            state = self.extend(params, state, [], (self.places(size, share), columns))
+        if store is not None:
+            store = self.park(state, store, [(0, 0)])
+            state = self.unpark(state, store, [(0, 0)])
+            state = self.share(state, [(0, 0)])
+        self.decode(params, state, np.zeros(size, np.int32), 0, 1.0)
+
+    def lower(self, vocab_size: int, length: int) -> dict[str, Any]:
+        """The programs at full batch and a cache of `length`, lowered but not compiled.
+
+        Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
+        """
+        shapes = jax.eval_shape(
+            lambda: decoder.unstack(decoder.cast(
+                decoder.init_params(self._model, vocab_size, jax.random.key(0)), self._model.dtype
+            ))
+        )
+        params = place_shapes(shapes, tree_shardings(self._mesh, decoder.logical_axes(shapes)))
+        rows, cache = by_rows(self._mesh), self._state_shardings.cache
+        state = jax.eval_shape(lambda: self._new_state(self.slots, length))
+        state = place_shapes(state, EngineState(
+            jax.tree.map(lambda _: cache, state.cache), rows, rows, rows, rows
+        ))
+
+        def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=rows if shape else None)
+
+        columns, share = self.chunks[0]
+        chunk = _chunk([], self.slots, (self.places(self.slots, share), columns))
+        chunk = jax.tree.map(lambda x: array(*x.shape, dtype=x.dtype), chunk)
+        return {
+            "prefill": self._extend.lower(params, state, chunk),
+            "decode": self._decode.lower(
+                params, state, array(self.slots), array(), array(dtype=jnp.float32)
+            ),
+        }
+
+    def prepare(self, params: decoder.Params) -> decoder.Params:
+        """The stacked parameters of training as decoding takes them, on the engine's mesh."""
+        params = self._unstack(params)
+        axes = decoder.logical_axes(params)
+        return jax.device_put(params, tree_shardings(self._mesh, axes))
+
+    def bucket_rows(self, wanted: int) -> int:
+        """The smallest batch that holds `wanted` rows: the slots, halved as often as allowed."""
+        size, floor = self.slots, max(self.slots // SHRINK_LIMIT, row_shards(self._mesh))
+        while size // 2 >= max(wanted, floor) and (size // 2) % row_shards(self._mesh) == 0:
+            size //= 2
+        return size
+
+    def places(self, batch: int, share: int) -> int:
+        """Rows of a chunk that serves this share of the batch."""
+        return max(batch // share, row_shards(self._mesh))
+
+    # ---- arrays -----------------------------------------------------------------------------
+
+    def empty(self, rows: int, length: int = SHORTEST) -> EngineState:
+        return self._zeros(rows, length)
+
+    def empty_store(self, length: int = SHORTEST) -> Cache | None:
+        """Room for caches that are out of the batch; None where there is none."""
+        return self._store(length) if self._store_rows else None
+
+    def _new_state(self, rows: int, length: int) -> EngineState:
+        return EngineState(
+            cache=empty_cache(self._model, rows, length),
+            lengths=jnp.zeros(rows, jnp.int32),
+            last=jnp.zeros(rows, jnp.int32),
+            seeds=jnp.zeros(rows, jnp.uint32),
+            dropped=jnp.zeros(rows, jnp.int32),
+        )
+
+    # ---- programs ---------------------------------------------------------------------------
+
+    def extend(
+        self,
+        params: decoder.Params,
+        state: EngineState,
+        rows: Sequence[Row],
+        shape: tuple[int, int],
+    ) -> EngineState:
+        """Feeds the rows' next pending tokens, as many as fit the chunk, and counts them as fed."""
+        return self._extend(params, state, _chunk(rows, batch_of(state), shape))
+
+    def decode(
+        self,
+        params: decoder.Params,
+        state: EngineState,
+        room: np.ndarray,
+        patience: int,
+        temperature: float,
+    ) -> tuple[EngineState, Written]:
+        """Samples; what was written is on the host."""
+        state, out = self._decode(
+            params, state, room, np.int32(patience), np.float32(temperature)
+        )
+        return state, jax.device_get(out)
+
+    def keep(self, state: EngineState, slots: list[int]) -> EngineState:
+        """The state of these slots alone, half of them."""
+        return self._resize(state, np.array(slots, np.int32), length_of(state))
+
+    def lengthen(
+        self, state: EngineState, store: Cache | None, length: int
+    ) -> tuple[EngineState, Cache | None]:
+        """Both with room for `length` positions."""
+        state = self._resize(state, np.arange(batch_of(state), dtype=np.int32), length)
+        return state, None if store is None else self._lengthen(store, length)
+
+    def park(
+        self, state: EngineState, store: Cache | None, pairs: Sequence[tuple[int, int]]
+    ) -> Cache | None:
+        """The store with caches of slots: (slot, place) pairs."""
+        for part in _pairs(pairs, store):
+            store = self._move(store, state.cache, part)
+        return store
+
+    def unpark(
+        self, state: EngineState, store: Cache | None, pairs: Sequence[tuple[int, int]]
+    ) -> EngineState:
+        """The state with caches of the store: (place, slot) pairs."""
+        cache = state.cache
+        for part in _pairs(pairs, cache):
+            cache = self._move(cache, store, part)
+        return dataclasses.replace(state, cache=cache)
+
+    def share(self, state: EngineState, pairs: Sequence[tuple[int, int]]) -> EngineState:
+        """The state with caches copied between slots: (from, to) pairs."""
+        cache = state.cache
+        for part in _pairs(pairs, cache):
+            cache = self._move_within(cache, part)
+        return dataclasses.replace(state, cache=cache)
+
+
+def _chunk(rows: Sequence[Row], batch: int, shape: tuple[int, int]) -> Chunk:
+    """The next pending tokens of the rows, as many as fit, all but each one's newest."""
+    places, columns = shape
+    ints: Any = lambda *dims: np.zeros(dims, np.int32)  # noqa: E731
+    chunk = Chunk(
+        slots=np.full(places, batch, np.int32),  # beyond the batch: fillers
+        tokens=ints(*shape), start=ints(places), used=ints(places), last=ints(places),
+        seeds=np.zeros(places, np.uint32), dropped=ints(places),
+    )
+    for place, row in enumerate(rows):
+        part = row.tokens[row.fed : min(row.fed + columns, len(row.tokens) - 1)]
+        chunk.slots[place], chunk.start[place], chunk.used[place] = row.slot, row.fed, len(part)
+        chunk.tokens[place, : len(part)] = part
+        chunk.last[place], chunk.seeds[place] = row.tokens[-1], row.seed
+        chunk.dropped[place] = row.dropped
+        row.fed += len(part)
+    return chunk
+
+
+def _pairs(pairs: Sequence[tuple[int, int]], target: Any) -> list[np.ndarray]:
+    """The pairs in arrays of one shape; fillers point beyond the target."""
+    beyond = target[0]["k"].shape[0]
+    parts = [list(pairs[i : i + MOVES]) for i in range(0, len(pairs), MOVES)]
+    return [np.array(p + [(0, beyond)] * (MOVES - len(p)), np.int32) for p in parts]
+
+
+def grown(length: int) -> int:
+    """The next size of a cache: few sizes, and at most twice as large as needed."""
+    return length + SHORTEST if length < 4 * SHORTEST else 2 * length
+
+
+def length_of(state: EngineState) -> int:
+    """Positions that the cache has room for."""
+    return state.cache[0]["k"].shape[2]
+
+
+def batch_of(state: EngineState) -> int:
+    """Rows of the batch."""
+    return state.lengths.shape[0]
