@@ -59,7 +59,7 @@ class ModelConfig:
     d_model: int = 128
     num_layers: int = 3
     num_heads: int = 4
-    num_kv_heads: int = 1
+    num_kv_heads: int = 4
     head_dim: int = 32
     d_ff: int = 384
     rope_theta: float = 10_000.0
@@ -131,7 +131,7 @@ class WarmStartConfig:
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
-    target_pass: float = 0.42
+    target_pass: float = 0.41
     clumsiness: float = 4.0
     observation_weight: float = 0.5  # weight of the forced tokens in the loss
     cache_dir: str = "~/.cache/tarl_jax"

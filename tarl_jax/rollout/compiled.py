@@ -34,6 +34,7 @@ LONG = 2048  # tokens of an episode from which on it is used
 SHORTEST = 128  # positions of the smallest cache
 SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
 MOVES = 8  # caches that are moved at a time
+_BEYOND = 2**31 - 1  # a row that no cache has
 PREFIXES = 2  # shared prefixes that are kept, one per kind of task
 
 
@@ -227,7 +228,7 @@ class Compiled:
         self, state: EngineState, store: Cache | None, pairs: Sequence[tuple[int, int]]
     ) -> Cache | None:
         """The store with caches of slots: (slot, place) pairs."""
-        for part in _pairs(pairs, store):
+        for part in _pairs(pairs):
             store = self._move(store, state.cache, part)
         return store
 
@@ -236,14 +237,14 @@ class Compiled:
     ) -> EngineState:
         """The state with caches of the store: (place, slot) pairs."""
         cache = state.cache
-        for part in _pairs(pairs, cache):
+        for part in _pairs(pairs):
             cache = self._move(cache, store, part)
         return dataclasses.replace(state, cache=cache)
 
     def share(self, state: EngineState, pairs: Sequence[tuple[int, int]]) -> EngineState:
         """The state with caches copied between slots: (from, to) pairs."""
         cache = state.cache
-        for part in _pairs(pairs, cache):
+        for part in _pairs(pairs):
             cache = self._move_within(cache, part)
         return dataclasses.replace(state, cache=cache)
 
@@ -267,11 +268,10 @@ def _chunk(rows: Sequence[Row], batch: int, shape: tuple[int, int]) -> Chunk:
     return chunk
 
 
-def _pairs(pairs: Sequence[tuple[int, int]], target: Any) -> list[np.ndarray]:
-    """The pairs in arrays of one shape; fillers point beyond the target."""
-    beyond = target[0]["k"].shape[0]
+def _pairs(pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """The pairs in arrays of one shape; fillers point beyond any target."""
     parts = [list(pairs[i : i + MOVES]) for i in range(0, len(pairs), MOVES)]
-    return [np.array(p + [(0, beyond)] * (MOVES - len(p)), np.int32) for p in parts]
+    return [np.array(p + [(0, _BEYOND)] * (MOVES - len(p)), np.int32) for p in parts]
 
 
 def grown(length: int) -> int:

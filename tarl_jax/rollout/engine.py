@@ -155,6 +155,8 @@ class Engine:
                 self._sample(run, temperature)
             if progress:
                 progress(run.players.count - len(run.queue) - len(run.rows), run.players.count)
+        if run.rows:
+            self._take_answers(run, ended)  # those of the last turns are not lost
         stats = run.stats
         stats.unfinished = self._leave(run)
         stats.seconds = time.perf_counter() - begun

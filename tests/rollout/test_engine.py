@@ -9,63 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import token_log_probs
+from scripted import CONFIG, LONGEST, MODEL, STOP, TEMPERATURE, VOCAB, Scripted, play_plainly
 
-from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.mesh import make_mesh
 from tarl_jax.models import decoder
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.players import Answer, Turn
-
-VOCAB, STOP = 10, 3  # few tokens, so that many turns end before the limit
-LONGEST = 512  # tokens of a dialogue
-MODEL = ModelConfig(d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24)
-CONFIG = RolloutConfig(
-    slots=16, max_turn_tokens=14, max_episode_tokens=LONGEST, straggler_fraction=0.5
-)
-TEMPERATURE = 1.5
-
-
-class Scripted:
-    """A dialogue that answers with random tokens; keeps what it was given, like an episode."""
-
-    outside, shared = False, 0
-
-    def __init__(self, seed: int, prompt: int, answers: list[int]):
-        rng = np.random.default_rng(seed)
-        self.seed = seed
-        self.prompt = rng.integers(0, VOCAB, prompt).tolist()
-        self.answers = [rng.integers(0, VOCAB, n).tolist() for n in answers]
-        self.turns: list[tuple[list[int], list[float]]] = []
-
-    @classmethod
-    def random(cls, seed: int) -> "Scripted":
-        rng = np.random.default_rng([seed, 1])
-        return cls(seed, rng.integers(1, 120), rng.integers(1, 70, rng.integers(0, 6)).tolist())
-
-    def start(self) -> list[int]:
-        return list(self.prompt)
-
-    def turn(self, turn: Turn) -> Answer | None:
-        self.turns.append((list(turn.ids), list(turn.log_probs)))
-        done = len(self.turns) > len(self.answers)
-        return None if done else Answer(list(self.answers[len(self.turns) - 1]))
-
-    @property
-    def sampled_ids(self) -> list[list[int]]:
-        return [ids for ids, _ in self.turns]
-
-    def sequence(self) -> tuple[list[int], list[bool], list[float]]:
-        """(ids, sampled, log-probs) of the whole dialogue."""
-        parts = [(self.prompt, False, [0.0] * len(self.prompt))]
-        for place, (ids, log_probs) in enumerate(self.turns):
-            parts.append((ids, True, log_probs))
-            answer = self.answers[place] if place < len(self.answers) else []
-            parts.append((answer, False, [0.0] * len(answer)))
-        return (
-            [t for ids, _, _ in parts for t in ids],
-            [s for ids, s, _ in parts for _ in ids],
-            [p for _, _, log_probs in parts for p in log_probs],
-        )
+from tarl_jax.rollout.players import Answer
 
 
 @pytest.fixture(scope="module")
@@ -87,38 +36,6 @@ def played(engine, params):
     episodes = [Scripted.random(seed) for seed in range(64)]
     stats = engine.run(params, episodes, TEMPERATURE)
     return episodes, stats
-
-
-@jax.jit
-def next_token(params, tokens, length, seed, temperature):
-    """The token behind `length` tokens of one padded row, from a full forward pass.
-
-    The rule: the cumulative distribution is inverted at a uniform number from (seed, position of
-    the token before). The first number chooses a block of the vocabulary; here is only one.
-    """
-    hidden = decoder.hidden_states(params, MODEL, tokens[None])[0, length - 1]
-    key = jax.random.fold_in(jax.random.key(seed), length - 1)
-    _, uniform = jax.random.uniform(key, (2,))
-    cumulative = jnp.cumsum(jax.nn.softmax(decoder.logits(params, hidden) / temperature))
-    return jnp.argmax(cumulative > uniform)
-
-
-def play_plainly(params, episode: Scripted, temperature: float) -> Scripted:
-    """The same dialogue, alone, without a cache."""
-    twin = Scripted(episode.seed, 1, [])
-    twin.prompt, twin.answers = episode.prompt, episode.answers
-    sequence, answer = twin.start(), Answer([])
-    while answer is not None:
-        sequence += answer.tokens
-        ids: list[int] = []
-        while len(ids) < CONFIG.max_turn_tokens and STOP not in ids:
-            tokens = np.zeros(LONGEST, np.int32)
-            tokens[: len(sequence) + len(ids)] = sequence + ids
-            seed, length = np.uint32(episode.seed), len(sequence) + len(ids)
-            ids.append(int(next_token(params, tokens, length, seed, temperature)))
-        sequence += ids
-        answer = twin.turn(Turn(ids, [0.0] * len(ids), [0.0] * len(ids)))
-    return twin
 
 
 # ---- what is sampled ------------------------------------------------------------------------

@@ -102,13 +102,14 @@ def test_the_shortest_waiting_row_makes_room():
 
 def test_an_end_in_the_store_frees_its_place():
     scheduler = Scheduler(1, parked=1)
+    previous = None
     for index in range(5):
         row = begun(scheduler, index, [1, 2])
         moves = scheduler.admit()
         assert row.slot == 0 and bool(moves.park) == (index > 0)
         feed(scheduler)
         write(row, 5)
-        if index:
+        if previous:
             scheduler.ended(previous)
         previous = row
     assert scheduler.going
