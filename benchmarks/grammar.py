@@ -55,7 +55,7 @@ def main() -> None:
     )
     for name in ("next_state", "token_class", "words"):
         leaf = getattr(rules, name)
-        print(f"  {name:12} {str(leaf.dtype):7} {leaf.nbytes / 1e6:6.1f} MB")
+        print(f"  {name:12} {leaf.dtype!s:7} {leaf.nbytes / 1e6:6.1f} MB")
     print(f"  in all               {sum(x.nbytes for x in jax.tree.leaves(rules)) / 1e6:6.1f} MB")
     print(f"a step of {args.rows} rows: {step_seconds(rules, args.rows) * 1e3:.2f} ms")
 
