@@ -8,8 +8,7 @@ malformed: the engine sets the row back to START itself. Tokens that the environ
 followed.
 
 What is refused is only what would spoil a call. A turn may still be empty, or end inside `<think>`.
-In the tokenizer's own ids the markup of a call is special; written letter by letter it counts the
-same, because `Chat.read` reads text.
+Markup that is written letter by letter counts like its own ids, because `Chat.read` reads text.
 """
 
 from __future__ import annotations
@@ -172,7 +171,7 @@ def _check_ends(
     """Raises ValueError unless a call that has begun can be ended wherever it is."""
     done = states.index(DONE)
     ended = _closure(edges.T, done)
-    stuck = [i for i in np.flatnonzero(reached & ~ended) if not is_free(states[i])]
+    stuck = [i for i in np.flatnonzero(reached & ~ended).tolist() if not is_free(states[i])]
     if not stuck:
         return
     texts = _endings(steps, done)

@@ -37,7 +37,7 @@ _FREE_KINDS = ("text", "tag", "thought", "lost")
 
 
 def is_free(state: State) -> bool:
-    """Whether no call has begun: the turn may end here, as a message or without having said one."""
+    """Whether no call has begun, so that the turn may end here."""
     return state[0] in _FREE_KINDS
 
 
