@@ -21,6 +21,8 @@ from tarl_jax.text.tokenizer import IM_END, IM_START
 class PretrainedTokenizer:
     """A Hugging Face tokenizer with Qwen's chat markup.
 
+    special_ids: everything that was added to the vocabulary, the markup among it.
+
     Raises FileNotFoundError if the folder holds none, ValueError if it lacks the markup.
     """
 
@@ -39,6 +41,7 @@ class PretrainedTokenizer:
         longest_first = sorted(special, key=len, reverse=True)
         self._markup = re.compile(f"(?={'|'.join(map(re.escape, longest_first))})")
         self.stop_id = special[IM_END]
+        self.special_ids = frozenset(special.values())
         self.vocab_size = len(self._tokenizer)
         names = sorted(Path(folder).glob("*token*")) + sorted(Path(folder).glob("vocab*"))
         content = b"".join(p.read_bytes() for p in names if p.is_file())
@@ -74,3 +77,21 @@ class PretrainedTokenizer:
         return self._tokenizer.decode(
             [int(t) for t in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+
+    def pieces(self) -> list[bytes]:
+        """What each id adds to the UTF-8 of a decoded text; alone it need not be valid.
+
+        Raises ValueError if the tokenizer's pieces are not bytes, as those of Qwen are.
+        """
+        decoder = self._tokenizer.backend_tokenizer.decoder
+        if type(decoder).__name__ != "ByteLevel":
+            raise ValueError(f"the tokenizer is not byte-level: its decoder is {decoder}")
+        # GPT-2's alphabet: a byte that prints is its own character, the others follow in order.
+        prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = [byte for byte in range(256) if byte not in prints]
+        byte_of = {chr(b): b for b in prints} | {chr(256 + i): b for i, b in enumerate(others)}
+        found = [b""] * self.vocab_size
+        for piece, token in self._tokenizer.get_vocab().items():
+            known = byte_of.keys() >= set(piece)
+            found[token] = bytes(byte_of[c] for c in piece) if known else piece.encode()
+        return found

@@ -39,6 +39,8 @@ MARKUP = (
 class Tokenizer:
     """A SentencePiece model with the markup above as control symbols.
 
+    special_ids: the markup, and what stands for characters that the model does not know.
+
     Raises FileNotFoundError if there is no model at `path`, ValueError if the model was not made
     for this markup.
     """
@@ -62,6 +64,7 @@ class Tokenizer:
             self._markup[text] = token
         self._surface = {token: text for text, token in self._markup.items()}
         self.stop_id = self._markup[IM_END]
+        self.special_ids = frozenset({*self._surface, self._model.unk_id()})
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; markup in it is text like any other."""
@@ -100,6 +103,10 @@ class Tokenizer:
                 plain.append(token)
         parts.append(self._model.decode(plain))
         return "".join(parts)
+
+    def pieces(self) -> list[bytes]:
+        """What each id adds to a decoded text, in UTF-8."""
+        return [self.decode([token]).encode() for token in range(self.vocab_size)]
 
 
 def symbol(position: int) -> str:

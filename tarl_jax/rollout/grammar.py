@@ -1,0 +1,229 @@
+"""Which token may follow, so that every tool call that is sampled can be read.
+
+`build` lifts the automaton over bytes of `text.call_syntax` to a tokenizer's ids, once, on the
+host. On the device the engine keeps one state per row: `allowed` says which tokens the row may
+sample, `advance` where the sampled one leads. A turn begins in state START; the stop token leads
+back to it, but a turn that is cut at its limit inside a call stays cut, and `Chat.read` calls it
+malformed: the engine sets the row back to START itself. Tokens that the environment forces are not
+followed.
+
+What is refused is only what would spoil a call. A turn may still be empty, or end inside `<think>`.
+Markup that is written letter by letter counts like its own ids, because `Chat.read` reads text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Int
+
+from tarl_jax.text.call_syntax import CLOSE, DONE, OPEN, State, automaton, is_free
+from tarl_jax.text.chat import Chat
+from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
+from tarl_jax.text.tokenizer import Tokenizer
+from tarl_jax.types import Call
+
+START = 0  # the state of a turn of which nothing is written
+_WORD = 32  # bits
+
+
+@struct.dataclass
+class Grammar:
+    """The automaton over tokens. Few tokens differ in what they do, so they share columns.
+
+    Attributes:
+      next_state: int16 (int32 beyond 32,767 states) [states, classes]; -1: not allowed.
+      token_class: int32 [V]; the column of each token.
+      words: uint32 [states, ⌈V/32⌉]; the allowed tokens of each state as bits. With W words a row,
+        token t is bit t // W of word t % W.
+    """
+
+    next_state: jax.Array | np.ndarray
+    token_class: jax.Array | np.ndarray
+    words: jax.Array | np.ndarray
+
+
+def allowed(grammar: Grammar, states: Int[Array, " B"]) -> Bool[Array, "B V"]:
+    """Which tokens may follow in each state; in every state at least one may."""
+    rows = jnp.asarray(grammar.words)[states]
+    shifts = jnp.arange(_WORD, dtype=jnp.uint32)
+    bits = (rows[:, None, :] >> shifts[None, :, None]) & jnp.uint32(1)
+    return bits.reshape(rows.shape[0], -1)[:, : grammar.token_class.shape[0]] != 0
+
+
+def advance(
+    grammar: Grammar, states: Int[Array, " B"], tokens: Int[Array, " B"]
+) -> Int[Array, " B"]:
+    """The states after `tokens`, int32; -1 where a token was not allowed."""
+    columns = jnp.asarray(grammar.token_class)[tokens]
+    return jnp.asarray(grammar.next_state)[states, columns].astype(jnp.int32)
+
+
+def build(
+    tokenizer: Tokenizer | PretrainedTokenizer,
+    tool_names: Iterable[str],
+    vocab_size: int | None = None,
+) -> Grammar:
+    """The grammar of turns that call `tool_names`.
+
+    Args:
+      vocab_size: V, where the model has more rows than the tokenizer has ids. The ids in excess are
+        allowed outside of calls, as they are without a grammar.
+
+    Raises ValueError if `vocab_size` is too small, if there are no tools, if one cannot be called
+    in this vocabulary, or if a call could be begun that no tokens can end; says what is missing.
+    """
+    names = tuple(sorted(tool_names))
+    states, steps = automaton(names)
+    pieces = tokenizer.pieces()
+    size = len(pieces) if vocab_size is None else vocab_size
+    if size < len(pieces):
+        raise ValueError(f"vocab_size = {size}: the tokenizer has {len(pieces)} ids")
+    next_state, token_class = _lift(
+        states, steps, [*pieces, *[b""] * (size - len(pieces))], tokenizer.special_ids,
+        tokenizer.stop_id,
+    )
+    edges = _edges(next_state)
+    reached = _closure(edges, START)
+    _check_ends(states, steps, edges, reached)
+    next_state = _renumbered(next_state, reached)
+    grammar = Grammar(next_state, token_class, _packed(next_state >= 0, token_class))
+    chat = Chat(tokenizer)
+    for name in names:
+        if not _accepts(grammar, chat.agent(Call(name, {}))):
+            raise ValueError(
+                f"the tokenizer's own ids of a call to {name!r} are not a call: its vocabulary"
+                " lacks a part of that name, or of the markup; use a tokenizer that can write both"
+            )
+    return grammar
+
+
+def _lift(
+    states: Sequence[State], steps: np.ndarray, pieces: list[bytes], special: frozenset[int],
+    stop_id: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(int32 [states, classes], int32 [V]): the automaton run over the bytes of every piece.
+
+    A column, the state that a text leads to from each state, is found once for all texts that share
+    it: the columns are interned, and "this column, then that byte" is looked up.
+    """
+    # State -1 is the last row: nothing leads out of it.
+    by_byte = np.vstack([steps, np.full(256, -1, np.int32)]).T.copy()
+    free = np.array([is_free(state) for state in states])
+    here = np.arange(len(states), dtype=np.int32)
+    columns: list[np.ndarray] = []
+    known: dict[bytes, int] = {}
+    products: dict[tuple[int, int], int] = {}
+
+    def intern(column: np.ndarray) -> int:
+        key = column.tobytes()
+        if key not in known:
+            known[key] = len(columns)
+            columns.append(column)
+        return known[key]
+
+    start = intern(here)
+    found = np.empty(len(pieces), np.int32)
+    for token, piece in enumerate(pieces):
+        column = start
+        for byte in piece:
+            after = products.get((column, byte))
+            if after is None:
+                after = intern(by_byte[byte][columns[column]])
+                products[column, byte] = after
+            column = after
+        found[token] = column
+        markup = piece.strip() in (OPEN.encode(), CLOSE.encode())
+        if not piece or (token in special and not markup):
+            found[token] = intern(np.where(free, columns[column], -1).astype(np.int32))
+    ends = free | (here == states.index(DONE))
+    found[stop_id] = intern(np.where(ends, START, -1).astype(np.int32))
+    used, token_class = np.unique(found, return_inverse=True)
+    return np.stack([columns[i] for i in used], axis=1), token_class.astype(np.int32)
+
+
+def _edges(next_state: np.ndarray) -> np.ndarray:
+    """bool [states, states]: whether some token leads from one state to the other."""
+    edges = np.zeros((len(next_state), len(next_state)), bool)
+    for row, targets in zip(edges, next_state, strict=True):
+        row[targets[targets >= 0]] = True
+    return edges
+
+
+def _closure(edges: np.ndarray, start: int) -> np.ndarray:
+    """bool [states]: what can be reached from `start`, itself included."""
+    reached = np.zeros(len(edges), bool)
+    reached[start] = True
+    fresh = reached
+    while fresh.any():
+        fresh = edges[fresh].any(axis=0) & ~reached
+        reached = reached | fresh
+    return reached
+
+
+def _check_ends(
+    states: Sequence[State], steps: np.ndarray, edges: np.ndarray, reached: np.ndarray
+) -> None:
+    """Raises ValueError unless a call that has begun can be ended wherever it is."""
+    done = states.index(DONE)
+    ended = _closure(edges.T, done)
+    stuck = [i for i in np.flatnonzero(reached & ~ended).tolist() if not is_free(states[i])]
+    if not stuck:
+        return
+    texts = _endings(steps, done)
+    # From the stuck state that is nearest to the end no token leads nearer, so no piece is the
+    # single byte that does.
+    text = min((texts[i] for i in stuck), key=len)
+    raise ValueError(
+        f"the vocabulary can begin calls that it cannot end: where {_shown(text)} would be the"
+        f" shortest way to the end it has no piece {_shown(text[:1])}; use a tokenizer that can"
+        " write every byte, or at least all of printable ASCII"
+    )
+
+
+def _endings(steps: np.ndarray, done: int) -> dict[int, bytes]:
+    """A shortest text from each state to the end of the call."""
+    texts = {done: b""}
+    layer = [done]
+    while layer:
+        before = []
+        for state, byte in np.argwhere(np.isin(steps, layer)).tolist():
+            if state not in texts:
+                texts[state] = bytes([byte]) + texts[int(steps[state, byte])]
+                before.append(state)
+        layer = before
+    return texts
+
+
+def _shown(text: bytes) -> str:
+    return repr(text)[1:] if text.isascii() else f"the bytes {text.hex(' ')}"
+
+
+def _renumbered(next_state: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    """Without the states that no tokens lead to (parts of a character, in some vocabularies)."""
+    small = np.int16 if reached.sum() < 2**15 else np.int32
+    number = np.append(np.where(reached, np.cumsum(reached) - 1, -1), -1).astype(small)
+    return number[next_state[reached]]
+
+
+def _packed(may: np.ndarray, token_class: np.ndarray) -> np.ndarray:
+    """uint32 [states, ⌈V/32⌉] from bool [states, classes]."""
+    width = -(-len(token_class) // _WORD)
+    words = np.zeros((len(may), width), np.uint32)
+    for bit in range(_WORD):
+        plane = token_class[bit * width : (bit + 1) * width]
+        words[:, : len(plane)] |= may[:, plane].astype(np.uint32) << np.uint32(bit)
+    return words
+
+
+def _accepts(grammar: Grammar, ids: Sequence[int]) -> bool:
+    state = START
+    for token in ids:
+        state = int(grammar.next_state[state, grammar.token_class[token]])
+        if state < 0:
+            return False
+    return True
