@@ -121,7 +121,7 @@ def decode(name: str, args: argparse.Namespace, ceiling: float) -> tuple[float, 
     steps = RolloutConfig().max_turn_tokens
     run = jax.jit(
         lambda params, state, room: programs.decode(
-            model, Truncation(), -1, steps, params, state, room, jnp.int32(0), jnp.float32(1)
+            model, Truncation(), -1, steps, params, None, state, room, jnp.int32(0), jnp.float32(1)
         ),
         donate_argnums=1,
     )
@@ -132,6 +132,7 @@ def decode(name: str, args: argparse.Namespace, ceiling: float) -> tuple[float, 
         last=jnp.zeros(args.slots, jnp.int32),
         seeds=jnp.arange(args.slots, dtype=jnp.uint32),
         dropped=jnp.zeros(args.slots, jnp.int32),
+        syntax=jnp.zeros(args.slots, jnp.int32),
     )]
 
     def once() -> Any:

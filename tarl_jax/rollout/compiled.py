@@ -23,6 +23,7 @@ from tarl_jax.mesh import by_rows, place_shapes, round_up, row_shards, sharding,
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache, empty_cache
 from tarl_jax.rollout import programs
+from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.programs import Chunk, EngineState, Written
 from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.rollout.scheduler import Row
@@ -46,10 +47,18 @@ class Compiled:
       chunks: (columns, share of the rows) of the programs that feed tokens, the widest first.
     """
 
-    def __init__(self, model: ModelConfig, config: RolloutConfig, stop_id: int, mesh: Mesh):
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: RolloutConfig,
+        stop_id: int,
+        mesh: Mesh,
+        grammar: Grammar | None = None,
+    ):
         self._model = model
         self._config = config
         self._mesh = mesh
+        self._grammar = None if grammar is None else jax.device_put(grammar, sharding(mesh))
         self.slots = round_up(config.slots, mesh)
         self.chunks = CHUNKS if config.max_episode_tokens < LONG else (LONG_CHUNK, *CHUNKS)
         share = config.share_prefix > 0
@@ -57,7 +66,7 @@ class Compiled:
         # Without out_shardings XLA would choose, e.g. a replicated cache, and compile again for it.
         cache, whole = sharding(mesh, "rows", "kv_heads"), sharding(mesh)
         by = by_rows(mesh)
-        rows = EngineState(cache=cache, lengths=by, last=by, seeds=by, dropped=by)
+        rows = EngineState(cache=cache, lengths=by, last=by, seeds=by, dropped=by, syntax=by)
         self._state_shardings = rows
         self._extend = jax.jit(
             functools.partial(programs.extend, model), donate_argnums=1, out_shardings=rows
@@ -65,7 +74,7 @@ class Compiled:
         truncation = Truncation(config.top_k, config.top_p, config.min_p)
         self._decode = jax.jit(
             functools.partial(programs.decode, model, truncation, stop_id, config.max_turn_tokens),
-            donate_argnums=1,
+            donate_argnums=2,
             out_shardings=(rows, whole),
         )
         self._resize = jax.jit(programs.resize, static_argnums=2, out_shardings=rows)
@@ -136,7 +145,7 @@ class Compiled:
         rows, cache = by_rows(self._mesh), self._state_shardings.cache
         state = jax.eval_shape(lambda: self._new_state(self.slots, length))
         state = place_shapes(state, EngineState(
-            jax.tree.map(lambda _: cache, state.cache), rows, rows, rows, rows
+            jax.tree.map(lambda _: cache, state.cache), rows, rows, rows, rows, rows
         ))
 
         def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -148,7 +157,7 @@ class Compiled:
         return {
             "prefill": self._extend.lower(params, state, chunk),
             "decode": self._decode.lower(
-                params, state, array(self.slots), array(), array(dtype=jnp.float32)
+                params, self._grammar, state, array(self.slots), array(), array(dtype=jnp.float32)
             ),
         }
 
@@ -185,6 +194,7 @@ class Compiled:
             last=jnp.zeros(rows, jnp.int32),
             seeds=jnp.zeros(rows, jnp.uint32),
             dropped=jnp.zeros(rows, jnp.int32),
+            syntax=jnp.zeros(rows, jnp.int32),
         )
 
     # ---- programs ---------------------------------------------------------------------------
@@ -209,7 +219,7 @@ class Compiled:
     ) -> tuple[EngineState, Written]:
         """Samples; what was written is on the host."""
         state, out = self._decode(
-            params, state, room, np.int32(patience), np.float32(temperature)
+            params, self._grammar, state, room, np.int32(patience), np.float32(temperature)
         )
         return state, jax.device_get(out)
 
@@ -256,14 +266,14 @@ def _chunk(rows: Sequence[Row], batch: int, shape: tuple[int, int]) -> Chunk:
     chunk = Chunk(
         slots=np.full(places, batch, np.int32),  # beyond the batch: fillers
         tokens=ints(*shape), start=ints(places), used=ints(places), last=ints(places),
-        seeds=np.zeros(places, np.uint32), dropped=ints(places),
+        seeds=np.zeros(places, np.uint32), dropped=ints(places), syntax=ints(places),
     )
     for place, row in enumerate(rows):
         part = row.tokens[row.fed : min(row.fed + columns, len(row.tokens) - 1)]
         chunk.slots[place], chunk.start[place], chunk.used[place] = row.slot, row.fed, len(part)
         chunk.tokens[place, : len(part)] = part
         chunk.last[place], chunk.seeds[place] = row.tokens[-1], row.seed
-        chunk.dropped[place] = row.dropped
+        chunk.dropped[place], chunk.syntax[place] = row.dropped, row.syntax
         row.fed += len(part)
     return chunk
 

@@ -27,6 +27,7 @@ from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache
 from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, grown, length_of
+from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.players import Dialogue, Pending, Players, Turn
 from tarl_jax.rollout.programs import EngineState
 from tarl_jax.rollout.scheduler import Row, Scheduler
@@ -117,9 +118,16 @@ class Engine:
       programs: what runs on the device.
     """
 
-    def __init__(self, model: ModelConfig, config: RolloutConfig, stop_id: int, mesh: Mesh):
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: RolloutConfig,
+        stop_id: int,
+        mesh: Mesh,
+        grammar: Grammar | None = None,
+    ):
         self._config = config
-        self.programs = Compiled(model, config, stop_id, mesh)
+        self.programs = Compiled(model, config, stop_id, mesh, grammar)
         self._under_way = config.in_flight or AHEAD * self.programs.slots
         self._pool = ThreadPoolExecutor(self._under_way, "dialogue")
 
@@ -298,6 +306,7 @@ class Engine:
             row.written += n
             row.log_probs += out.log_probs[slot, :n].tolist()
             row.drawn_log_probs += out.drawn_log_probs[slot, :n].tolist()
+            row.syntax = int(out.syntax[slot])
             if out.ended[slot]:
                 row.asking = True
                 turn = Turn(row.tokens[-row.written :], row.log_probs, row.drawn_log_probs)

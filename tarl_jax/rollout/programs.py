@@ -11,6 +11,7 @@ from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache
 from tarl_jax.models.cache import resize as resize_cache
+from tarl_jax.rollout.grammar import Grammar, advance, allowed
 from tarl_jax.rollout.sampling import Truncation, sample
 
 
@@ -25,6 +26,7 @@ class EngineState:
       seeds: uint32 [B]; of each row's episode.
       dropped: int32 [B]; tokens that have left each row's context. A token is drawn with the key
         (seed, its position + dropped), so that no key is used twice.
+      syntax: int32 [B]; where in the grammar each row's turn is.
     """
 
     cache: Cache
@@ -32,6 +34,7 @@ class EngineState:
     last: jax.Array
     seeds: jax.Array
     dropped: jax.Array
+    syntax: jax.Array
 
 
 @struct.dataclass
@@ -45,7 +48,7 @@ class Chunk:
       used: int32 [B]; how many of them count.
       last: int32 [B]; the slot's newest token, which is not fed.
       seeds: uint32 [B].
-      dropped: int32 [B].
+      dropped, syntax: int32 [B].
     """
 
     slots: jax.Array
@@ -55,6 +58,7 @@ class Chunk:
     last: jax.Array
     seeds: jax.Array
     dropped: jax.Array
+    syntax: jax.Array
 
 
 def extend(
@@ -74,6 +78,7 @@ def extend(
         last=put(state.last, chunk.last),
         seeds=put(state.seeds, chunk.seeds),
         dropped=put(state.dropped, chunk.dropped),
+        syntax=put(state.syntax, chunk.syntax),
     )
 
 
@@ -88,6 +93,7 @@ class Written:
         nothing was cut off.
       counts: int32 [B]; tokens of each row.
       ended: bool [B]; whether the row's turn is over.
+      syntax: int32 [B]; where in the grammar it is then.
     """
 
     tokens: jax.Array
@@ -95,6 +101,7 @@ class Written:
     drawn_log_probs: jax.Array
     counts: jax.Array
     ended: jax.Array
+    syntax: jax.Array
 
 
 def decode(
@@ -103,12 +110,16 @@ def decode(
     stop_id: int,
     limit: int,
     params: decoder.Params,
+    grammar: Grammar | None,
     state: EngineState,
     room: jax.Array,
     patience: jax.Array,
     temperature: jax.Array,
 ) -> tuple[EngineState, Written]:
-    """Samples up to `room` [B] tokens per row, until at most `patience` rows still write."""
+    """Samples up to `room` [B] tokens per row, until at most `patience` rows still write.
+
+    With a grammar, only what it allows.
+    """
     rows = jnp.arange(room.shape[0])
     keys = jax.vmap(jax.random.key)(state.seeds)
 
@@ -122,10 +133,14 @@ def decode(
         hidden, cache = decoder.cached_step(
             params, model, state.cache, state.last[:, None], state.lengths
         )
+        mask = None if grammar is None else allowed(grammar, state.syntax)
         token, log_prob, drawn = sample(
             decoder.logits(params, hidden[:, 0]), keys, state.lengths + state.dropped,
-            temperature, truncation,
+            temperature, truncation, mask,
         )
+        if grammar is not None:
+            syntax = jnp.where(writing, advance(grammar, state.syntax, token), state.syntax)
+            state = state.replace(syntax=syntax)
         column = jnp.where(writing, out.counts, limit)
 
         def put(values: jax.Array, new: jax.Array) -> jax.Array:
@@ -152,9 +167,10 @@ def decode(
         drawn_log_probs=jnp.zeros(shape, jnp.float32),
         counts=jnp.zeros(shape[0], jnp.int32),
         ended=jnp.zeros(shape[0], jnp.bool),
+        syntax=state.syntax,
     )
     _, state, writing, out = lax.while_loop(going, step_once, (0, state, room > 0, out))
-    return state, out.replace(ended=~writing)
+    return state, out.replace(ended=~writing, syntax=state.syntax)
 
 
 def resize(state: EngineState, keep: jax.Array, length: int) -> EngineState:
@@ -165,6 +181,7 @@ def resize(state: EngineState, keep: jax.Array, length: int) -> EngineState:
         last=state.last[keep],
         seeds=state.seeds[keep],
         dropped=state.dropped[keep],
+        syntax=state.syntax[keep],
     )
 
 

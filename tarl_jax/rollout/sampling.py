@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 _BLOCK = 128  # entries of the vocabulary that are drawn from together
 
@@ -35,6 +35,7 @@ def sample(
     positions: Int[Array, " B"],
     temperature: Float[Array, ""],
     truncation: Truncation = Truncation(),
+    allowed: Bool[Array, "B V"] | None = None,
 ) -> tuple[Int[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
     """One token per row from softmax(scores / temperature), cut off as `truncation` says.
 
@@ -45,11 +46,13 @@ def sample(
     Args:
       keys: one PRNG key per row.
       positions: folded into the row's key, so that a draw depends on nothing else.
+      allowed: what may be drawn, before anything is cut off; None: all.
     Returns: the tokens, their log-probabilities in the whole distribution, and in the one that
       they were drawn from.
     """
     log_probs = jax.nn.log_softmax(scores / temperature, axis=-1)
-    drawn = truncate(log_probs, truncation) if truncation else log_probs
+    drawn = log_probs if allowed is None else _renormalised(log_probs, allowed)
+    drawn = truncate(drawn, truncation) if truncation else drawn
     rows, vocab = scores.shape
     blocks = -(-vocab // _BLOCK)
     padded = jnp.pad(jnp.exp(drawn), ((0, 0), (0, blocks * _BLOCK - vocab)))

@@ -34,6 +34,7 @@ class Row:
       asking: whether it waits for an answer.
       written: tokens of the turn being written, which are the last of `tokens`.
       log_probs, drawn_log_probs: of those, as in `players.Turn`.
+      syntax: where in the grammar they lead (`grammar.py`).
     """
 
     index: int
@@ -48,6 +49,7 @@ class Row:
     written: int = 0
     log_probs: list[float] = dataclasses.field(default_factory=list)
     drawn_log_probs: list[float] = dataclasses.field(default_factory=list)
+    syntax: int = 0
     blocks: list[int] = dataclasses.field(default_factory=list)  # its entries in the index
 
     @property
@@ -130,6 +132,7 @@ class Scheduler:
             row.fed = min(row.fed, keep)
         row.tokens += tokens
         row.asking, row.written, row.log_probs, row.drawn_log_probs = False, 0, [], []
+        row.syntax = 0
         if row.slot is None:
             self._away -= 1
             self.ready.append(row)
