@@ -1,4 +1,4 @@
-"""Random calls of a domain's tools: mostly such as an agent might make, sometimes anything at all."""
+"""Random calls of a domain's tools: mostly what an agent might say, sometimes anything at all."""
 
 import json
 
