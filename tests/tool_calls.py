@@ -63,7 +63,8 @@ def _spoilt(rng, name, kwargs):
 
 def _retail(rng, domain, state, user_id):
     orders = state.get("users", user_id)["orders"] or list(domain.database["orders"])[:3]
-    order = state.get("orders", rng.choice(orders))
+    open_ones = [o for o in orders if state.get("orders", o)["status"] == "pending"]
+    order = state.get("orders", rng.choice(rng.choice([orders, open_ones]) or orders))
     owner = state.get("users", order["user_id"])
     items = rng.choices(order["items"], k=rng.randrange(1, 3))
     variants = [state.get("products", item["product_id"])["variants"] for item in items]
@@ -74,6 +75,7 @@ def _retail(rng, domain, state, user_id):
         "item_ids": [item["item_id"] for item in items],
         "new_item_ids": [rng.choice(list(v)) for v in variants[: rng.choice((1, 2, 2, 2))]],
         "payment_method_id": rng.choice([*owner["payment_methods"], "none"]),
+        "reason": rng.choice(["no longer needed", "ordered by mistake", "x"]),
         "email": rng.choice([owner["email"], owner["email"].upper(), "x"]),
         **owner["name"],
         "zip": rng.choice([owner["address"]["zip"], "10001"]),

@@ -90,12 +90,12 @@ def test_calculate_answers_as_python_does(domain, state):
         assert domain.call(state, "calculate", {"expression": expression}) == expected, expression
 
 
-@pytest.mark.parametrize("expression", ["1 +", "(1", "1)", "1 2", "01 + 1", "1..2", "+", "()"])
+@pytest.mark.parametrize("expression", ["1 +", "(1", "1)", "1 2", "01 + 1", "1..2", "+"])
 def test_calculate_complains_as_python_does(domain, state, expression):
     with pytest.raises(SyntaxError) as error:
         eval(expression)
     output = domain.call(state, "calculate", {"expression": expression})
-    assert output in (f"Error: {error.value}", "Error: expression is not arithmetic on numbers")
+    assert output == f"Error: {error.value}"
 
 
 @pytest.mark.parametrize(
