@@ -27,7 +27,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tarl_jax", "tarl_jax.*"]),
-    package_data={"tarl_jax.text": ["shop.model"], "tarl_jax.sandbox": ["shop_policy.md"]},
+    package_data={"tarl_jax.text": ["shop.model"], "tarl_jax.sandbox": ["*_policy.md"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -78,7 +78,9 @@ def summarise(
     """Metrics of an evaluation; a broken episode counts as a failure.
 
     pass^k and clean pass (success without a major deviation) come with "_low" and "_high", the
-    ends of their 95% interval by bootstrap over tasks.
+    ends of their 95% interval by bootstrap over tasks. Success is a right database; where some task
+    requires outputs, "pass^k_with_outputs" asks for these too, as tau-bench does. Assertions of
+    tasks are judged by nobody here: "unjudged_assertions" says how many there are.
     """
     rng = np.random.default_rng(seed)
     shape = (-1, trials)
@@ -94,10 +96,18 @@ def summarise(
         add(f"eval/pass^{k}", pass_hat_k(success.sum(axis=1), trials, k))
     add("eval/clean_pass", clean(success, major).mean(axis=1))
     add("eval/major_share", major.mean(axis=1))
+    if any(t.task.outputs for t in trajectories):
+        found = np.array([t.outputs_found for t in trajectories]).reshape(shape)
+        for k in range(1, min(MAX_K, trials) + 1):
+            both = (success & found).sum(axis=1)
+            add(f"eval/pass^{k}_with_outputs", pass_hat_k(both, trials, k))
     metrics |= {f"eval/{name}": value for name, value in behaviour(trajectories).items()}
     metrics["eval/broken"] = float(np.mean([t.success is None for t in trajectories]))
     metrics["eval/outputs_found"] = float(np.mean([t.outputs_found for t in trajectories]))
     metrics["eval/tasks"] = float(len(success))
+    metrics["eval/unjudged_assertions"] = float(
+        sum(len(t.task.assertions) for t in trajectories[::trials])
+    )
     return metrics
 
 

@@ -1,5 +1,7 @@
 """Plain versions that the project's own are checked against."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 
@@ -9,3 +11,14 @@ def token_log_probs(logits, tokens, temperature):
     log_p = jax.nn.log_softmax(logits / temperature, axis=-1)
     chosen = jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
     return chosen, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
+def state_hash(database):
+    """τ-bench's definition, word for word, over a whole database."""
+
+    def frozen(value):
+        if isinstance(value, dict):
+            return tuple((key, frozen(item)) for key, item in sorted(value.items()))
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    return hashlib.sha256(str(frozen(database)).encode()).hexdigest()

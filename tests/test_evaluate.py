@@ -1,5 +1,6 @@
 """pass^k and its intervals by hand, and the metrics of a few hand-made trajectories."""
 
+import dataclasses
 import itertools
 import math
 
@@ -141,6 +142,42 @@ def test_a_summary_by_hand():
         low, high = metrics[f"eval/{name}_low"], metrics[f"eval/{name}_high"]
         assert 0 <= low <= metrics[f"eval/{name}"] <= high <= 1
     assert metrics["eval/pass^1_low"] == 0.5 and metrics["eval/pass^1_high"] == 1.0
+
+
+def test_required_outputs_are_a_second_measure_beside_the_first():
+    asking = dataclasses.replace(TASK, outputs=("54.04",))
+    trajectories = [
+        # A task that requires an output: right, said; right, not said; wrong, said; broken.
+        trajectory(True, [1]),
+        trajectory(True, [1], outputs_found=False),
+        trajectory(False, [1]),
+        trajectory(None, None),
+        # One that requires none, right four times.
+        *(trajectory(True, [1]) for _ in range(4)),
+    ]
+    for t in trajectories[:4]:
+        t.task = asking
+    metrics = summarise(trajectories, trials=4, draws=50, seed=0)
+    expected = {
+        "eval/pass^1": (2 / 4 + 1) / 2,
+        "eval/pass^2": (1 / 6 + 1) / 2,
+        "eval/pass^1_with_outputs": (1 / 4 + 1) / 2,
+        "eval/pass^2_with_outputs": (0 + 1) / 2,
+        "eval/pass^4_with_outputs": (0 + 1) / 2,
+    }
+    assert {k: metrics[k] for k in expected} == pytest.approx(expected)
+    assert metrics["eval/pass^1_with_outputs_low"] == 0.25
+    without = summarise(trajectories[4:], trials=4, draws=50, seed=0)
+    assert not [name for name in without if "with_outputs" in name]
+
+
+def test_assertions_that_nobody_judged_are_counted_once_for_each_task():
+    trajectories = [trajectory(True, [1]) for _ in range(4)]
+    assert summarise(trajectories, 2, 10, 0)["eval/unjudged_assertions"] == 0
+    for t in trajectories[:2]:
+        t.task = dataclasses.replace(TASK, assertions=("Polite.", "Short."))
+    trajectories[2].task = trajectories[3].task = dataclasses.replace(TASK, assertions=("Kind.",))
+    assert summarise(trajectories, 2, 10, 0)["eval/unjudged_assertions"] == 3
 
 
 def test_a_broken_episode_is_a_failure_not_a_gap():

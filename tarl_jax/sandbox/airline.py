@@ -1,8 +1,8 @@
 """The airline domain of τ-bench: 14 tools over flights, reservations and users.
 
 Written from the benchmark's data: its tool schemas, and what its own tools answered to recorded
-calls. Outputs and state hashes equal the recorded ones, quirks included; only a wrong tool name or
-argument is refused in other words. Records look so (prices and amounts in dollars, dates as
+calls. Outputs and state hashes equal the recorded ones, quirks included; only a missing argument
+is refused in other words. Records look so (prices and amounts in dollars, dates as
 YYYY-MM-DD, times as HH:MM:SS EST with "+1" appended on the day after):
 
 - flights: flight_number, origin, destination, scheduled_departure_time_est,

@@ -99,7 +99,7 @@ class _Clerk:
             return
         if not self._errs("false_done"):
             observation = yield self._write(self.user.wish or request, order)
-            if observation.text.startswith("Error: "):
+            if observation.info["error"]:
                 reason = denies or "status"
                 yield phrases.AGENT_DENIALS[reason].format(
                     status=order["status"], option=request.option

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from typing import Any, Protocol
 
-from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.domain import Domain, Refusal
 from tarl_jax.sandbox.user import Reply
 from tarl_jax.types import Call, Task
 
@@ -97,7 +97,7 @@ class Dialogue:
 
     def _call(self, call: Call) -> tuple[str, str, str | None, dict[str, Any]]:
         text = self.domain.call(self.state, call.name, dict(call.kwargs))
-        error = text.startswith("Error: ")
+        error = isinstance(text, Refusal)
         tool = self.domain.tools.get(call.name)
         wrote = bool(tool and tool.write and not error)
         info = {"error": error, "wrote": wrote}

@@ -3,50 +3,40 @@
 One `Domain` serves any number of episodes at once. An episode owns a `State`, a copy-on-write view
 that holds only the records the episode wrote; opening or comparing states touches nothing else.
 
-The state hash is τ-bench's (arXiv 2406.12045): SHA-256 of `str(x)`, where x turns each dict into a
-tuple of (key, value) pairs sorted by key and each list into a tuple, recursively. Two databases are
-"equal" in this module exactly when those hashes are: 47 and 47.0 differ, key order does not matter.
+The state hash is τ-bench's (see `digest.py`). Two databases are "equal" in this module exactly when
+those hashes are: 47 and 47.0 differ, key order does not matter.
 """
 
-import hashlib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import zip_longest
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
+
+from tarl_jax.sandbox.digest import Digest, frozen
 
 Record = dict[str, Any]
 Database = dict[str, dict[str, Record]]  # table -> key -> record (JSON-like values)
 
 
 class ToolError(Exception):
-    """A refusal, which a tool raises and the agent reads as "Error: <text>"."""
+    """What a tool raises to refuse a call; the agent reads "Error: <text>"."""
+
+
+class Refusal(str):
+    """The text that answers a refused call: `isinstance(output, Refusal)` tells one.
+
+    The text itself does not: a refusal begins with "Error: ", but that of a tool that does not
+    exist is τ-bench's "Unknown action <name>".
+    """
 
 
 # --- state ----------------------------------------------------------------------------------------
 
 
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return tuple((key, _frozen(item)) for key, item in sorted(value.items()))
-    if isinstance(value, list):
-        return tuple(_frozen(item) for item in value)
-    return value
-
-
-def _entry(key: str, record: Record) -> str:
-    return repr((key, _frozen(record)))
-
-
-def _joined(entries: Collection[str]) -> bytes:
-    """`repr` of a tuple, given the `repr` of its entries."""
-    return f"({', '.join(entries)}{',' if len(entries) == 1 else ''})".encode()
-
-
 def _equal(a: Any, b: Any) -> bool:
     # `==` alone takes 47 for 47.0; `repr` alone sees the order of keys.
-    return a is b or (a == b and (repr(a) == repr(b) or repr(_frozen(a)) == repr(_frozen(b))))
+    return a is b or (a == b and (repr(a) == repr(b) or repr(frozen(a)) == repr(frozen(b))))
 
 
 def _copy(value: Any) -> Any:
@@ -57,26 +47,6 @@ def _copy(value: Any) -> Any:
     return value
 
 
-class _Base:
-    """The database that states share, with its text for the hash, rendered when first needed."""
-
-    def __init__(self, database: Database):
-        self.database = database
-
-    @cached_property
-    def entries(self) -> dict[str, dict[str, str]]:
-        """table -> key -> text of the (key, record) pair, both levels sorted."""
-        return {
-            table: {key: _entry(key, records[key]) for key in sorted(records)}
-            for table, records in sorted(self.database.items())
-        }
-
-    @cached_property
-    def tables(self) -> dict[str, bytes]:
-        """table -> text of the whole table."""
-        return {table: _joined(entries.values()) for table, entries in self.entries.items()}
-
-
 class State:
     """One episode's view of the shared database. Made by `Domain.new_state` and `State.fork`.
 
@@ -84,21 +54,21 @@ class State:
     `add`, which may be written until the state is next forked or passed to `Domain.call`.
     """
 
-    def __init__(self, base: _Base):
-        self._base = base
+    def __init__(self, database: Database):
+        self._base = database
         self._edits: dict[tuple[str, str], Record] = {}
         self._private: set[tuple[str, str]] = set()  # edits that no other state can see
 
     def table(self, name: str) -> Mapping[str, Record]:
         """All records of a table, by key, in database order. Raises KeyError for no such table."""
-        records = self._base.database[name]
+        records = self._base[name]
         edited = {key: record for (table, key), record in self._edits.items() if table == name}
         return {**records, **edited} if edited else records
 
     def get(self, table: str, key: str) -> Record | None:
         """The record as this state has it, or None. Raises KeyError for no such table."""
         record = self._edits.get((table, key))
-        return self._base.database[table].get(key) if record is None else record
+        return self._base[table].get(key) if record is None else record
 
     def edit(self, table: str, key: str) -> Record:
         """The record as this state's own copy, to write in place. Raises KeyError if none."""
@@ -119,7 +89,7 @@ class State:
         return {
             (table, key): record
             for (table, key), record in self._edits.items()
-            if not _equal(record, self._base.database[table].get(key))
+            if not _equal(record, self._base[table].get(key))
         }
 
     def fork(self) -> "State":
@@ -265,29 +235,31 @@ class Domain:
         self.policy = policy
         self.database = database
         self.tools: dict[str, Tool] = {tool.name: tool for tool in tools}
-        self._base = _Base(database)
+        self._digest = Digest(database)
 
     def new_state(self) -> State:
         """A state equal to the database; copies nothing."""
-        return State(self._base)
+        return State(self.database)
 
     def call(self, state: State, name: str, kwargs: Mapping[str, Any]) -> str:
         """Runs a tool on the state and returns what the agent reads.
 
-        A refused call returns "Error: …", leaves the state as it was, and never raises.
+        A refused call is answered by a `Refusal`, leaves the state as it was, and never raises.
         """
         self._own(state)
-        tool = self.tools.get(name) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            return Refusal("Error: the name of a tool should be a string")
+        tool = self.tools.get(name)
         if tool is None:
-            return f"Error: unknown tool {name!r}"
+            return Refusal(f"Unknown action {name}")
         if problem := tool.problem(kwargs):
-            return f"Error: {problem}"
+            return Refusal(f"Error: {problem}")
         # A write runs on a fork, so that a refusal halfway through leaves no trace.
         target = state.fork() if tool.write else state
         try:
             output = tool.function(target, **kwargs)
         except ToolError as error:
-            return f"Error: {error}"
+            return Refusal(f"Error: {error}")
         if tool.write:
             state._edits, state._private = target._edits, target._private
         return output
@@ -295,21 +267,7 @@ class Domain:
     def state_hash(self, state: State) -> str:
         """Hex SHA-256 of the database as the state has it, by τ-bench's definition."""
         self._own(state)
-        changed: dict[str, dict[str, str]] = {}
-        for (table, key), record in state.changes().items():
-            changed.setdefault(table, {})[key] = _entry(key, record)
-        # In pieces: to build the whole text, about a megabyte, would take longer than hashing it.
-        digest = hashlib.sha256()
-        for index, (table, text) in enumerate(self._base.tables.items()):
-            if table in changed:
-                entries = {**self._base.entries[table], **changed[table]}
-                if len(entries) > len(self._base.entries[table]):  # added keys came last
-                    entries = dict(sorted(entries.items()))
-                text = _joined(entries.values())
-            digest.update(f"{'), ' if index else '('}({table!r}, ".encode())
-            digest.update(text)
-        digest.update(b"),)" if len(self._base.tables) == 1 else b"))")
-        return digest.hexdigest()
+        return self._digest.hexdigest(state.changes())
 
     def same(self, state_a: State, state_b: State) -> bool:
         """Whether both states have equal databases; looks at the written records only."""
@@ -332,7 +290,7 @@ class Domain:
         return lines
 
     def _own(self, *states: State) -> None:
-        if any(state._base is not self._base for state in states):
+        if any(state._base is not self.database for state in states):
             raise ValueError(f"a state of another domain was given to domain {self.name!r}")
 
 

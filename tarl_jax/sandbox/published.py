@@ -9,42 +9,61 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tarl_jax.config import ShopConfig
+from tarl_jax.sandbox import carrier, shop
 from tarl_jax.sandbox.airline import airline_domain
-from tarl_jax.sandbox.domain import Database, Domain
+from tarl_jax.sandbox.domain import Database, Domain, Refusal
 from tarl_jax.sandbox.retail import retail_domain
-from tarl_jax.sandbox.shop import POLICY, make_shop
 from tarl_jax.types import Call, Task
 
-DOMAINS = {  # name -> the domain over a database, and the tables of that
-    "retail": (retail_domain, ("users", "orders", "products")),
-    "airline": (airline_domain, ("users", "reservations", "flights")),
+
+@dataclass(frozen=True)
+class Source:
+    """What `load_domain` has to know of a domain.
+
+    make: the domain over a database under a policy text; tables: those that a folder must hold.
+    embedded: makes the synthetic database; policy: the file of the rules that go with it.
+    """
+
+    make: Callable[[Database, str], Domain]
+    tables: tuple[str, ...]
+    embedded: Callable[[], Database]
+    policy: Path
+
+
+DOMAINS = {
+    "retail": Source(
+        retail_domain, ("users", "orders", "products"),
+        lambda: shop.make_shop(ShopConfig()), shop.POLICY,
+    ),
+    "airline": Source(
+        airline_domain, ("users", "reservations", "flights"), carrier.make_carrier, carrier.POLICY
+    ),
 }
 _INSIDE = ("{folder}", "{folder}/tau_bench/envs/{name}", "{folder}/data/tau2/domains/{name}")
 _MESSAGE_TURNS = 2  # who the user is, and the goodbye
 
 
 def load_domain(name: str, data: str | Path | None = None) -> Domain:
-    """A domain over the embedded synthetic data (None; retail only) or over a folder's.
+    """A domain of `DOMAINS` over its embedded synthetic data (None) or over a folder's.
 
     Raises ValueError for a name or a folder that is not known, naming what there is.
     """
     if name not in DOMAINS:
         raise ValueError(f"domain {name!r}: choose one of {', '.join(DOMAINS)}")
-    make, tables = DOMAINS[name]
-    if data is None and name != "retail":
-        raise ValueError(f"domain {name!r}: has no embedded data; give a folder with its data")
+    source = DOMAINS[name]
     if data is None:
-        return make(make_shop(ShopConfig()), POLICY.read_text("utf-8"))
+        return source.make(source.embedded(), source.policy.read_text("utf-8"))
     folder = _folder(name, data)
     policies = [p for p in (folder / "policy.md", folder / "wiki.md") if p.is_file()]
     if not policies:
         raise ValueError(f"{folder}: has neither policy.md nor wiki.md")
-    return make(_database(folder, tables), policies[0].read_text("utf-8"))
+    return source.make(_database(folder, source.tables), policies[0].read_text("utf-8"))
 
 
 def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = None) -> list[Task]:
@@ -177,7 +196,7 @@ def _user_of(domain: Domain, calls: list[Call]) -> str:
     for call in calls:
         if call.name.startswith("find_user_id"):
             found = domain.call(state, call.name, call.kwargs)
-            if not found.startswith("Error: "):
+            if not isinstance(found, Refusal):
                 return found
         if "user_id" in call.kwargs:
             return str(call.kwargs["user_id"])

@@ -1,8 +1,8 @@
 """The retail domain of τ-bench: 16 tools over users, orders and products.
 
 Written from the benchmark's data: its tool schemas, and what its own tools answered to recorded
-calls. Outputs and state hashes equal the recorded ones, quirks included; only a wrong tool name or
-argument is refused in other words. Records look so (prices and amounts in dollars, int or float):
+calls. Outputs and state hashes equal the recorded ones, quirks included; only a missing argument
+is refused in other words. Records look so (prices and amounts in dollars, int or float):
 
 - users: name {first_name, last_name}, address, email, payment_methods {id: {source, id, balance
   where source is "gift_card"}}, orders [order id];

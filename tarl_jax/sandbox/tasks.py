@@ -15,7 +15,7 @@ from tarl_jax.config import ShopConfig, TaskConfig
 from tarl_jax.sandbox import phrases, shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
-from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.domain import Domain, Refusal
 from tarl_jax.sandbox.script import FORBIDDEN_REASONS, REASONS, Request, Script
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
@@ -114,7 +114,7 @@ def _executable(domain: Domain, gold: tuple[Call, ...]) -> bool:
     """Whether all calls succeed in a row (two may draw on one gift card that covers only one)."""
     state = domain.new_state()
     answers = [domain.call(state, call.name, dict(call.kwargs)) for call in gold]
-    return not any(answer.startswith("Error: ") for answer in answers)
+    return not any(isinstance(answer, Refusal) for answer in answers)
 
 
 def _make_script(

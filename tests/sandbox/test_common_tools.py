@@ -1,5 +1,6 @@
 """The tools that every domain has, and the look-ups that refuse."""
 
+import random
 import time
 
 import pytest
@@ -66,6 +67,62 @@ def test_what_is_not_there_is_refused(state):
 )
 def test_calculate(domain, state, expression, value):
     assert domain.call(state, "calculate", {"expression": expression}) == value
+
+
+def sane_expression(rng, depth):
+    """Money, counts and shares, as an agent computes with them."""
+    if depth == 0:
+        return rng.choice([str(rng.randrange(1000)), f"{rng.uniform(0, 2000):.2f}", "0.15"])
+    left, right = (sane_expression(rng, rng.randrange(depth)) for _ in range(2))
+    text = f"{left} {rng.choice('+-*/')} {right}"
+    return rng.choice([text, f"({text})", f"-({text})", text.replace(" ", "")])
+
+
+def test_calculate_answers_as_python_does(domain, state):
+    # The benchmark's calculator evaluates the text and rounds; so does this, on what is harmless.
+    rng = random.Random(0)
+    for _ in range(500):
+        expression = sane_expression(rng, 4)
+        try:
+            expected = str(round(float(eval(expression)), 2))
+        except ZeroDivisionError as error:
+            expected = f"Error: {error}"
+        assert domain.call(state, "calculate", {"expression": expression}) == expected, expression
+
+
+@pytest.mark.parametrize("expression", ["1 +", "(1", "1)", "1 2", "01 + 1", "1..2", "+"])
+def test_calculate_complains_as_python_does(domain, state, expression):
+    with pytest.raises(SyntaxError) as error:
+        eval(expression)
+    output = domain.call(state, "calculate", {"expression": expression})
+    assert output == f"Error: {error.value}"
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("9" * 100, "1e+100"),
+        ("9" * 102, "Error: number too large or not real"),
+        ("9" * 400 + ".0", "Error: number too large or not real"),  # infinite as a float
+        ("10**100", "1e+100"),
+        ("10**100*10", "Error: number too large or not real"),
+        ("10**101", "Error: expression too large"),
+        ("-(10**100)-10**99", "Error: number too large or not real"),
+        ("2**-9999999", "0.0"),
+        ("1**9999999999", "1.0"),
+        ("0**-1", "Error: 0.0 cannot be raised to a negative power"),
+        ("1/0", "Error: division by zero"),
+        ("+".join(["1"] * 200), "200.0"),
+        ("+".join(["1"] * 202), "Error: expression nested too deeply"),
+        ("1+" * 499 + "11", "Error: expression nested too deeply"),
+        ("1+" * 500 + "1", "Error: expression longer than 1000 characters"),
+        ("1 2".replace(" ", "\u00a0"), "Error: invalid characters in expression"),
+        ("٣+1", "Error: invalid characters in expression"),
+        ("1e5", "Error: invalid characters in expression"),
+    ],
+)
+def test_calculate_limits(domain, state, expression, answer):
+    assert domain.call(state, "calculate", {"expression": expression}) == answer
 
 
 def calculated_quickly(domain, expression):

@@ -1,150 +1,22 @@
-"""The retail tools, against what τ-bench's own tools answered and against any call at all."""
+"""The retail tools, where the recordings are silent or a slip would be costly."""
 
-import copy
-import hashlib
 import json
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from small_databases import ADDRESS, small_retail
 
+from tarl_jax.sandbox.domain import Refusal
 from tarl_jax.sandbox.retail import retail_domain
-
-RECORDED = Path(__file__).parents[2] / ".." / "shared" / "tau_bench" / "retail"
-needs_recordings = pytest.mark.skipif(
-    not RECORDED.is_dir(), reason="τ-bench's recorded outputs are not beside this checkout"
-)
-FIELDS = ("address1", "address2", "city", "state", "country", "zip")
-ADDRESS = dict(zip(FIELDS, ("1 Elm St", "", "Austin", "TX", "USA", "787"), strict=True))
-
-
-def small_database():
-    """Two users, three orders, one product in five colours; whole dollars and short ids."""
-
-    def variant(item_id, colour, price):
-        record = {"item_id": item_id, "options": {"color": colour}}
-        return record | {"available": item_id != "103", "price": price}
-
-    def item(item_id):
-        mug = mugs[item_id]
-        copied = {key: copy.deepcopy(mug[key]) for key in ("item_id", "price", "options")}
-        return {"name": "Mug", "product_id": "10", **copied}
-
-    def order(order_id, user_id, status, item_ids, method_id):
-        items = [item(item_id) for item_id in item_ids]
-        amount = sum(i["price"] for i in items)
-        payment = {"transaction_type": "payment", "amount": amount, "payment_method_id": method_id}
-        record = {"order_id": order_id, "user_id": user_id, "address": ADDRESS | {"zip": "801"}}
-        record |= {"items": items, "fulfillments": [], "status": status}
-        return record | {"payment_history": [payment]}
-
-    def user(first, methods, orders):
-        record = {"name": {"first_name": first, "last_name": "Ito"}}
-        record |= {"address": ADDRESS | {"zip": "801"}, "email": f"{first}@mail.com"}
-        return record | {"payment_methods": {m["id"]: m for m in methods}, "orders": orders}
-
-    prices = {"100": ("red", 25), "101": ("blue", 20), "102": ("black", 40)}
-    prices |= {"103": ("white", 22), "104": ("gold", 90)}
-    mugs = {item_id: variant(item_id, *mug) for item_id, mug in prices.items()}
-    card = {"source": "gift_card", "balance": 30, "id": "gift_card_1"}
-    paypals = [{"source": "paypal", "id": f"paypal_{n}"} for n in (1, 2)]
-    three = ["100", "100", "101"]
-    return {
-        "users": {
-            "ada_1": user("Ada", [card, paypals[0]], ["#W1", "#W2"]),
-            "ben_2": user("Ben", [paypals[1]], ["#W3"]),
-        },
-        "orders": {
-            "#W1": order("#W1", "ada_1", "pending", three, "paypal_1"),
-            "#W2": order("#W2", "ada_1", "delivered", three, "gift_card_1"),
-            "#W3": order("#W3", "ben_2", "pending", ["101"], "paypal_2"),
-        },
-        "products": {"10": {"name": "Mug", "product_id": "10", "variants": mugs}},
-    }
-
-
-def reference_hash(database):
-    """The definition, word for word."""
-
-    def frozen(value):
-        if isinstance(value, dict):
-            return tuple((key, frozen(item)) for key, item in sorted(value.items()))
-        return tuple(map(frozen, value)) if isinstance(value, list) else value
-
-    return hashlib.sha256(str(frozen(database)).encode()).hexdigest()
-
-
-def database_of(state, domain):
-    return {table: dict(state.table(table)) for table in domain.database}
 
 
 @pytest.fixture
 def domain():
-    return retail_domain(small_database())
+    return retail_domain(small_retail())
 
 
 @pytest.fixture
 def state(domain):
     return domain.new_state()
-
-
-# --- recorded outputs -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    return lambda name: json.loads((RECORDED / f"{name}.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def full_domain(recorded):
-    return retail_domain(recorded("db"))
-
-
-@needs_recordings
-@pytest.mark.parametrize("split", ["train", "dev"])
-def test_gold_calls_answer_as_recorded(full_domain, recorded, split):
-    tasks = recorded(f"tasks_{split}")
-    for episode in recorded(f"replay_{split}"):
-        state = full_domain.new_state()
-        actions = tasks[episode["task"]]["actions"]
-        for action, output in zip(actions, episode["outputs"], strict=True):
-            got = full_domain.call(state, action["name"], action["kwargs"])
-            assert output in (None, got), (episode["task"], action)
-        assert full_domain.state_hash(state) == episode["db_hash"], episode["task"]
-
-
-@needs_recordings
-def test_random_calls_answer_as_recorded(full_domain, recorded):
-    for number, episode in enumerate(recorded("random_calls")):
-        state = full_domain.new_state()
-        for call in episode["calls"]:
-            got = full_domain.call(state, call["name"], call["kwargs"])
-            if "missing 1 required positional argument" in call["output"]:
-                assert got.startswith("Error: missing argument"), (number, call)
-            elif call["output"].startswith("Unknown action"):
-                assert got == f"Error: unknown tool {call['name']!r}", (number, call)
-            else:
-                assert got == call["output"], (number, call)
-        assert full_domain.state_hash(state) == episode["db_hash"], number
-
-
-@needs_recordings
-def test_schemas_ask_for_the_recorded_arguments(full_domain, recorded):
-    def shape(schema):
-        function = schema["function"]
-        properties = {
-            name: {key: value for key, value in prop.items() if key != "description"}
-            for name, prop in function["parameters"]["properties"].items()
-        }
-        return {**function["parameters"], "properties": properties, "name": function["name"]}
-
-    ours = [shape(tool.schema) for tool in full_domain.tools.values()]
-    assert ours == [shape(schema) for schema in recorded("tools")]
-
-
-# --- tools, where the recordings are silent or a slip would be costly -----------------------------
 
 
 def test_name_and_zip_find_the_user_at_the_modified_address(domain, state):
@@ -192,7 +64,7 @@ def test_item_changes_are_refused(domain, state, kwargs, refusal):
 
 
 def test_payment_moves_once_between_methods():
-    database = small_database()
+    database = small_retail()
     database["users"]["ada_1"]["payment_methods"]["gift_card_1"]["balance"] = 100
     domain = retail_domain(database)
     state = domain.new_state()
@@ -204,7 +76,7 @@ def test_payment_moves_once_between_methods():
 
 
 def test_change_of_payment_gives_the_gift_card_its_money_back():
-    database = small_database()
+    database = small_retail()
     database["orders"]["#W1"]["payment_history"][0]["payment_method_id"] = "gift_card_1"
     domain = retail_domain(database)
     state = domain.new_state()
@@ -216,7 +88,7 @@ def test_change_of_payment_gives_the_gift_card_its_money_back():
 
 
 def test_cancelling_refunds_a_gift_card():
-    database = small_database()
+    database = small_retail()
     database["orders"]["#W1"]["payment_history"][0]["payment_method_id"] = "gift_card_1"
     domain = retail_domain(database)
     state = domain.new_state()
@@ -242,7 +114,6 @@ def test_return_goes_to_the_original_method_or_a_gift_card(domain, state):
 @pytest.mark.parametrize(
     ("name", "kwargs", "refusal"),
     [
-        ("refund_everything", {}, "unknown tool 'refund_everything'"),
         ("get_order_details", {}, "missing argument 'order_id'"),
         ("get_order_details", None, "arguments should be a JSON object"),
         ("get_order_details", {"order_id": 1}, "argument 'order_id' should be of type string"),
@@ -263,52 +134,21 @@ def test_ill_formed_calls_are_refused_by_name(domain, state, name, kwargs, refus
     assert domain.call(state, name, kwargs) == f"Error: {refusal}"
 
 
-# --- any calls at all -----------------------------------------------------------------------------
-
-TOOLS = retail_domain(small_database()).tools
-WORDS = ["#W1", "#W2", "#W3", "ada_1", "10", "801", "paypal_1", "paypal_2", "gift_card_1"]
-WORDS += ["no longer needed", "Ada", "Ito", "ada@mail.com", "2*3", ""]
-ITEMS = ["100", "101", "102", "103", "104"]
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=5,
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("refund_everything", "Unknown action refund_everything"),  # as the benchmark has it
+        ("", "Unknown action "),
+        (["think"], "Error: the name of a tool should be a string"),
+        (None, "Error: the name of a tool should be a string"),
+    ],
 )
+def test_a_tool_that_does_not_exist_is_a_refusal(domain, state, name, answer):
+    output = domain.call(state, name, {})
+    assert output == answer and isinstance(output, Refusal)
 
 
-@st.composite
-def calls(draw):
-    """A tool name and arguments: mostly of the right types, sometimes anything."""
-    name = draw(st.sampled_from([*TOOLS, "no_such_tool"]))
-    if name == "no_such_tool" or draw(st.integers(0, 9)) == 0:
-        return name, draw(anything)
-    kwargs = {}
-    for argument, schema in TOOLS[name].schema["function"]["parameters"]["properties"].items():
-        if schema["type"] == "array":
-            kwargs[argument] = draw(st.lists(st.sampled_from(ITEMS), max_size=2))
-        else:
-            kwargs[argument] = draw(st.sampled_from(WORDS + schema.get("enum", [])))
-    if kwargs and draw(st.integers(0, 9)) == 0:
-        kwargs[draw(st.sampled_from([*kwargs, "extra"]))] = draw(anything)
-    return name, kwargs
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(calls(), max_size=12), st.lists(calls(), max_size=3))
-def test_any_calls(sequence, others):
-    domain = retail_domain(small_database())
-    before = copy.deepcopy(domain.database)
-    state = domain.new_state()
-    for name, kwargs in sequence:
-        held = domain.state_hash(state)
-        output = domain.call(state, name, kwargs)
-        assert isinstance(output, str)
-        if output.startswith("Error: ") or not TOOLS[name].write:
-            assert domain.state_hash(state) == held
-    assert domain.state_hash(state) == reference_hash(database_of(state, domain))
-    other = domain.new_state()
-    for name, kwargs in others:
-        domain.call(other, name, kwargs)
-    hashes_agree = domain.state_hash(state) == domain.state_hash(other)
-    assert domain.same(state, other) == hashes_agree == (not domain.diff(state, against=other))
-    assert repr(domain.database) == repr(before)
+def test_what_a_tool_answers_is_no_refusal_whatever_it_says(domain, state):
+    state.edit("users", "ada_1")["email"] = "Error: x"
+    assert not isinstance(domain.call(state, "get_user_details", {"user_id": "ada_1"}), Refusal)
+    assert isinstance(domain.call(state, "get_user_details", {"user_id": "ben"}), Refusal)

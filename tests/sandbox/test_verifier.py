@@ -4,9 +4,9 @@ The second half is about what the verdict rests on: states, their hash, equality
 """
 
 import copy
-import hashlib
 
 import pytest
+import reference
 
 from tarl_jax.sandbox.domain import Domain, State, ToolError, make_tool
 from tarl_jax.sandbox.retail import retail_domain
@@ -179,15 +179,7 @@ def state(domain):
 
 
 def reference_hash(domain, state):
-    """τ-bench's definition, word for word, over a whole copy of the database."""
-
-    def frozen(value):
-        if isinstance(value, dict):
-            return tuple((key, frozen(item)) for key, item in sorted(value.items()))
-        return tuple(map(frozen, value)) if isinstance(value, list) else value
-
-    database = {table: dict(state.table(table)) for table in domain.database}
-    return hashlib.sha256(str(frozen(database)).encode()).hexdigest()
+    return reference.state_hash({table: dict(state.table(table)) for table in domain.database})
 
 
 def test_fork_and_original_do_not_see_each_others_writes(domain, state):

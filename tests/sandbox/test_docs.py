@@ -1,0 +1,59 @@
+"""The sandbox page: its code runs as it stands, and what it names is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tarl_jax.config import RolloutConfig
+from tarl_jax.sandbox import load_benchmark_tasks, load_domain
+from tarl_jax.sandbox.domain import Domain, Refusal
+from tarl_jax.sandbox.published import DOMAINS
+from tarl_jax.types import Call
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text("utf-8")
+SURFACE, LIBRARY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """What the second example leaves, with its domain known to `load_domain` for this test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tarl_jax.sandbox.published.DOMAINS", known := dict(DOMAINS))
+    names: dict = {"__name__": "library"}
+    exec(compile(LIBRARY, "docs/sandbox.md", "exec"), names)
+    assert known.keys() - DOMAINS.keys() == {"library"}
+    return names
+
+
+def test_the_surface_is_as_shown():
+    exec(compile(SURFACE, "docs/sandbox.md", "exec"), {})
+    for name in re.findall(r"`Domain\.(\w+)\(", PAGE):
+        assert callable(getattr(Domain, name))
+    for name in re.findall(r"`rollout\.(\w+)`", PAGE):
+        assert name in RolloutConfig.__dataclass_fields__
+
+
+def test_the_example_is_short_and_runs(library):
+    assert LIBRARY.count("\n") < 100
+    domain = library["domain"]
+    assert list(domain.tools) == [
+        "get_member", "find_books", "transfer_to_human_agents", "lend_book"]
+    state = domain.new_state()
+    assert domain.call(state, "find_books", {"author": "Eco"}) == '["b1"]'
+    unknown = domain.call(state, "burn_book", {"book_id": "b1"})
+    assert unknown == "Unknown action burn_book" and isinstance(unknown, Refusal)
+
+
+def test_the_example_reads_folders_too(library, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "policy.md").write_text("Be quiet.")
+    (folder / "db.json").write_text(
+        '{"books": {"b9": {"author": "Ito", "lent_to": ""}}, "members": {}}')
+    lend = '{"name": "lend_book", "kwargs": {"member_id": "m1", "book_id": "b9"}}'
+    (folder / "tasks_train.json").write_text(
+        f'[{{"user_id": "m1", "instruction": "Borrow.", "actions": [{lend}], "outputs": []}}]')
+    assert load_domain("library", folder).policy == "Be quiet."
+    (task,) = load_benchmark_tasks("library", folder)
+    assert task.gold_calls == (Call("lend_book", {"member_id": "m1", "book_id": "b9"}),)
