@@ -76,7 +76,8 @@ def _tiny(config: RunConfig) -> RunConfig:
     replace = dataclasses.replace
     return replace(
         config,
-        model=replace(config.model, d_model=32, num_layers=2, num_heads=2, head_dim=16, d_ff=64),
+        model=replace(config.model, d_model=32, num_layers=2, num_heads=2, num_kv_heads=1,
+                      head_dim=16, d_ff=64),
         shop=replace(config.shop, num_users=40),
         tasks=replace(config.tasks, num_train=64, num_held_out=16),
         warm_start=replace(config.warm_start, episodes=64, branches=4, steps=12, batch_tokens=2048,

@@ -1,0 +1,59 @@
+"""Plays dialogues as one of several processes; started by test_two_processes.py.
+
+Usage: two_processes.py PORT PROCESSES RANK. Prints what this process's dialogues said, as JSON.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+from scripted import CONFIG, MODEL, STOP, TEMPERATURE, VOCAB, Forgetful, Scripted, Slow
+
+from tarl_jax.config import MeshConfig
+from tarl_jax.mesh import rollout_mesh
+from tarl_jax.models import decoder
+from tarl_jax.rollout.engine import Engine
+
+
+def dialogues():
+    """Quick ones, slow ones, some with a common prompt, some that forget."""
+    episodes = []
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(0, VOCAB, 60).tolist()
+    for seed in range(24):
+        kind = (Scripted, Slow, Forgetful)[seed % 3]
+        episode = kind(seed, 30 + seed, [5, 40, 3])
+        if seed % 4 == 0:
+            episode.prompt, episode.shared = prompt, 40
+        if kind is Slow:
+            episode.wait = lambda seed=seed: time.sleep(0.002 * (seed % 5))
+        episodes.append(episode)
+    return episodes
+
+
+def main():
+    port, processes, rank = map(int, sys.argv[1:])
+    if processes > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, rank)
+    assert jax.device_count() == 8 and jax.process_count() == processes
+    mesh = rollout_mesh(MeshConfig())
+    config = dataclasses.replace(CONFIG, slots=8, in_flight=16, parked=2, share_prefix=16)
+    engine = Engine(MODEL, config, STOP, mesh)
+    shapes = jax.eval_shape(lambda: decoder.init_params(MODEL, VOCAB, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, np.float32), shapes)
+    everyone = dialogues()
+    share = len(everyone) // processes
+    mine = everyone[rank * share : (rank + 1) * share]
+    ended = []
+    stats = engine.run(params, mine, TEMPERATURE, ended=lambda e: ended.append(e.seed))
+    assert sorted(ended) == [e.seed for e in mine] and stats.episodes == len(everyone)
+    said = {e.seed: (e.sampled_ids, [p for _, lp in e.turns for p in lp]) for e in mine}
+    print(json.dumps({"said": said, "sampled": stats.sampled_tokens}))
+
+
+if __name__ == "__main__":
+    main()
