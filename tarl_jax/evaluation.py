@@ -154,7 +154,7 @@ def maths_behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     stops = [t.stop_reason for t in trajectories]
     return {
         "episode_tokens": sum(t.num_tokens for t in trajectories) / count,
-        "answered": sum("answer" in t.turns[0].info for t in trajectories) / count,
+        "answered": sum(any("answer" in s.info for s in t.turns) for t in trajectories) / count,
         "malformed": stops.count("malformed") / count,
         "truncated": stops.count("max_tokens") / count,
     }

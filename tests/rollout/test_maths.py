@@ -91,12 +91,11 @@ def test_the_engine_plays_both_kinds_side_by_side(world, tiny_config, random_par
     params = random_params(tiny_config.model, world.vocab_size, 0)
     tasks = [world.maths.train_tasks[0], world.train_tasks[0], world.maths.train_tasks[1]]
     episodes = [world.episode(task, "test") for task in tasks]
-    stats = engine.run(params, episodes, 1.0)
-    maths, tool, _ = [e.trajectory() for e in episodes]
-    assert stats.episodes == 3 and len(maths.turns) == 1 and tool.task.kind == "tool"
-    alone = world.episode(tasks[0], "test")
-    engine.run(params, [alone], 1.0)
-    assert alone.trajectory().turns[0].token_ids == maths.turns[0].token_ids
+    assert engine.run(params, episodes, 1.0).episodes == 3
+    first, tool, second = [e.trajectory() for e in episodes]
+    assert (first.task, tool.task, second.task) == tuple(tasks)
+    assert len(first.turns) == len(second.turns) == 1 and tool.task.kind == "tool"
+    assert first.turns[0].token_ids and all(p < 0 for p in first.turns[0].log_probs)
 
 
 def test_a_run_without_maths_has_no_problems(tiny_world):
