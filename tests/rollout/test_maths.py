@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from tarl_jax.judge.rules import judge
-from tarl_jax.mesh import rollout_mesh
-from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.maths import MathsEpisode
 from tarl_jax.rollout.world import World
 from tarl_jax.types import STOP_REASONS, Call, Trajectory
@@ -82,20 +80,6 @@ def test_an_episode_that_still_runs_has_no_record(world):
     episode.start()
     with pytest.raises(RuntimeError, match="has not ended"):
         episode.trajectory()
-
-
-def test_the_engine_plays_both_kinds_side_by_side(world, tiny_config, random_params):
-    engine = Engine(
-        tiny_config.model, tiny_config.rollout, world.chat.stop_id, rollout_mesh(tiny_config.mesh)
-    )
-    params = random_params(tiny_config.model, world.vocab_size, 0)
-    tasks = [world.maths.train_tasks[0], world.train_tasks[0], world.maths.train_tasks[1]]
-    episodes = [world.episode(task, "test") for task in tasks]
-    assert engine.run(params, episodes, 1.0).episodes == 3
-    first, tool, second = [e.trajectory() for e in episodes]
-    assert (first.task, tool.task, second.task) == tuple(tasks)
-    assert len(first.turns) == len(second.turns) == 1 and tool.task.kind == "tool"
-    assert first.turns[0].token_ids and all(p < 0 for p in first.turns[0].log_probs)
 
 
 def test_a_run_without_maths_has_no_problems(tiny_world):
