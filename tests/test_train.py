@@ -303,7 +303,7 @@ def test_a_policy_that_breaks_ends_the_run_with_the_last_good_checkpoint(start, 
 MATHS = {
     "maths.ratio": "(0.5,)", "maths.min_pass": 0.0, "maths.max_pass": 0.5, "maths.band_problems": 4,
     "maths.band_trials": 2, "maths.demonstrations": 0.0, "eval.maths_tasks": 2,
-    "checkpoint.every": 1, "eval.every": 0,
+    "checkpoint.every": 1, "eval.every": 0, "log.trajectories": 16,
 }
 
 

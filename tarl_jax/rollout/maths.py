@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from tarl_jax.config import RolloutConfig, RunConfig
+from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.maths.answers import final_answer, same_number
 from tarl_jax.maths.problems import maths_tasks
 from tarl_jax.maths.symbolic import SymbolicChecker
@@ -31,7 +31,6 @@ class Maths:
     too_long: problems that were left out because no turn would fit behind them.
     """
 
-    config: RolloutConfig
     chat: Chat
     train_tasks: list[Task]
     held_out_tasks: list[Task]
@@ -43,8 +42,8 @@ class Maths:
     def from_config(cls, config: RunConfig, chat: Chat) -> Maths | None:
         """None for a run without maths.
 
-        Raises: FileNotFoundError or ValueError for a broken file, ImportError where a file's
-          answers need a package that is not there.
+        Raises: FileNotFoundError or ValueError for a broken file, ConfigError where the package
+          that a file's answers need is not there.
         """
         wanted = max(config.maths.ratio) or config.maths.demonstrations or config.eval.maths_tasks
         if not wanted:
@@ -61,13 +60,21 @@ class Maths:
                 f" problem is there room for a turn of {config.rollout.max_turn_tokens} tokens"
             )
         return cls(
-            config.rollout, chat, train, held_out, system,
-            SymbolicChecker() if config.maths.file else same_number,
+            chat, train, held_out, system, _checker(config.maths.file),
             sum(map(len, made)) - len(train) - len(held_out),
         )
 
     def episode(self, task: Task, seed: int) -> MathsEpisode:
         return MathsEpisode(task, seed, self.chat, self.system, self.check)
+
+
+def _checker(file: str) -> Check:
+    if not file:
+        return same_number
+    try:
+        return SymbolicChecker()
+    except ImportError as error:
+        raise ConfigError(f"maths.file = {file!r}: {error}") from error
 
 
 class MathsEpisode:

@@ -1,10 +1,13 @@
 """A maths problem as an episode: what crosses between it and the engine, and its verdict."""
 
 import dataclasses
+import importlib.util
+import json
 
 import numpy as np
 import pytest
 
+from tarl_jax.config import ConfigError
 from tarl_jax.judge.rules import judge
 from tarl_jax.rollout.maths import MathsEpisode
 from tarl_jax.rollout.world import World
@@ -100,3 +103,23 @@ def test_problems_that_leave_no_room_are_left_out_and_counted(tiny_config):
         assert len(world.episode(task).start()) + tiny_config.rollout.max_turn_tokens <= 90
     with pytest.raises(ValueError, match=r"max_episode_tokens = 60.*room for a turn of 12"):
         made(60)
+
+
+def test_a_files_answers_are_checked_by_meaning_or_the_missing_package_is_named(
+    tiny_config, tmp_path, monkeypatch
+):
+    path = tmp_path / "problems.json"
+    record = {"problem": "What is 1/2?", "answer": "\\frac{1}{2}"}
+    path.write_text(json.dumps([record, {**record, "problem": "What is 2/4?"}]))
+    maths = dataclasses.replace(
+        tiny_config.maths, ratio=(0.5,), file=str(path), num_held_out=1
+    )
+    config = dataclasses.replace(tiny_config, maths=maths)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"problems.json.*pip install 'tarl-jax\[maths\]'"):
+        World.from_config(config)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    world = World.from_config(config)
+    task, = world.maths.train_tasks
+    assert play(world, task, world.chat.agent("\\boxed{0.50}")).success is True
+    assert play(world, task, world.chat.agent("\\boxed{0.51}")).success is False
