@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").rea
 TEST = [
     "hypothesis>=6.100",
     "ipykernel>=6.29",
+    "math-verify>=0.7",
     "mypy>=1.13",
     "nbclient>=0.10",
     "pytest>=8.0",
@@ -48,6 +49,7 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "maths": ["math-verify>=0.7"],
         "speech": ["espeakng-loader>=0.2", "soundfile>=0.12", "soxr>=0.5"],
         "test": TEST,
         "dev": [*TEST, "jupyterlab>=4.0", "pre-commit>=3.7"],

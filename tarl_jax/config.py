@@ -13,6 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from tarl_jax.maths.config import MathsConfig, check_maths
+
 
 class ConfigError(ValueError):
     """A config key or value that no run can use; the message names it and the remedy."""
@@ -209,6 +211,7 @@ class EvalConfig:
     every: int = 20  # steps between evaluations; 0: only before and after training
     tasks: int = 64  # held-out tasks of an evaluation during training
     final_tasks: int = 256  # held-out tasks of the evaluations before and after training
+    maths_tasks: int = 0  # held-out maths problems of every evaluation
     trials: int = 4
     temperature: float = 1.0
     bootstrap: int = 2000
@@ -236,6 +239,7 @@ class RunConfig:
     model: ModelConfig = ModelConfig()
     shop: ShopConfig = ShopConfig()
     tasks: TaskConfig = TaskConfig()
+    maths: MathsConfig = dataclasses.field(default_factory=MathsConfig)
     warm_start: WarmStartConfig = WarmStartConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
@@ -374,3 +378,7 @@ def _check(c: RunConfig) -> None:
             and min(c.tasks.requests) >= 0,
             "tasks.requests", c.tasks.requests, "probabilities must sum to 1")
     require(c.rl.learning_rate > 0, "rl.learning_rate", c.rl.learning_rate, "must be above 0")
+    check_maths(c.maths, require)
+    require(0 <= c.eval.maths_tasks <= c.maths.num_held_out, "eval.maths_tasks",
+            c.eval.maths_tasks, f"must be between 0 and maths.num_held_out ="
+            f" {c.maths.num_held_out}")

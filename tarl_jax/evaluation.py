@@ -52,7 +52,7 @@ def evaluate(
     stream: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, float], list[Trajectory]]:
-    """Plays `config.eval.trials` episodes of each task and judges them.
+    """Plays `config.eval.trials` episodes of each task, of whatever kind, and judges them.
 
     Args:
       stream: names the random stream of the episodes; the same name gives the same episodes.
@@ -67,7 +67,10 @@ def evaluate(
         verdict = judge(trajectory)
         if verdict is not None:
             trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
-    metrics = summarise(trajectories, config.trials, config.bootstrap, config.seed)
+    tools, maths = by_kind(trajectories)
+    metrics = summarise(tools, config.trials, config.bootstrap, config.seed)
+    if maths:
+        metrics |= summarise_maths(maths, config.trials, config.bootstrap, config.seed)
     metrics["eval/tokens_per_second"] = stats.tokens_per_second
     return metrics, trajectories
 
@@ -111,6 +114,31 @@ def summarise(
     return metrics
 
 
+def summarise_maths(
+    trajectories: Sequence[Trajectory], trials: int, draws: int, seed: int
+) -> dict[str, float]:
+    """Metrics of an evaluation's maths problems; pass@1 is the share of episodes that succeed."""
+    success = np.array([bool(t.success) for t in trajectories]).reshape(-1, trials)
+    per_task = success.mean(axis=1)
+    low, high = bootstrap_interval(per_task, draws, np.random.default_rng([seed, 1]))
+    name = "eval/maths_pass@1"
+    metrics = {name: float(per_task.mean()), f"{name}_low": low, f"{name}_high": high}
+    more = maths_behaviour(trajectories)
+    return metrics | {f"eval/maths_{key}": value for key, value in more.items()}
+
+
+def held_out(world: World, count: int) -> list[Task]:
+    """`count` held-out tasks, and as many maths problems as an evaluation takes."""
+    maths = world.maths.held_out_tasks if world.maths else []
+    return [*world.held_out_tasks[:count], *maths[: world.config.eval.maths_tasks]]
+
+
+def by_kind(trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[Trajectory]]:
+    """(those of tool tasks, those of maths problems), each in order."""
+    tools = [t for t in trajectories if t.task.kind == "tool"]
+    return tools, [t for t in trajectories if t.task.kind == "maths"]
+
+
 def clean(success: Bool[np.ndarray, ...], major: Bool[np.ndarray, ...]) -> np.ndarray:
     return success & ~major
 
@@ -130,6 +158,29 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     }
 
 
+def maths_behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means per maths problem: tokens, answers given in a form that is understood, stops."""
+    count = len(trajectories)
+    stops = [t.stop_reason for t in trajectories]
+    return {
+        "episode_tokens": sum(t.num_tokens for t in trajectories) / count,
+        "answered": sum(any("answer" in s.info for s in t.turns) for t in trajectories) / count,
+        "malformed": stops.count("malformed") / count,
+        "truncated": stops.count("max_tokens") / count,
+    }
+
+
+def maths_metrics(trajectories: Sequence[Trajectory], others: int) -> dict[str, float]:
+    """Metrics of a training step's maths problems, of which there may be none, beside `others`."""
+    if not trajectories:
+        return {}
+    metrics = {f"maths/{name}": value for name, value in maths_behaviour(trajectories).items()}
+    return metrics | {
+        "maths/pass_rate": float(np.mean([bool(t.success) for t in trajectories])),
+        "maths/share": len(trajectories) / (len(trajectories) + others),
+    }
+
+
 def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     """Evaluates a checkpoint of the run in `config.workdir` (step -1: the newest).
 
@@ -146,7 +197,7 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     state = restore(config, world, make_updater(config, world), checkpoints, step)
     with LiveView(0, config.log.live, str(run_dir)) as view:
         values, _ = evaluate(
-            engine, state.policy, world, world.held_out_tasks[: config.eval.final_tasks], "eval",
+            engine, state.policy, world, held_out(world, config.eval.final_tasks), "eval",
             lambda done, total: view.phase(f"evaluating step {step}", done, total),
         )
     checkpoints.close()

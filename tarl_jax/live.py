@@ -203,6 +203,7 @@ class LiveView:
             seconds = ", ".join(f"{k} {s(f'seconds/{k}', '.1f')}" for k in STEP_PHASES)
             parts += [
                 f"pass {s('train/pass_rate', '.3f')}",
+                *([f"maths {s('maths/pass_rate', '.3f')}"] if "maths/pass_rate" in numbers else []),
                 f"reward {s('reward/mean', '+.2f')} ({reward})",
                 f"kl {s('rl/kl')}",
                 f"entropy {s('rl/entropy')}",
@@ -350,7 +351,8 @@ def summary_table(base: Mapping[str, float | None], final: Mapping[str, float | 
     table.add_column("held-out tasks")
     for name in ("base", "trained", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row, key, spec, more_is_better in _SUMMARY:
+    maths = ("maths pass@1", "eval/maths_pass@1", ".3f", True)
+    for row, key, spec, more_is_better in (*_SUMMARY, *([maths] if maths[1] in final else [])):
         before, after = base.get(key), final.get(key)
         difference = None if before is None or after is None else after - before
         shown = show(difference, "+" + spec)

@@ -22,8 +22,9 @@ from tarl_jax import metrics as logs
 from tarl_jax.checkpoint import Checkpoints, load_params, save_params
 from tarl_jax.config import RunConfig
 from tarl_jax.curves import plot_curves
-from tarl_jax.data import TaskStream
-from tarl_jax.evaluation import behaviour, evaluate
+from tarl_jax.data import Mixture
+from tarl_jax.difficulty import medium_problems
+from tarl_jax.evaluation import behaviour, by_kind, evaluate, held_out, maths_metrics
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.mesh import make_mesh, rollout_mesh, row_shards
@@ -94,9 +95,6 @@ class _Run:
             config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh)
         )
         self.updater = make_updater(config, self.world)
-        self.stream = TaskStream(
-            self.world.train_tasks, config.rollout.tasks_per_step, config.seed
-        )
         self.checkpoints = Checkpoints(run_dir, config.checkpoint)
         self.writer: logs.MetricsWriter | None = None
 
@@ -111,6 +109,7 @@ class _Run:
         self.view.phase("compiling")
         self.engine.programs.compile(state.policy)
         self.updater.compile(state, self._shapes(), self.config.rl.pack)
+        self.mixture = self._mixture(state.policy if step == 0 else None)
         base = self._found("base") or self._evaluation("base", 0, state.policy)
         while step < self.config.rl.steps:
             step += 1
@@ -155,6 +154,19 @@ class _Run:
         if not steps:
             self._save(0, state)
         return (steps[-1] if steps else 0), state, reference if config.rl.kl_coef > 0 else None
+
+    def _mixture(self, base: Params | None) -> Mixture:
+        """The tasks of every step; `base` is the policy that no step has changed yet."""
+        config, maths = self.config, self.world.maths
+        problems = medium_problems(
+            self.engine, base, self.world, self.run_dir,
+            lambda done, total: self.view.phase("trying the maths problems", done, total),
+        )
+        if maths is not None:
+            self.view.log(f"maths: {len(problems)} of {len(maths.train_tasks)} problems to train"
+                          f" on; {maths.too_long} were too long")
+        return Mixture(self.world.train_tasks, problems, config.rollout.tasks_per_step,
+                       config.maths, config.seed)
 
     def _shapes(self) -> list[tuple[int, int]]:
         longest, tokens = self.config.rollout.max_episode_tokens, self.config.rl.micro_batch_tokens
@@ -223,14 +235,14 @@ class _Run:
         config = self.config.rollout
         episodes = [
             self.world.episode(task, "train", step, trial)
-            for task in self.stream.tasks(step)
+            for task in self.mixture.tasks(step)
             for trial in range(config.group_size)
         ]
         stats = self.engine.run(params, episodes, config.temperature)
         return [episode.trajectory() for episode in episodes], stats
 
     def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-        """Judges and rewards in place; returns metrics."""
+        """Judges and rewards in place; returns metrics, those of maths problems apart."""
         for t in trajectories:
             verdict = judge(t)
             if verdict:
@@ -239,13 +251,18 @@ class _Run:
                 bool(t.success), t.turn_scores, t.task.expert_turns, self.config.reward
             )
             t.reward, t.reward_parts = reward.total, dataclasses.asdict(reward)
+        trajectories, maths = by_kind(trajectories)
+        values = maths_metrics(maths, len(trajectories))
+        if not trajectories:
+            return values
         rewards = {
             f"reward/{part}": float(np.mean([t.reward_parts[part] for t in trajectories]))
             for part in ("terminal", "turns", "major")
         }
         major = [-1 in (t.turn_scores or ()) for t in trajectories]
         success = [bool(t.success) for t in trajectories]
-        return rewards | {f"rollout/{k}": v for k, v in behaviour(trajectories).items()} | {
+        values |= {f"rollout/{k}": v for k, v in behaviour(trajectories).items()}
+        return values | rewards | {
             "reward/mean": float(np.mean([t.reward for t in trajectories])),
             "train/pass_rate": float(np.mean(success)),
             "train/clean_pass": float(np.mean(np.array(success) & ~np.array(major))),
@@ -320,7 +337,7 @@ class _Run:
     def _evaluation(self, kind: str, step: int, params: Params) -> dict[str, float]:
         config = self.config.eval
         count = config.tasks if kind == "eval" else config.final_tasks
-        tasks = self.world.held_out_tasks[:count]
+        tasks = held_out(self.world, count)
         begun = time.perf_counter()
         name = {"base": "evaluating the base", "final": "evaluating the trained policy"}.get(
             kind, "evaluating")
@@ -335,7 +352,8 @@ class _Run:
         values, trajectories = evaluate(self.engine, params, self.world, tasks, stream, progress)
         values["seconds/eval"] = time.perf_counter() - begun
         self._write(step, kind, values)
-        logs.append_trajectories(self.run_dir, step, trajectories[:64], kind="eval")
+        tools, maths = by_kind(trajectories)
+        logs.append_trajectories(self.run_dir, step, [*tools[:64], *maths[:16]], kind="eval")
         self.view.update(step, values)
         return values
 

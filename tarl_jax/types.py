@@ -31,8 +31,10 @@ import jax
 import numpy as np
 from flax import struct
 
+TASK_KINDS = ("tool", "maths")
 STOP_REASONS = (
     "user_stop",
+    "answered",
     "transfer",
     "max_turns",
     "max_tokens",
@@ -71,6 +73,8 @@ class Task:
       script: what a scripted user needs (JSON-like), or None if only an LLM can play the user.
       expert_turns: agent turns that a faultless clerk takes; a constant of the task.
       assertions: statements about the dialogue that no rule can judge (reported, not trained on).
+      kind: one of TASK_KINDS. A "maths" task is a problem (`instruction`) that one turn answers;
+        its right answer is the only one of `outputs`.
     """
 
     task_id: str
@@ -83,6 +87,7 @@ class Task:
     script: Mapping[str, Any] | None
     expert_turns: int
     assertions: tuple[str, ...] = ()
+    kind: str = "tool"
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -93,10 +98,13 @@ class Task:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
+        data = {"kind": "tool", **data}  # records from before there were kinds have none
         known = {f.name for f in dataclasses.fields(cls)}
         if set(data) != known:
             missing, surplus = sorted(known - set(data)), sorted(set(data) - known)
             raise ValueError(f"task record: missing fields {missing}, unknown fields {surplus}")
+        if data["kind"] not in TASK_KINDS:
+            raise ValueError(f"task record: kind {data['kind']!r}: choose one of {TASK_KINDS}")
         return cls(
             **{
                 **data,

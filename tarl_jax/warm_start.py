@@ -23,10 +23,12 @@ import optax
 
 from tarl_jax import checkpoint
 from tarl_jax.config import ClerkConfig, ModelConfig, RunConfig, WarmStartConfig
+from tarl_jax.maths.arithmetic import make_problems
 from tarl_jax.models import decoder
 from tarl_jax.models.head import sampled_log_probs
 from tarl_jax.rl.batching import pad_rows, plan_batches
 from tarl_jax.rl.update import NonFiniteError
+from tarl_jax.rollout.maths import Maths
 from tarl_jax.rollout.world import World
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import play
@@ -102,6 +104,12 @@ def _digest(config: RunConfig, world: World) -> str:
         "system": world.system,
         "max_tokens": config.rollout.max_episode_tokens,
     }
+    if config.maths.demonstrations:
+        assert world.maths is not None
+        content["maths"] = [
+            config.maths.demonstrations, config.maths.levels, world.maths.system,
+            sorted(_played(world.maths)),
+        ]
     if config.warm_start.target_pass:  # the score depends on these too
         evaluation, rollout = config.eval, config.rollout
         content["score"] = [
@@ -114,7 +122,7 @@ def _digest(config: RunConfig, world: World) -> str:
 def demonstrate(
     config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
 ) -> list[Demonstration]:
-    """The clerk's dialogues, those beyond the context left out.
+    """The clerk's dialogues, and worked maths problems; those beyond the context are left out.
 
     They play in other branches of the shop, so that nothing about the users and orders of the run,
     trained on or held out, can be known by heart.
@@ -128,6 +136,8 @@ def demonstrate(
         for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
             seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
             found.append(_demonstration(config, world, domain, clerk, task, seed))
+    if world.maths is not None:
+        found += _worked_problems(config, world.maths, len(found))
     longest = config.rollout.max_episode_tokens
     return [d for d in found if len(d.tokens) <= longest]
 
@@ -153,6 +163,26 @@ def _demonstration(
             parts.append((render(observation.text), False))
     tokens = np.array([t for ids, _ in parts for t in ids], np.int32)
     return Demonstration(tokens, np.array([agent for ids, agent in parts for _ in ids], bool))
+
+
+def _worked_problems(config: RunConfig, maths: Maths, dialogues: int) -> list[Demonstration]:
+    """Maths problems of the run's levels with their solutions; none that the run plays."""
+    share = config.maths.demonstrations
+    problems = make_problems(
+        round(dialogues * share / (1 - share)), config.maths.levels,
+        f"demonstrations-{config.warm_start.seed}", _played(maths),
+    )
+    found = []
+    for problem in problems:
+        prompt = maths.system[1] + maths.chat.user(problem.text)
+        solution = maths.chat.agent(problem.solution)
+        agent = np.arange(len(prompt) + len(solution)) >= len(prompt)
+        found.append(Demonstration(np.array(prompt + solution, np.int32), agent))
+    return found
+
+
+def _played(maths: Maths) -> set[str]:
+    return {task.instruction for task in maths.train_tasks + maths.held_out_tasks}
 
 
 def imitate(

@@ -120,6 +120,22 @@ def test_an_int_is_good_for_a_float():
     ("tasks.requests", (), "must sum to 1"),
     ("tasks.requests", (1.5, -0.5), "must sum to 1"),
     ("rl.learning_rate", 0.0, "must be above 0"),
+    ("maths.mode", "mix", "choose one of replace, add"),
+    ("maths.ratio", (), "at least one share"),
+    ("maths.ratio", (-0.1,), "at least 0"),
+    ("maths.ratio", (1.5,), "at most 1"),
+    ("maths.ratio", (float("nan"),), "at least 0"),
+    ("maths.ratio_steps", (0.0, 5.0), "a rising step for each of maths.ratio"),
+    ("maths.num_train", 0, "at least 1"),
+    ("maths.num_held_out", 0, "at least 1"),
+    ("maths.band_problems", 0, "at least 1"),
+    ("maths.band_trials", 0, "at least 1"),
+    ("maths.levels", (0.5, 0.5), "five shares"),
+    ("maths.levels", (0.5, 0.5, 0.5, 0.0, 0.0), "sum to 1"),
+    ("maths.min_pass", 1.0, "below maths.max_pass"),
+    ("maths.demonstrations", 1.0, "below 1"),
+    ("eval.maths_tasks", -1, "between 0 and maths.num_held_out"),
+    ("eval.maths_tasks", 129, "between 0 and maths.num_held_out = 128"),
 ])
 def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, remedy):
     message = refused(nested(key, value))
@@ -137,6 +153,15 @@ def test_the_ends_of_a_range_are_inside(key, value):
     for part in group.split("."):
         got = getattr(got, part)
     assert getattr(got, field) == value
+
+
+def test_maths_on_top_of_the_tool_tasks_may_outnumber_them():
+    got = from_config_dict({"maths": {"mode": "add", "ratio": [0.0, 2.0], "ratio_steps": [1, 9]}})
+    assert got.maths.ratio == (0.0, 2.0) and got.maths.ratio_steps == (1.0, 9.0)
+    falling = {"maths": {"ratio": [0.1, 0.2], "ratio_steps": [9, 1]}}
+    assert "a rising step" in refused(falling)
+    assert "must be at least 0 and below maths.max_pass = 1.5" in refused(
+        {"maths": {"max_pass": 1.5}})
 
 
 def test_configs_are_frozen():

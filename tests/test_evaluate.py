@@ -7,9 +7,20 @@ import math
 import numpy as np
 import pytest
 
-from tarl_jax.evaluation import behaviour, bootstrap_interval, evaluate, pass_hat_k, summarise
+from tarl_jax.evaluation import (
+    behaviour,
+    bootstrap_interval,
+    by_kind,
+    evaluate,
+    held_out,
+    maths_metrics,
+    pass_hat_k,
+    summarise,
+    summarise_maths,
+)
 from tarl_jax.rollout.engine import EngineStats
 from tarl_jax.rollout.players import Turn
+from tarl_jax.rollout.world import World
 from tarl_jax.types import Call, Segment, Task, Trajectory
 
 # ---- pass^k ---------------------------------------------------------------------------------
@@ -204,6 +215,45 @@ def test_an_episode_without_turns_has_none():
     assert behaviour([nothing])["turns"] == 0 and behaviour([nothing])["truncated"] == 1
 
 
+# ---- maths problems -------------------------------------------------------------------------
+
+PROBLEM = dataclasses.replace(TASK, kind="maths", source="arithmetic", outputs=("2",))
+
+
+def solved(success, answer="2", stop="answered") -> Trajectory:
+    """A prompt of six tokens and a turn of three."""
+    info = {} if answer is None else {"answer": answer}
+    segments = [
+        Segment.forced("user", [1] * 6, -1, "1+1?"),
+        Segment("agent", [2] * 3, [True] * 3, [-1.0] * 3, 0, "", None, info),
+    ]
+    return Trajectory(PROBLEM, 0, segments, stop, success)
+
+
+MATHS = [
+    solved(True), solved(True), solved(False, "3"), solved(False, None, "max_tokens"),
+    solved(False, None), solved(False, None, "malformed"), solved(False, "5"), solved(False, "7"),
+]
+
+
+def test_maths_metrics_by_hand():
+    step = maths_metrics(MATHS, others=24)
+    assert step == pytest.approx({
+        "maths/pass_rate": 2 / 8, "maths/share": 8 / 32, "maths/episode_tokens": 9,
+        "maths/answered": 5 / 8, "maths/malformed": 1 / 8, "maths/truncated": 1 / 8,
+    })
+    evaluation = summarise_maths(MATHS, trials=4, draws=200, seed=0)
+    assert evaluation["eval/maths_pass@1"] == 2 / 8
+    assert (evaluation["eval/maths_pass@1_low"], evaluation["eval/maths_pass@1_high"]) == (0, 0.5)
+    assert evaluation["eval/maths_answered"] == 5 / 8
+    assert maths_metrics([], others=24) == {}
+
+
+def test_kinds_are_told_apart_in_order():
+    mixed = [MATHS[0], trajectory(True, [1]), MATHS[2]]
+    assert by_kind(mixed) == ([mixed[1]], [mixed[0], mixed[2]])
+
+
 # ---- episodes -------------------------------------------------------------------------------
 
 
@@ -244,3 +294,20 @@ def test_the_stream_names_the_episodes(tiny_world):
         evaluate(engine, None, tiny_world, tiny_world.held_out_tasks[:2], stream)
         seeds.append(engine.seeds)
     assert seeds[0] == seeds[1] and not set(seeds[0]) & set(seeds[2])
+
+
+def test_an_evaluation_with_maths_leaves_the_tool_tasks_numbers_alone(tiny_config, tiny_world):
+    config = dataclasses.replace(
+        tiny_config, eval=dataclasses.replace(tiny_config.eval, maths_tasks=3),
+        maths=dataclasses.replace(tiny_config.maths, num_train=4, num_held_out=4),
+    )
+    world = World.from_config(config)
+    tasks = held_out(world, 2)
+    assert [t.kind for t in tasks] == ["tool"] * 2 + ["maths"] * 3
+    assert tasks[2:] == world.maths.held_out_tasks[:3]
+    assert held_out(tiny_world, 2) == tiny_world.held_out_tasks[:2]
+    metrics, trajectories = evaluate(TransferringEngine(world), None, world, tasks, "eval")
+    alone, _ = evaluate(TransferringEngine(tiny_world), None, tiny_world, tasks[:2], "eval")
+    assert len(trajectories) == 5 * config.eval.trials
+    assert {k: v for k, v in metrics.items() if "maths" not in k} == alone
+    assert metrics["eval/maths_pass@1"] == 0 and metrics["eval/maths_malformed"] == 1

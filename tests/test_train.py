@@ -93,12 +93,12 @@ def start(tmp_path_factory, cache_dir):
     """Starts a command on a run directory with the config SMALL, updated."""
     running = []
 
-    def go(run: Path, module: str = "tarl_jax.main", flags=(), **changes) -> Command:
+    def go(run: Path, module="tarl_jax.main", config="grpo_tarl", flags=(), **changes) -> Command:
         values = {**SMALL, "warm_start.cache_dir": cache_dir, **changes}
         command = Command(
             tmp_path_factory.mktemp("output"),
             module,
-            f"--config={ROOT / 'configs' / 'grpo_tarl.py'}:tiny",
+            f"--config={ROOT / 'configs' / config}.py:tiny",
             f"--workdir={run}",
             *(f"--config.{key}={value}" for key, value in values.items()),
             *flags,
@@ -296,6 +296,38 @@ def test_a_policy_that_breaks_ends_the_run_with_the_last_good_checkpoint(start, 
     assert checkpoint_steps(run)[-1] == bad - 1
     for name, value in read_state(run, bad - 1).items():
         assert np.isfinite(value).all() and np.abs(value).max() < 1e6, name
+
+
+# ---- maths in the mix -----------------------------------------------------------------------
+
+MATHS = {
+    "maths.ratio": "(0.5,)", "maths.min_pass": 0.0, "maths.max_pass": 0.5, "maths.band_problems": 4,
+    "maths.band_trials": 2, "maths.demonstrations": 0.0, "eval.maths_tasks": 2,
+    "warm_start.steps": 0,  # what the policy can do does not matter here
+    "checkpoint.every": 1, "eval.every": 0, "log.trajectories": 16,
+}
+
+
+def test_a_run_with_maths_goes_on_with_the_same_problems(start, tmp_path):
+    run = tmp_path / "run"
+    first = start(run, config="math_tarl", **MATHS, **{"rl.steps": 1})
+    assert first.wait() == 0, first.stderr
+    assert "maths: 4 of 2000 problems to train on; 0 were too long" in first.stdout
+    rates = (run / "maths_pass_rates.json").read_bytes()
+    second = start(run, config="math_tarl", **MATHS, **{"rl.steps": 2})
+    assert second.wait() == 0, second.stderr
+    assert "resuming" in second.stdout and (run / "maths_pass_rates.json").read_bytes() == rates
+    train = [r for r in read_metrics(run) if r["kind"] == "train"]
+    assert [r["maths/share"] for r in train] == [0.5, 0.5]
+    assert all(r["maths/pass_rate"] <= 1 and r["judge/abstained"] == 0 for r in train)
+    summary = json.loads((run / "summary.json").read_text())
+    assert "eval/maths_pass@1" in summary["base"] and "maths pass@1" in second.stdout
+    for path in trajectory_files(run).values():
+        maths = [t for t in read_trajectories(path) if t.task.kind == "maths"]
+        assert len(maths) == 8 and len({t.task.task_id for t in maths}) == 1
+        assert all(t.turn_scores is None and len(t.turns) == 1 for t in maths)
+        assert {t.reward for t in maths} <= {0.0, 10.0}
+        assert {t.task.task_id for t in maths} <= set(json.loads(rates))
 
 
 # ---- bad input ------------------------------------------------------------------------------

@@ -107,6 +107,16 @@ def test_task_round_trip_loses_nothing():
     assert isinstance(again.gold_calls, tuple) and isinstance(again.outputs, tuple)
 
 
+def test_a_task_from_before_there_were_kinds_is_a_tool_task():
+    data = TASK.to_json()
+    del data["kind"]
+    assert Task.from_json(data) == TASK and TASK.kind == "tool"
+    maths = Task.from_json({**data, "kind": "maths"})
+    assert maths.kind == "maths" and Task.from_json(maths.to_json()) == maths
+    with pytest.raises(ValueError, match="kind 'chess': choose one of"):
+        Task.from_json({**data, "kind": "chess"})
+
+
 @pytest.mark.parametrize("change, named", [
     ({"surprise": 1}, "unknown fields ['surprise']"),
     ({"split": None}, "missing fields ['split']"),
@@ -124,5 +134,5 @@ def test_a_task_with_other_fields_names_them(change, named):
 
 
 def test_the_stop_reasons_are_those_of_the_contract():
-    assert set(STOP_REASONS) == {"user_stop", "transfer", "max_turns", "max_tokens", "malformed",
-                                 "infrastructure_error"}
+    assert set(STOP_REASONS) == {"user_stop", "answered", "transfer", "max_turns", "max_tokens",
+                                 "malformed", "infrastructure_error"}

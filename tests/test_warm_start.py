@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from tarl_jax.config import ConfigError, from_config_dict
+from tarl_jax.maths.answers import final_answer
 from tarl_jax.presets import sized
+from tarl_jax.rollout.world import World
 from tarl_jax.sandbox import shop
 from tarl_jax.text.chat import Chat
 from tarl_jax.types import Call
@@ -54,6 +56,44 @@ def test_demonstrations_are_about_other_users_of_the_same_products(config, tiny_
     said = [tiny_world.tokenizer.decode(d.tokens) for d in demonstrations_of(config, tiny_world)]
     assert not any(user in text for text in said for user in here["users"])
     assert any(user in text for text in said for user in branch["users"])
+
+
+def with_maths(config, **fields):
+    fields = {"num_train": 40, "num_held_out": 20, **fields}
+    config = dataclasses.replace(config, maths=dataclasses.replace(config.maths, **fields))
+    return config, World.from_config(config)
+
+
+def test_a_share_of_the_demonstrations_are_worked_problems_that_no_run_plays(config, tiny_world):
+    plain = demonstrations_of(config, tiny_world)
+    config, world = with_maths(config, demonstrations=0.25)
+    mixed = demonstrations_of(config, world)
+    for one, other in zip(plain, mixed, strict=False):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+    worked = mixed[len(plain):]
+    assert len(worked) == len(mixed) // 4 == 8
+    played = {t.instruction for t in world.maths.train_tasks + world.maths.held_out_tasks}
+    for demonstration in worked:
+        said = demonstration.tokens[demonstration.agent].tolist()
+        _, solution = world.chat.read(said)
+        assert said[-1] == world.chat.stop_id and final_answer(solution)
+        prompt = world.tokenizer.decode(demonstration.tokens[~demonstration.agent])
+        assert prompt.startswith("<|im_start|>system\nSolve the problem.")
+        assert not any(f"user\n{text}<|im_end|>" in prompt for text in played)
+
+
+def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_world):
+    from tarl_jax.warm_start import _digest
+
+    plain = _digest(config, tiny_world)
+    assert _digest(*with_maths(config, ratio=(0.5,))) == plain
+    names = {
+        _digest(*with_maths(config, demonstrations=0.25)),
+        _digest(*with_maths(config, demonstrations=0.5)),
+        _digest(*with_maths(config, demonstrations=0.25, seed=1)),
+        _digest(*with_maths(config, demonstrations=0.25, levels=(1.0, 0.0, 0.0, 0.0, 0.0))),
+    }
+    assert len(names | {plain}) == 5
 
 
 def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):

@@ -7,6 +7,7 @@ import hashlib
 
 from tarl_jax.config import RunConfig
 from tarl_jax.rollout.episode import Episode
+from tarl_jax.rollout.maths import Maths, MathsEpisode
 from tarl_jax.sandbox import phrases, shop
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.retail import retail_domain
@@ -22,6 +23,7 @@ class World:
     """The embedded shop behind a chat.
 
     system: the system turn's text and tokens.
+    maths: the problems of the mix; None in a run without.
     """
 
     config: RunConfig
@@ -31,6 +33,7 @@ class World:
     train_tasks: list[Task]
     held_out_tasks: list[Task]
     system: tuple[str, list[int]]
+    maths: Maths | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -65,10 +68,13 @@ class World:
         if config.rollout.system_prompt == "full":
             text, schemas = domain.policy, [tool.schema for tool in domain.tools.values()]
         system = (text, chat.system(text, schemas))
-        return cls(config, domain, tokenizer, chat, train, held_out, system)
+        maths = Maths.from_config(config, chat)
+        return cls(config, domain, tokenizer, chat, train, held_out, system, maths)
 
-    def episode(self, task: Task, *stream: str | int) -> Episode:
+    def episode(self, task: Task, *stream: str | int) -> Episode | MathsEpisode:
         """A fresh episode; its seed is a hash of the run's seed, the task and `stream`."""
         name = "/".join(map(str, (self.config.seed, task.task_id, *stream)))
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+        if self.maths is not None and task.kind == "maths":
+            return self.maths.episode(task, seed)
         return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system)

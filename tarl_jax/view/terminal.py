@@ -186,12 +186,14 @@ def _header(trajectory: Trajectory) -> RenderableType:
 
     task = trajectory.task
     calls = "\n".join(format_call(call) for call in task.gold_calls)
+    maths = task.kind == "maths"
+    nothing = "" if maths else "none: the right solution writes nothing"
     rows = [
         ("task", f"{task.task_id}  ({task.source}, {task.split}), user {task.user_id}"),
         ("seed", str(trajectory.seed)),
         ("instruction", task.instruction),
-        ("gold calls", calls or "none: the right solution writes nothing"),
-        ("outputs", ", ".join(task.outputs)),
+        ("gold calls", calls or nothing),
+        ("answer" if maths else "outputs", ", ".join(task.outputs)),
         ("ended by", trajectory.stop_reason),
         ("length", f"{len(trajectory.turns)} turns, {trajectory.num_tokens:,} tokens"),
     ]

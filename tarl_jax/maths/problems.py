@@ -1,0 +1,98 @@
+"""Maths problems as records and as tasks, and the reader of files like DeepScaleR's."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tarl_jax.config import MathsConfig
+from tarl_jax.maths.arithmetic import Problem, make_problems
+from tarl_jax.types import Task
+
+
+def maths_tasks(config: MathsConfig) -> tuple[list[Task], list[Task]]:
+    """(training, held-out) problems as tasks; no problem is in both, none twice.
+
+    Raises: FileNotFoundError or ValueError for a broken file, or for too few problems.
+    """
+    wanted = config.num_held_out + config.num_train
+    if config.file:
+        problems = load_problems(config.file)
+        if len(problems) <= config.num_held_out:
+            raise ValueError(
+                f"{config.file}: holds {len(problems)} problems, of which maths.num_held_out ="
+                f" {config.num_held_out} are set apart: nothing is left to train on"
+            )
+        random.Random(f"maths-{config.seed}").shuffle(problems)
+    else:
+        problems = make_problems(wanted, config.levels, f"maths-{config.seed}")
+    apart = config.num_held_out
+    source = Path(config.file).stem if config.file else "arithmetic"
+    return (
+        [_task(p, i, "train", source) for i, p in enumerate(problems[apart:wanted])],
+        [_task(p, i, "held_out", source) for i, p in enumerate(problems[:apart])],
+    )
+
+
+def _task(problem: Problem, index: int, split: str, source: str) -> Task:
+    return Task(
+        task_id=f"maths-{split}-{index}", user_id="", instruction=problem.text, gold_calls=(),
+        outputs=(problem.answer,), split=split, source=source, script=None, expert_turns=1,
+        kind="maths",
+    )
+
+
+def load_problems(path: str | Path) -> list[Problem]:
+    """Reads a JSON list, or JSON lines, of records with a "problem" and an "answer".
+
+    A "solution" is kept where there is one, further keys are ignored. Of problems with the same
+    text the first is kept. Raises FileNotFoundError, or ValueError with file and record number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"maths.file = '{path}' does not exist")
+    found: dict[str, Problem] = {}
+    for where, record in _records(path):
+        problem = _problem(record, where)
+        found.setdefault(problem.text, problem)
+    if not found:
+        raise ValueError(f"{path}: holds no problem")
+    return list(found.values())
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, record), records counted from 1; of JSON lines the place is the line."""
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        try:
+            records = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: not valid JSON: {error}") from error
+        yield from ((f"{path}: record {n}", record) for n, record in enumerate(records, 1))
+        return
+    for n, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"{path}:{n}", json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}:{n}: not valid JSON: {error}") from error
+
+
+def _problem(record: Any, where: str) -> Problem:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{where}: expected an object with 'problem' and 'answer'")
+    values = {}
+    for key in ("problem", "answer"):
+        value = record.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{where}: '{key}' is {value!r}; expected text that is not empty")
+        values[key] = value.strip()
+    solution = record.get("solution") or ""
+    if not isinstance(solution, str):
+        raise ValueError(f"{where}: 'solution' is {solution!r}; expected text")
+    return Problem(values["problem"], values["answer"], solution)
