@@ -42,7 +42,7 @@ from tarl_jax.types import Task
 FORMAT = 3  # raised when the meaning of a cached warm start changes
 _POOL = 256  # dialogues that are sorted by length together
 _GENTLE = 0.05  # of the peak learning rate, while the pass rate is brought down
-_LOOK = 5  # steps between two scores meanwhile
+_LOOK = 10  # steps between two scores meanwhile
 
 Progress = Callable[[int, int, float], None]
 Score = Callable[[decoder.Params], float]

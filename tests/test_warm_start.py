@@ -121,7 +121,7 @@ def test_what_the_score_depends_on_is_in_the_name_where_there_is_one(config, tin
 
 def test_a_policy_that_is_too_good_imitates_a_clumsier_clerk(config, tiny_world):
     """Until the score has come down; what the cache keeps is the policy of the last score."""
-    settings = dataclasses.replace(config.warm_start, target_pass=0.4, steps=96)
+    settings = dataclasses.replace(config.warm_start, target_pass=0.4, steps=200)
     config = dataclasses.replace(config, warm_start=settings)
     with pytest.raises(ValueError, match="the warm start of this run is gone"):
         warm_start(config, tiny_world, jax.random.key(0), lambda *_: None)
