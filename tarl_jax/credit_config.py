@@ -108,7 +108,7 @@ def check_credit(
     require: Callable[[bool, str, Any, str], None],
     choice: Callable[[str, str, tuple[str, ...]], None],
 ) -> None:
-    """Calls `require` and `choice` of `config._check` for all fields above, one by one and together."""
+    """Asks `require` and `choice` of `config._check` about the fields, one by one and together."""
     choice("reward.placement", reward.placement, ("trajectory", "turn_end", "terminal"))
     choice("reward.denominator", reward.denominator, ("taken", "expert"))
     choice("rl.advantage", rl.advantage, ADVANTAGES)

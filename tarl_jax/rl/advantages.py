@@ -1,8 +1,8 @@
 """Advantages from rewards: of whole episodes against a baseline, and of tokens by GAE.
 
-All are functions on float64 arrays of the host. P tasks with G episodes each; `valid` is False where
-the infrastructure broke an episode, which then gets advantage 0 and enters no mean. Normalising by
-"batch" treats each kind of task by itself, since rewards of different kinds share no scale.
+All are functions on float64 arrays of the host. P tasks with G episodes each; `valid` is False
+where the infrastructure broke an episode, which then gets advantage 0 and enters no mean.
+Normalising by "batch" treats each kind of task by itself: rewards of two kinds share no scale.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def gae(
 
 
 def standardised(
-    x: Float[np.ndarray, "..."], valid: Bool[np.ndarray, "..."], normalise: str
-) -> Float[np.ndarray, "..."]:
+    x: Float[np.ndarray, ...], valid: Bool[np.ndarray, ...], normalise: str
+) -> Float[np.ndarray, ...]:
     """x less its mean, over its standard deviation, both over `valid`; 0 elsewhere.
 
     "none" leaves x as it is. No spread gives 0.
@@ -150,8 +150,8 @@ def standardised(
 
 
 def truncated_weights(
-    trainer: Float[np.ndarray, "..."], sampler: Float[np.ndarray, "..."], cap: float
-) -> Float[np.ndarray, "..."]:
+    trainer: Float[np.ndarray, ...], sampler: Float[np.ndarray, ...], cap: float
+) -> Float[np.ndarray, ...]:
     """min(exp(trainer - sampler), cap): importance weights of log-probs, truncated.
 
     They correct for a sampler that rounds otherwise than the trainer (truncated importance

@@ -110,7 +110,9 @@ def _centred(x: np.ndarray, group: np.ndarray) -> np.ndarray:
     return x - (sums / np.bincount(group)[:, None])[group]
 
 
-def worth(turns: Sequence[Segment], scores: Sequence[int], table: Mapping[str, float]) -> list[float]:
+def worth(
+    turns: Sequence[Segment], scores: Sequence[int], table: Mapping[str, float]
+) -> list[float]:
     """The values of an episode's turns; 0 for a kind that the table lacks."""
     return [
         table.get(f"{turn_kind(turn)}:{score:+d}", 0.0)

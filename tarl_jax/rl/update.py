@@ -8,6 +8,7 @@ the same two programs, with an optimiser of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -259,7 +260,8 @@ class Updater:
         with jax.set_mesh(self._mesh):
             for batch in batches:
                 if objective.has_value_model(self._config):  # of the update's type: one program
-                    batch = batch.replace(values=batch.advantages, returns=batch.advantages)
+                    ignored = batch.advantages
+                    batch = dataclasses.replace(batch, values=ignored, returns=ignored)
                 batch = jax.device_put(batch, by_rows(self._mesh))
                 scores = self._score(state.trained, state.frozen, reference, batch)
                 for name, values in jax.device_get(scores).items():
