@@ -100,15 +100,15 @@ def _by_baseline(
     kinds = [task.source for task in tasks]
     if rl.advantage == "single_stream":
         values, baselines = _tracked(rewards, valid, tasks, config, baselines)
-        flat = ~np.any(values != 0, axis=1)
     else:
         of = {"grpo": group_advantages, "rloo": leave_one_out_advantages}[rl.advantage]
-        values, flat = of(rewards, valid, rl.normalise, kinds)
+        values, _ = of(rewards, valid, rl.normalise, kinds)
     advantages: list[float | np.ndarray] = [float(a) for a in values.reshape(-1)]
     if config.reward.turn_weight:
         more = _turn_advantages(trajectories, config, table, valid, kinds)
         advantages = [a + extra for a, extra in zip(advantages, more, strict=True)]
     used = np.array([bool(np.any(a)) for a in advantages])
+    flat = ~used.reshape(shape).any(axis=1)
     metrics = {"rl/zero_variance_groups": float(flat.mean())}
     if penalties:
         metrics["rl/kl_penalty"] = float(np.mean(penalties))
@@ -209,10 +209,6 @@ def _by_value_model(
         for name, of in (("values", values), ("returns", returns))
     }
     spreads = [spread(a, mark) for a, mark in zip(advantages, marks, strict=True)]
-    groups = np.array([t.reward for t in trajectories], float).reshape(
-        -1, config.rollout.group_size
-    )
-    metrics["rl/zero_variance_groups"] = float(np.mean(np.ptp(groups, axis=1) < 1e-6))
     return Credit(list(spreads), valid, fields, {}, metrics)
 
 

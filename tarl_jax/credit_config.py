@@ -52,7 +52,7 @@ class ValueConfig:
     """
 
     trunk: str = "own"
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     warmup_steps: int = 10
     clip: float = 0.0
     coef: float = 0.1

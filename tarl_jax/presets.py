@@ -95,6 +95,7 @@ def _large(config: RunConfig, size: str) -> RunConfig:
     replace = dataclasses.replace
     model = MODELS[size]
     adapters = model.lora.rank > 0
+    rate = 2e-5 if adapters else 1e-6
     # As many ways as the key heads go, so that the weights leave room for the cache.
     rollout_tensor = 1 if adapters else min(model.num_kv_heads, 8)
     return replace(
@@ -105,6 +106,7 @@ def _large(config: RunConfig, size: str) -> RunConfig:
         rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=32,
                         max_episode_tokens=8192, max_turn_tokens=1024, brief_writes=False,
                         system_prompt="full"),
-        rl=replace(config.rl, steps=100, learning_rate=2e-5 if adapters else 1e-6, minibatches=1,
-                   micro_batch_tokens=8192, pack=True),
+        rl=replace(config.rl, steps=100, learning_rate=rate, minibatches=1,
+                   micro_batch_tokens=8192, pack=True,
+                   value=replace(config.rl.value, learning_rate=10 * rate)),
     )

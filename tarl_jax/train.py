@@ -131,7 +131,7 @@ class _Run:
         steps = self.checkpoints.steps
         if steps:
             state = restore(config, self.world, self.updater, self.checkpoints, steps[-1])
-            self.learner.baselines = self.checkpoints.meta(steps[-1])["baselines"]
+            self.learner.baselines = self.checkpoints.meta(steps[-1]).get("baselines", {})
             self.view.log(f"resuming {self.run_dir} after step {steps[-1]}")
             reference = state.policy
         else:

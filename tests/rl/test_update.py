@@ -11,7 +11,7 @@ from reference import token_log_probs
 from tarl_jax.config import ModelConfig, RLConfig
 from tarl_jax.mesh import make_mesh, replicated
 from tarl_jax.models import decoder
-from tarl_jax.rl.batching import make_batches
+from tarl_jax.rl.batching import fill, padded_layouts
 from tarl_jax.rl.update import NonFiniteError, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.types import Batch
@@ -336,7 +336,8 @@ def test_engine_and_updater_agree_on_log_probs(tiny_config, tiny_world, random_p
     engine.run(params, episodes, TEMPERATURE)
     trajectories = [e.trajectory() for e in episodes]
     advantages = [(-1.0) ** i for i in range(len(episodes))]
-    batches = make_batches(trajectories, advantages, 1024, mesh.size)
+    layouts = padded_layouts([t.num_tokens for t in trajectories], 1024, mesh.size)
+    batches = fill(layouts, trajectories, advantages, packed=False)
     _, values = updater.update(updater.init(params), batches, None)
     assert values["tokens"] == sum(t.arrays()[1].sum() for t in trajectories) > 100
     assert values["gap_max"] < 1e-4
