@@ -74,6 +74,9 @@ def assign(
         credit = _by_value_model(trajectories, config, scores, table)
     else:
         credit = _by_baseline(trajectories, config, scores, table, baselines)
+    if "kl" in scores:
+        penalties = [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
+        credit.metrics["rl/kl_penalty"] = float(np.mean(penalties))
     if rl.tis_cap:
         _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap)
     return credit
@@ -90,10 +93,9 @@ def _by_baseline(
     baselines: Baselines,
 ) -> Credit:
     rl, shape = config.rl, (-1, config.rollout.group_size)
-    penalties = [rl.kl_coef * float(kl.sum()) for kl in scores.get("kl", ())]
     rewards = np.array([t.reward for t in trajectories], np.float64)
-    if penalties:
-        rewards = rewards - penalties
+    if "kl" in scores:
+        rewards = rewards - [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
     rewards = rewards.reshape(shape)
     valid = np.array([t.success is not None for t in trajectories]).reshape(shape)
     tasks = [t.task for t in trajectories[:: config.rollout.group_size]]
@@ -110,8 +112,6 @@ def _by_baseline(
     used = np.array([bool(np.any(a)) for a in advantages])
     flat = ~used.reshape(shape).any(axis=1)
     metrics = {"rl/zero_variance_groups": float(flat.mean())}
-    if penalties:
-        metrics["rl/kl_penalty"] = float(np.mean(penalties))
     return Credit(advantages, used, {}, baselines, metrics)
 
 
