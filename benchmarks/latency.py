@@ -2,10 +2,10 @@
 
     python benchmarks/latency.py
 
-First table: dialogues whose users answer after 0, 0.5 and 2 seconds; tokens per second, as a share of
-those at 0 seconds, once with as many dialogues under way as slots and once with enough of them, their
-caches parked or made again. Second table: seconds per dialogue of 8, 16 and 32 turns; a cost in
-proportion to the turns keeps the last column at 1 (attention over a longer context adds to it).
+First table: dialogues whose users answer after 0, 0.5 and 2 seconds; tokens per second, as a share
+of those at 0 seconds, once with as many dialogues under way as slots and once with enough of them,
+their caches parked or made again. Second table: seconds per dialogue of 8, 16 and 32 turns; a cost
+in proportion to the turns keeps the last column at 1 (attention over a longer context adds to it).
 Random weights, float32, a 4.2M-parameter decoder.
 """
 

@@ -4,14 +4,14 @@
     python benchmarks/rollout.py --peer TUNIX/bin/python       # needs torch beside ours
 
 Each turn samples 75 tokens and is answered with 75 observed ones; prompts have 75. No turn ends
-early, so all three do the same work. The peers are called as a trainer built on them calls them: with
-the whole dialogue so far, once per turn, at a fixed padded length (the shortest that holds it, so
-nothing compiles twice). A second table is of one turn alone (256 prompt, 128 new tokens), a third of
-groups of eight that share their prompt of 512 tokens. Float32 and random weights; each version runs
-in a process of its own, which waits while another measures; ratios are those of the medians.
+early, so all three do the same work. The peers are called as a trainer built on them calls them:
+with the whole dialogue so far, once per turn, at a fixed padded length (the shortest that holds it,
+so nothing compiles twice). A second table is of one turn alone (256 prompt, 128 new tokens), a third
+of groups of eight that share their prompt of 512 tokens. Float32 and random weights; each version
+runs in a process of its own, which waits while another measures; ratios are those of the medians.
 
-The roofline is the time that the products of every token would take at the speed of one large matrix
-product on this machine: no engine can be faster than that.
+The roofline is the time that the products of every token would take at the speed of one large
+matrix product on this machine: no engine can be faster than that.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def tunix(shape, work, turns):
         def pad_id(self):
             return 1
 
-    layers, width, heads, kv_heads, head_dim, d_ff, vocab, rows = shape
+    layers, width, heads, kv_heads, head_dim, d_ff, vocab, _ = shape
     prompt, new, turns, _ = sizes(shape, work, turns)
     transformer = qwen3.Qwen3(
         qwen3.ModelConfig(
@@ -268,8 +268,8 @@ def transformers(shape, work, turns):
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    layers, width, heads, kv_heads, head_dim, d_ff, vocab, rows = shape
-    prompt, new, turns, _ = sizes(shape, work, turns)
+    layers, width, heads, kv_heads, head_dim, d_ff, vocab, _ = shape
+    _, new, turns, _ = sizes(shape, work, turns)
     torch.set_num_threads(os.cpu_count())
     model = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=vocab, hidden_size=width, intermediate_size=d_ff, num_hidden_layers=layers,

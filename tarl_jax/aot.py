@@ -115,7 +115,7 @@ def report(
         programs = Compiled(model, config.rollout, 0, rollout_mesh(config.mesh, devices))
         lowered |= programs.lower(vocab, length)
     trained, optimizer = (size / 2**30 for size in updater.bytes_per_device())
-    resident = {"gradient": optimizer, "apply": 0.0}
+    resident = {"gradient": optimizer, "score": optimizer, "apply": 0.0}
     return Report(
         topology=topology if slices == 1 else f"{slices} x {topology}",
         chips=len(devices),

@@ -86,6 +86,14 @@ class Checkpoints:
         found = _read(lambda: self._manager.restore(step, args=args), self._folder / str(step))
         return found["state"], found["meta"]
 
+    def meta(self, step: int) -> dict[str, Any]:
+        """The record of `step` alone."""
+        import orbax.checkpoint as ocp
+
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        found = _read(lambda: self._manager.restore(step, args=args), self._folder / str(step))
+        return dict(found["meta"])
+
     def close(self) -> None:
         self._manager.close()
 

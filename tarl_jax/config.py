@@ -13,6 +13,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from tarl_jax.credit_config import RewardConfig as RewardConfig
+from tarl_jax.credit_config import RLConfig as RLConfig
+from tarl_jax.credit_config import check_credit
 from tarl_jax.maths.config import MathsConfig, check_maths
 
 
@@ -171,42 +174,6 @@ class RolloutConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardConfig:
-    """TARL's reward; every constant is a field because the sources read them differently.
-
-    placement: "trajectory" (one scalar on every sampled token) or "terminal" (no judge).
-    denominator: "taken" (turns of the episode, as published) or "expert" (turns the task needs).
-    """
-
-    placement: str = "trajectory"
-    terminal_scale: float = 10.0
-    major_scale: float = 5.0
-    max_majors: int = 1  # -1 scores that cost; later ones count as 0
-    turn_scale: float = 5.0
-    turn_cap: float = 5.0
-    denominator: str = "expert"
-    before_major_only: bool = False  # +1 turns count only up to the first -1
-
-
-@dataclasses.dataclass(frozen=True)
-class RLConfig:
-    """Advantage, loss and optimiser."""
-
-    steps: int = 120
-    learning_rate: float = 1e-4
-    warmup_steps: int = 3
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    normalise: str = "group"  # "group": divide by the group's std; "batch": by the batch's; "none"
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    kl_coef: float = 0.0  # k3 estimator against the warm start
-    minibatches: int = 2  # optimiser updates per step, each on a share of the groups
-    micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
-    pack: bool = False  # rows of max_episode_tokens, each of several trajectories: one shape
-
-
-@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     every: int = 20  # steps between evaluations; 0: only before and after training
     tasks: int = 64  # held-out tasks of an evaluation during training
@@ -242,8 +209,8 @@ class RunConfig:
     maths: MathsConfig = dataclasses.field(default_factory=MathsConfig)
     warm_start: WarmStartConfig = WarmStartConfig()
     rollout: RolloutConfig = RolloutConfig()
-    reward: RewardConfig = RewardConfig()
-    rl: RLConfig = RLConfig()
+    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+    rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
@@ -308,9 +275,7 @@ def _check(c: RunConfig) -> None:
     def choice(where: str, value: str, options: tuple[str, ...]) -> None:
         require(value in options, where, value, f"choose one of {', '.join(options)}")
 
-    choice("reward.placement", c.reward.placement, ("trajectory", "terminal"))
-    choice("reward.denominator", c.reward.denominator, ("taken", "expert"))
-    choice("rl.normalise", c.rl.normalise, ("group", "batch", "none"))
+    check_credit(c.reward, c.rl, c.rollout.group_size, require, choice)
     choice("model.dtype", c.model.dtype, ("float32", "bfloat16"))
     choice("model.param_dtype", c.model.param_dtype, ("float32", "bfloat16"))
     choice("model.remat", c.model.remat, ("none", "dots", "full"))
@@ -347,8 +312,6 @@ def _check(c: RunConfig) -> None:
         ("eval.trials", c.eval.trials),
     ):
         require(value > 0, where, value, "must be at least 1")
-    require(c.rollout.group_size > 1, "rollout.group_size", c.rollout.group_size,
-            "a group needs at least 2 episodes for its mean to be a baseline")
     require(c.warm_start.clumsiness >= 1, "warm_start.clumsiness", c.warm_start.clumsiness,
             "must be at least 1")
     require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
@@ -377,7 +340,6 @@ def _check(c: RunConfig) -> None:
     require(len(c.tasks.requests) > 0 and abs(sum(c.tasks.requests) - 1) < 1e-6
             and min(c.tasks.requests) >= 0,
             "tasks.requests", c.tasks.requests, "probabilities must sum to 1")
-    require(c.rl.learning_rate > 0, "rl.learning_rate", c.rl.learning_rate, "must be above 0")
     check_maths(c.maths, require)
     require(0 <= c.eval.maths_tasks <= c.maths.num_held_out, "eval.maths_tasks",
             c.eval.maths_tasks, f"must be between 0 and maths.num_held_out ="

@@ -17,9 +17,11 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
+
+from tarl_jax import health
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,14 +35,6 @@ HISTORY = 32  # steps that the sparkline shows, if the terminal is wide enough
 NUMBERS_WIDTH = 62  # columns of the panel that are not sparkline
 RATE_WINDOW = 20  # steps over which the time left is estimated
 
-# What a researcher would want to be told without looking: (key, is it bad, why it matters).
-_WARNINGS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    ("rl/log_prob_gap", lambda x: abs(x) > 0.05, "engine and trainer disagree on log-probs"),
-    ("rl/kl", lambda x: x > 0.5, "the policy is far from where it started"),
-    ("rl/entropy", lambda x: x < 0.02, "the policy has all but stopped exploring"),
-    ("rl/clip_fraction", lambda x: x > 0.3, "most of an update is clipped: smaller learning rate?"),
-    ("rl/zero_variance_groups", lambda x: x > 0.9, "hardly any group has episodes that differ"),
-)
 _EVAL_KEYS = ("eval/", "seconds/eval")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -91,6 +85,7 @@ class LiveView:
         self._values: dict[str, float] = {}
         self._eval_step: int | None = None
         self._history: collections.deque[float] = collections.deque(maxlen=HISTORY)
+        self._steps: list[Mapping[str, float]] = []  # the training values of each step
         self._ends: collections.deque[tuple[int, float]] = collections.deque(maxlen=RATE_WINDOW)
         self._start = time.monotonic()
         self._phase: tuple[str, int | None, int | None] | None = None
@@ -142,6 +137,7 @@ class LiveView:
             self._eval_step = step
         if "train/pass_rate" in numbers:
             self._history.append(numbers["train/pass_rate"])
+            self._steps.append(numbers)
         self._set_phase(phase, None, None)
         if self._live is None:
             self._plain(self._step_line(numbers))
@@ -227,13 +223,7 @@ class LiveView:
         return None if per_step is None else per_step * max(self._total - self._step, 0)
 
     def _warnings(self) -> list[str]:
-        values = self._values
-        broken = sorted(key for key, x in values.items() if not math.isfinite(x))
-        found = [f"not finite: {', '.join(broken)}"] if broken else []
-        for key, bad, why in _WARNINGS:
-            if key in values and math.isfinite(values[key]) and bad(values[key]):
-                found.append(f"{key} {values[key]:.3g}: {why}")
-        return found
+        return health.warnings(self._values, self._steps)
 
     def _panel(self) -> RenderableType:
         from rich.console import Group

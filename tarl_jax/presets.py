@@ -84,7 +84,8 @@ def _tiny(config: RunConfig) -> RunConfig:
                            target_pass=0.0),
         rollout=replace(config.rollout, tasks_per_step=4, group_size=4, slots=16,
                         max_episode_tokens=384, max_turn_tokens=24, max_turns=8),
-        rl=replace(config.rl, steps=3, minibatches=1, micro_batch_tokens=2048),
+        rl=replace(config.rl, steps=3, minibatches=1, micro_batch_tokens=2048,
+                   value=replace(config.rl.value, warmup_steps=1)),
         eval=replace(config.eval, every=2, tasks=4, final_tasks=8, trials=4, bootstrap=200),
         checkpoint=replace(config.checkpoint, every=1),
         log=replace(config.log, trajectories=8),
@@ -96,6 +97,7 @@ def _large(config: RunConfig, size: str) -> RunConfig:
     replace = dataclasses.replace
     model = MODELS[size]
     adapters = model.lora.rank > 0
+    rate = 2e-5 if adapters else 1e-6
     # As many ways as the key heads go, so that the weights leave room for the cache.
     rollout_tensor = 1 if adapters else min(model.num_kv_heads, 8)
     return replace(
@@ -106,6 +108,7 @@ def _large(config: RunConfig, size: str) -> RunConfig:
         rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=32,
                         max_episode_tokens=8192, max_turn_tokens=1024, brief_writes=False,
                         system_prompt="full"),
-        rl=replace(config.rl, steps=100, learning_rate=2e-5 if adapters else 1e-6, minibatches=1,
-                   micro_batch_tokens=8192, pack=True),
+        rl=replace(config.rl, steps=100, learning_rate=rate, minibatches=1,
+                   micro_batch_tokens=8192, pack=True,
+                   value=replace(config.rl.value, learning_rate=10 * rate)),
     )

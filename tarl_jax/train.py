@@ -1,9 +1,8 @@
 """The training loop: collect, judge, reward, update, log, checkpoint; and evaluations around it.
 
-GRPO as in arXiv 2402.03300 with TARL's trajectory reward (arXiv 2509.14480): groups of episodes of
-one task, one scalar reward per episode, its group-relative advantage on every token that the policy
-sampled, PPO's clipped loss averaged over tokens. Left out: entropy terms (the paper found them
-harmful), a value model.
+By default GRPO as in arXiv 2402.03300 with TARL's trajectory reward (arXiv 2509.14480): groups of
+episodes of one task, one scalar reward per episode, its group-relative advantage on every token
+that the policy sampled, PPO's clipped loss averaged over tokens. docs/credit.md has the choices.
 """
 
 from __future__ import annotations
@@ -21,29 +20,22 @@ import numpy as np
 from tarl_jax import metrics as logs
 from tarl_jax.checkpoint import Checkpoints, load_params, save_params
 from tarl_jax.config import RunConfig
+from tarl_jax.credit import reward
 from tarl_jax.curves import plot_curves
 from tarl_jax.data import Mixture
 from tarl_jax.difficulty import medium_problems
 from tarl_jax.evaluation import behaviour, by_kind, evaluate, held_out, maths_metrics
 from tarl_jax.judge.rules import judge
+from tarl_jax.learner import Learner
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.mesh import make_mesh, rollout_mesh, row_shards
 from tarl_jax.models.decoder import Params
 from tarl_jax.policy import make_updater, restore, starting_policy
-from tarl_jax.rl.advantages import group_advantages
-from tarl_jax.rl.batching import (
-    batch_shapes,
-    make_batches,
-    pack_batches,
-    packed_rows,
-    padded_length,
-)
-from tarl_jax.rl.rewards import trajectory_reward
 from tarl_jax.rl.update import NonFiniteError, TrainState
 from tarl_jax.rollout.engine import Engine, EngineStats
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import open_run_dir, write_json
-from tarl_jax.types import Batch, Trajectory
+from tarl_jax.types import Trajectory
 
 
 class Interrupted(Exception):
@@ -95,6 +87,7 @@ class _Run:
             config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh)
         )
         self.updater = make_updater(config, self.world)
+        self.learner = Learner(config, self.updater, row_shards(self.mesh), run_dir)
         self.checkpoints = Checkpoints(run_dir, config.checkpoint)
         self.writer: logs.MetricsWriter | None = None
 
@@ -108,7 +101,7 @@ class _Run:
         self.writer = logs.MetricsWriter(self.run_dir, resume_step=step)
         self.view.phase("compiling")
         self.engine.programs.compile(state.policy)
-        self.updater.compile(state, self._shapes(), self.config.rl.pack)
+        self.updater.compile(state, self.learner.shapes(), self.config.rl.pack)
         self.mixture = self._mixture(state.policy if step == 0 else None)
         base = self._found("base") or self._evaluation("base", 0, state.policy)
         while step < self.config.rl.steps:
@@ -137,6 +130,7 @@ class _Run:
         steps = self.checkpoints.steps
         if steps:
             state = restore(config, self.world, self.updater, self.checkpoints, steps[-1])
+            self.learner.baselines = self.checkpoints.meta(steps[-1]).get("baselines", {})
             self.view.log(f"resuming {self.run_dir} after step {steps[-1]}")
             reference = state.policy
         else:
@@ -168,17 +162,9 @@ class _Run:
         return Mixture(self.world.train_tasks, problems, config.rollout.tasks_per_step,
                        config.maths, config.seed)
 
-    def _shapes(self) -> list[tuple[int, int]]:
-        longest, tokens = self.config.rollout.max_episode_tokens, self.config.rl.micro_batch_tokens
-        shards = row_shards(self.mesh)
-        if self.config.rl.pack:
-            length = padded_length(longest)
-            return [(packed_rows(tokens, length, shards), length)]
-        return batch_shapes(longest, tokens, shards)
-
     def _save(self, step: int, state: TrainState) -> None:
         # What is frozen is where it came from: it is not written again.
-        meta = {"step": step, "config": self.config.name}
+        meta = {"step": step, "config": self.config.name, "baselines": self.learner.baselines}
         self.checkpoints.save(step, dataclasses.replace(state, frozen={}), meta)
 
     def _honour_stop(self, where: str) -> None:
@@ -212,12 +198,19 @@ class _Run:
         after_rollout = time.perf_counter()
         self.view.phase("judge")
         values = self._reward(trajectories)
-        advantages, more = self._advantages(trajectories)
         after_judge = time.perf_counter()
         self.view.phase("update")
-        state, losses = self._update(step, state, reference, trajectories, advantages)
+        try:
+            state, losses = self.learner.learn(step, state, reference, trajectories)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"step {step}: {error}. Nothing of this step was saved; the last good state"
+                f" is the checkpoint of step {self.checkpoints.steps[-1]}. Lower"
+                f" rl.learning_rate and start from it in a new run, or look at the"
+                f" trajectories in {self.run_dir}"
+            ) from error
         done = time.perf_counter()
-        values |= more | losses | stats.metrics() | {
+        values |= losses | stats.metrics() | {
             "seconds/rollout": after_rollout - begun,
             "seconds/judge": after_judge - after_rollout,
             "seconds/update": done - after_judge,
@@ -247,10 +240,8 @@ class _Run:
             verdict = judge(t)
             if verdict:
                 t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
-            reward = trajectory_reward(
-                bool(t.success), t.turn_scores, t.task.expert_turns, self.config.reward
-            )
-            t.reward, t.reward_parts = reward.total, dataclasses.asdict(reward)
+            earned = reward(t, self.config, self.learner.table)
+            t.reward, t.reward_parts = earned.total, dataclasses.asdict(earned)
         trajectories, maths = by_kind(trajectories)
         values = maths_metrics(maths, len(trajectories))
         if not trajectories:
@@ -269,68 +260,6 @@ class _Run:
             "judge/major_share": float(np.mean(major)),
             "judge/abstained": float(np.mean([t.turn_scores is None for t in trajectories])),
         }
-
-    def _advantages(
-        self, trajectories: Sequence[Trajectory]
-    ) -> tuple[np.ndarray, dict[str, float]]:
-        shape = (-1, self.config.rollout.group_size)
-        rewards = np.array([t.reward for t in trajectories]).reshape(shape)
-        valid = np.array([t.success is not None for t in trajectories]).reshape(shape)
-        advantages, flat = group_advantages(rewards, valid, self.config.rl.normalise)
-        return advantages, {"rl/zero_variance_groups": float(flat.mean())}
-
-    def _update(
-        self,
-        step: int,
-        state: TrainState,
-        reference: Params | None,
-        trajectories: Sequence[Trajectory],
-        advantages: np.ndarray,
-    ) -> tuple[TrainState, dict[str, float]]:
-        """One optimiser step per minibatch of groups; groups with nothing to learn are left out."""
-        config = self.config
-        groups = np.array(trajectories, dtype=object).reshape(advantages.shape)
-        useful = np.flatnonzero(np.any(advantages != 0, axis=1))
-        means: list[dict[str, float]] = []
-        for part in np.array_split(useful, config.rl.minibatches):
-            if not part.size:
-                continue
-            chosen = [(t, a) for g in part for t, a in zip(groups[g], advantages[g], strict=True)
-                      if a != 0]
-            batches = self._batches([t for t, _ in chosen], [a for _, a in chosen])
-            try:
-                state, values = self.updater.update(state, batches, reference)
-            except NonFiniteError as error:
-                raise NonFiniteError(
-                    f"step {step}: {error}. Nothing of this step was saved; the last good state"
-                    f" is the checkpoint of step {self.checkpoints.steps[-1]}. Lower"
-                    f" rl.learning_rate and start from it in a new run, or look at the"
-                    f" trajectories in {self.run_dir}"
-                ) from error
-            means.append(values)
-        if not means:
-            return state, {}
-        first, last = means[0], means[-1]
-        return state, {
-            "rl/loss": float(np.mean([m["loss"] for m in means])),
-            "rl/kl": last["kl"],
-            "rl/kl_reference": last["kl_reference"],
-            "rl/entropy": first["entropy"],
-            "rl/clip_fraction": float(np.mean([m["clipped"] for m in means])),
-            "rl/grad_norm": float(np.mean([m["grad_norm"] for m in means])),
-            # Before any update of this step both sides hold the same parameters.
-            "rl/log_prob_gap": first["gap"],
-            "rl/log_prob_gap_max": first["gap_max"],
-        }
-
-    def _batches(
-        self, trajectories: Sequence[Trajectory], advantages: Sequence[float]
-    ) -> list[Batch]:
-        tokens, shards = self.config.rl.micro_batch_tokens, row_shards(self.mesh)
-        if self.config.rl.pack:
-            length = padded_length(self.config.rollout.max_episode_tokens)
-            return pack_batches(trajectories, advantages, tokens, length, shards)
-        return make_batches(trajectories, advantages, tokens, shards)
 
     # ---- evaluation -------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 Prints a JSON line: per mesh, differences from one device and how large a device's part is.
 """
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -24,6 +25,7 @@ MODEL = ModelConfig(
     remat="full", tie_embeddings=False, rope_theta=1e6,
 )
 CONFIG = RLConfig(learning_rate=1e-3, warmup_steps=0, kl_coef=0.1)
+PPO = dataclasses.replace(CONFIG, advantage="gae")
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (4, 1, 2)]
 
 
@@ -53,6 +55,20 @@ def run(mesh):
     gradient = jax.device_get(total)
     state, values = updater.update(state, [batch(), batch()], reference)
     return gradient, jax.device_get(state.params), values, parts, params
+
+
+def run_ppo(mesh):
+    """Two updates of policy and value model; scores between them, and both models after."""
+    updater = Updater(MODEL, VOCAB, PPO, 0.8, mesh)
+    params = jax.tree.map(lambda x: 5 * x, updater.random(jax.random.key(0)))
+    state = updater.init(params)
+    share = bytes_on_device(state)
+    one = batch()
+    one = one.replace(values=one.sampled, returns=3 * one.advantages)
+    state, _ = updater.update(state, [one], params, train_policy=False)
+    scores = updater.score(state, [one], params)
+    state, _ = updater.update(state, [one], params)
+    return jax.device_get((scores["values"], state.trained)), share
 
 
 class Script:
@@ -88,11 +104,13 @@ def main():
     assert jax.device_count() == 8
     alone = run(make_mesh(devices=jax.devices()[:1]))
     words = sampled(alone[4], MeshConfig(), jax.devices()[:1])
+    ppo_alone, ppo_bytes = run_ppo(make_mesh(devices=jax.devices()[:1]))
     found = {}
     for sizes in MESHES:
         config = MeshConfig(*sizes, rollout_tensor=min(sizes[2] * 2, 4))
         mesh = make_mesh(config)
         gradient, params, values, parts, placed = run(mesh)
+        ppo = run_ppo(mesh)
         with tempfile.TemporaryDirectory() as folder:
             hugging_face.save_params(f"{folder}/out", alone[4], MODEL, VOCAB, dtype="float32")
             where = jax.tree.map(
@@ -108,6 +126,8 @@ def main():
             "placed": all(jax.tree.leaves(
                 jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), loaded, where)
             )),
+            "ppo": worst(ppo[0], ppo_alone),
+            "ppo_share": ppo[1] / ppo_bytes,
             "words": sampled(placed, config) == words,
         }
     json.dump(found, sys.stdout)

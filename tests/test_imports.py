@@ -19,17 +19,17 @@ ROOT = Path(tarl_jax.__file__).parent
 MAX_LINES = 400
 ROWS = (
     # Records, knobs, the mesh, how a process starts.
-    ("types", "config", "maths.config", "presets", "mesh", "launch"),
+    ("types", "config", "credit_config", "maths.config", "presets", "mesh", "launch"),
     # Pure functions on arrays; models; text; the sandbox.
-    ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "models.*", "text.*", "sandbox.*",
-     "maths.*"),
+    ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "rl.calibration", "models.*",
+     "text.*", "sandbox.*", "maths.*"),
     # What joins them.
-    ("rollout.*", "judge.*", "rl.update"),
+    ("rollout.*", "judge.*", "rl.objective", "rl.update"),
     # What a run keeps and shows, and what its commands share.
-    ("data", "difficulty", "checkpoint", "metrics", "live", "curves", "warm_start", "rundir", "cli",
-     "policy"),
+    ("data", "difficulty", "checkpoint", "metrics", "credit", "learner", "health", "live", "curves",
+     "warm_start", "rundir", "cli", "policy"),
     # What a user runs.
-    ("train", "evaluate", "evaluation", "aot", "export", "serve", "view.*"),
+    ("train", "evaluate", "evaluation", "calibrate", "aot", "export", "serve", "view.*"),
     ("main",),
 )
 # Inside the first row of packages: which package may import which other one.

@@ -48,3 +48,10 @@ def test_a_checkpoint_is_loaded_into_its_place(found, mesh):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_rollouts_say_the_same(found, mesh):
     assert found[mesh]["words"]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_value_model_is_trained_and_split_alike(found, mesh):
+    assert found[mesh]["ppo"] < 1e-3
+    _, fsdp, tensor = json.loads(mesh.replace("(", "[").replace(")", "]"))
+    assert 1 / (fsdp * tensor) <= found[mesh]["ppo_share"] < 1 / (fsdp * tensor) + 0.03

@@ -1,6 +1,13 @@
-"""Advantages of whole trajectories from the rewards of their group."""
+"""Advantages from rewards: of whole episodes against a baseline, and of tokens by GAE.
+
+All are functions on float64 arrays of the host. P tasks with G episodes each; `valid` is False
+where the infrastructure broke an episode, which then gets advantage 0 and enters no mean.
+Normalising by "batch" treats each kind of task by itself: rewards of two kinds share no scale.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -9,17 +16,18 @@ _EPSILON = 1e-6  # below this a spread is rounding, not signal
 
 
 def group_advantages(
-    rewards: Float[np.ndarray, "P G"], valid: Bool[np.ndarray, "P G"], normalise: str
+    rewards: Float[np.ndarray, "P G"],
+    valid: Bool[np.ndarray, "P G"],
+    normalise: str,
+    kinds: Sequence[str] | None = None,
 ) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, " P"]]:
     """GRPO's advantage (arXiv 2402.03300): (r - mean of the group) / spread.
 
     Args:
-      rewards: P tasks with G episodes each.
-      valid: False where the infrastructure broke the episode; such an episode gets advantage 0
-        and does not enter the mean.
       normalise: the spread: "group" (the group's standard deviation), "batch" (the root mean
-        square of all centred rewards: one scale for all groups, so that a group's tiny
+        square of all centred rewards of the kind: one scale for all groups, so that a group's tiny
         differences stay tiny), or "none" (1: Dr. GRPO, arXiv 2503.20783).
+      kinds: per task its kind; None: all are of one.
     Returns: advantages, and per group whether all its rewards are the same (nothing to learn).
     """
     rewards = np.asarray(rewards, np.float64)
@@ -31,10 +39,135 @@ def group_advantages(
     if normalise == "group":
         scale = spread
     elif normalise == "batch":
-        scale = np.sqrt((centred**2).sum() / max(valid.sum(), 1))
+        scale = np.ones((len(rewards), 1))
+        for rows in _rows_of_kinds(kinds, len(rewards)):
+            scale[rows] = np.sqrt((centred[rows] ** 2).sum() / max(valid[rows].sum(), 1))
     elif normalise == "none":
         scale = np.ones(())
     else:
         raise ValueError(f"normalise = {normalise!r}: choose group, batch or none")
     advantages = np.where(flat[:, None], 0.0, centred / np.maximum(scale, _EPSILON))
     return advantages, flat
+
+
+def leave_one_out_advantages(
+    rewards: Float[np.ndarray, "P G"],
+    valid: Bool[np.ndarray, "P G"],
+    normalise: str,
+    kinds: Sequence[str] | None = None,
+) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, " P"]]:
+    """RLOO's (arXiv 2402.14740): r_i - mean of the group's other rewards, over the spread.
+
+    With n valid episodes that is n / (n - 1) (r_i - mean of all), so arguments and results are
+    those of `group_advantages`; the paper has `normalise="none"`.
+    """
+    advantages, flat = group_advantages(rewards, valid, normalise, kinds)
+    count = valid.sum(axis=1, keepdims=True)
+    return advantages * count / np.maximum(count - 1, 1), flat
+
+
+def tracked_advantages(
+    rewards: Float[np.ndarray, "P G"],
+    valid: Bool[np.ndarray, "P G"],
+    weights: Float[np.ndarray, " P"],
+    baselines: Float[np.ndarray, " P"],
+    decay: float,
+    normalise: str,
+    kinds: Sequence[str] | None = None,
+) -> tuple[Float[np.ndarray, "P G"], Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """Single-stream Policy Optimization's (arXiv 2509.13232): r - v(task), normalised by the batch.
+
+        v <- v + sum_i (r_i - v) / N',   N' = decay N + n,   N <- N'
+
+    for the n valid episodes of a task, after its advantages were taken from the old v. For rewards
+    of 0 and 1 that is the mean of the paper's Beta(a, b) with a = N v, b = N (1 - v). The paper
+    sets `decay` by how far the policy has moved since the last visit; here it is a constant.
+
+    Args:
+      weights, baselines: N and v of each task; N = 0 where it was never seen (v is then a prior).
+      normalise: "batch" (less the mean, over the standard deviation, of the kind) or "none".
+    Returns: advantages, and the new weights and baselines.
+    """
+    rewards = np.asarray(rewards, np.float64)
+    surprise = np.where(valid, rewards - baselines[:, None], 0.0)
+    seen = valid.sum(axis=1)
+    after = np.where(seen > 0, decay * weights + seen, weights)
+    moved = baselines + surprise.sum(axis=1) / np.maximum(after, _EPSILON)
+    advantages = np.zeros_like(surprise)
+    for rows in _rows_of_kinds(kinds, len(rewards)):
+        advantages[rows] = standardised(surprise[rows], valid[rows], normalise)
+    return advantages, after, moved
+
+
+def gae(
+    rewards: Float[np.ndarray, "B S"],
+    values: Float[np.ndarray, "B S"],
+    sampled: Bool[np.ndarray, "B S"],
+    discount: float,
+    trace: float,
+) -> tuple[Float[np.ndarray, "B S"], Float[np.ndarray, "B S"]]:
+    """Generalised advantage estimation (arXiv 1506.02438) over the agent's own tokens.
+
+        delta_k = r_k + discount V_{k+1} - V_k,   A_k = delta_k + discount trace A_{k+1}
+
+    The chain runs from sampled token to sampled token: k + 1 is the next one, however many forced
+    tokens lie between, and past the last one V and A are 0 (the episode has ended). So discounting
+    counts what the policy chose, not what the environment said, and no value is asked for in the
+    middle of a tool's answer.
+
+    Args:
+      values: of the state in which the token at the same place was sampled.
+    Returns: advantages, and returns A + V, which the value model learns; 0 where not sampled.
+    """
+    advantages = np.zeros(rewards.shape)
+    following = np.zeros(len(rewards))  # A of the next sampled token
+    ahead = np.zeros(len(rewards))  # V of the next sampled token
+    for s in range(rewards.shape[1] - 1, -1, -1):
+        mine = sampled[:, s]
+        now = rewards[:, s] + discount * ahead - values[:, s] + discount * trace * following
+        advantages[:, s] = np.where(mine, now, 0.0)
+        following = np.where(mine, now, following)
+        ahead = np.where(mine, values[:, s], ahead)
+    return advantages, np.where(sampled, advantages + values, 0.0)
+
+
+def standardised(
+    x: Float[np.ndarray, ...], valid: Bool[np.ndarray, ...], normalise: str
+) -> Float[np.ndarray, ...]:
+    """x less its mean, over its standard deviation, both over `valid`; 0 elsewhere.
+
+    "none" leaves x as it is. No spread gives 0.
+    """
+    if normalise == "none":
+        return np.where(valid, x, 0.0)
+    if normalise != "batch":
+        raise ValueError(f"normalise = {normalise!r}: without groups choose batch or none")
+    chosen = x[valid]
+    spread = chosen.std() if chosen.size else 0.0
+    if spread < _EPSILON:
+        return np.zeros_like(x)
+    return np.where(valid, (x - chosen.mean()) / spread, 0.0)
+
+
+def truncated_weights(
+    trainer: Float[np.ndarray, ...], sampler: Float[np.ndarray, ...], cap: float
+) -> Float[np.ndarray, ...]:
+    """min(exp(trainer - sampler), cap): importance weights of log-probs, truncated.
+
+    They correct for a sampler that rounds otherwise than the trainer (truncated importance
+    sampling, Ionides 2008; for language models Yao et al., "Your Efficient RL Framework Secretly
+    Brings You Off-Policy RL Training", 2025). Losses are linear in the size of the advantage, so
+    the weight is a factor on it.
+    """
+    difference = np.asarray(trainer, np.float64) - np.asarray(sampler, np.float64)
+    return np.exp(np.minimum(difference, np.log(cap)))
+
+
+def _rows_of_kinds(kinds: Sequence[str] | None, tasks: int) -> list[np.ndarray]:
+    """The rows of each kind."""
+    if kinds is None:
+        return [np.arange(tasks)]
+    if len(kinds) != tasks:
+        raise ValueError(f"{len(kinds)} kinds for {tasks} tasks")
+    names = np.asarray(kinds)
+    return [np.flatnonzero(names == name) for name in np.unique(names)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -55,48 +56,35 @@ def pad_rows(
     return out
 
 
-def make_batches(
-    trajectories: Sequence[Trajectory],
-    advantages: Sequence[float],
-    tokens_per_batch: int,
-    row_multiple: int = 1,
-) -> list[Batch]:
-    """Padded batches of whole trajectories, each with one advantage on all its sampled tokens."""
-    arrays = [t.arrays() for t in trajectories]
-    batches = []
-    for length, rows, chosen in plan_batches(
-        [len(ids) for ids, _, _ in arrays], tokens_per_batch, row_multiple
-    ):
-        shape = (rows, length)
-        part = [arrays[i] for i in chosen]
-        weights = [arrays[i][1] * np.float32(advantages[i]) for i in chosen]
-        batches.append(
-            Batch(
-                tokens=pad_rows([ids for ids, _, _ in part], shape, np.int32),
-                sampled=pad_rows([sampled for _, sampled, _ in part], shape),
-                log_probs=pad_rows([log_probs for _, _, log_probs in part], shape),
-                advantages=pad_rows(weights, shape),
-            )
-        )
-    return batches
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where sequences lie in one batch: its (rows, length), and per used row which, in order."""
+
+    shape: tuple[int, int]
+    rows: list[list[int]]
 
 
-def pack_batches(
-    trajectories: Sequence[Trajectory],
-    advantages: Sequence[float],
-    tokens_per_batch: int,
-    length: int,
-    row_multiple: int = 1,
-) -> list[Batch]:
-    """Batches of one shape, whose rows of `length` hold several whole trajectories each.
+def padded_layouts(
+    lengths: Sequence[int], tokens_per_batch: int, row_multiple: int = 1
+) -> list[Layout]:
+    """One sequence per row; see `plan_batches`."""
+    return [
+        Layout((rows, padded), [[i] for i in chosen])
+        for padded, rows, chosen in plan_batches(lengths, tokens_per_batch, row_multiple)
+    ]
 
-    First fit, longest first. Raises ValueError for a trajectory longer than a row.
+
+def packed_layouts(
+    lengths: Sequence[int], tokens_per_batch: int, length: int, row_multiple: int = 1
+) -> list[Layout]:
+    """Several sequences per row of `length`: first fit, longest first. All of one shape.
+
+    Raises ValueError for a sequence longer than a row.
     """
-    arrays = [t.arrays() for t in trajectories]
     rows: list[list[int]] = []
     room: list[int] = []
-    for i in sorted(range(len(arrays)), key=lambda i: (-len(arrays[i][0]), i)):
-        size = len(arrays[i][0])
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        size = lengths[i]
         if size > length:
             raise ValueError(f"a trajectory has {size} tokens, a packed row {length}")
         place = next((r for r, left in enumerate(room) if left >= size), len(rows))
@@ -106,28 +94,67 @@ def pack_batches(
         rows[place].append(i)
         room[place] -= size
     count = packed_rows(tokens_per_batch, length, row_multiple)
-    shape = (count, length)
+    return [
+        Layout((count, length), rows[start : start + count])
+        for start in range(0, len(rows), count)
+    ]
+
+
+def fill(
+    layouts: Sequence[Layout],
+    trajectories: Sequence[Trajectory],
+    advantages: Sequence[float | np.ndarray],
+    packed: bool,
+    fields: Mapping[str, Sequence[np.ndarray]] | None = None,
+) -> list[Batch]:
+    """The batches that the layouts describe.
+
+    Args:
+      advantages: per trajectory one number for all its sampled tokens, or one per token.
+      fields: more of a Batch by the field's name, per trajectory one number per token.
+    """
+    arrays = [t.arrays() for t in trajectories]
+    weights = [
+        sampled * np.asarray(a, np.float32)
+        for (_, sampled, _), a in zip(arrays, advantages, strict=True)
+    ]
     batches = []
-    for start in range(0, len(rows), count):
-        part = rows[start : start + count]
+    for layout in layouts:
 
-        def joined(of: Callable[[int], np.ndarray], part: list[list[int]] = part) -> np.ndarray:
-            return pad_rows([np.concatenate([of(i) for i in row]) for row in part], shape)
+        def joined(
+            of: Callable[[int], np.ndarray], dtype: type = np.float32, layout: Layout = layout
+        ) -> np.ndarray:
+            rows = [np.concatenate([of(i) for i in row]) for row in layout.rows]
+            return pad_rows(rows, layout.shape, dtype)
 
-        batches.append(
-            Batch(
-                tokens=joined(lambda i: arrays[i][0]).astype(np.int32),
-                sampled=joined(lambda i: arrays[i][1]),
-                log_probs=joined(lambda i: arrays[i][2]),
-                advantages=joined(lambda i: arrays[i][1] * np.float32(advantages[i])),
-                segments=pad_rows(
-                    [np.repeat(np.arange(len(row)) + 1, [len(arrays[i][0]) for i in row])
-                     for row in part],
-                    shape, np.int32,
-                ),
-            )
+        batch = Batch(
+            tokens=joined(lambda i: arrays[i][0], np.int32),
+            sampled=joined(lambda i: arrays[i][1]),
+            log_probs=joined(lambda i: arrays[i][2]),
+            advantages=joined(lambda i: weights[i]),
+            segments=pad_rows(
+                [np.repeat(np.arange(len(row)) + 1, [len(arrays[i][0]) for i in row])
+                 for row in layout.rows],
+                layout.shape, np.int32,
+            ) if packed else None,
         )
+        more = {name: joined(of.__getitem__) for name, of in (fields or {}).items()}
+        batches.append(dataclasses.replace(batch, **more))
     return batches
+
+
+def take_out(
+    layouts: Sequence[Layout], filled: Sequence[np.ndarray], lengths: Sequence[int]
+) -> list[np.ndarray]:
+    """The reverse of `fill` for one field: per sequence its part [length] of the [B, S] arrays."""
+    found: list[np.ndarray] = [np.zeros(0)] * len(lengths)
+    for layout, values in zip(layouts, filled, strict=True):
+        for row, chosen in enumerate(layout.rows):
+            place = 0
+            for i in chosen:
+                found[i] = values[row, place : place + lengths[i]]
+                place += lengths[i]
+    return found
 
 
 def packed_rows(tokens_per_batch: int, length: int, row_multiple: int) -> int:

@@ -1,9 +1,46 @@
-"""Losses per token, as sums with their counts, so that micro-batches add up exactly."""
+"""Losses per token, as sums with their counts, so that micro-batches add up exactly.
+
+A mean is a choice of weights: `loss_weights` gives each token its weight and the number that the
+sum is divided by once all micro-batches are in. Every loss takes those weights, and the mask of the
+tokens that count at all; by default the mask is the weights.
+"""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+
+def loss_weights(
+    mask: Float[Array, "B S"], segments: Int[Array, "B S"] | None, mean: str, constant: int
+) -> tuple[Float[Array, "B S"], Float[Array, ""]]:
+    """(weight of each token, what the weighted sum is divided by).
+
+        "token"     1                    number of tokens       (DAPO, arXiv 2503.14476)
+        "sequence"  1 / |y|              number of sequences    (GRPO, arXiv 2402.03300)
+        "constant"  1 / constant         number of sequences    (Dr. GRPO, arXiv 2503.20783)
+
+    |y| counts the masked tokens of a sequence; sequences without any do not count.
+    """
+    if mean == "token":
+        return mask, mask.sum()
+    share = mask / jnp.maximum(sequence_sums(mask, segments), 1.0)
+    return (share if mean == "sequence" else mask / constant), share.sum()
+
+
+def sequence_sums(
+    x: Float[Array, "B S"], segments: Int[Array, "B S"] | None
+) -> Float[Array, "B S"]:
+    """At every position the sum of `x` over its sequence."""
+    if segments is None:
+        return jnp.broadcast_to(x.sum(axis=1, keepdims=True), x.shape)
+
+    def of_row(x: Array, segments: Array) -> Array:
+        # A row of S positions holds at most S sequences, numbered from 1; 0 is padding.
+        return jax.ops.segment_sum(x, segments, num_segments=x.shape[0] + 1)[segments]
+
+    return jax.vmap(of_row)(x, segments)
 
 
 def clipped_policy_loss(
@@ -13,28 +50,117 @@ def clipped_policy_loss(
     mask: Float[Array, "B S"],
     clip_low: float,
     clip_high: float,
+    weights: Float[Array, "B S"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """PPO's clipped surrogate (arXiv 1707.06347), with separate bounds (arXiv 2503.14476).
 
         sum over masked tokens of -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A),
         w = exp(log_probs - old_log_probs)
 
-    Returns: (the sum, how many masked tokens the clip held back).
+    Returns: (the weighted sum, how many masked tokens the clip held back).
     """
     ratio = jnp.exp(jnp.where(mask > 0, log_probs - old_log_probs, 0.0))
+    return _clipped(ratio, advantages, mask, clip_low, clip_high, weights)
+
+
+def sequence_policy_loss(
+    log_probs: Float[Array, "B S"],
+    old_log_probs: Float[Array, "B S"],
+    advantages: Float[Array, "B S"],
+    mask: Float[Array, "B S"],
+    clip_low: float,
+    clip_high: float,
+    weights: Float[Array, "B S"] | None = None,
+    segments: Int[Array, "B S"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """GSPO (arXiv 2507.18071): the same clip on one ratio per sequence.
+
+        w = exp(mean over the sequence's masked tokens of log_probs - old_log_probs)
+
+    With the weights of the "sequence" mean its sum is the paper's. The bounds are of another size
+    than a token's: the paper has 3e-4 and 4e-4.
+    """
+    change = jnp.where(mask > 0, log_probs - old_log_probs, 0.0)
+    length = jnp.maximum(sequence_sums(mask, segments), 1.0)
+    ratio = jnp.exp(sequence_sums(change, segments) / length)
+    return _clipped(ratio, advantages, mask, clip_low, clip_high, weights)
+
+
+def _clipped(
+    ratio: Array, advantages: Array, mask: Array, low: float, high: float, weights: Array | None
+) -> tuple[Array, Array]:
     plain = ratio * advantages
-    clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantages
-    loss = -jnp.sum(mask * jnp.minimum(plain, clipped))
+    clipped = jnp.clip(ratio, 1 - low, 1 + high) * advantages
+    loss = -jnp.sum((mask if weights is None else weights) * jnp.minimum(plain, clipped))
     return loss, jnp.sum(mask * (clipped < plain))
+
+
+def simple_policy_loss(
+    log_probs: Float[Array, "B S"],
+    old_log_probs: Float[Array, "B S"],
+    advantages: Float[Array, "B S"],
+    mask: Float[Array, "B S"],
+    bound: float,
+    weights: Float[Array, "B S"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Simple Policy Optimization (arXiv 2401.16025): a squared penalty instead of the clip.
+
+        sum over masked tokens of -(w A - |A| (w - 1)^2 / (2 bound)),
+        w = exp(log_probs - old_log_probs)
+
+    Each token's best ratio is 1 + sign(A) bound, and beyond it the gradient points back.
+
+    Returns: (the weighted sum, how many masked tokens are beyond that ratio).
+    """
+    ratio = jnp.exp(jnp.where(mask > 0, log_probs - old_log_probs, 0.0))
+    gain = ratio * advantages - jnp.abs(advantages) * (ratio - 1) ** 2 / (2 * bound)
+    loss = -jnp.sum((mask if weights is None else weights) * gain)
+    return loss, jnp.sum(mask * (jnp.sign(advantages) * (ratio - 1) > bound))
+
+
+def value_loss(
+    values: Float[Array, "B S"],
+    old_values: Float[Array, "B S"],
+    returns: Float[Array, "B S"],
+    mask: Float[Array, "B S"],
+    clip: float,
+    weights: Float[Array, "B S"] | None = None,
+) -> Float[Array, ""]:
+    """Weighted sum over masked tokens of max((V - R)^2, (V' - R)^2) / 2.
+
+    V' is V held within `clip` of what it was at the rollout; 0: V itself. Source: the value
+    clipping that goes with PPO since its first implementation (arXiv 2006.05990, section 3.1).
+    """
+    values = jnp.where(mask > 0, values, 0.0)
+    error = (values - returns) ** 2
+    if clip:
+        held = old_values + jnp.clip(values - old_values, -clip, clip)
+        error = jnp.maximum(error, (held - returns) ** 2)
+    return 0.5 * jnp.sum((mask if weights is None else weights) * error)
+
+
+def kl_terms(
+    log_probs: Float[Array, "B S"],
+    other: Float[Array, "B S"],
+    mask: Float[Array, "B S"],
+    estimator: str,
+) -> Float[Array, "B S"]:
+    """Per masked token an estimate of KL(policy || other), with d = other - log_probs.
+
+        k1: -d      k2: d^2 / 2      k3: exp(d) - d - 1
+
+    With tokens drawn from `log_probs` k1 and k3 have the divergence as their mean, k3 with low
+    variance and never negative; k2 has little bias where the two are close, and its gradient is
+    the divergence's (Schulman, "Approximating KL divergence", 2020).
+    """
+    d = jnp.where(mask > 0, other - log_probs, 0.0)
+    if estimator == "k1":
+        return -d
+    return d**2 / 2 if estimator == "k2" else jnp.exp(d) - d - 1
 
 
 def kl_k3(
     log_probs: Float[Array, "B S"], other: Float[Array, "B S"], mask: Float[Array, "B S"]
 ) -> Float[Array, ""]:
-    """Sum over masked tokens of exp(d) - d - 1, d = other - log_probs.
-
-    With tokens drawn from `log_probs` its mean is KL(policy || other), never negative and of low
-    variance (Schulman, "Approximating KL divergence", 2020).
-    """
-    d = jnp.where(mask > 0, other - log_probs, 0.0)
-    return jnp.sum(mask * (jnp.exp(d) - d - 1))
+    """The sum over masked tokens of the k3 estimate; see `kl_terms`."""
+    return jnp.sum(mask * kl_terms(log_probs, other, mask, "k3"))

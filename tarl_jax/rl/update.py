@@ -1,14 +1,16 @@
 """One optimiser update: gradients summed over micro-batches, then one step, all jitted.
 
 Micro-batches have different lengths (few shapes, so few programs); each adds the gradient of its
-*sum* of losses, and the update divides by the number of sampled tokens of all of them, so that
-the split never changes the result.
+*sum* of losses, and the update divides by the number of sampled tokens (or sequences) of all of
+them, so that the split never changes the result. A value model, where there is one, is updated in
+the same two programs, with an optimiser of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,9 +30,9 @@ from tarl_jax.mesh import (
     tree_shardings,
 )
 from tarl_jax.models import decoder
-from tarl_jax.models.head import sampled_log_probs
 from tarl_jax.models.lora import init_adapters, join
-from tarl_jax.rl import losses
+from tarl_jax.rl import objective
+from tarl_jax.rl.objective import Sums, Trained
 from tarl_jax.types import Batch
 
 
@@ -46,11 +48,18 @@ class TrainState:
       params: what trains: all parameters, or the adapters.
       opt_state: the optimiser's.
       frozen: the parameters that adapters stand on; {} where all train.
+      value, value_opt_state: what trains of the value model, and its optimiser's; {} without one.
     """
 
     params: decoder.Params
     opt_state: Any
     frozen: decoder.Params = struct.field(default_factory=dict)
+    value: decoder.Params = struct.field(default_factory=dict)
+    value_opt_state: Any = struct.field(default_factory=dict)
+
+    @property
+    def trained(self) -> Trained:
+        return Trained(self.params, self.value)
 
     @property
     def policy(self) -> decoder.Params:
@@ -58,26 +67,18 @@ class TrainState:
         return join(self.frozen, self.params)
 
 
-@struct.dataclass
-class Sums:
-    """Sums over sampled tokens, and their number `tokens`; `gap_max` is a maximum."""
+def make_optimizer(
+    config: RLConfig, learning_rate: float | None = None
+) -> optax.GradientTransformation:
+    """AdamW with warm-up to a constant rate, after clipping the gradient's global norm.
 
-    tokens: jax.Array
-    loss: jax.Array
-    kl: jax.Array  # from the sampling policy to the present one, k3
-    kl_reference: jax.Array
-    entropy: jax.Array
-    clipped: jax.Array
-    gap: jax.Array  # |trainer's log-prob - sampler's|
-    gap_max: jax.Array
-
-
-def make_optimizer(config: RLConfig) -> optax.GradientTransformation:
-    """AdamW with warm-up to a constant rate, after clipping the gradient's global norm."""
+    learning_rate: None: the policy's.
+    """
     warmup = max(config.warmup_steps, 1)
+    peak = config.learning_rate if learning_rate is None else learning_rate
 
     def rate(count: jax.Array) -> jax.Array:
-        return config.learning_rate * jnp.minimum((count + 1) / warmup, 1.0)
+        return peak * jnp.minimum((count + 1) / warmup, 1.0)
 
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
@@ -100,40 +101,61 @@ class Updater:
         self._mesh = mesh
         self._model = model
         self._vocab_size = vocab_size
+        self._config = config
         self._optimizer = make_optimizer(config)
-        self._with_reference = config.kl_coef > 0
+        self._value_optimizer = make_optimizer(config, config.value.learning_rate)
         gradient = functools.partial(_gradient, model, config, temperature)
+        score = functools.partial(objective.score, model, config, temperature)
         # Where results live is said, not inferred: arrays that went once round the loop then look
         # the same to jit as the first ones, and nothing compiles twice.
         whole = replicated(mesh)
         self.policy_shapes = decoder.placed_shapes(model, vocab_size, mesh)
         self.policy_shardings = jax.tree.map(lambda x: x.sharding, self.policy_shapes)
         trained = jax.eval_shape(self._trained, self.policy_shapes)
-        self._shardings = tree_shardings(mesh, decoder.logical_axes(trained))
-        self._opt_shardings = opt_shardings = optax.tree_utils.tree_map_params(
-            self._optimizer,
-            lambda _, where: where,
-            jax.eval_shape(self._optimizer.init, trained),
-            self._shardings,
-            transform_non_params=lambda _: whole,
+        self._shardings = Trained(
+            tree_shardings(mesh, decoder.logical_axes(trained.params)),
+            tree_shardings(mesh, decoder.logical_axes(trained.value)),
         )
+        self._opt_shardings = self._init_shardings(trained)
         accumulated = (self._shardings, whole)
         self._gradient = jax.jit(gradient, donate_argnums=0, out_shardings=accumulated)
         self._apply = jax.jit(
-            functools.partial(_apply, self._optimizer), donate_argnums=(0, 1),
-            out_shardings=(self._shardings, opt_shardings, whole, whole, whole),
+            functools.partial(_apply, self._optimizer, self._value_optimizer),
+            donate_argnums=(0, 1, 2),
+            out_shardings=(self._shardings, self._opt_shardings, whole, whole),
         )
+        self._score = jax.jit(score, out_shardings=by_rows(mesh))
         self._zeros = jax.jit(_zeros, out_shardings=accumulated)
         self._own = jax.jit(
             lambda policy: jax.tree.map(jnp.copy, self._trained(policy)),
             out_shardings=self._shardings,
         )
-        self._init = jax.jit(self._optimizer.init, out_shardings=opt_shardings)
+        self._init = jax.jit(self._init_optimizers, out_shardings=self._opt_shardings)
 
-    def _trained(self, policy: decoder.Params) -> decoder.Params:
-        if not self._model.lora.rank:
-            return policy
-        return init_adapters(self._model, policy, jax.random.key(0))
+    def _init_optimizers(self, trained: Trained) -> tuple[Any, Any]:
+        """Fresh optimiser states of policy and value model."""
+        value = self._value_optimizer.init(trained.value) if trained.value else {}
+        return self._optimizer.init(trained.params), value
+
+    def _init_shardings(self, trained: Trained) -> tuple[Any, Any]:
+        """Where the optimiser states live: beside what they are of."""
+        shapes = jax.eval_shape(self._init_optimizers, trained)
+        wheres = self._shardings.params, self._shardings.value
+        optimizers = self._optimizer, self._value_optimizer
+        found = [
+            optax.tree_utils.tree_map_params(
+                optimizer, lambda _, place: place, shape, where,
+                transform_non_params=lambda _: replicated(self._mesh),
+            ) if where else {}
+            for optimizer, shape, where in zip(optimizers, shapes, wheres, strict=True)
+        ]
+        return found[0], found[1]
+
+    def _trained(self, policy: decoder.Params) -> Trained:
+        model, params = self._model, policy
+        if model.lora.rank:
+            params = init_adapters(model, policy, jax.random.key(0))
+        return Trained(params, objective.init_value(model, self._config, policy))
 
     def place(self, params: decoder.Params) -> decoder.Params:
         """All parameters of a policy, where this mesh keeps them."""
@@ -147,10 +169,10 @@ class Updater:
     def shapes(self) -> TrainState:
         """What `init` gives, as shapes with shardings; nothing is frozen."""
         trained = jax.eval_shape(self._trained, self.policy_shapes)
-        opt_state = jax.eval_shape(self._optimizer.init, trained)
-        return TrainState(
-            place_shapes(trained, self._shardings), place_shapes(opt_state, self._opt_shardings)
-        )
+        opt_states = jax.eval_shape(self._init_optimizers, trained)
+        trained = place_shapes(trained, self._shardings)
+        opt_state, value_opt_state = place_shapes(opt_states, self._opt_shardings)
+        return TrainState(trained.params, opt_state, {}, trained.value, value_opt_state)
 
     def init(self, params: decoder.Params) -> TrainState:
         """A fresh state from all parameters of a policy.
@@ -159,7 +181,9 @@ class Updater:
         """
         params = self.place(params)
         trained = self._own(params)
-        return TrainState(trained, self._init(trained), params if self._model.lora.rank else {})
+        opt_state, value_opt_state = self._init(trained)
+        frozen = params if self._model.lora.rank else {}
+        return TrainState(trained.params, opt_state, frozen, trained.value, value_opt_state)
 
     def compile(
         self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool = False
@@ -167,14 +191,24 @@ class Updater:
         """Compiles the programs for batches of these (rows, length); `state` is left as it was."""
         batches = []
         for shape in shapes:
-            zeros = np.zeros(shape, np.float32)
-            segments = np.zeros(shape, np.int32) if packed else None
-            batches.append(Batch(np.zeros(shape, np.int32), zeros, zeros, zeros, segments))
-        copy = jax.tree.map(jnp.copy, state.params)
+            batches.append(
+                jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._batch(shape, packed))
+            )
+        copy = jax.tree.map(jnp.copy, state.trained)
+        reference = state.frozen or state.params  # a reference has no adapters
+        if objective.needs_score(self._config):
+            self.score(state, batches, reference)
         with jax.set_mesh(self._mesh):
-            reference = state.frozen or state.params  # a reference has no adapters
             accumulated = self._sum(state, batches, reference)
-            self._apply(copy, self._init(state.params), accumulated)
+            self._apply(copy, *self._init(state.trained), accumulated, np.bool_(True))
+
+    def _batch(self, shape: tuple[int, int], packed: bool) -> Batch:
+        """A batch of the updates, as shapes with shardings."""
+        rows = by_rows(self._mesh)
+        ints = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+        floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
+        valued = (floats, floats) if objective.has_value_model(self._config) else (None, None)
+        return Batch(ints, floats, floats, floats, ints if packed else None, *valued)
 
     def lower(self, shape: tuple[int, int], packed: bool) -> dict[str, Any]:
         """The update's programs for a (rows, length) of micro-batches, lowered but not compiled.
@@ -182,145 +216,181 @@ class Updater:
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
         """
         state = self.shapes()
-        policy, trained = self.policy_shapes, state.params
+        trained, batch = state.trained, self._batch(shape, packed)
         whole = replicated(self._mesh)
-        sums = jax.eval_shape(_zeros, trained)[1]
+        sums = jax.eval_shape(Sums.zeros)
         accumulated = trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))
-        rows = by_rows(self._mesh)
-        whole_numbers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
-        numbers = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
-        batch = Batch(whole_numbers, numbers, numbers, numbers, whole_numbers if packed else None)
-        frozen = policy if self._model.lora.rank else {}
-        reference = policy if self._with_reference else None
+        frozen = self.policy_shapes if self._model.lora.rank else {}
+        anchors = self._anchor(self.policy_shapes, objective.in_loss)
+        flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
         with jax.set_mesh(self._mesh):
-            return {
-                "gradient": self._gradient.lower(accumulated, trained, frozen, reference, batch),
-                "apply": self._apply.lower(trained, state.opt_state, accumulated),
+            found = {
+                "gradient": self._gradient.lower(accumulated, trained, frozen, anchors, batch),
+                "apply": self._apply.lower(
+                    trained, state.opt_state, state.value_opt_state, accumulated, flag
+                ),
             }
+            if objective.needs_score(self._config):
+                anchors = self._anchor(self.policy_shapes, objective.in_reward)
+                found["score"] = self._score.lower(trained, frozen, anchors, batch)
+        return found
 
     def bytes_per_device(self) -> tuple[int, int]:
         """(what trains and is frozen, the optimiser's state), of the device with most."""
         state = self.shapes()
-        parameters = bytes_on_device(state.params)
+        parameters = bytes_on_device(state.trained)
         if self._model.lora.rank:
             parameters += bytes_on_device(self.policy_shapes)
-        return parameters, bytes_on_device(state.opt_state)
+        return parameters, bytes_on_device((state.opt_state, state.value_opt_state))
 
     @property
     def compilations(self) -> int:
-        return self._gradient._cache_size() + self._apply._cache_size()
+        programs = self._gradient, self._apply, self._score
+        return sum(program._cache_size() for program in programs)
+
+    def score(
+        self, state: TrainState, batches: Sequence[Batch], reference: decoder.Params | None
+    ) -> dict[str, list[np.ndarray]]:
+        """What the advantages need to know of each batch, [B, S]; see `objective.score`.
+
+        What the batches hold beside tokens, marks and log-probs does not matter.
+        """
+        reference = self._anchor(reference, objective.in_reward)
+        found: dict[str, list[np.ndarray]] = {}
+        with jax.set_mesh(self._mesh):
+            for batch in batches:
+                if objective.has_value_model(self._config):  # of the update's type: one program
+                    ignored = batch.advantages
+                    batch = dataclasses.replace(batch, values=ignored, returns=ignored)
+                batch = jax.device_put(batch, by_rows(self._mesh))
+                scores = self._score(state.trained, state.frozen, reference, batch)
+                for name, values in jax.device_get(scores).items():
+                    found.setdefault(name, []).append(values)
+        return found
 
     def update(
-        self, state: TrainState, batches: Sequence[Batch], reference: decoder.Params | None
+        self,
+        state: TrainState,
+        batches: Sequence[Batch],
+        reference: decoder.Params | None,
+        train_policy: bool = True,
     ) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step on the micro-batches.
 
         Args:
           state: donated.
           reference: parameters that the KL penalty holds on to; needed where `kl_coef` > 0.
-        Returns: the new state and means over sampled tokens.
+          train_policy: False leaves the policy and its optimiser as they are, while the value model
+            trains. Without a value model it must be True.
+        Returns: the new state and means over sampled tokens ("loss" and "value_loss": the mean that
+          `loss_mean` says).
         Raises: NonFiniteError if the loss or the gradient is not finite. The new parameters are
           then lost: the caller goes back to its last checkpoint.
         """
-        if self._with_reference and reference is None:
-            raise ValueError("rl.kl_coef > 0 needs reference parameters")
+        if not (train_policy or state.value):
+            raise ValueError("train_policy = False without a value model trains nothing")
         with jax.set_mesh(self._mesh):
             accumulated = self._sum(state, batches, reference)
-            params, opt_state, sums, norm, size = self._apply(
-                state.params, state.opt_state, accumulated
+            trained, opt_states, sums, norms = self._apply(
+                state.trained, state.opt_state, state.value_opt_state, accumulated,
+                np.bool_(train_policy),
             )
-        state = TrainState(params, opt_state, state.frozen)
-        sums, norm, size = jax.device_get((sums, norm, size))
-        if not np.isfinite([sums.loss, norm, size]).all():
+        state = TrainState(
+            trained.params, opt_states[0], state.frozen, trained.value, opt_states[1]
+        )
+        sums, norms = jax.device_get((sums, norms))
+        if not np.isfinite([sums.loss, sums.value_loss, *norms.values()]).all():
+            said = ", ".join(f"{name.replace('_', ' ')} {x}" for name, x in norms.items())
             raise NonFiniteError(
-                f"loss sum {sums.loss}, gradient norm {norm}, norm of the new parameters {size}"
+                f"loss sum {sums.loss}, value loss sum {sums.value_loss}, {said}"
             )
-        count = max(float(sums.tokens), 1.0)
+        tokens, count = max(float(sums.tokens), 1.0), max(float(sums.count), 1.0)
         means = {
-            name: float(getattr(sums, name)) / count
-            for name in ("loss", "kl", "kl_reference", "entropy", "clipped", "gap")
+            name: float(getattr(sums, name)) / tokens
+            for name in ("kl", "kl_reference", "entropy", "clipped", "gap")
         }
         return state, {
+            "loss": float(sums.loss) / count,
             **means,
             "gap_max": float(sums.gap_max),
-            "grad_norm": float(norm),
+            "grad_norm": float(norms["gradient_norm"]),
             "tokens": float(sums.tokens),
+            **({} if not state.value else {
+                "value_loss": float(sums.value_loss) / count,
+                "value_grad_norm": float(norms["value_gradient_norm"]),
+            }),
         }
 
+    def _anchor(
+        self, reference: decoder.Params | None, used: Callable[[RLConfig], bool]
+    ) -> decoder.Params | None:
+        """The reference where it is used. Raises ValueError where it is missing."""
+        if not used(self._config):
+            return None
+        if reference is None:
+            raise ValueError("rl.kl_coef > 0 needs reference parameters")
+        return reference
 
     def _sum(
         self, state: TrainState, batches: Sequence[Batch], reference: decoder.Params | None
-    ) -> tuple[decoder.Params, Sums]:
+    ) -> tuple[Trained, Sums]:
         """The gradient of the loss sum over all batches, and the sums."""
-        reference = reference if self._with_reference else None
-        accumulated = self._zeros(state.params)
+        reference = self._anchor(reference, objective.in_loss)
+        accumulated = self._zeros(state.trained)
         for batch in batches:
             batch = jax.device_put(batch, by_rows(self._mesh))
-            accumulated = self._gradient(accumulated, state.params, state.frozen, reference, batch)
+            accumulated = self._gradient(
+                accumulated, state.trained, state.frozen, reference, batch
+            )
         return accumulated
 
 
-def _zeros(params: decoder.Params) -> tuple[decoder.Params, Sums]:
-    return jax.tree.map(jnp.zeros_like, params), Sums(*(jnp.zeros(()) for _ in range(8)))
+def _zeros(trained: Trained) -> tuple[Trained, Sums]:
+    return jax.tree.map(jnp.zeros_like, trained), Sums.zeros()
 
 
 def _gradient(
     model: ModelConfig,
     config: RLConfig,
     temperature: float,
-    accumulated: tuple[decoder.Params, Sums],
-    params: decoder.Params,
+    accumulated: tuple[Trained, Sums],
+    trained: Trained,
     frozen: decoder.Params,
     reference: decoder.Params | None,
     batch: Batch,
-) -> tuple[decoder.Params, Sums]:
+) -> tuple[Trained, Sums]:
     """Adds the gradient of the batch's loss sum, and its sums, to `accumulated`."""
-    mask, old = batch.sampled, batch.log_probs
 
-    def log_probs_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
-        hidden = decoder.hidden_states(p, model, batch.tokens, batch.segments)
-        return sampled_log_probs(p, hidden, batch.tokens, mask, temperature)
+    def loss_sum(trained: Trained) -> tuple[jax.Array, Sums]:
+        return objective.loss_sum(model, config, temperature, trained, frozen, reference, batch)
 
-    def loss_sum(p: decoder.Params) -> tuple[jax.Array, Sums]:
-        log_probs, entropy = log_probs_of(join(frozen, p))
-        loss, clipped = losses.clipped_policy_loss(
-            log_probs, old, batch.advantages, mask, config.clip_low, config.clip_high
-        )
-        kl_reference = jnp.zeros(())
-        if reference is not None:
-            anchor, _ = log_probs_of(jax.lax.stop_gradient(reference))
-            kl_reference = losses.kl_k3(log_probs, anchor, mask)
-            loss = loss + config.kl_coef * kl_reference
-        gap = mask * jnp.abs(log_probs - old)
-        sums = Sums(
-            tokens=mask.sum(),
-            loss=loss,
-            kl=losses.kl_k3(old, log_probs, mask),
-            kl_reference=kl_reference,
-            entropy=jnp.sum(mask * entropy),
-            clipped=clipped,
-            gap=gap.sum(),
-            gap_max=gap.max(),
-        )
-        return loss, sums
-
-    gradient, sums = jax.grad(loss_sum, has_aux=True)(params)
+    gradient, sums = jax.grad(loss_sum, has_aux=True)(trained)
     total, before = accumulated
-    added = jax.tree.map(jnp.add, before, sums)
-    added = added.replace(gap_max=jnp.maximum(before.gap_max, sums.gap_max))
-    return jax.tree.map(jnp.add, total, gradient), added
+    return jax.tree.map(jnp.add, total, gradient), before.plus(sums)
 
 
 def _apply(
     optimizer: optax.GradientTransformation,
-    params: decoder.Params,
-    opt_state: optax.OptState,
-    accumulated: tuple[decoder.Params, Sums],
-) -> tuple[decoder.Params, optax.OptState, Sums, jax.Array, jax.Array]:
-    """One step; also the sums, and the norms of the gradient and of the new parameters."""
+    value_optimizer: optax.GradientTransformation,
+    trained: Trained,
+    opt_state: Any,
+    value_opt_state: Any,
+    accumulated: tuple[Trained, Sums],
+    train_policy: jax.Array,
+) -> tuple[Trained, tuple[Any, Any], Sums, dict[str, jax.Array]]:
+    """One step; also the sums, and the norms of the gradients and of the new parameters."""
     total, sums = accumulated
-    gradient = jax.tree.map(lambda g: g / jnp.maximum(sums.tokens, 1.0), total)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    norms = optax.global_norm(gradient), optax.global_norm(params)
-    return params, opt_state, sums, *norms
+    gradient = jax.tree.map(lambda g: g / jnp.maximum(sums.count, 1.0), total)
+    norms = {"gradient_norm": optax.global_norm(gradient.params)}
+    updates, new_opt_state = optimizer.update(gradient.params, opt_state, trained.params)
+    params = optax.apply_updates(trained.params, updates)
+    value = trained.value
+    if value:
+        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(train_policy, new, old))
+        params, new_opt_state = keep((params, new_opt_state), (trained.params, opt_state))
+        updates, value_opt_state = value_optimizer.update(gradient.value, value_opt_state, value)
+        value = optax.apply_updates(value, updates)
+        norms["value_gradient_norm"] = optax.global_norm(gradient.value)
+        norms["norm_of_the_new_value_model"] = optax.global_norm(value)
+    norms["norm_of_the_new_parameters"] = optax.global_norm(params)
+    return Trained(params, value), (new_opt_state, value_opt_state), sums, norms

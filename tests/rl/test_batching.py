@@ -9,13 +9,26 @@ from tarl_jax.rl import batching
 from tarl_jax.rl.batching import (
     SHORTEST,
     batch_shapes,
-    make_batches,
-    pack_batches,
+    fill,
+    packed_layouts,
     pad_rows,
+    padded_layouts,
     padded_length,
     plan_batches,
+    take_out,
 )
 from tarl_jax.types import Segment, Task, Trajectory
+
+
+def make_batches(trajectories, advantages, *sizes):
+    layouts = padded_layouts([t.num_tokens for t in trajectories], *sizes)
+    return fill(layouts, trajectories, advantages, packed=False)
+
+
+def pack_batches(trajectories, advantages, *sizes):
+    layouts = packed_layouts([t.num_tokens for t in trajectories], *sizes)
+    return fill(layouts, trajectories, advantages, packed=True)
+
 
 LENGTHS = st.lists(st.integers(1, 900), max_size=60)
 
@@ -176,3 +189,20 @@ def test_packing_by_hand():
 def test_a_trajectory_longer_than_a_row_is_an_error():
     with pytest.raises(ValueError, match="a trajectory has 101 tokens, a packed row 100"):
         pack_batches([numbered(0, 101)], [1.0], 1000, 100)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_numbers_per_token_go_in_and_come_out_again(packed):
+    rng = np.random.default_rng(0)
+    lengths = [70, 3, 20, 64, 9, 41]
+    trajectories = [
+        trajectory(Segment("agent", [1] * n, [True] * n, [-1.0] * n, 0, "")) for n in lengths
+    ]
+    numbers = [rng.normal(size=n).astype(np.float32) for n in lengths]
+    layouts = packed_layouts(lengths, 256, 128) if packed else padded_layouts(lengths, 256)
+    batches = fill(layouts, trajectories, numbers, packed, {"values": numbers})
+    for field in ("advantages", "values"):
+        found = take_out(layouts, [getattr(b, field) for b in batches], lengths)
+        for mine, theirs in zip(found, numbers, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert all(b.returns is None for b in batches)

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tarl_jax.rl.losses import clipped_policy_loss, kl_k3
+from tarl_jax.rl.losses import (
+    clipped_policy_loss,
+    kl_k3,
+    kl_terms,
+    loss_weights,
+    sequence_policy_loss,
+    sequence_sums,
+    simple_policy_loss,
+    value_loss,
+)
 
 # (ratio, advantage, loss of the token, held back by the clip) for bounds 1 - 0.2 and 1 + 0.28
 CLIP_CASES = [
@@ -95,3 +104,152 @@ def test_k3_is_never_negative(pairs):
     for position in range(4):
         mask = jnp.zeros((1, 4)).at[0, position].set(1)
         assert float(kl_k3(new, other, mask)) >= -1e-6
+
+
+@pytest.mark.parametrize("estimator, terms", [
+    ("k1", (-np.log(2), np.log(2))),
+    ("k2", (np.log(2) ** 2 / 2, np.log(2) ** 2 / 2)),
+    ("k3", (1 - np.log(2), np.log(2) - 0.5)),
+])
+def test_kl_terms_by_hand(estimator, terms):
+    # d = ln 2, then -ln 2; the third token does not count.
+    other = one(-2.0 + np.log(2), -2.0 - np.log(2), 1e30)
+    got = kl_terms(one(-2.0, -2.0, -2.0), other, one(1, 1, 0), estimator)
+    np.testing.assert_allclose(got, [[*terms, 0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_the_mean_of_k1_and_k3_is_the_divergence(estimator):
+    p, q = np.array([0.7, 0.2, 0.1]), np.array([0.3, 0.3, 0.4])
+    terms = kl_terms(one(*np.log(p)), one(*np.log(q)), one(1, 1, 1), estimator)[0]
+    np.testing.assert_allclose(p @ terms, (p * np.log(p / q)).sum(), rtol=1e-5)
+
+
+def test_the_gradient_of_k2_is_the_divergences():
+    """Tokens drawn from p: the mean of d/dx k2 over them is the gradient of KL(p || q)."""
+    q = np.log([0.3, 0.3, 0.4])
+
+    def expected(logits):
+        log_p = jax.nn.log_softmax(logits)
+        drawn = jax.lax.stop_gradient(jnp.exp(log_p))
+        return jnp.sum(drawn * kl_terms(log_p[None], q[None], jnp.ones((1, 3)), "k2")[0])
+
+    def divergence(logits):
+        log_p = jax.nn.log_softmax(logits)
+        return jnp.sum(jnp.exp(log_p) * (log_p - q))
+
+    logits = jnp.array([1.0, -0.5, 0.2])
+    np.testing.assert_allclose(jax.grad(expected)(logits), jax.grad(divergence)(logits), rtol=1e-4)
+
+
+# ---- means ----------------------------------------------------------------------------------
+
+MASK = np.array([[0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0], [0] * 6], np.float32)
+# The same three sequences (the last one without a sampled token) in one row, and padding.
+PACKED = np.array([[*MASK[0], *MASK[1], *MASK[2], 0, 0]])
+SEGMENTS = np.array([[1] * 6 + [2] * 6 + [3] * 6 + [0, 0]])
+
+
+@pytest.mark.parametrize("mean, weight, count", [
+    ("token", (1, 1), 4), ("sequence", (1 / 3, 1), 2), ("constant", (0.1, 0.1), 2),
+])
+def test_weights_of_the_means_by_hand(mean, weight, count):
+    wanted = MASK * np.array([[weight[0]], [weight[1]], [0]])
+    for mask, segments, expected in (
+        (MASK, None, wanted), (PACKED, SEGMENTS, [[*wanted[0], *wanted[1], *wanted[2], 0, 0]]),
+    ):
+        weights, found = loss_weights(jnp.array(mask), segments, mean, 10)
+        np.testing.assert_allclose(weights, expected, rtol=1e-6)
+        np.testing.assert_allclose(found, count, rtol=1e-6)
+
+
+def test_sequence_sums_stay_inside_their_sequence():
+    x = jnp.array([[1.0, 2.0, 4.0, 8.0, 16.0]])
+    np.testing.assert_allclose(sequence_sums(x, None), [[31] * 5])
+    got = sequence_sums(x, np.array([[1, 1, 2, 2, 0]]))
+    np.testing.assert_allclose(got, [[3, 3, 12, 12, 16]])
+
+
+# ---- other losses ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ratio, advantage, loss, beyond", [
+    (1.0, 2.0, -2.0, False),
+    (1.1, 2.0, -(2.2 - 2 * 0.01 / 0.4), False),
+    (1.5, 2.0, -(3.0 - 2 * 0.25 / 0.4), True),
+    (0.5, 2.0, -(1.0 - 2 * 0.25 / 0.4), False),
+    (0.5, -2.0, -(-1.0 - 2 * 0.25 / 0.4), True),
+    (1.5, -2.0, -(-3.0 - 2 * 0.25 / 0.4), False),
+])
+def test_simple_policy_loss_by_hand(ratio, advantage, loss, beyond):
+    old = one(-3.0)
+    got, count = simple_policy_loss(old + np.log(ratio), old, one(advantage), one(1), 0.2)
+    np.testing.assert_allclose(got, loss, rtol=1e-5)
+    assert int(count) == beyond
+
+
+@pytest.mark.parametrize("advantage", [2.0, -0.5])
+def test_the_simple_loss_is_least_at_its_bound(advantage):
+    """Its gradient vanishes at 1 + sign(A) 0.2, and changes sign there; the clip's only ends."""
+    best = 1 + np.sign(advantage) * 0.2
+
+    def slope(ratio):
+        def loss(x):
+            return simple_policy_loss(x, one(0.0), one(advantage), one(1), 0.2)[0]
+
+        return float(jax.grad(loss)(one(np.log(ratio)))[0, 0])
+
+    assert slope(best) == pytest.approx(0, abs=1e-5)
+    assert slope(best - 0.1) < 0 < slope(best + 0.1)
+
+
+def test_sequence_ratio_by_hand():
+    # Two sequences in a row; ratios exp(mean of 0.2, 0.4) and exp(-0.1), bounds 0.2 and 0.28.
+    old = jnp.full((1, 6), -2.0)
+    new = old + jnp.array([[9.0, 0.2, 0.4, -0.1, 9.0, 0.0]])
+    mask = one(0, 1, 1, 1, 0, 0)
+    segments = np.array([[1, 1, 1, 2, 2, 0]])
+    weights, count = loss_weights(mask, segments, "sequence", 1)
+    got, held = sequence_policy_loss(
+        new, old, one(0, 3.0, 3.0, -1.0, 0, 0), mask, 0.2, 0.28, weights, segments
+    )
+    np.testing.assert_allclose(got, -1.28 * 3 + np.exp(-0.1), rtol=1e-5)
+    np.testing.assert_allclose(count, 2)
+    assert int(held) == 2  # tokens of the first sequence
+
+
+def test_the_sequence_ratio_has_the_gradient_of_its_definition():
+    rng = np.random.default_rng(0)
+    old = jnp.array(rng.normal(size=(2, 5)), jnp.float32)
+    new = old + jnp.array(rng.normal(0, 0.05, (2, 5)), jnp.float32)
+    mask = jnp.array([[0, 1, 1, 1, 0], [1, 1, 0, 0, 0]], jnp.float32)
+    sizes = np.array([3.0, 2.0])
+    advantage = np.array([1.5, -2.0])
+
+    def mine(x):
+        weights, _ = loss_weights(mask, None, "sequence", 1)
+        rows = jnp.array(advantage[:, None] * np.ones((2, 5)), jnp.float32)
+        return sequence_policy_loss(x, old, rows, mask, 0.5, 0.5, weights)[0]
+
+    def defined(x):
+        ratio = jnp.exp((mask * (x - old)).sum(axis=1) / sizes)
+        return -jnp.sum(ratio * advantage)
+
+    np.testing.assert_allclose(mine(new), defined(new), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(mine)(new), jax.grad(defined)(new), rtol=1e-4, atol=1e-6)
+
+
+def test_value_loss_by_hand():
+    # (V, V at the rollout, R): within the limit; held back, and further off held than free; beyond
+    # the limit, but nearer held: the larger error counts; not counted.
+    values, old = one(2.0, 3.0, 3.0, 1e30), one(1.5, 1.0, 1.0, 0.0)
+    returns, mask = one(5.0, 4.0, 1.0, 0.0), one(1, 1, 1, 0)
+    plain = 0.5 * (9 + 1 + 4)
+    np.testing.assert_allclose(value_loss(values, old, returns, mask, 0.0), plain, rtol=1e-6)
+    limited = 0.5 * (9 + (1 + 1 - 4) ** 2 + 4)
+    np.testing.assert_allclose(value_loss(values, old, returns, mask, 1.0), limited, rtol=1e-6)
+    halves = value_loss(values, old, returns, mask, 1.0, mask / 2)
+    np.testing.assert_allclose(halves, limited / 2, rtol=1e-6)
+    slope = jax.grad(lambda v: value_loss(v, old, returns, mask, 1.0))(values)
+    # Held back by the limit it is flat, for the held error is the larger one.
+    np.testing.assert_allclose(slope, [[-3, 0, 2, 0]], rtol=1e-6)

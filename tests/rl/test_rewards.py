@@ -3,12 +3,13 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tarl_jax.config import RewardConfig
-from tarl_jax.rl.rewards import trajectory_reward
+from tarl_jax.rl.rewards import trajectory_reward, turn_rewards
 
 DEFAULT = RewardConfig()
 TURNS = range(1, 31)
@@ -213,3 +214,71 @@ def test_with_any_number_of_turns_a_major_always_costs(major_scale):
         for success in (True, False):
             with_major = total(success, [*rest, -1], major_scale=major_scale)
             assert with_major <= total(success, [*rest, 0], major_scale=major_scale) - major_scale
+
+
+# ---- each turn's part -----------------------------------------------------------------------
+
+
+def per_turn(success, scores, expert_turns=5, turns=None, worth=None, **fields):
+    config = RewardConfig(**{"placement": "turn_end", **fields})
+    turns = len(scores) if turns is None else turns
+    return turn_rewards(success, scores, turns, expert_turns, config, worth).tolist()
+
+
+def test_turn_rewards_by_hand():
+    assert per_turn(True, [1, 0, -1, 1], 5) == [1, 0, -5, 1 + 10]
+    assert per_turn(False, [1, -1, -1, 0], 5) == [1, -5, 0, 0]
+    assert per_turn(False, [1, -1, -1, 1], 5, max_majors=2) == [1, -5, -5, 1]
+    assert per_turn(False, [1, -1, 1], 5, before_major_only=True) == [1, -5, 0]
+    assert per_turn(True, [1, 1], denominator="taken") == [2.5, 12.5]
+    assert per_turn(True, [0, 1], placement="terminal") == [0, 10]
+
+
+def test_the_running_sum_of_turns_is_capped():
+    assert per_turn(False, [1, 1, 1, 1], 2, turn_scale=4, turn_cap=5) == [2, 2, 1, 0]
+    # A turn that takes away makes room again.
+    got = per_turn(False, [1, 1, 1], 1, turn_scale=4, turn_cap=5, worth=[1, 1, -1])
+    assert got == pytest.approx([4, 1, -1])
+
+
+def test_an_abstaining_judge_leaves_the_verdict_on_the_last_turn():
+    assert per_turn(True, None, turns=3) == [0, 0, 10]
+    assert per_turn(False, None, turns=3) == [0, 0, 0]
+    assert per_turn(True, [], turns=0) == []
+
+
+SCORES = st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=12)
+CONFIGS = st.builds(
+    RewardConfig, placement=st.just("turn_end"), denominator=st.sampled_from(["taken", "expert"]),
+    max_majors=st.integers(0, 4), turn_scale=st.floats(0, 20), turn_cap=st.floats(0, 8),
+    before_major_only=st.booleans(),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.booleans(), SCORES, st.integers(1, 12), CONFIGS, st.booleans(), st.integers(0, 99))
+def test_turn_rewards_add_up_to_the_trajectorys(success, scores, expert, config, table, seed):
+    worth = np.random.default_rng(seed).uniform(0, 1, len(scores)) if table else None
+    parts = turn_rewards(success, scores, len(scores), expert, config, worth)
+    whole = trajectory_reward(success, scores, expert, config, worth)
+    assert parts.sum() == pytest.approx(whole.total, abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=9), st.randoms(), CONFIGS)
+def test_turns_without_a_major_may_change_places(scores, random, config):
+    shuffled = random.sample(scores, len(scores))
+    one, other = (trajectory_reward(True, s, 4, config).total for s in (scores, shuffled))
+    assert one == pytest.approx(other, abs=1e-9)
+
+
+# ---- calibrated turns -----------------------------------------------------------------------
+
+
+def test_calibrated_turns_take_the_place_of_the_scores():
+    reward = trajectory_reward(True, [1, 0, -1], 5, DEFAULT, [0.5, -0.2, 1.0])
+    assert reward.turns == pytest.approx(5 * 0.3 / 5)  # the major turn earns nothing
+    assert reward.major == -5
+    low = trajectory_reward(False, [1, 1], 1, DEFAULT, [-1.0, -1.0])
+    assert low.turns == -5  # the cap holds on both sides
+    assert trajectory_reward(False, [1, 0], 2, DEFAULT, [1.0, 0.0]).total == total(False, [1, 0], 2)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from reference import token_log_probs
 
-from tarl_jax.config import ModelConfig, RLConfig
+from tarl_jax.config import LoraConfig, ModelConfig, RLConfig
+from tarl_jax.credit_config import ValueConfig
 from tarl_jax.mesh import make_mesh, replicated
 from tarl_jax.models import decoder
-from tarl_jax.rl.batching import make_batches
+from tarl_jax.rl.batching import fill, padded_layouts
 from tarl_jax.rl.update import NonFiniteError, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.types import Batch
@@ -21,6 +22,11 @@ MODEL = ModelConfig(d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_
 CONFIG = RLConfig(learning_rate=1e-3, warmup_steps=1, max_grad_norm=1.0, kl_coef=0.0)
 ROWS, LENGTH = 8, 16
 TEMPERATURE = 0.8
+GOLDEN = {
+    "loss": 0.09964852333068848, "kl": 0.07702571868896485, "kl_reference": 0.0,
+    "entropy": 2.9870199584960937, "clipped": 0.32, "gap": 0.27795665740966796,
+    "gap_max": 0.8942265510559082, "grad_norm": 0.7442606687545776, "tokens": 100.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +229,156 @@ def test_the_first_update_moves_the_parameters(params, batch):
     assert moved[1] <= CONFIG.learning_rate / 3
 
 
+# ---- other losses and means -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [
+    {"loss_mean": "sequence"},
+    {"loss_mean": "constant", "loss": "spo", "clip_low": 0.2, "clip_high": 0.2},
+    {"loss_mean": "sequence", "loss": "gspo", "entropy_coef": 0.01},
+    {"advantage": "gae", "loss_mean": "sequence", "value": ValueConfig(trunk="shared", clip=0.5)},
+], ids=lambda fields: "-".join(map(str, fields)))
+def test_one_batch_of_8_equals_4_of_2_and_packed_rows(params, batch, fields):
+    updater = Updater(MODEL, VOCAB, dataclasses.replace(CONFIG, **fields), TEMPERATURE, make_mesh())
+    if "value" in fields:
+        batch = valued(batch)
+    whole, values = update(updater, params, [batch])
+    assert largest_change(whole, params) > 1e-4
+    parts = [rows_of(batch, slice(i, i + 2)) for i in range(0, ROWS, 2)]
+    pairs = [
+        jax.tree.map(lambda x, i=i: np.concatenate([x[i], x[i + 1]])[None], batch)
+        for i in range(0, ROWS, 2)
+    ]
+    packed = jax.tree.map(lambda *rows: np.concatenate(rows), *pairs)
+    segments = np.repeat([[1, 2]], LENGTH, axis=1).repeat(ROWS // 2, axis=0).astype(np.int32)
+    for batches in (parts, [packed.replace(segments=segments)]):
+        split, split_values = update(updater, params, batches)
+        assert largest_change(whole, split) < 2e-6
+        assert split_values == pytest.approx(values, rel=1e-4, abs=1e-6)
+
+
+def test_a_golden_update():
+    """Two updates on fixed arrays: the default's numbers, as they were before there was a choice.
+
+    Seen at commit 7e81b38 on a CPU, with these very arrays.
+    """
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCAB, (8, 16)).astype(np.int32)
+    sampled = (rng.random((8, 16)) < 0.5).astype(np.float32)
+    sampled[:, 0] = 0
+    old = (sampled * (-3 + 0.3 * rng.normal(size=(8, 16)))).astype(np.float32)
+    advantages = (sampled * rng.standard_normal((8, 1))).astype(np.float32)
+    updater = Updater(MODEL, VOCAB, CONFIG, TEMPERATURE, make_mesh())
+    params = updater.random(jax.random.key(0))
+    batches = [Batch(tokens, sampled, old, advantages)] * 2
+    _, values = update(updater, params, batches, steps=2)
+    assert values == pytest.approx(GOLDEN, rel=1e-5)
+
+
+# ---- the value model ------------------------------------------------------------------------
+
+
+def valued(batch: Batch) -> Batch:
+    rng = np.random.default_rng(5)
+    values, returns = (batch.sampled * rng.normal(2, 1, (2, ROWS, LENGTH))).astype(np.float32)
+    return batch.replace(values=values, returns=returns)
+
+
+def ppo(trunk="own", model=MODEL, **fields):
+    value = ValueConfig(trunk=trunk, learning_rate=3e-2)
+    config = dataclasses.replace(CONFIG, advantage="gae", value=value, **fields)
+    return Updater(model, VOCAB, config, TEMPERATURE, make_mesh())
+
+
+LORA = dataclasses.replace(MODEL, lora=LoraConfig(rank=2))
+
+
+@pytest.mark.parametrize("model", [MODEL, LORA], ids=["all", "adapters"])
+@pytest.mark.parametrize("trunk", ["own", "shared"])
+def test_the_value_model_learns_the_returns_while_the_policy_stands_still(
+    params, batch, trunk, model
+):
+    """And nothing compiles once the policy moves; what is scored is what the update sees."""
+    updater = ppo(trunk, model)
+    state = updater.init(params)
+    batch = valued(batch)
+    updater.compile(state, [batch.tokens.shape])
+    compiled, before = updater.compilations, jax.device_get((state.params, state.opt_state))
+    frozen = jax.device_get(state.frozen)
+    assert set(updater.lower(batch.tokens.shape, False)) == {"gradient", "apply", "score"}
+    (first,) = updater.score(state, [batch], None)["values"]
+    assert not first.any()  # its head starts at zero
+    seen = []
+    for _ in range(30):
+        state, values = updater.update(state, [batch], None, train_policy=False)
+        seen.append(values["value_loss"])
+    mask = batch.sampled > 0
+    assert seen[0] == pytest.approx(0.5 * np.mean(batch.returns[mask] ** 2), rel=1e-4)
+    assert seen[-1] < 0.5 * seen[0]
+    assert largest_change(before, jax.device_get((state.params, state.opt_state))) == 0.0
+    (now,) = updater.score(state, [batch], None)["values"]
+    assert not now[~mask].any()
+    expected = 0.5 * np.mean((now - batch.returns)[mask] ** 2)
+    state, values = updater.update(state, [batch], None)
+    assert values["value_loss"] == pytest.approx(expected, rel=1e-4)
+    assert largest_change(before[0], jax.device_get(state.params)) > 1e-5
+    if frozen:
+        assert largest_change(frozen, jax.device_get(state.frozen)) == 0.0
+    assert updater.compilations == compiled
+
+
+def test_the_policy_takes_the_same_step_beside_a_value_model_of_its_own(updater, params, batch):
+    alone, _ = update(updater, params, [batch])
+    beside, _ = update(ppo(), params, [valued(batch)])
+    assert largest_change(alone, beside) < 1e-7
+
+
+def test_values_are_of_the_state_before_the_token(params, batch):
+    """Against the trunk's own outputs: position s - 1 says what the token at s is worth."""
+    updater = ppo()
+    state = updater.init(params)
+    head = np.random.default_rng(2).normal(size=MODEL.d_model).astype(np.float32)
+    state = state.replace(value={**state.value, "value_head": jnp.array(head)})
+    (got,) = updater.score(state, [batch], None)["values"]
+    hidden = np.array(decoder.hidden_states(params, MODEL, batch.tokens), np.float64)
+    wanted = np.pad((hidden @ head)[:, :-1], ((0, 0), (1, 0))) * batch.sampled
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_scores_that_a_penalty_in_the_reward_and_truncated_weights_need(params, batch):
+    config = dataclasses.replace(
+        CONFIG, kl_coef=0.1, kl_in="reward", kl_estimator="k1", tis_cap=2.0
+    )
+    updater = Updater(MODEL, VOCAB, config, TEMPERATURE, make_mesh())
+    reference = jax.tree.map(lambda x: 0.9 * x, params)
+    scores = updater.score(updater.init(params), [batch], reference)
+    now, anchor = (
+        batch.sampled * np.array(log_probs_of(p, batch.tokens)) for p in (params, reference)
+    )
+    np.testing.assert_allclose(scores["log_probs"][0], now, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores["kl"][0], batch.log_probs - anchor, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="kl_coef"):
+        updater.score(updater.init(params), [batch], None)
+    # The reference is not in the loss too.
+    _, values = update(updater, params, [batch], steps=1)
+    assert values["kl_reference"] == 0.0
+
+
+def test_a_standstill_without_a_value_model_is_an_error(updater, params, batch):
+    with pytest.raises(ValueError, match="trains nothing"):
+        updater.update(updater.init(params), [batch], None, train_policy=False)
+
+
+def test_an_entropy_term_raises_the_entropy(params, batch):
+    ends = []
+    for coef in (0.0, 1.0):
+        config = dataclasses.replace(CONFIG, entropy_coef=coef)
+        updater = Updater(MODEL, VOCAB, config, TEMPERATURE, make_mesh())
+        _, values = update(updater, params, [batch], steps=8)
+        ends.append(values["entropy"])
+    assert ends[1] > ends[0] + 1e-3
+
+
 # ---- the reference --------------------------------------------------------------------------
 
 
@@ -336,7 +492,8 @@ def test_engine_and_updater_agree_on_log_probs(tiny_config, tiny_world, random_p
     engine.run(params, episodes, TEMPERATURE)
     trajectories = [e.trajectory() for e in episodes]
     advantages = [(-1.0) ** i for i in range(len(episodes))]
-    batches = make_batches(trajectories, advantages, 1024, mesh.size)
+    layouts = padded_layouts([t.num_tokens for t in trajectories], 1024, mesh.size)
+    batches = fill(layouts, trajectories, advantages, packed=False)
     _, values = updater.update(updater.init(params), batches, None)
     assert values["tokens"] == sum(t.arrays()[1].sum() for t in trajectories) > 100
     assert values["gap_max"] < 1e-4

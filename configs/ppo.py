@@ -1,0 +1,18 @@
+"""PPO with the terminal reward alone: the verifier's verdict, a value model, GAE, no judge.
+
+    python -m tarl_jax.main --config=configs/ppo.py
+
+The value model has a trunk of its own and trains alone for the first ten steps; give it
+--config.rl.value.trunk=shared where memory is short. Figures: experiments/credit.
+"""
+
+from tarl_jax.presets import sized
+
+
+def get_config(size: str = ""):
+    config = sized(size)
+    config.name = "ppo"
+    config.reward.placement = "terminal"
+    config.rl.advantage = "gae"
+    config.rl.normalise = "batch"
+    return config

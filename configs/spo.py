@@ -1,0 +1,16 @@
+"""Simple Policy Optimization (arXiv 2401.16025) on TARL's reward: GRPO, a penalty for the clip.
+
+    python -m tarl_jax.main --config=configs/spo.py
+
+Two methods are called SPO; the other one is configs/single_stream.py. Figures: experiments/credit.
+"""
+
+from tarl_jax.presets import sized
+
+
+def get_config(size: str = ""):
+    config = sized(size)
+    config.name = "spo"
+    config.rl.loss = "spo"
+    config.rl.clip_low = config.rl.clip_high = 0.2
+    return config

@@ -1,0 +1,287 @@
+"""From judged episodes to what each of their tokens trains on; docs/credit.md has the formulas.
+
+Trajectories come as the rollout leaves them: P tasks, the G episodes of a task side by side. What
+is pure arithmetic stands in `rl/`; this module knows where in an episode its turns and tokens are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tarl_jax.config import RunConfig
+from tarl_jax.rl.advantages import (
+    gae,
+    group_advantages,
+    leave_one_out_advantages,
+    standardised,
+    tracked_advantages,
+    truncated_weights,
+)
+from tarl_jax.rl.calibration import worth
+from tarl_jax.rl.rewards import Reward, trajectory_reward, turn_rewards
+from tarl_jax.types import Task, Trajectory
+
+Baselines = dict[str, list[float]]  # by task: the weight of what was seen, and its mean
+Table = Mapping[str, float]  # a calibrated turn's kind to its value
+
+
+@dataclasses.dataclass
+class Credit:
+    """What the trajectories of a step train on.
+
+    Attributes:
+      advantages: per trajectory one number for all its sampled tokens, or one per token [S].
+      used: per trajectory whether it has anything to teach.
+      fields: more of a Batch, by the field's name: per trajectory one number per token.
+      baselines: of "single_stream", after this step.
+      metrics: named "rl/…".
+    """
+
+    advantages: list[float | np.ndarray]
+    used: np.ndarray
+    fields: dict[str, list[np.ndarray]]
+    baselines: Baselines
+    metrics: dict[str, float]
+
+
+def reward(trajectory: Trajectory, config: RunConfig, table: Table | None) -> Reward:
+    """The reward of a judged episode."""
+    return trajectory_reward(
+        bool(trajectory.success), trajectory.turn_scores, trajectory.task.expert_turns,
+        config.reward, _worth(trajectory, table),
+    )
+
+
+def assign(
+    trajectories: Sequence[Trajectory],
+    config: RunConfig,
+    scores: Mapping[str, list[np.ndarray]],
+    table: Table | None,
+    baselines: Baselines,
+) -> Credit:
+    """Advantages by `config.rl` of episodes that have their reward.
+
+    Args:
+      scores: what `Updater.score` said, per trajectory one number per token.
+      table: of calibrated turns; None: the judge's scores.
+      baselines: of "single_stream", before this step.
+    """
+    rl = config.rl
+    if rl.advantage == "gae":
+        credit = _by_value_model(trajectories, config, scores, table)
+    else:
+        credit = _by_baseline(trajectories, config, scores, table, baselines)
+    if "kl" in scores:
+        penalties = [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
+        credit.metrics["rl/kl_penalty"] = float(np.mean(penalties))
+    if rl.tis_cap:
+        _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap)
+    return credit
+
+
+# ---- one number per episode -----------------------------------------------------------------
+
+
+def _by_baseline(
+    trajectories: Sequence[Trajectory],
+    config: RunConfig,
+    scores: Mapping[str, list[np.ndarray]],
+    table: Table | None,
+    baselines: Baselines,
+) -> Credit:
+    rl, shape = config.rl, (-1, config.rollout.group_size)
+    rewards = np.array([t.reward for t in trajectories], np.float64)
+    if "kl" in scores:
+        rewards = rewards - [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
+    rewards = rewards.reshape(shape)
+    valid = np.array([t.success is not None for t in trajectories]).reshape(shape)
+    tasks = [t.task for t in trajectories[:: config.rollout.group_size]]
+    kinds = [task.kind for task in tasks]
+    if rl.advantage == "single_stream":
+        values, baselines = _tracked(rewards, valid, tasks, config, baselines)
+    else:
+        of = {"grpo": group_advantages, "rloo": leave_one_out_advantages}[rl.advantage]
+        values, _ = of(rewards, valid, rl.normalise, kinds)
+    advantages: list[float | np.ndarray] = [float(a) for a in values.reshape(-1)]
+    if config.reward.turn_weight:
+        more = _turn_advantages(trajectories, config, table, valid, kinds)
+        advantages = [a + extra for a, extra in zip(advantages, more, strict=True)]
+    used = np.array([bool(np.any(a)) for a in advantages])
+    flat = ~used.reshape(shape).any(axis=1)
+    metrics = {"rl/zero_variance_groups": float(flat.mean())}
+    return Credit(advantages, used, {}, baselines, metrics)
+
+
+def _tracked(
+    rewards: np.ndarray,
+    valid: np.ndarray,
+    tasks: Sequence[Task],
+    config: RunConfig,
+    baselines: Baselines,
+) -> tuple[np.ndarray, Baselines]:
+    """Single-stream advantages; a task that was never seen begins at its kind's mean."""
+    keys = [f"{task.source}/{task.task_id}" for task in tasks]
+    priors = {}
+    for source in {task.source for task in tasks}:
+        seen = [b for key, b in baselines.items() if key.startswith(f"{source}/")]
+        if seen:
+            weights, means = np.array(seen).T
+        else:  # the first step: the mean of what it brings
+            of = np.array([task.source == source for task in tasks])
+            weights, means = valid[of].astype(float).ravel(), np.nan_to_num(rewards[of]).ravel()
+        priors[source] = float(weights @ means / max(weights.sum(), 1e-6))
+    before = np.array([
+        baselines.get(key, [0.0, priors[task.source]])
+        for key, task in zip(keys, tasks, strict=True)
+    ])
+    values, weights, means = tracked_advantages(
+        rewards, valid, before[:, 0], before[:, 1], config.rl.baseline_decay,
+        config.rl.normalise, [task.source for task in tasks],
+    )
+    now = {k: [float(w), float(m)] for k, w, m in zip(keys, weights, means, strict=True) if w > 0}
+    return values, baselines | now
+
+
+def _turn_advantages(
+    trajectories: Sequence[Trajectory],
+    config: RunConfig,
+    table: Table | None,
+    valid: np.ndarray,
+    kinds: Sequence[str],
+) -> list[np.ndarray]:
+    """Per trajectory and token turn_weight times its turn's score, normalised among the group's."""
+    values = [_worth(t, table) or t.turn_scores or [] for t in trajectories]
+    longest = max(map(len, values), default=0)
+    marks, judged = np.zeros((2, len(values), longest))
+    for i, (of, whole) in enumerate(zip(values, valid.reshape(-1), strict=True)):
+        marks[i, : len(of)], judged[i, : len(of)] = of, whole
+    shape = (len(kinds), -1)
+    relative, _ = group_advantages(
+        marks.reshape(shape), judged.reshape(shape) > 0, config.rl.normalise, kinds
+    )
+    relative = config.reward.turn_weight * relative.reshape(marks.shape)
+    # A last column of zeros for tokens of no turn, whose number is -1.
+    relative = np.pad(relative, ((0, 0), (0, 1)))
+    return [
+        relative[i, np.minimum(_turn_of_token(t), longest)] for i, t in enumerate(trajectories)
+    ]
+
+
+# ---- one number per token -------------------------------------------------------------------
+
+
+def _by_value_model(
+    trajectories: Sequence[Trajectory],
+    config: RunConfig,
+    scores: Mapping[str, list[np.ndarray]],
+    table: Table | None,
+) -> Credit:
+    rl = config.rl
+    marks = [t.arrays()[1] for t in trajectories]
+    valid = np.array([t.success is not None for t in trajectories])
+    shape = (len(marks), max(int(m.sum()) for m in marks))
+    rewards, values, chosen = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+    for i, (t, mark) in enumerate(zip(trajectories, marks, strict=True)):
+        count = int(mark.sum())
+        each = _token_rewards(t, config, table)
+        if "kl" in scores:
+            each = each - rl.kl_coef * scores["kl"][i]
+        rewards[i, :count] = each[mark]
+        values[i, :count] = scores["values"][i][mark]
+        chosen[i, :count] = valid[i]
+    advantages, returns = gae(rewards, values, chosen, rl.value.discount, rl.value.trace)
+    metrics = _value_metrics(values[chosen], returns[chosen])
+    sources = np.array([t.task.source for t in trajectories])
+    for source in np.unique(sources):
+        rows = np.flatnonzero(sources == source)
+        advantages[rows] = standardised(advantages[rows], chosen[rows], rl.normalise)
+
+    def spread(x: np.ndarray, mark: np.ndarray) -> np.ndarray:
+        whole = np.zeros(len(mark))
+        whole[mark] = x[: int(mark.sum())]
+        return whole
+
+    fields = {
+        name: [spread(x, mark) for x, mark in zip(of, marks, strict=True)]
+        for name, of in (("values", values), ("returns", returns))
+    }
+    spreads = [spread(a, mark) for a, mark in zip(advantages, marks, strict=True)]
+    return Credit(list(spreads), valid, fields, {}, metrics)
+
+
+def _value_metrics(values: np.ndarray, returns: np.ndarray) -> dict[str, float]:
+    """Of the sampled tokens; the explained variance is 1 - Var(R - V) / Var(R)."""
+    if not values.size:
+        return {}
+    found = {"rl/value": float(values.mean()), "rl/return": float(returns.mean())}
+    if (variance := returns.var()) > 1e-9:
+        found["rl/explained_variance"] = float(1 - (returns - values).var() / variance)
+    return found
+
+
+def _token_rewards(trajectory: Trajectory, config: RunConfig, table: Table | None) -> np.ndarray:
+    """[S]; on the last sampled token of each turn what the turn earned, or of the last turn all."""
+    turns = trajectory.turns
+    if config.reward.placement == "turn_end":
+        parts = turn_rewards(
+            bool(trajectory.success), trajectory.turn_scores, len(turns),
+            trajectory.task.expert_turns, config.reward, _worth(trajectory, table),
+        )
+    else:
+        parts = np.zeros(len(turns))
+        parts[-1:] = trajectory.reward or 0.0
+    numbers = _turn_of_token(trajectory)
+    rewards = np.zeros(len(numbers))
+    for turn, part in enumerate(parts):
+        # A turn without a token of its own earns for the one before it.
+        mine = np.flatnonzero((numbers >= 0) & (numbers <= turn))
+        if mine.size:
+            rewards[mine[-1]] += part
+    return rewards
+
+
+# ---- where things are -----------------------------------------------------------------------
+
+
+def _turn_of_token(trajectory: Trajectory) -> np.ndarray:
+    """[S]; the number of the agent turn that sampled each token, -1 for forced ones."""
+    numbers, turn = [np.zeros(0, int)], 0
+    for segment in trajectory.segments:
+        mine = turn if segment.role == "agent" else -1
+        numbers.append(np.where(segment.sampled, mine, -1).astype(int))
+        turn += segment.role == "agent"
+    return np.concatenate(numbers)
+
+
+def _worth(trajectory: Trajectory, table: Table | None) -> list[float] | None:
+    if table is None or trajectory.turn_scores is None:
+        return None
+    return worth(trajectory.turns, trajectory.turn_scores, table)
+
+
+def _reweigh(
+    credit: Credit,
+    trajectories: Sequence[Trajectory],
+    trainer: Sequence[np.ndarray],
+    cap: float,
+) -> None:
+    """Takes the trainer's log-probs as the old ones, and weighs each token by what the two say."""
+    weights, gaps = [], []
+    for i, t in enumerate(trajectories):
+        _, sampled, log_probs = t.arrays()
+        weight = np.where(sampled, truncated_weights(trainer[i], log_probs, cap), 0.0)
+        credit.advantages[i] = credit.advantages[i] * weight
+        weights.append(weight[sampled])
+        gaps.append(np.abs(trainer[i] - log_probs)[sampled])
+    credit.fields["log_probs"] = list(trainer)
+    weight, gap = np.concatenate(weights), np.concatenate(gaps)
+    if weight.size:
+        credit.metrics |= {
+            "rl/log_prob_gap": float(gap.mean()),
+            "rl/log_prob_gap_max": float(gap.max()),
+            "rl/tis_weight": float(weight.mean()),
+            "rl/tis_capped": float(np.mean(weight >= cap)),
+        }

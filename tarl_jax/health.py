@@ -1,0 +1,107 @@
+"""What a researcher would want to be told without looking, each with what to do about it.
+
+Two kinds of signs: a number of the present step beyond a bound, and a trend over the steps so far.
+The bounds are rules of thumb, not measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+RECENT = 5  # steps that make up the present, in a trend
+
+# (key, is it bad, why it matters, and the remedy)
+_BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("rl/log_prob_gap", lambda x: abs(x) > 0.05,
+     "engine and trainer disagree on log-probs: compute both in one dtype, or set rl.tis_cap = 2"),
+    ("rl/kl", lambda x: x > 0.5,
+     "the policy is far from where it started the step: lower rl.learning_rate or rl.minibatches"),
+    ("rl/entropy", lambda x: x < 0.02,
+     "the policy has all but stopped exploring: raise rl.clip_high or rollout.temperature, or take"
+     " harder tasks"),
+    ("rl/clip_fraction", lambda x: x > 0.3,
+     "most of an update is clipped: lower rl.learning_rate or rl.minibatches"),
+    ("rl/zero_variance_groups", lambda x: 0.9 < x < 1,
+     "hardly any group has episodes that differ: raise rollout.group_size, or take tasks that the"
+     " policy sometimes passes"),
+    ("rl/zero_variance_groups", lambda x: x >= 1,
+     "no group has episodes that differ, so nothing is learned: take tasks that the policy"
+     " sometimes passes, raise rollout.group_size, or set reward.placement = trajectory"),
+    ("judge/abstained", lambda x: x > 0.2,
+     "the judge abstains and these episodes earn the verdict alone: see why it cannot judge them,"
+     " or set reward.placement = terminal"),
+)  # fmt: skip
+
+
+def warnings(values: Mapping[str, float], steps: Sequence[Mapping[str, float]]) -> list[str]:
+    """What is wrong, one line each.
+
+    Args:
+      values: the numbers on display.
+      steps: the training numbers of every step so far, in order, the present one included.
+    """
+    broken = sorted(key for key, x in values.items() if not math.isfinite(x))
+    found = [f"not finite: {', '.join(broken)}"] if broken else []
+    for key, bad, why in _BOUNDS:
+        if key in values and math.isfinite(values[key]) and bad(values[key]):
+            found.append(f"{key} {values[key]:.3g}: {why}")
+    malformed, turns = values.get("rollout/malformed", 0.0), values.get("rollout/turns", 0.0)
+    if turns > 0 and malformed > 0.1 * turns:
+        found.append(
+            f"rollout/malformed {malformed:.3g} of {turns:.3g} turns: raise"
+            " rollout.max_turn_tokens if they are cut off, else warm-start longer or lower"
+            " rl.learning_rate"
+        )
+    return found + [line for trend in (_kl, _collapse, _value_model) for line in trend(steps)]
+
+
+def _kl(steps: Sequence[Mapping[str, float]]) -> list[str]:
+    """Each optimiser step moves the policy much further than those before it did."""
+    kl = _series(steps, "rl/kl")
+    if len(kl) < 3 * RECENT:
+        return []
+    now, before = kl[-RECENT:].mean(), float(np.median(kl[-3 * RECENT : -RECENT]))
+    if now < 0.01 or now < 4 * before:
+        return []
+    return [
+        f"rl/kl rises fast ({before:.3g} to {now:.3g}): lower rl.learning_rate, set rl.kl_coef, or"
+        " take reward.placement = trajectory in place of turn_end"
+    ]
+
+
+def _collapse(steps: Sequence[Mapping[str, float]]) -> list[str]:
+    """Episodes shrink, or the agent stops asking: a policy that gives up shows it here first."""
+    found = []
+    for key, what in (
+        ("rollout/waits", "the agent stops asking the user"),
+        ("rollout/episode_tokens", "episodes get short"),
+    ):
+        series = _series(steps, key)
+        if len(series) < 4 * RECENT:
+            continue
+        first, now = series[:RECENT].mean(), series[-RECENT:].mean()
+        if now < 0.5 * first:
+            found.append(
+                f"{key} {now:.3g}, at first {first:.3g}: {what}; read the episodes"
+                " (tarl_jax.view), set reward.denominator = expert, and lower reward.major_scale"
+                " if giving up pays"
+            )
+    return found
+
+
+def _value_model(steps: Sequence[Mapping[str, float]]) -> list[str]:
+    explained = _series(steps, "rl/explained_variance")
+    if len(explained) < 3 * RECENT or explained[-RECENT:].mean() >= 0:
+        return []
+    return [
+        f"rl/explained_variance {explained[-RECENT:].mean():.3g}: the value model says less than a"
+        " constant would: raise rl.value.warmup_steps, or lower rl.value.learning_rate"
+    ]
+
+
+def _series(steps: Sequence[Mapping[str, float]], key: str) -> np.ndarray:
+    """The finite values of a key, in order of step."""
+    return np.array([s[key] for s in steps if key in s and math.isfinite(s[key])], float)

@@ -1,0 +1,151 @@
+"""One step of learning from judged episodes: advantages, batches, optimiser updates, metrics."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tarl_jax.config import RunConfig
+from tarl_jax.credit import Baselines, Credit, Table, assign
+from tarl_jax.models.decoder import Params
+from tarl_jax.rl.batching import (
+    Layout,
+    batch_shapes,
+    fill,
+    packed_layouts,
+    packed_rows,
+    padded_layouts,
+    padded_length,
+    take_out,
+)
+from tarl_jax.rl.calibration import load_table
+from tarl_jax.rl.objective import needs_score
+from tarl_jax.rl.update import TrainState, Updater
+from tarl_jax.types import Trajectory
+
+
+class Learner:
+    """Learns from the episodes of a step as `config.reward` and `config.rl` say.
+
+    Attributes:
+      table: of calibrated turns; None where the judge's scores count as they are.
+      baselines: of "single_stream", {} otherwise; part of a run's state.
+    """
+
+    def __init__(self, config: RunConfig, updater: Updater, row_shards: int, run_dir: Path):
+        """Raises FileNotFoundError or ValueError where `reward.calibration` is no table."""
+        self._config = config
+        self._updater = updater
+        self._row_shards = row_shards
+        self.table = _kept_table(config, run_dir)
+        self.baselines: Baselines = {}
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Every (rows, length) of a batch."""
+        longest = self._config.rollout.max_episode_tokens
+        tokens = self._config.rl.micro_batch_tokens
+        if self._config.rl.pack:
+            length = padded_length(longest)
+            return [(packed_rows(tokens, length, self._row_shards), length)]
+        return batch_shapes(longest, tokens, self._row_shards)
+
+    def learn(
+        self,
+        step: int,
+        state: TrainState,
+        reference: Params | None,
+        trajectories: Sequence[Trajectory],
+    ) -> tuple[TrainState, dict[str, float]]:
+        """The state after this step, and metrics named "rl/…". Raises NonFiniteError."""
+        credit = self._credit(state, reference, trajectories)
+        self.baselines = credit.baselines
+        state, metrics = self._update(step, state, reference, trajectories, credit)
+        return state, metrics | credit.metrics
+
+    def _credit(
+        self, state: TrainState, reference: Params | None, trajectories: Sequence[Trajectory]
+    ) -> Credit:
+        """Advantages; before them, where they need it, what models say of the episodes' tokens."""
+        scores: dict[str, list[np.ndarray]] = {}
+        if needs_score(self._config.rl):
+            lengths = [t.num_tokens for t in trajectories]
+            layouts = self._layouts(lengths)
+            batches = fill(layouts, trajectories, [0.0] * len(lengths), self._config.rl.pack)
+            said = self._updater.score(state, batches, reference)
+            scores = {name: take_out(layouts, of, lengths) for name, of in said.items()}
+        return assign(trajectories, self._config, scores, self.table, self.baselines)
+
+    def _update(
+        self,
+        step: int,
+        state: TrainState,
+        reference: Params | None,
+        trajectories: Sequence[Trajectory],
+        credit: Credit,
+    ) -> tuple[TrainState, dict[str, float]]:
+        """One optimiser step per minibatch of groups; what has nothing to teach is left out."""
+        rl = self._config.rl
+        groups = np.arange(len(trajectories)).reshape(-1, self._config.rollout.group_size)
+        useful = np.flatnonzero(credit.used[groups].any(axis=1))
+        # A value model that knows nothing yet would mislead the policy.
+        ready = not state.value or step > rl.value.warmup_steps
+        means: list[dict[str, float]] = []
+        for part in np.array_split(useful, rl.minibatches):
+            chosen = [int(i) for i in groups[part].flat if credit.used[i]]
+            if not chosen:
+                continue
+            batches = fill(
+                self._layouts([trajectories[i].num_tokens for i in chosen]),
+                [trajectories[i] for i in chosen],
+                [credit.advantages[i] for i in chosen],
+                rl.pack,
+                {name: [of[i] for i in chosen] for name, of in credit.fields.items()},
+            )
+            state, values = self._updater.update(state, batches, reference, ready)
+            means.append(values)
+        return state, _metrics(means)
+
+    def _layouts(self, lengths: Sequence[int]) -> list[Layout]:
+        tokens = self._config.rl.micro_batch_tokens
+        if self._config.rl.pack:
+            length = padded_length(self._config.rollout.max_episode_tokens)
+            return packed_layouts(lengths, tokens, length, self._row_shards)
+        return padded_layouts(lengths, tokens, self._row_shards)
+
+
+def _kept_table(config: RunConfig, run_dir: Path) -> Table | None:
+    """The table of calibrated turns, kept with the run: its file may change meanwhile."""
+    if not config.reward.calibration:
+        return None
+    kept = run_dir / "calibration.json"
+    if not kept.exists():
+        path = Path(config.reward.calibration).expanduser()
+        load_table(path)
+        shutil.copyfile(path, kept)
+    return load_table(kept)
+
+
+def _metrics(means: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of a step, from those of its minibatches."""
+    if not means:
+        return {}
+    first, last = means[0], means[-1]
+
+    def mean(name: str) -> float:
+        return float(np.mean([m[name] for m in means]))
+
+    return {
+        "rl/loss": mean("loss"),
+        "rl/kl": last["kl"],
+        "rl/kl_reference": last["kl_reference"],
+        "rl/entropy": first["entropy"],
+        "rl/clip_fraction": mean("clipped"),
+        "rl/grad_norm": mean("grad_norm"),
+        # Before any update of this step both sides hold the same parameters.
+        "rl/log_prob_gap": first["gap"],
+        "rl/log_prob_gap_max": first["gap_max"],
+        **{f"rl/{name}": mean(name) for name in ("value_loss", "value_grad_norm") if name in first},
+    }

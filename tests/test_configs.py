@@ -1,0 +1,116 @@
+"""Every config: it passes the checks in every size, trains at a small one, and resumes exactly."""
+
+import dataclasses
+import importlib.util
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tarl_jax.calibrate import main as calibrate
+from tarl_jax.checkpoint import Checkpoints
+from tarl_jax.config import RunConfig, from_config_dict
+from tarl_jax.learner import Learner
+from tarl_jax.mesh import make_mesh
+from tarl_jax.metrics import read_metrics
+from tarl_jax.policy import make_updater
+from tarl_jax.presets import MODELS
+from tarl_jax.rollout.world import World
+from tarl_jax.train import train
+
+FOLDER = Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+MORE = [name for name in NAMES if name not in ("grpo_tarl", "sft")]  # test_train.py has the first
+
+
+def config_of(name: str, size: str = "") -> RunConfig:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return from_config_dict(module.get_config(size))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_size_passes_the_checks(name):
+    for size in ("", "tiny", *MODELS):
+        config = config_of(name, size)
+        assert config.name == name
+        episodes = config.rollout.tasks_per_step * config.rollout.group_size
+        assert episodes == {"": 128, "tiny": 16}.get(size, 256)
+
+
+def small(name: str, cache_dir, run: Path, steps: int) -> RunConfig:
+    """The tiny size, smaller still; what fails at once still differs in its turns."""
+    config = config_of(name, "tiny")
+    replace = dataclasses.replace
+    return replace(
+        config,
+        workdir=str(run),
+        model=replace(config.model, num_layers=1),
+        warm_start=replace(config.warm_start, cache_dir=str(cache_dir), steps=60),
+        rollout=replace(config.rollout, max_episode_tokens=192, max_turns=4),
+        reward=replace(config.reward, max_majors=8),
+        rl=replace(config.rl, steps=steps, learning_rate=1e-3, micro_batch_tokens=1024,
+                   value=replace(config.rl.value, warmup_steps=1)),
+        eval=replace(config.eval, every=0, tasks=1, final_tasks=1, trials=1),
+        log=replace(config.log, live=False),
+    )
+
+
+def state_of(config: RunConfig, step: int):
+    checkpoints = Checkpoints(Path(config.workdir), config.checkpoint)
+    updater = make_updater(config, World.from_config(config))
+    state, meta = checkpoints.restore(step, updater.shapes())
+    checkpoints.close()
+    return jax.device_get(state), meta
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_small_run_trains_and_resumes_bit_for_bit(name, cache_dir, tmp_path):
+    """Two steps, then again from the first one's checkpoint."""
+    config = small(name, cache_dir, tmp_path / "whole", steps=2)
+    train(config)
+    steps = [r for r in read_metrics(config.workdir) if r["kind"] == "train"]
+    assert len(steps) == 2 and not any(r["compilations"] for r in steps)
+    state, meta = state_of(config, 2)
+    earlier, _ = state_of(config, 1)
+    valued = config.rl.advantage == "gae"
+    assert bool(state.value) == valued == all("rl/value_loss" in r for r in steps)
+    assert bool(meta["baselines"]) == (config.rl.advantage == "single_stream")
+    if valued:
+        changed = [
+            not np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(state.value), jax.tree.leaves(earlier.value),
+                            strict=True)
+        ]
+        assert any(changed)
+
+    again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
+    shutil.copytree(config.workdir, again.workdir)
+    shutil.rmtree(Path(again.workdir) / "checkpoints" / "2")
+    train(again)
+    resumed, resumed_meta = state_of(again, 2)
+    assert resumed_meta == meta
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_a_run_calibrates_the_next_one(cache_dir, tmp_path, tiny_config, capsys):
+    config = small("grpo_tarl", cache_dir, tmp_path / "run", steps=1)
+    train(config)
+    table = tmp_path / "table.json"
+    assert calibrate([config.workdir, f"--out={table}"]) == 0
+    assert "episodes" in capsys.readouterr().out
+    reward = dataclasses.replace(tiny_config.reward, calibration=str(table))
+    calibrated = dataclasses.replace(tiny_config, reward=reward)
+    updater = make_updater(tiny_config, World.from_config(tiny_config))
+    run = tmp_path / "next"
+    run.mkdir()
+    first = Learner(calibrated, updater, make_mesh().size, run).table
+    assert first
+    table.write_text("changed since")
+    assert Learner(calibrated, updater, make_mesh().size, run).table == first
+    assert calibrate([str(tmp_path / "none"), f"--out={table}"]) == 2
+    assert "no judged training episode" in capsys.readouterr().err
