@@ -13,6 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from tarl_jax.speech_config import SpeechConfig, check_speech
+
 
 class ConfigError(ValueError):
     """A config key or value that no run can use; the message names it and the remedy."""
@@ -229,6 +231,7 @@ class RunConfig:
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    speech: SpeechConfig = dataclasses.field(default_factory=SpeechConfig)
 
 
 def to_config_dict(config: RunConfig) -> Any:
@@ -310,6 +313,7 @@ def _check(c: RunConfig) -> None:
             "only one of data, fsdp and tensor can be -1")
     require(c.mesh.rollout_tensor > 0, "mesh.rollout_tensor", c.mesh.rollout_tensor,
             "must be at least 1")
+    check_speech(c.speech, require, choice)
     choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
     for where, value in (
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),

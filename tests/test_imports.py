@@ -19,9 +19,10 @@ ROOT = Path(tarl_jax.__file__).parent
 MAX_LINES = 400
 ROWS = (
     # Records, knobs, the mesh, how a process starts.
-    ("types", "config", "presets", "mesh", "launch"),
+    ("types", "speech_config", "config", "presets", "mesh", "launch"),
     # Pure functions on arrays; models; text; the sandbox.
-    ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "models.*", "text.*", "sandbox.*"),
+    ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "models.*", "text.*", "sandbox.*",
+     "speech.*"),
     # What joins them.
     ("rollout.*", "judge.*", "rl.update"),
     # What a run keeps and shows, and what its commands share.
@@ -32,7 +33,7 @@ ROWS = (
     ("main",),
 )
 # Inside the first row of packages: which package may import which other one.
-SIDEWAYS = {("text", "sandbox")}
+SIDEWAYS = {("text", "sandbox"), ("speech", "sandbox")}
 
 
 def module_name(path):
