@@ -41,10 +41,10 @@ class Recordings:
         """The clip. Raises SpeechError, of kind "missing" where nobody recorded the text."""
         check_text(text)
         path = self._find(text)
+        if not path.exists():
+            raise SpeechError("missing", f"{text!r}: {path} does not exist")
         try:
             return load_clip(path)
-        except FileNotFoundError as error:
-            raise SpeechError("missing", f"{text!r}: {path} does not exist") from error
         except SpeechError:
             raise
         except (RuntimeError, OSError) as error:  # soundfile's own

@@ -136,11 +136,10 @@ def resample(samples: np.ndarray, rate: float, to: float) -> np.ndarray:
 
 def quantise(samples: np.ndarray) -> np.ndarray:
     """To the nearest of 16 bits' values; what lies beyond them is made quieter as a whole."""
-    peak = np.abs(samples).max(initial=0.0)
-    limit = (LEVELS - 1) / LEVELS
-    if peak > limit:
-        samples = samples * (limit / peak)
-    return (np.rint(samples * LEVELS) / LEVELS).astype(np.float32)
+    levels = samples * LEVELS
+    beyond = max(levels.max(initial=0.0) / (LEVELS - 1), -levels.min(initial=0.0) / LEVELS, 1.0)
+    # Adding zero leaves no negative zero, which files do not keep.
+    return (np.rint(levels / beyond) / LEVELS + 0.0).astype(np.float32)
 
 
 def not_installed(package: str) -> SpeechError:
