@@ -1,8 +1,9 @@
 """A process that speaks with eSpeak NG: the command behind `espeak.Espeak`.
 
-What eSpeak says depends on what it has said before, even once it is initialised anew. So this
-process initialises it, never speaks, and forks for every clip: each child starts from the same
-memory. Only the standard library and `espeakng_loader` are imported, which keeps forks cheap.
+What eSpeak says depends on what it has said before, even once it is initialised anew, and voices
+that breathe, such as "en+f2", on the second in which it started. So this process initialises it,
+never speaks, and forks for every clip: each child starts from the same memory, and from the same
+random seed. Only the standard library and `espeakng_loader` are imported, which keeps forks cheap.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def _say(library: ctypes.CDLL, request: dict[str, Any]) -> bytes:
             chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # it has taken the time
     library.espeak_SetSynthCallback(collect)
     if library.espeak_SetVoiceByName(request["voice"].encode()):
         return b""

@@ -6,7 +6,7 @@ pytest.importorskip("soundfile", reason="speech needs soundfile (the speech extr
 pytest.importorskip("soxr", reason="speech needs soxr (the speech extra)")
 pytest.importorskip("espeakng_loader", reason="speech needs espeakng-loader (the speech extra)")
 
-from tarl_jax.speech.espeak import Espeak  # noqa: E402
+from tarl_jax.speech.espeak import Espeak
 
 
 @pytest.fixture(scope="session")

@@ -89,12 +89,12 @@ def test_every_fault_has_its_kind_and_its_number_of_tries(make, address, model, 
 
 
 def test_the_message_has_what_the_server_said(make):
-    with pytest.raises(SpeechError, match="400 on 'Hello.': .*no such voice"):
+    with pytest.raises(SpeechError, match=r"400 on 'Hello\.': .*no such voice"):
         make("refuses").say("Hello.", VOICE)
 
 
 def test_a_wav_that_was_to_be_bare_samples_is_refused(make):
-    with pytest.raises(SpeechError, match="format: .*ask for wav"):
+    with pytest.raises(SpeechError, match=r"format: .*ask for wav"):
         make("prose", audio_format="pcm").say("Hello.", VOICE)
 
 
@@ -106,5 +106,5 @@ def test_nobody_there():
 
 
 def test_a_pitch_is_refused(make):
-    with pytest.raises(SpeechError, match="voice: .*needs pitch 0.5"):
+    with pytest.raises(SpeechError, match=r"voice: .*needs pitch 0\.5"):
         make("good").say("Hello.", Voice("alloy", pitch=0.6))
