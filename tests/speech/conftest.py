@@ -1,10 +1,6 @@
-"""A voice for every test of this folder, and what is needed to make it."""
+"""A voice for every test of this folder."""
 
 import pytest
-
-pytest.importorskip("soundfile", reason="speech needs soundfile (the speech extra)")
-pytest.importorskip("soxr", reason="speech needs soxr (the speech extra)")
-pytest.importorskip("espeakng_loader", reason="speech needs espeakng-loader (the speech extra)")
 
 from tarl_jax.speech.espeak import Espeak
 

@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("openai", reason="a speech server needs openai (the speech extra)")
-pytest.importorskip("tenacity", reason="a speech server needs tenacity (the speech extra)")
-
 from tarl_jax.speech.server import SpeechServer
 from tarl_jax.speech.synthesis import SpeechError, Voice
 
