@@ -8,7 +8,15 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").read_text()).group(1)
 
+SPEECH = [
+    "espeakng-loader>=0.2",
+    "openai>=1.60",
+    "soundfile>=0.12",
+    "soxr>=0.5",
+    "tenacity>=8.2",
+]
 TEST = [
+    *SPEECH,
     "hypothesis>=6.100",
     "ipykernel>=6.29",
     "math-verify>=0.7",
@@ -50,7 +58,7 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "maths": ["math-verify>=0.7"],
-        "speech": ["espeakng-loader>=0.2", "soundfile>=0.12", "soxr>=0.5"],
+        "speech": SPEECH,
         "test": TEST,
         "dev": [*TEST, "jupyterlab>=4.0", "pre-commit>=3.7"],
     },

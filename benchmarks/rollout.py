@@ -6,9 +6,9 @@
 Each turn samples 75 tokens and is answered with 75 observed ones; prompts have 75. No turn ends
 early, so all three do the same work. The peers are called as a trainer built on them calls them:
 with the whole dialogue so far, once per turn, at a fixed padded length (the shortest that holds it,
-so nothing compiles twice). A second table is of one turn alone (256 prompt, 128 new tokens), a third
-of groups of eight that share their prompt of 512 tokens. Float32 and random weights; each version
-runs in a process of its own, which waits while another measures; ratios are those of the medians.
+so nothing compiles twice). A second table is of one turn alone (256 prompt, 128 new tokens), a
+third of groups of eight that share their prompt of 512 tokens. Float32 and random weights; each
+version runs in a process of its own, which waits while another measures; ratios are of medians.
 
 The roofline is the time that the products of every token would take at the speed of one large
 matrix product on this machine: no engine can be faster than that.

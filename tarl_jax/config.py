@@ -17,6 +17,7 @@ from tarl_jax.credit_config import RewardConfig as RewardConfig
 from tarl_jax.credit_config import RLConfig as RLConfig
 from tarl_jax.credit_config import check_credit
 from tarl_jax.maths.config import MathsConfig, check_maths
+from tarl_jax.speech_config import SpeechConfig, check_speech
 
 
 class ConfigError(ValueError):
@@ -214,6 +215,7 @@ class RunConfig:
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    speech: SpeechConfig = dataclasses.field(default_factory=SpeechConfig)
 
 
 def to_config_dict(config: RunConfig) -> Any:
@@ -293,6 +295,7 @@ def _check(c: RunConfig) -> None:
             "only one of data, fsdp and tensor can be -1")
     require(c.mesh.rollout_tensor > 0, "mesh.rollout_tensor", c.mesh.rollout_tensor,
             "must be at least 1")
+    check_speech(c.speech, require, choice)
     choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
     for where, value in (
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),

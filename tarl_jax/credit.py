@@ -123,23 +123,23 @@ def _tracked(
     baselines: Baselines,
 ) -> tuple[np.ndarray, Baselines]:
     """Single-stream advantages; a task that was never seen begins at its kind's mean."""
-    keys = [f"{task.source}/{task.task_id}" for task in tasks]
+    keys = [f"{task.kind}/{task.task_id}" for task in tasks]
     priors = {}
-    for source in {task.source for task in tasks}:
-        seen = [b for key, b in baselines.items() if key.startswith(f"{source}/")]
+    for kind in {task.kind for task in tasks}:
+        seen = [b for key, b in baselines.items() if key.startswith(f"{kind}/")]
         if seen:
             weights, means = np.array(seen).T
         else:  # the first step: the mean of what it brings
-            of = np.array([task.source == source for task in tasks])
+            of = np.array([task.kind == kind for task in tasks])
             weights, means = valid[of].astype(float).ravel(), np.nan_to_num(rewards[of]).ravel()
-        priors[source] = float(weights @ means / max(weights.sum(), 1e-6))
+        priors[kind] = float(weights @ means / max(weights.sum(), 1e-6))
     before = np.array([
-        baselines.get(key, [0.0, priors[task.source]])
+        baselines.get(key, [0.0, priors[task.kind]])
         for key, task in zip(keys, tasks, strict=True)
     ])
     values, weights, means = tracked_advantages(
         rewards, valid, before[:, 0], before[:, 1], config.rl.baseline_decay,
-        config.rl.normalise, [task.source for task in tasks],
+        config.rl.normalise, [task.kind for task in tasks],
     )
     now = {k: [float(w), float(m)] for k, w, m in zip(keys, weights, means, strict=True) if w > 0}
     return values, baselines | now
@@ -194,9 +194,9 @@ def _by_value_model(
         chosen[i, :count] = valid[i]
     advantages, returns = gae(rewards, values, chosen, rl.value.discount, rl.value.trace)
     metrics = _value_metrics(values[chosen], returns[chosen])
-    sources = np.array([t.task.source for t in trajectories])
-    for source in np.unique(sources):
-        rows = np.flatnonzero(sources == source)
+    kinds = np.array([t.task.kind for t in trajectories])
+    for kind in np.unique(kinds):
+        rows = np.flatnonzero(kinds == kind)
         advantages[rows] = standardised(advantages[rows], chosen[rows], rl.normalise)
 
     def spread(x: np.ndarray, mark: np.ndarray) -> np.ndarray:

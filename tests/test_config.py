@@ -166,6 +166,18 @@ def test_an_int_is_good_for_a_float():
     ("rl.loss", "gspo", "set rl.loss_mean to sequence"),
     ("rl.advantage", "gae", "has no group: choose batch or none"),
     ("rl.advantage", "single_stream", "has no group: choose batch or none"),
+    ("speech.engine", "festival", "choose one of espeak, server, recordings"),
+    ("speech.per", "word", "choose one of episode, turn"),
+    ("speech.audio_format", "mp3", "choose one of wav, pcm"),
+    ("speech.share", 1.5, "between 0 and 1"),
+    ("speech.timeout_seconds", 0.0, "must be above 0"),
+    ("speech.workers", 0, "at least 1"),
+    ("speech.retries", -1, "at least 0"),
+    ("speech.speed", (1.0,), "the least and the largest"),
+    ("speech.speed", (1.2, 1.0), "the least and the largest"),
+    ("speech.pitch", (0.0, 1.5), "both from 0 to 1"),
+    ("speech.voices", (), "at least one voice"),
+    ("speech.voices", ("",), "at least one voice"),
 ])
 def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, remedy):
     message = refused(nested(key, value))
@@ -199,7 +211,34 @@ def test_what_goes_together_is_taken(fields):
     assert got.rollout.group_size == fields.get("rollout", {}).get("group_size", 8)
 
 
+@pytest.mark.parametrize("chain, remedy", [
+    ("echo", "no effect 'echo': choose of white"),
+    ("white", "write white:NUMBER, the signal-to-noise ratio in dB, from -20 to 60"),
+    ("white:loud", "write white:NUMBER"),
+    ("reverb:9", "from 0.1 to 5"),
+    ("telephone:8", "takes no number"),
+    ("clean+telephone", "no effect 'clean'"),
+    ("", "no effect ''"),
+])
+def test_a_chain_of_effects_that_cannot_be_read_is_refused(chain, remedy):
+    message = refused({"speech": {"acoustics": ("clean", "reverb:0.4+babble:15", chain)}})
+    assert f"config.speech.acoustics = {chain!r}" in message
+    assert remedy in message
+
+
+@pytest.mark.parametrize("speech, key", [
+    ({"engine": "server", "model": "m"}, "base_url"),
+    ({"engine": "server", "base_url": "http://localhost/v1"}, "model"),
+    ({"engine": "server", "base_url": "http://x", "model": "m", "api_key_env": ""}, "api_key_env"),
+    ({"engine": "recordings"}, "recordings"),
+    ({"engine": "recordings", "recordings": "x", "acoustics": ("babble:5",)}, "acoustics"),
+])
+def test_an_engine_needs_what_it_needs(speech, key):
+    assert f"config.speech.{key} = " in refused({"speech": speech})
+
+
 @pytest.mark.parametrize("key, value", [
+    ("speech.share", 1.0), ("speech.pitch", (0.0, 1.0)), ("speech.speed", (1.0, 1.0)),
     ("tasks.forbidden", 0.0), ("tasks.forbidden", 1.0), ("rollout.straggler_fraction", 1.0),
     ("warm_start.clerk.transfer", 0.0), ("tasks.requests", (0.0, 1.0)), ("rl.minibatches", 16),
 ])

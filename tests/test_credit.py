@@ -17,9 +17,9 @@ def config(group_size=2, reward=None, **rl) -> RunConfig:
     return from_config_dict({"rollout": rollout, "rl": rl, "reward": reward or {}})
 
 
-def episode(scores, success=True, task="t", source="shop", turns=None) -> Trajectory:
+def episode(scores, success=True, task="t", turns=None) -> Trajectory:
     """A prompt of two tokens, then turns of two sampled tokens, each answered by one forced."""
-    made = Task(task, "u", "", (), (), "train", source, None, 5)
+    made = Task(task, "u", "", (), (), "train", "shop", None, 5)
     segments = [Segment.forced("system", [7, 7], -1, "")]
     for turn in range(len(scores) if turns is None else turns):
         segments += [

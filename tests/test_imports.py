@@ -19,10 +19,11 @@ ROOT = Path(tarl_jax.__file__).parent
 MAX_LINES = 400
 ROWS = (
     # Records, knobs, the mesh, how a process starts.
-    ("types", "config", "credit_config", "maths.config", "presets", "mesh", "launch"),
+    ("types", "config", "credit_config", "speech_config", "maths.config", "presets", "mesh",
+     "launch"),
     # Pure functions on arrays; models; text; the sandbox.
     ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "rl.calibration", "models.*",
-     "text.*", "sandbox.*", "maths.*"),
+     "text.*", "sandbox.*", "maths.*", "speech.*"),
     # What joins them.
     ("rollout.*", "judge.*", "rl.objective", "rl.update"),
     # What a run keeps and shows, and what its commands share.
@@ -33,7 +34,7 @@ ROWS = (
     ("main",),
 )
 # Inside the first row of packages: which package may import which other one.
-SIDEWAYS = {("text", "sandbox"), ("maths", "sandbox")}
+SIDEWAYS = {("text", "sandbox"), ("maths", "sandbox"), ("speech", "sandbox")}
 
 
 def module_name(path):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
+from concurrent.futures import Future
 from typing import Any
+
+import numpy as np
 
 from tarl_jax.sandbox import phrases, shop
 from tarl_jax.sandbox.script import Request, Script
@@ -23,14 +26,22 @@ class Reply:
       text: as the agent sees it; holds phrases.STOP if the user ends the conversation.
       info: what happened, for the judge and the viewer: the agent's "intent", the "request" (its
         index) that the agent's message was about, and the user's "event".
+      clip: of a user that speaks, the sound of the text, which is then for judge and viewer alone;
+        None: the agent reads.
     """
 
     text: str
     info: dict[str, Any]
+    clip: Future[np.ndarray] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def stop(self) -> bool:
         return phrases.STOP in self.text
+
+    @property
+    def audio(self) -> np.ndarray | None:
+        """What the agent hears, float32 [samples] at 16 kHz; waits for it. Raises SpeechError."""
+        return self.clip.result() if self.clip else None
 
 
 class ScriptedUser:

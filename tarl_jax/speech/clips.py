@@ -1,0 +1,112 @@
+"""Clips on disk: FLAC files that keep every sample, and a cache that is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tarl_jax.speech.synthesis import (
+    LEVELS,
+    SAMPLE_RATE,
+    Synthesiser,
+    Voice,
+    not_installed,
+    to_clip,
+)
+
+
+def save_clip(path: Path, clip: np.ndarray) -> None:
+    """Writes a clip by the name's ending, .flac or .wav, whole or not at all.
+
+    Raises ValueError for samples that 16 bits do not hold, of which `quantise` makes some that do.
+    """
+    levels = clip * np.float32(LEVELS)
+    if clip.ndim != 1 or not np.array_equal(levels, np.clip(np.rint(levels), -LEVELS, LEVELS - 1)):
+        raise ValueError(f"{path}: samples {clip.shape} are not one row of 16-bit values")
+    file = _soundfile()
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        file.write(
+            part, levels.astype(np.int16), SAMPLE_RATE, "PCM_16", format=path.suffix[1:].upper()
+        )
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_clip(path: Path) -> np.ndarray:
+    """The clip of a sound file, at any rate and with any number of channels.
+
+    Raises SpeechError, of kind "rate", "not_finite" or "silent", and OSError or RuntimeError where
+    there is no such file or it holds no sound.
+    """
+    samples, rate = _soundfile().read(path, dtype="float32")
+    return to_clip(samples, rate, str(path))
+
+
+def save_clips(folder: Path, clips: Iterable[np.ndarray]) -> list[str]:
+    """Writes clips under names made of their content; returns the names, in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for clip in clips:
+        name = f"{hashlib.sha256(clip.tobytes()).hexdigest()[:24]}.flac"
+        if not (folder / name).exists():
+            save_clip(folder / name, clip)
+        names.append(name)
+    return names
+
+
+def load_clips(folder: Path, names: Iterable[str]) -> list[np.ndarray]:
+    """The clips of those names, to the sample. Raises as `load_clip`."""
+    return [load_clip(folder / name) for name in names]
+
+
+class CachedSynthesiser:
+    """Says each text in each voice once, and then reads it from `folder`.
+
+    Several processes may share a folder: files are moved into place whole, and whoever makes one
+    makes the same. A file that cannot be read is made again.
+    """
+
+    def __init__(self, synthesiser: Synthesiser, folder: Path):
+        self.engine = synthesiser.engine
+        self._synthesiser = synthesiser
+        self._folder = folder
+
+    def say(self, text: str, voice: Voice) -> np.ndarray:
+        """The clip. Raises SpeechError; what failed is not kept."""
+        path = self.path(text, voice)
+        if path.exists():
+            try:
+                return load_clip(path)
+            except (RuntimeError, OSError):  # half a file of a disk that was full, say
+                pass
+        clip = self._synthesiser.say(text, voice)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_clip(path, clip)
+        return clip
+
+    def path(self, text: str, voice: Voice) -> Path:
+        """Where the clip is kept."""
+        key = json.dumps([self.engine, dataclasses.asdict(voice), text])
+        name = hashlib.sha256(key.encode()).hexdigest()
+        return self._folder / name[:2] / f"{name[2:]}.flac"
+
+    def close(self) -> None:
+        """Closes the synthesiser."""
+        self._synthesiser.close()
+
+
+def _soundfile():
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise not_installed("soundfile") from error
+    return soundfile

@@ -1,0 +1,135 @@
+"""Speech from any server with OpenAI's endpoint /v1/audio/speech."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from tarl_jax.speech.synthesis import (
+    LEVELS,
+    SpeechError,
+    Voice,
+    check_text,
+    not_installed,
+    to_clip,
+)
+
+PCM_RATE = 24_000  # of response_format="pcm", which has no header
+_MAX_BYTES = 64 << 20
+_OWN_PITCH = 0.5
+
+
+class SpeechServer:
+    """Asks a server for each clip; a `Synthesiser`.
+
+    Failures that may pass (no connection, 408, 409, 429, 5xx, no answer in time) are tried again
+    `retries` times, after a growing wait. `timeout_seconds` is for one attempt, from its first byte
+    to its last.
+    """
+
+    def __init__(
+        self, base_url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY",
+        audio_format: str = "wav", timeout_seconds: float = 30.0, retries: int = 3,
+        wait_seconds: float = 0.5,
+    ):
+        try:
+            import openai
+            import soundfile
+            import tenacity  # noqa: F401
+        except (ImportError, OSError) as error:
+            raise not_installed(getattr(error, "name", None) or "soundfile") from error
+        self.engine = f"server {base_url} {model} {audio_format}"
+        self._model, self._format = model, audio_format
+        self._timeout, self._retries, self._wait = timeout_seconds, retries, wait_seconds
+        self._openai, self._soundfile = openai, soundfile
+        self._client = openai.OpenAI(
+            base_url=base_url, api_key=os.environ.get(api_key_env) or "none", max_retries=0,
+            timeout=timeout_seconds,
+        )
+
+    def say(self, text: str, voice: Voice) -> np.ndarray:
+        """The clip. Raises SpeechError."""
+        import tenacity
+
+        check_text(text)
+        if voice.pitch != _OWN_PITCH:
+            raise SpeechError("voice", f"a server cannot change the pitch: {voice} needs pitch 0.5")
+        error = self._openai
+        try:
+            for attempt in tenacity.Retrying(
+                retry=tenacity.retry_if_exception(self._may_pass),
+                stop=tenacity.stop_after_attempt(self._retries + 1),
+                wait=tenacity.wait_exponential(multiplier=self._wait, max=20.0),
+                reraise=True,
+            ):
+                with attempt:
+                    return self._decode(self._fetch(text, voice), text)
+        except (error.APITimeoutError, TimeoutError) as problem:
+            tries = self._retries + 1
+            raise SpeechError(
+                "timeout", f"{self.engine}: {tries} times no answer within {self._timeout:g} s"
+            ) from problem
+        except error.APIStatusError as problem:
+            raise SpeechError(
+                "server", f"{self.engine}: {problem.status_code} on {text!r}: {problem.message}"
+            ) from problem
+        except (error.APIError, ConnectionError) as problem:
+            raise SpeechError("server", f"{self.engine}: {problem}") from problem
+        raise AssertionError("not reached")
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+    def _may_pass(self, problem: BaseException) -> bool:
+        error = self._openai
+        if isinstance(problem, error.APIStatusError):
+            return problem.status_code in (408, 409, 429) or problem.status_code >= 500
+        return isinstance(problem, error.APIConnectionError | TimeoutError | ConnectionError)
+
+    def _fetch(self, text: str, voice: Voice) -> bytes:
+        # The client's own limit is for each read: a server that drips would never meet it.
+        deadline = time.monotonic() + self._timeout
+        found = bytearray()
+        with self._client.audio.speech.with_streaming_response.create(
+            model=self._model, voice=voice.name, input=text, speed=voice.speed,
+            response_format=self._format,  # type: ignore[arg-type]
+        ) as response:
+            chunks = response.iter_bytes()
+            while chunk := _next(chunks):
+                found += chunk
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                if len(found) > _MAX_BYTES:
+                    raise SpeechError("format", f"{self.engine}: {text!r} has no end")
+        return bytes(found)
+
+    def _decode(self, data: bytes, text: str) -> np.ndarray:
+        what = f"{self.engine} on {text!r}"
+        if self._format == "pcm":
+            if data.startswith(b"RIFF") or len(data) % 2:
+                raise SpeechError("format", f"{what}: not bare 16-bit samples; ask for wav")
+            return to_clip(np.frombuffer(data, "<i2") / np.float32(LEVELS), PCM_RATE, what)
+        try:
+            samples, rate = self._soundfile.read(io.BytesIO(data), dtype="float32")
+        except RuntimeError as error:  # soundfile's own derives from it
+            raise SpeechError("format", f"{what}: {len(data)} bytes, no WAV: {error}") from error
+        return to_clip(samples, rate, what)
+
+
+def _next(chunks: Iterator[bytes]) -> bytes:
+    """The next bytes of a body, b"" at its end.
+
+    In the midst of a body the client lets errors of its transport through, httpx or httpx2 by its
+    version: raises TimeoutError or ConnectionError for them.
+    """
+    try:
+        return next((chunk for chunk in chunks if chunk), b"")
+    except Exception as problem:
+        if "Timeout" in type(problem).__name__:
+            raise TimeoutError from problem
+        raise ConnectionError(f"the answer broke off: {problem}") from problem

@@ -1,0 +1,97 @@
+"""A run's speech: the synthesiser of the config behind its cache, ahead of who needs the sound."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from tarl_jax.speech import acoustics
+from tarl_jax.speech.clips import CachedSynthesiser
+from tarl_jax.speech.espeak import Espeak
+from tarl_jax.speech.recordings import Recordings
+from tarl_jax.speech.server import SpeechServer
+from tarl_jax.speech.synthesis import Synthesiser, Voice
+from tarl_jax.speech_config import Effect, SpeechConfig
+
+# What the voices of a babble say.
+BABBLE = (
+    "Did you see where I put the other box? It was here a minute ago, next to the window.",
+    "We should leave before five, or the whole road will be full again, like last week.",
+    "She told me that the meeting had moved to another room, but nobody knew which one.",
+    "It is two for the price of one today, so I took four of them and a bag of oranges.",
+    "I can hear you quite well, only the line is a little bad, so please go on.",
+    "He has been learning the piano since March, and the neighbours are very patient.",
+)
+
+
+class Speech:
+    """Says texts in `workers` threads. A context manager: leaving it closes the synthesiser."""
+
+    def __init__(self, synthesiser: Synthesiser, *, workers: int, voices: Sequence[str]):
+        self.engine = synthesiser.engine
+        self._synthesiser = synthesiser
+        self._voices = tuple(voices)
+        self._threads = ThreadPoolExecutor(workers, "speech")
+        self._babblers: tuple[np.ndarray, ...] = ()
+        self._making_babblers = threading.Lock()
+
+    @classmethod
+    def from_config(cls, config: SpeechConfig) -> Speech:
+        """Raises SpeechError for a package that is missing, OSError or ValueError for recordings
+        that are not there or are wrong."""
+        synthesiser: Synthesiser
+        match config.engine:
+            case "espeak":
+                synthesiser = Espeak(workers=config.workers, timeout_seconds=config.timeout_seconds)
+            case "server":
+                synthesiser = SpeechServer(
+                    config.base_url, config.model, api_key_env=config.api_key_env,
+                    audio_format=config.audio_format, timeout_seconds=config.timeout_seconds,
+                    retries=config.retries,
+                )
+            case _:
+                synthesiser = Recordings(Path(config.recordings).expanduser())
+        if config.cache_dir and config.engine != "recordings":
+            folder = Path(config.cache_dir).expanduser()
+            synthesiser = CachedSynthesiser(synthesiser, folder)
+        return cls(synthesiser, workers=config.workers, voices=config.voices)
+
+    def say(
+        self, text: str, voice: Voice, effects: Sequence[Effect] = (), seed: int = 0
+    ) -> np.ndarray:
+        """The clip after the effects, whose chance comes from `seed`. Raises SpeechError."""
+        clip = self._synthesiser.say(text, voice)
+        babble = any(effect.name == "babble" for effect in effects)
+        return acoustics.apply(clip, effects, seed, self.babblers() if babble else ())
+
+    def submit(
+        self, text: str, voice: Voice, effects: Sequence[Effect] = (), seed: int = 0
+    ) -> Future[np.ndarray]:
+        """The same in a thread, so that it happens while the device decodes."""
+        return self._threads.submit(self.say, text, voice, effects, seed)
+
+    def babblers(self) -> tuple[np.ndarray, ...]:
+        """Clips of the voices that a babble is made of."""
+        with self._making_babblers:
+            if not self._babblers:
+                names = [self._voices[i % len(self._voices)] for i in range(len(BABBLE))]
+                self._babblers = tuple(
+                    self._synthesiser.say(text, Voice(name))
+                    for text, name in zip(BABBLE, names, strict=True)
+                )
+            return self._babblers
+
+    def close(self) -> None:
+        """Drops what has not begun, waits for what has, and closes the synthesiser."""
+        self._threads.shutdown(cancel_futures=True)
+        self._synthesiser.close()
+
+    def __enter__(self) -> Speech:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,65 @@
+"""Any user of the sandbox, speaking."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+from tarl_jax.sandbox.dialogue import User
+from tarl_jax.sandbox.user import Reply
+from tarl_jax.speech.service import Speech
+from tarl_jax.speech.speakable import speakable
+from tarl_jax.speech.synthesis import draw_voice
+from tarl_jax.speech_config import SpeechConfig, parse_chain
+
+
+class SpokenUser:
+    """Says, by chance, what `user` writes; the user itself notices nothing.
+
+    Voice, acoustics and what is spoken are drawn from `seed`; episodes of one group may be given
+    the same, so that they hear the same voice. A reply's `info` gets "spoken", {"voice", "speed",
+    "pitch", "acoustics"}, where it is spoken. What leaves nothing to say, like a bare end of the
+    conversation, stays text.
+
+    Attributes:
+      opening_reply: the opening with its clip; None before `opening`.
+    """
+
+    def __init__(self, user: User, speech: Speech, config: SpeechConfig, seed: int):
+        self.opening_reply: Reply | None = None
+        self._user = user
+        self._speech = speech
+        self._config = config
+        self._rng = random.Random(f"spoken-{seed}")
+        self.voice = draw_voice(config, self._rng)
+        self.acoustics = self._rng.choice(config.acoustics) if config.acoustics else "clean"
+        self._effects = parse_chain(self.acoustics)
+        self._episode_speaks = self._rng.random() < config.share
+
+    @property
+    def index(self) -> int | None:
+        """The request under discussion, where the user has such a thing."""
+        return getattr(self._user, "index", None)
+
+    def opening(self) -> str:
+        """The text of the first message; `opening_reply` has its sound."""
+        self.opening_reply = self._speak(Reply(self._user.opening(), {}))
+        return self.opening_reply.text
+
+    def reply(self, message: str) -> Reply:
+        """The user's reply, the same text, with its clip where it is spoken."""
+        return self._speak(self._user.reply(message))
+
+    def _speak(self, reply: Reply) -> Reply:
+        # Both are drawn in every turn, so that no turn depends on what was said before it.
+        turn_speaks, seed = self._rng.random() < self._config.share, self._rng.getrandbits(32)
+        speaks = self._episode_speaks if self._config.per == "episode" else turn_speaks
+        text = speakable(reply.text)
+        if not speaks or not any(c.isalnum() for c in text):
+            return reply
+        spoken = {
+            "voice": self.voice.name, "speed": self.voice.speed, "pitch": self.voice.pitch,
+            "acoustics": self.acoustics,
+        }
+        clip = self._speech.submit(text, self.voice, self._effects, seed)
+        return dataclasses.replace(reply, info={**reply.info, "spoken": spoken}, clip=clip)

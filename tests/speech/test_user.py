@@ -1,0 +1,210 @@
+"""A user that speaks: the same words, with their sound beside them."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+
+from tarl_jax.sandbox import phrases
+from tarl_jax.sandbox.dialogue import Dialogue
+from tarl_jax.sandbox.user import Reply, ScriptedUser
+from tarl_jax.speech import acoustics
+from tarl_jax.speech.service import BABBLE, Speech
+from tarl_jax.speech.synthesis import SpeechError, Voice, draw_voice
+from tarl_jax.speech.user import SpokenUser
+from tarl_jax.speech_config import SpeechConfig, parse_chain
+
+CONFIG = SpeechConfig(share=1.0, voices=("en-us", "en", "en+f2"))
+
+
+class Writer:
+    """Writes what it is told to, and ends."""
+
+    index = 7
+
+    def __init__(self, replies=("Yes, cancel #W123.", f"Bye. {phrases.STOP}")):
+        self.replies = list(replies)
+
+    def opening(self):
+        return "Hi, I am ada@mail.com."
+
+    def reply(self, message):
+        return Reply(self.replies.pop(0), {"event": message})
+
+
+class Noise:
+    """A synthesiser whose clips depend on text and voice, and are quickly made."""
+
+    engine = "noise 1"
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text, voice):
+        self.said.append((text, voice))
+        if "forbidden" in text:
+            raise SpeechError("server", "no")
+        rng = np.random.default_rng(list(f"{text}{voice}".encode()))
+        return (rng.integers(-9000, 9000, 4000) / 32768).astype(np.float32)
+
+    def close(self):
+        self.said.append("closed")
+
+
+@pytest.fixture
+def noise():
+    return Noise()
+
+
+@pytest.fixture
+def speech(noise):
+    with Speech(noise, workers=2, voices=("a", "b")) as speech:
+        yield speech
+
+
+def test_the_words_stay_and_their_sound_is_beside_them(speech, noise):
+    user = SpokenUser(Writer(), speech, CONFIG, seed=3)
+    assert user.opening() == "Hi, I am ada@mail.com."
+    reply = user.reply("?")
+    assert reply.text == "Yes, cancel #W123." and not reply.stop
+    assert reply.info["event"] == "?"
+    assert reply.info["spoken"] == {
+        "voice": user.voice.name, "speed": user.voice.speed, "pitch": user.voice.pitch,
+        "acoustics": "clean",
+    }
+    said = ["Hi, I am ada at mail dot com.", "Yes, cancel hash W one two three."]
+    expected = [Noise().say(text, user.voice) for text in said]
+    np.testing.assert_array_equal(user.opening_reply.audio, expected[0])
+    np.testing.assert_array_equal(reply.audio, expected[1])
+    assert user.index == 7
+    assert sorted(noise.said, key=str) == sorted([(t, user.voice) for t in said], key=str)
+
+
+def test_the_end_is_never_spoken(speech, noise):
+    user = SpokenUser(Writer((f"Bye. {phrases.STOP}", phrases.STOP)), speech, CONFIG, seed=0)
+    reply = user.reply("?")
+    assert reply.stop and reply.audio is not None
+    bare = user.reply("?")
+    assert bare.stop and bare.clip is None and bare.audio is None and "spoken" not in bare.info
+    assert [text for text, _ in noise.said] == ["Bye."]
+
+
+def test_no_share_leaves_replies_as_they_are(speech, noise):
+    user = SpokenUser(Writer(), speech, dataclasses.replace(CONFIG, share=0.0), seed=0)
+    user.opening()
+    assert user.reply("?") == Reply("Yes, cancel #W123.", {"event": "?"})
+    assert user.opening_reply.audio is None and noise.said == []
+
+
+def modalities(speech, per, share, seed, turns=6):
+    config = dataclasses.replace(CONFIG, per=per, share=share)
+    user = SpokenUser(Writer(["Yes."] * turns), speech, config, seed)
+    user.opening()
+    return [user.opening_reply.clip is not None,
+            *(user.reply("?").clip is not None for _ in range(turns))]
+
+
+def test_the_share_is_of_episodes_or_of_turns(speech):
+    episodes = [modalities(speech, "episode", 0.3, seed) for seed in range(200)]
+    assert all(len(set(spoken)) == 1 for spoken in episodes)
+    assert np.mean(episodes) == pytest.approx(0.3, abs=0.1)
+    turns = [modalities(speech, "turn", 0.3, seed) for seed in range(200)]
+    assert sum(len(set(spoken)) == 2 for spoken in turns) > 100
+    assert np.mean(turns) == pytest.approx(0.3, abs=0.04)
+    assert turns == [modalities(speech, "turn", 0.3, seed) for seed in range(200)]
+
+
+def test_voices_and_acoustics_come_from_the_seed(speech):
+    config = dataclasses.replace(CONFIG, acoustics=("clean", "telephone", "white:10"))
+    users = [SpokenUser(Writer(), speech, config, seed) for seed in range(60)]
+    assert {u.acoustics for u in users} == set(config.acoustics)
+    assert {u.voice.name for u in users} == set(CONFIG.voices)
+    assert len({u.voice for u in users}) > 50
+    assert all(0.9 <= u.voice.speed <= 1.15 and 0.35 <= u.voice.pitch <= 0.65 for u in users)
+    again = [SpokenUser(Writer(), speech, config, seed) for seed in range(60)]
+    assert [(u.voice, u.acoustics) for u in users] == [(u.voice, u.acoustics) for u in again]
+
+
+def test_effects_are_heard_and_repeat(speech):
+    config = dataclasses.replace(CONFIG, acoustics=("telephone+white:5",))
+    clips = [SpokenUser(Writer(), speech, config, seed).reply("?").audio for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(clips[0], clips[1])
+    clean = SpokenUser(Writer(), speech, CONFIG, 1).reply("?").audio
+    assert not np.array_equal(clips[0], clean)
+    assert len(clips[2]) == len(clean)
+
+
+@pytest.mark.parametrize("engine, speed, pitch", [
+    ("espeak", True, True), ("server", True, False), ("recordings", False, False),
+])
+def test_a_voice_asks_of_an_engine_what_it_can(engine, speed, pitch):
+    import random
+
+    config = dataclasses.replace(CONFIG, engine=engine)
+    voices = [draw_voice(config, random.Random(seed)) for seed in range(20)]
+    assert (len({v.speed for v in voices}) > 1) == speed
+    assert (len({v.pitch for v in voices}) > 1) == pitch
+    if not pitch:
+        assert {v.pitch for v in voices} == {0.5}
+
+
+def test_a_failure_comes_with_the_sound_not_with_the_reply(speech):
+    reply = SpokenUser(Writer(["The forbidden word."]), speech, CONFIG, 0).reply("?")
+    with pytest.raises(SpeechError, match="server: no"):
+        _ = reply.audio
+
+
+def test_synthesis_overlaps_with_its_caller(speech, noise, monkeypatch):
+    # submit() returns while say() still waits for what only the caller does next.
+    go = threading.Event()
+    say = noise.say
+    monkeypatch.setattr(noise, "say", lambda *args: go.wait(60) and say(*args))
+    futures = [speech.submit(f"Text {i}.", Voice("a")) for i in range(5)]
+    assert not any(future.done() for future in futures)
+    go.set()
+    for i, future in enumerate(futures):
+        np.testing.assert_array_equal(future.result(60), Noise().say(f"Text {i}.", Voice("a")))
+
+
+def test_babble_is_made_once_of_the_voices(speech, noise):
+    chain = parse_chain("babble:10")
+    clip = speech.say("Hello.", Voice("a"), chain, 4)
+    speech.say("Hello again.", Voice("a"), chain, 4)
+    assert [voice for text, voice in noise.said if text in BABBLE] == [Voice("a"), Voice("b")] * 3
+    clean = Noise().say("Hello.", Voice("a"))
+    np.testing.assert_array_equal(clip, acoustics.apply(clean, chain, 4, speech.babblers()))
+
+
+def test_leaving_closes_the_synthesiser(noise):
+    with Speech(noise, workers=1, voices=("a",)):
+        pass
+    assert noise.said == ["closed"]
+
+
+def test_a_spoken_episode_is_the_written_one(speech, tiny_world):
+    # The scripted user, the dialogue and the judge's facts notice nothing.
+    task = tiny_world.train_tasks[0]
+    written = Dialogue(task, tiny_world.domain, ScriptedUser(task, 5))
+    user = SpokenUser(ScriptedUser(task, 5), speech, CONFIG, 5)
+    spoken = Dialogue(task, tiny_world.domain, user)
+    assert spoken.opening == written.opening
+    assert user.opening_reply.audio is not None
+    for message in ("Your email, please?", "Hm?", "Sorry, I cannot do that: the reason."):
+        one, two = written.act(message), spoken.act(message)
+        assert (one.text, one.stop_reason) == (two.text, two.stop_reason)
+        assert one.info == {k: v for k, v in two.info.items() if k != "spoken"}
+
+
+def test_espeak_from_a_config_caches_its_clips(tmp_path):
+    config = dataclasses.replace(CONFIG, cache_dir=str(tmp_path), timeout_seconds=120.0)
+    with Speech.from_config(config) as speech:
+        user = SpokenUser(Writer(), speech, config, 0)
+        user.opening()
+        first = user.opening_reply.audio
+    assert np.abs(first).max() > 0.1
+    assert len(list(tmp_path.rglob("*.flac"))) == 1
+    with Speech.from_config(config) as speech:
+        user = SpokenUser(Writer(), speech, config, 0)
+        user.opening()
+        assert user.opening_reply.audio.tobytes() == first.tobytes()
