@@ -8,7 +8,9 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").read_text()).group(1)
 
+LLM = ["jsonschema>=4.20", "openai>=2.0", "tenacity>=9.0"]  # users that are language models
 TEST = [
+    *LLM,
     "hypothesis>=6.100",
     "ipykernel>=6.29",
     "mypy>=1.13",
@@ -27,7 +29,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tarl_jax", "tarl_jax.*"]),
-    package_data={"tarl_jax.text": ["shop.model"], "tarl_jax.sandbox": ["shop_policy.md"]},
+    package_data={
+        "tarl_jax.text": ["shop.model"],
+        "tarl_jax.sandbox": ["shop_policy.md", "prompts/*.txt"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -48,6 +53,7 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "llm": LLM,
         "speech": ["espeakng-loader>=0.2", "soundfile>=0.12", "soxr>=0.5"],
         "test": TEST,
         "dev": [*TEST, "jupyterlab>=4.0", "pre-commit>=3.7"],

@@ -13,6 +13,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from tarl_jax.llm_config import LLMConfig as LLMConfig
+from tarl_jax.llm_config import UserConfig, check_user
+
 
 class ConfigError(ValueError):
     """A config key or value that no run can use; the message names it and the remedy."""
@@ -88,11 +91,23 @@ class ShopConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SandboxConfig:
+    """The domain that a run plays in.
+
+    data: folder of benchmark data (tau-bench, tau2-bench), whose database and tasks are used; its
+      tasks need a user that is a language model. Empty: the embedded shop.
+    """
+
+    domain: str = "retail"
+    data: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskConfig:
     """What the users want. Probabilities are per task or, where said, per request."""
 
     seed: int = 0
-    file: str = ""  # JSON lines of tasks; empty: synthesised from the embedded shop
+    file: str = ""  # JSON lines of tasks; empty: the data's, or synthesised for the embedded shop
     num_train: int = 3000
     num_held_out: int = 512
     requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)  # P(1), P(2), P(3), P(4) requests
@@ -220,7 +235,9 @@ class RunConfig:
     workdir: str = ""  # empty: runs/<name>-<date and time>
     mesh: MeshConfig = MeshConfig()
     model: ModelConfig = ModelConfig()
+    sandbox: SandboxConfig = SandboxConfig()
     shop: ShopConfig = ShopConfig()
+    user: UserConfig = dataclasses.field(default_factory=UserConfig)
     tasks: TaskConfig = TaskConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -290,6 +307,10 @@ def _check(c: RunConfig) -> None:
     def choice(where: str, value: str, options: tuple[str, ...]) -> None:
         require(value in options, where, value, f"choose one of {', '.join(options)}")
 
+    check_user(c.user, require, choice)
+    choice("sandbox.domain", c.sandbox.domain, ("retail", "airline"))
+    require(c.sandbox.domain == "retail" or bool(c.sandbox.data), "sandbox.data", c.sandbox.data,
+            f"name a folder with data of the domain {c.sandbox.domain!r}; only retail has its own")
     choice("reward.placement", c.reward.placement, ("trajectory", "terminal"))
     choice("reward.denominator", c.reward.denominator, ("taken", "expert"))
     choice("rl.normalise", c.rl.normalise, ("group", "batch", "none"))
