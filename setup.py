@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").read_text()).group(1)
 
-LLM = ["jsonschema>=4.20", "openai>=2.0", "tenacity>=9.0"]  # users that are language models
+LLM = ["fastjsonschema>=2.19", "openai>=2.0", "tenacity>=9.0"]  # users that are language models
 TEST = [
     *LLM,
     "hypothesis>=6.100",

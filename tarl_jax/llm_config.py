@@ -67,7 +67,7 @@ class UserConfig:
 
     kind: str = "scripted"
     strategy: str = "llm"
-    max_calls: int = 120
+    max_calls: int = 200
     max_seconds: float = 600.0
     llm: LLMConfig = LLMConfig()
 

@@ -23,7 +23,7 @@ from tarl_jax.checkpoint import Checkpoints, load_params, save_params
 from tarl_jax.config import RunConfig
 from tarl_jax.curves import plot_curves
 from tarl_jax.data import TaskStream
-from tarl_jax.evaluation import behaviour, evaluate
+from tarl_jax.evaluation import behaviour, evaluate, require_some
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.mesh import make_mesh, rollout_mesh, row_shards
@@ -52,8 +52,8 @@ class Interrupted(Exception):
 def train(config: RunConfig) -> dict[str, dict[str, float]]:
     """Runs, or continues, the run of `config`; returns {"base": metrics, "trained": metrics}.
 
-    Raises ConfigError, CheckpointError, NonFiniteError or Interrupted, each with a message for
-    the user.
+    Raises ConfigError, CheckpointError, NonFiniteError, LLMError or Interrupted, each with a
+    message for the user.
     """
     run_dir = open_run_dir(config)
     with LiveView(config.rl.steps, config.log.live, str(run_dir)) as view, StopRequest() as stop:
@@ -89,6 +89,7 @@ class _Run:
         self.mesh = make_mesh(config.mesh)
         view.phase("building the shop and its tasks")
         self.world = World.from_config(config)
+        self.world.check_users()
         tokenizer = self.world.tokenizer
         self.engine = Engine(
             config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh)
@@ -101,6 +102,7 @@ class _Run:
         self.writer: logs.MetricsWriter | None = None
 
     def close(self) -> None:
+        self.world.close()
         self.checkpoints.close()
         if self.writer:
             self.writer.close()
@@ -205,7 +207,7 @@ class _Run:
         self.view.phase("update")
         state, losses = self._update(step, state, reference, trajectories, advantages)
         done = time.perf_counter()
-        values |= more | losses | {
+        values |= more | losses | self.world.user_counts() | {
             "rollout/tokens_per_second": stats.tokens_per_second,
             "rollout/ticks": stats.ticks,
             "seconds/extend": stats.extend_seconds,
@@ -231,7 +233,9 @@ class _Run:
             for trial in range(config.group_size)
         ]
         stats = self.engine.run(params, episodes, config.temperature)
-        return [episode.trajectory() for episode in episodes], stats
+        trajectories = [episode.trajectory() for episode in episodes]
+        require_some(trajectories)
+        return trajectories, stats
 
     def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Judges and rewards in place; returns metrics."""

@@ -104,6 +104,8 @@ class ChatService:
 
     def close(self) -> None:
         """Ends what is under way or waits, and closes the files; nothing can be asked any more."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         for part in (self._transport, self._cache, self._record):
             if part is not None:
@@ -168,10 +170,10 @@ class ChatService:
         """From the server, in as many attempts as it may take; a failure is recorded too."""
         import tenacity
 
-        def hopeless(state: tenacity.RetryCallState) -> bool:
+        def stop(state: tenacity.RetryCallState) -> bool:
             wait = state.upcoming_sleep
             late = deadline is not None and time.monotonic() + wait > deadline
-            return late or wait > LONGEST_WAIT
+            return state.attempt_number >= self.config.max_attempts or late or wait > LONGEST_WAIT
 
         def pause(seconds: float) -> None:
             self.ledger.add(seconds_waiting=seconds)
@@ -185,7 +187,7 @@ class ChatService:
             return max(asked or 0.0, backoff(state))
 
         attempts = tenacity.Retrying(
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(self.config.max_attempts), hopeless),
+            stop=stop,
             wait=wait,
             retry=tenacity.retry_if_exception(
                 lambda e: isinstance(e, LLMError) and e.kind in FAULTS
@@ -212,6 +214,7 @@ class ChatService:
         with self._slot(deadline):
             place = self._rate.book(tokens + config.max_tokens, deadline)
             self._closed.wait(max(place[0] - time.monotonic(), 0.0))
+            transport = self._connected()
             sent = time.monotonic()
             self.ledger.add(seconds_waiting=sent - begun)
             seconds = config.timeout_seconds
@@ -219,7 +222,6 @@ class ChatService:
                 seconds = min(seconds, deadline - sent)
             if seconds <= 0:
                 raise LLMError("deadline", f"{config.model}: no time is left for the call")
-            transport = self._connected()
             reserved = self._usd(tokens, config.max_tokens)
             self._budget.reserve(reserved)
             self.ledger.add(requests=1)
@@ -274,14 +276,15 @@ def _require_fit(text: str, body: Mapping[str, Any]) -> None:
     """Raises LLMError("malformed") where a schema was asked for and the text does not fit it."""
     if "response_format" not in body:
         return
-    import jsonschema
+    import fastjsonschema
 
+    schema = body["response_format"]["json_schema"]["schema"]
     try:
-        jsonschema.validate(json.loads(text), body["response_format"]["json_schema"]["schema"])
+        fastjsonschema.validate(schema, json.loads(text))
+    except fastjsonschema.JsonSchemaValueException as error:
+        reason = f"does not fit the schema ({error.message})"
     except (ValueError, RecursionError):
         reason = "is no JSON"
-    except jsonschema.ValidationError as error:
-        reason = f"does not fit the schema: {error.message[:200]}"
     else:
         return
     raise LLMError("malformed", f"{body['model']}: the answer {reason}: {text[:200]!r}")

@@ -32,11 +32,14 @@ class Cache:
             folder / "llm.sqlite", timeout=30, isolation_level=None, check_same_thread=False
         )
         self._file.execute("PRAGMA journal_mode=WAL")
-        self._file.execute("CREATE TABLE IF NOT EXISTS answers (digest TEXT PRIMARY KEY, json TEXT)")
+        self._file.execute(
+            "CREATE TABLE IF NOT EXISTS answers (digest TEXT PRIMARY KEY, json TEXT)"
+        )
 
     def get(self, name: str) -> dict[str, Any] | None:
         with self._lock:
-            row = self._file.execute("SELECT json FROM answers WHERE digest = ?", (name,)).fetchone()
+            found = self._file.execute("SELECT json FROM answers WHERE digest = ?", (name,))
+            row = found.fetchone()
         return None if row is None else json.loads(row[0])
 
     def put(self, name: str, answer: Mapping[str, Any]) -> None:

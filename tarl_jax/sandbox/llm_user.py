@@ -26,9 +26,8 @@ from tarl_jax.types import Task
 GREETING = "Hi! How can I help you today?"  # what the user's first message answers
 TRIES = 3  # at an answer that can be read, and at a message that is found good
 _PROMPTS = Path(__file__).parent / "prompts"
-# A label that begins a line, whatever a model puts around it ("**Thought:**", "- User Response:").
-_LABEL = re.compile(r"^\W*(thoughts?|user response|reflection|verdict)\W*?:\W*?(?=\w|#|\s|$)",
-                    re.I | re.M)
+# Whatever a model puts around it ("**Thought:**", "- User_Response :").
+_LABEL = re.compile(r"(?<![a-z])(thoughts?|user[ _]response|reflection)[\W_]{0,4}?:[*_ ]*", re.I)
 _THINK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
 _VERDICT = re.compile(r"^\W*verdict\W+(good|bad)\W*$", re.I | re.M)
 
@@ -55,14 +54,22 @@ class LLMUser:
         # From the model's side: it is the assistant, the agent writes to it.
         self._messages = [{"role": "system", "content": system}]
         self._transcript: list[str] = []
+        self._opening: Future[str] | None = None
+
+    def begin(self, pool: ThreadPoolExecutor) -> None:
+        """Lets it think up its opening ahead, in another thread."""
+        self._opening = pool.submit(self._open)
 
     def opening(self) -> str:
         """The first message."""
-        return self._next(GREETING, opening=True).text
+        return self._opening.result() if self._opening else self._open()
 
     def reply(self, message: str) -> Reply:
         """Answers an agent's message."""
         return self._next(message)
+
+    def _open(self) -> str:
+        return self._next(GREETING, opening=True).text
 
     def _next(self, message: str, opening: bool = False) -> Reply:
         self._messages.append({"role": "user", "content": message})
@@ -77,12 +84,13 @@ class LLMUser:
 
         whole, said = self._ask(self._messages, read)
         if self._config.strategy in ("verify", "reflection"):
-            whole = said = self._supervised(said, read)
-        # The model goes on from what it wrote, thought and all; the agent sees the message alone.
-        self._messages.append({"role": "assistant", "content": whole})
+            said = self._supervised(said, read)
+        # A model that thinks aloud goes on from its thoughts; the agent sees the message alone.
+        kept = whole if self._config.strategy == "react" else said
+        self._messages.append({"role": "assistant", "content": kept})
         self._transcript.append(f"Customer: {said}")
         info = {"calls": self._calls - before}
-        return Reply(said, info | ({"model_text": whole} if whole != said else {}))
+        return Reply(said, info | ({"model_text": kept} if kept != said else {}))
 
     def _supervised(self, said: str, read: Callable[[str], tuple[str, str]]) -> str:
         """The message, or a better one, as far as a second call finds it bad; the last of TRIES."""
@@ -129,21 +137,21 @@ class LLMUser:
 def message_in(text: str, labelled: bool) -> str:
     """The message to the agent in a model's answer; of what it thought, nothing.
 
-    labelled: the message stands after the one line that begins "User Response:".
-    Raises ValueError where that cannot be told for sure: no such line or several, a label of
-    another kind after it, an unfinished `<think>`, no message at all.
+    labelled: the message is what follows "User Response:".
+    Raises ValueError where that cannot be told for sure: the label is not there, or several times,
+    or another one comes after it; a `<think>` is unfinished; there is no message at all.
     """
     said = _THINK.sub("", text)
     if re.search(r"</?think", said, re.I):
         raise ValueError("has an unfinished <think>")
     labels = list(_LABEL.finditer(said))
     if labelled:
-        names = [label[1].lower() for label in labels]
+        names = [label[1].lower().replace("_", " ") for label in labels]
         if names.count("user response") != 1 or names[-1] != "user response":
             raise ValueError("does not end with one 'User Response:'")
         said = said[labels[-1].end():]
     elif labels:
-        raise ValueError(f"has a line that begins {labels[0][0].strip()!r}")
+        raise ValueError(f"has a {labels[0][0].strip()!r}")
     if not said.strip():
         raise ValueError("has no message")
     return said.strip()
@@ -183,8 +191,10 @@ class LLMUsers:
 
     def user(self, task: Task, seed: int) -> LLMUser:
         """The user of one episode, who has begun to think."""
-        return _Ahead(task.instruction, self._service, self._config, f"{task.task_id}/{seed}",
-                      self._pool)
+        key = f"{task.task_id}/{seed}"
+        user = LLMUser(task.instruction, self._service, self._config, key)
+        user.begin(self._pool)
+        return user
 
     def counts(self) -> dict[str, float]:
         """What was asked since the last time, by the names of `llm.ledger.COUNTS`."""
@@ -193,17 +203,3 @@ class LLMUsers:
     def close(self) -> None:
         self._service.close()  # first: it ends what the pool waits for
         self._pool.shutdown(cancel_futures=True)
-
-
-class _Ahead(LLMUser):
-    """Its opening is under way from the start."""
-
-    def __init__(
-        self, instruction: str, service: ChatService, config: UserConfig, key: str,
-        pool: ThreadPoolExecutor,
-    ):
-        super().__init__(instruction, service, config, key)
-        self._opening: Future[str] = pool.submit(super().opening)
-
-    def opening(self) -> str:
-        return self._opening.result()
