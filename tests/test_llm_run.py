@@ -182,8 +182,8 @@ def run_config(server, folder, cache_dir, **changes):
     config.warm_start.cache_dir = str(cache_dir)
     config.warm_start.steps = 0
     config.model.num_layers = 1
-    config.rollout.update(tasks_per_step=2, group_size=2, slots=2, max_episode_tokens=256,
-                          max_turns=4)
+    config.rollout.update(tasks_per_step=2, group_size=2, slots=2, max_episode_tokens=128,
+                          max_turn_tokens=12, max_turns=3)
     config.rl.steps = 1
     config.eval.update(tasks=2, final_tasks=2, trials=2, every=0)
     config.user.update(kind="llm", strategy="react")
@@ -250,9 +250,9 @@ def test_a_spent_budget_stops_the_run_and_a_larger_one_continues_it(tmp_path):
 # ---- benchmark data -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["tau_bench/retail", "tau2/retail"])
-def data(request):
-    folder = SHARED / request.param
+@pytest.fixture(scope="module")
+def data():
+    folder = SHARED / "tau_bench/retail"
     if not (folder / "db.json").is_file():
         pytest.skip(f"{folder} is not there")
     return str(folder)
@@ -269,7 +269,7 @@ def test_an_episode_on_benchmark_data(openai_server, world, tiny_config, data):
     rollout = dataclasses.replace(tiny_config.rollout, max_episode_tokens=4096)
     one = world(dataclasses.replace(tiny_config, sandbox=SandboxConfig(data=data), rollout=rollout))
     task = next(t for t in one.train_tasks if t.gold_calls)
-    assert one.held_out_tasks and task.source in ("tau_bench", "tau2")
+    assert one.held_out_tasks and task.source == "tau_bench"
     episode = one.episode(task, "test")
     episode.start()
     for call in task.gold_calls:

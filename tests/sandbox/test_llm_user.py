@@ -158,8 +158,8 @@ def test_no_mixture_of_marks_lets_a_thought_through(pieces):
 
 @pytest.mark.parametrize("strategy", ["llm", "verify", "reflection"])
 def test_a_model_that_thinks_aloud_unasked_is_not_passed_on(strategy):
-    user, _ = play("Thought: SECRET\nUser Response: Hi.", "<think>SECRET", "<think>SECRET</think>Hi.",
-                   "Verdict: good", strategy=strategy)
+    user, _ = play("Thought: SECRET\nUser Response: Hi.", "<think>SECRET",
+                   "<think>SECRET</think>Hi.", "Verdict: good", strategy=strategy)
     assert user.opening() == "Hi."
 
 
@@ -211,7 +211,7 @@ def test_an_episode_may_make_so_many_calls():
     user, _ = play("One.", "Two.", "Three.", max_calls=2)
     user.opening()
     user.reply("?")
-    with pytest.raises(LLMError, match="config.user.max_calls = 2") as caught:
+    with pytest.raises(LLMError, match=r"config\.user\.max_calls = 2") as caught:
         user.reply("?")
     assert caught.value.kind == "episode_budget" and not caught.value.fatal
 
