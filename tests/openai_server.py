@@ -6,7 +6,7 @@ What it answers depends on the model's name: the part before "/" names a functio
 request is answered, or meets a fault: `POST /plan` takes
 {"script": ["429", "ok", …], "fractions": {"500": 0.1, …}, "seed": 0, "retry_after": "0.05"}
 and starts the counts anew; the script goes first, then faults are drawn. `GET /report` gives the
-counts. `LocalServer` starts one for tests.
+counts. What is on "hold" is answered after `POST /release`. `LocalServer` starts one for tests.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Plan:
         self.fractions = fractions or {}
         self.random = random.Random(seed)
         self.retry_after = retry_after
+        self.released = threading.Event()
         self.requests = self.in_flight = self.max_in_flight = 0
         self.injected = collections.Counter()
         self.last = {}
@@ -114,6 +115,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.plan = Plan(**body)
             self._send(200, {})
             return
+        if self.path == "/release":
+            self.server.plan.released.set()
+            self._send(200, {})
+            return
         with self.server.lock:
             plan = self.server.plan
             plan.requests += 1
@@ -136,8 +141,8 @@ class Handler(BaseHTTPRequestHandler):
         match fault:
             case "ok":
                 self._raw(200, whole)
-            case "slow":
-                time.sleep(0.1)
+            case "hold":
+                plan.released.wait(HANG)
                 self._raw(200, whole)
             case "429" | "503":
                 self._error(int(fault), "come back later", {"Retry-After": plan.retry_after})
@@ -231,6 +236,9 @@ class LocalServer:
 
     def report(self) -> dict:
         return self._call("report")
+
+    def release(self) -> None:
+        self._call("release", {})
 
     def close(self) -> None:
         self.process.kill()

@@ -80,10 +80,10 @@ class ChatService:
         """
         body = self._body(messages, schema)
         name = digest({**body, "key": key})
-        self.ledger.add(calls=1)
         with self._lock:
             other = self._under_way.get(name)
             mine = self._under_way.setdefault(name, Future())
+        self.ledger.add(calls=1)
         try:
             if other is not None:
                 completion = other.result()  # it ends, as every request does

@@ -6,7 +6,6 @@ The server counts the faults that it injected; the ledger must have seen each of
 import dataclasses
 import json
 import logging
-import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -226,26 +225,34 @@ def test_calls_that_hang_end_too(openai_server, service):
     assert counts["requests"] == outcomes.count("Say it back.") + counts["faults_timeout"]
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + HANG / 2
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_no_more_are_in_flight_than_allowed(openai_server, service):
-    openai_server.plan(*["slow"] * 12)
+    openai_server.plan(*["hold"] * 12)
     one = service(max_in_flight=3)
     with ThreadPoolExecutor(12) as pool:
-        list(pool.map(lambda n: one.complete(ASK, key=str(n)), range(12)))
+        calls = [pool.submit(one.complete, ASK, key=str(n)) for n in range(12)]
+        wait_until(lambda: openai_server.report()["requests"] == 3)
+        wait_until(lambda: one.ledger.snapshot()["calls"] == 12)
+        openai_server.release()
+        assert all(call.result() for call in calls)
     assert openai_server.report()["max_in_flight"] == 3
 
 
 def test_equal_calls_at_once_are_one_request(openai_server, service):
-    openai_server.plan("slow")
+    openai_server.plan("hold")
     one = service(model="user")
-    barrier = threading.Barrier(5)
-
-    def call(_):
-        barrier.wait()
-        return one.complete(ASK, key="same").text
-
     with ThreadPoolExecutor(5) as pool:
-        texts = set(pool.map(call, range(5)))
-    assert len(texts) == 1 and openai_server.report()["requests"] == 1
+        calls = [pool.submit(one.complete, ASK, key="same") for _ in range(5)]
+        wait_until(lambda: one.ledger.snapshot()["calls"] == 5)
+        openai_server.release()
+        assert len({call.result().text for call in calls}) == 1
+    assert openai_server.report()["requests"] == 1
     assert one.ledger.snapshot()["cache_hits"] == 4
 
 
