@@ -8,14 +8,16 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").read_text()).group(1)
 
+LLM = ["fastjsonschema>=2.19", "openai>=2.0", "tenacity>=9.0"]  # outside language models
 SPEECH = [
     "espeakng-loader>=0.2",
-    "openai>=1.60",
+    "openai>=2.0",
     "soundfile>=0.12",
     "soxr>=0.5",
-    "tenacity>=8.2",
+    "tenacity>=9.0",
 ]
 TEST = [
+    *LLM,
     *SPEECH,
     "hypothesis>=6.100",
     "ipykernel>=6.29",
@@ -36,7 +38,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tarl_jax", "tarl_jax.*"]),
-    package_data={"tarl_jax.text": ["shop.model"], "tarl_jax.sandbox": ["*_policy.md"]},
+    package_data={
+        "tarl_jax.text": ["shop.model"],
+        "tarl_jax.sandbox": ["*_policy.md", "prompts/*.txt"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -57,6 +62,7 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "llm": LLM,
         "maths": ["math-verify>=0.7"],
         "speech": SPEECH,
         "test": TEST,

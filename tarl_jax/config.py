@@ -16,6 +16,8 @@ from typing import Any
 from tarl_jax.credit_config import RewardConfig as RewardConfig
 from tarl_jax.credit_config import RLConfig as RLConfig
 from tarl_jax.credit_config import check_credit
+from tarl_jax.llm_config import LLMConfig as LLMConfig
+from tarl_jax.llm_config import UserConfig, check_user
 from tarl_jax.maths.config import MathsConfig, check_maths
 from tarl_jax.speech_config import SpeechConfig, check_speech
 
@@ -94,11 +96,23 @@ class ShopConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SandboxConfig:
+    """The domain that a run plays in.
+
+    data: folder of benchmark data (tau-bench, tau2-bench), whose database and tasks are used; its
+      tasks need a user that is a language model. Empty: the embedded shop.
+    """
+
+    domain: str = "retail"
+    data: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskConfig:
     """What the users want. Probabilities are per task or, where said, per request."""
 
     seed: int = 0
-    file: str = ""  # JSON lines of tasks; empty: synthesised from the embedded shop
+    file: str = ""  # JSON lines of tasks; empty: the data's, or synthesised for the embedded shop
     num_train: int = 3000
     num_held_out: int = 512
     requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)  # P(1), P(2), P(3), P(4) requests
@@ -205,7 +219,9 @@ class RunConfig:
     workdir: str = ""  # empty: runs/<name>-<date and time>
     mesh: MeshConfig = MeshConfig()
     model: ModelConfig = ModelConfig()
+    sandbox: SandboxConfig = SandboxConfig()
     shop: ShopConfig = ShopConfig()
+    user: UserConfig = dataclasses.field(default_factory=UserConfig)
     tasks: TaskConfig = TaskConfig()
     maths: MathsConfig = dataclasses.field(default_factory=MathsConfig)
     warm_start: WarmStartConfig = WarmStartConfig()
@@ -278,6 +294,10 @@ def _check(c: RunConfig) -> None:
         require(value in options, where, value, f"choose one of {', '.join(options)}")
 
     check_credit(c.reward, c.rl, c.rollout.group_size, require, choice)
+    check_user(c.user, require, choice)
+    choice("sandbox.domain", c.sandbox.domain, ("retail", "airline"))
+    require(c.sandbox.domain == "retail" or bool(c.sandbox.data), "sandbox.data", c.sandbox.data,
+            f"name a folder with data of the domain {c.sandbox.domain!r}; only retail has its own")
     choice("model.dtype", c.model.dtype, ("float32", "bfloat16"))
     choice("model.param_dtype", c.model.param_dtype, ("float32", "bfloat16"))
     choice("model.remat", c.model.remat, ("none", "dots", "full"))

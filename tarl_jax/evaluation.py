@@ -13,6 +13,7 @@ from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import RunConfig
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
+from tarl_jax.llm.errors import LLMError
 from tarl_jax.mesh import rollout_mesh
 from tarl_jax.models.decoder import Params
 from tarl_jax.policy import make_updater, newest, restore
@@ -57,12 +58,14 @@ def evaluate(
     Args:
       stream: names the random stream of the episodes; the same name gives the same episodes.
     Returns: metrics named "eval/…", and the trajectories, the trials of a task side by side.
+    Raises: LLMError where users are language models and none of them could play.
     """
     config = world.config.eval
     episodes = [world.episode(task, stream, config.seed, trial)
                 for task in tasks for trial in range(config.trials)]
     stats = engine.run(params, episodes, config.temperature, progress)
     trajectories = [episode.trajectory() for episode in episodes]
+    require_some(trajectories)
     for trajectory in trajectories:
         verdict = judge(trajectory)
         if verdict is not None:
@@ -72,6 +75,7 @@ def evaluate(
     if maths:
         metrics |= summarise_maths(maths, config.trials, config.bootstrap, config.seed)
     metrics["eval/tokens_per_second"] = stats.tokens_per_second
+    metrics |= {f"eval/{name}": count for name, count in world.user_counts().items()}
     return metrics, trajectories
 
 
@@ -105,7 +109,6 @@ def summarise(
             both = (success & found).sum(axis=1)
             add(f"eval/pass^{k}_with_outputs", pass_hat_k(both, trials, k))
     metrics |= {f"eval/{name}": value for name, value in behaviour(trajectories).items()}
-    metrics["eval/broken"] = float(np.mean([t.success is None for t in trajectories]))
     metrics["eval/outputs_found"] = float(np.mean([t.outputs_found for t in trajectories]))
     metrics["eval/tasks"] = float(len(success))
     metrics["eval/unjudged_assertions"] = float(
@@ -143,8 +146,20 @@ def clean(success: Bool[np.ndarray, ...], major: Bool[np.ndarray, ...]) -> np.nd
     return success & ~major
 
 
+def require_some(trajectories: Sequence[Trajectory]) -> None:
+    """Raises LLMError where the infrastructure broke every one: to go on would be of no use."""
+    if all(t.stop_reason == "infrastructure_error" for t in trajectories):
+        reason = trajectories[-1].segments[-1].info["failure"]
+        raise LLMError("outage", f"all {len(trajectories)} episodes are broken; the last one:"
+                       f" {reason}. Once that is mended, --workdir continues the run from its last"
+                       " checkpoint")
+
+
 def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Means per episode: turns, waits (messages that ask the user something), tokens, stops."""
+    """Means per episode: turns, waits (messages that ask the user something), tokens, stops.
+
+    "broken": share that an outside failure ended.
+    """
     count = len(trajectories)
     turns = [t.turns for t in trajectories]
     stops = [t.stop_reason for t in trajectories]
@@ -154,6 +169,7 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "malformed": sum("malformed" in s.info for ts in turns for s in ts) / count,
         "episode_tokens": sum(t.num_tokens for t in trajectories) / count,
         "transfers": stops.count("transfer") / count,
+        "broken": stops.count("infrastructure_error") / count,
         "truncated": (stops.count("max_turns") + stops.count("max_tokens")) / count,
     }
 
@@ -195,11 +211,15 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     tokenizer = world.tokenizer
     engine = Engine(config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh))
     state = restore(config, world, make_updater(config, world), checkpoints, step)
-    with LiveView(0, config.log.live, str(run_dir)) as view:
-        values, _ = evaluate(
-            engine, state.policy, world, held_out(world, config.eval.final_tasks), "eval",
-            lambda done, total: view.phase(f"evaluating step {step}", done, total),
-        )
+    try:
+        world.check_users()
+        with LiveView(0, config.log.live, str(run_dir)) as view:
+            values, _ = evaluate(
+                engine, state.policy, world, held_out(world, config.eval.final_tasks), "eval",
+                lambda done, total: view.phase(f"evaluating step {step}", done, total),
+            )
+    finally:
+        world.close()
     checkpoints.close()
     write_json(run_dir / f"evaluation-{step}.json", values)
     print_summary({}, values)

@@ -18,12 +18,18 @@ from pathlib import Path
 
 from tarl_jax.config import ConfigError, RunConfig
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece",
+            "openai")
 # What may differ between the first start of a run and a later one: it changes no number of it, or
 # only their rounding, as other devices do.
 FREE = (
     "workdir", "log", "checkpoint", "eval", "rl.steps", "warm_start.cache_dir", "mesh",
-    "model.attention", "model.remat", "model.scan_layers", "model.pretrained",
+    "model.attention", "model.remat", "model.scan_layers", "model.pretrained", "sandbox.data",
+    *(f"user.llm.{name}" for name in (
+        "base_url", "api_key_env", "timeout_seconds", "max_attempts", "backoff_seconds",
+        "max_in_flight", "requests_per_minute", "tokens_per_minute", "max_calls", "max_usd",
+        "usd_per_million_input", "usd_per_million_output", "cache_dir", "record", "replay",
+    )),
 )  # fmt: skip
 
 

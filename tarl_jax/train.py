@@ -24,7 +24,14 @@ from tarl_jax.credit import reward
 from tarl_jax.curves import plot_curves
 from tarl_jax.data import Mixture
 from tarl_jax.difficulty import medium_problems
-from tarl_jax.evaluation import behaviour, by_kind, evaluate, held_out, maths_metrics
+from tarl_jax.evaluation import (
+    behaviour,
+    by_kind,
+    evaluate,
+    held_out,
+    maths_metrics,
+    require_some,
+)
 from tarl_jax.judge.rules import judge
 from tarl_jax.learner import Learner
 from tarl_jax.live import LiveView, print_summary
@@ -45,8 +52,8 @@ class Interrupted(Exception):
 def train(config: RunConfig) -> dict[str, dict[str, float]]:
     """Runs, or continues, the run of `config`; returns {"base": metrics, "trained": metrics}.
 
-    Raises ConfigError, CheckpointError, NonFiniteError or Interrupted, each with a message for
-    the user.
+    Raises ConfigError, CheckpointError, NonFiniteError, LLMError or Interrupted, each with a
+    message for the user.
     """
     run_dir = open_run_dir(config)
     with LiveView(config.rl.steps, config.log.live, str(run_dir)) as view, StopRequest() as stop:
@@ -82,6 +89,7 @@ class _Run:
         self.mesh = make_mesh(config.mesh)
         view.phase("building the shop and its tasks")
         self.world = World.from_config(config)
+        self.world.check_users()
         tokenizer = self.world.tokenizer
         self.engine = Engine(
             config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh)
@@ -92,6 +100,7 @@ class _Run:
         self.writer: logs.MetricsWriter | None = None
 
     def close(self) -> None:
+        self.world.close()
         self.checkpoints.close()
         if self.writer:
             self.writer.close()
@@ -210,7 +219,7 @@ class _Run:
                 f" trajectories in {self.run_dir}"
             ) from error
         done = time.perf_counter()
-        values |= losses | stats.metrics() | {
+        values |= losses | stats.metrics() | self.world.user_counts() | {
             "seconds/rollout": after_rollout - begun,
             "seconds/judge": after_judge - after_rollout,
             "seconds/update": done - after_judge,
@@ -232,7 +241,9 @@ class _Run:
             for trial in range(config.group_size)
         ]
         stats = self.engine.run(params, episodes, config.temperature)
-        return [episode.trajectory() for episode in episodes], stats
+        trajectories = [episode.trajectory() for episode in episodes]
+        require_some(trajectories)
+        return trajectories, stats
 
     def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Judges and rewards in place; returns metrics, those of maths problems apart."""

@@ -116,6 +116,9 @@ def _digest(config: RunConfig, world: World) -> str:
             evaluation.tasks, evaluation.trials, evaluation.temperature,
             rollout.max_turns, rollout.max_turn_tokens,
         ]
+        if world.users:
+            user = config.user
+            content["user"] = [user.strategy, user.llm.model, user.llm.temperature]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

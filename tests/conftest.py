@@ -87,3 +87,13 @@ def random_params():
 def cache_dir(tmp_path_factory: pytest.TempPathFactory):
     """`warm_start.cache_dir` of every command that a test starts."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def openai_server():
+    """A `LocalServer` that speaks OpenAI's protocol, and fails as a test plans it."""
+    from openai_server import LocalServer
+
+    server = LocalServer()
+    yield server
+    server.close()

@@ -178,6 +178,23 @@ def test_an_int_is_good_for_a_float():
     ("speech.pitch", (0.0, 1.5), "both from 0 to 1"),
     ("speech.voices", (), "at least one voice"),
     ("speech.voices", ("",), "at least one voice"),
+    ("sandbox.domain", "bank", "choose one of retail, airline"),
+    ("user.kind", "human", "choose one of scripted, llm"),
+    ("user.strategy", "cot", "choose one of llm, react, verify, reflection"),
+    ("user.max_calls", 0, "at least 1"),
+    ("user.max_seconds", 0.0, "must be above 0"),
+    ("user.llm.model", "", "name the model"),
+    ("user.llm.base_url", "localhost:8000", "should look like http://localhost:8000/v1"),
+    ("user.llm.timeout_seconds", 0.0, "must be above 0"),
+    ("user.llm.max_attempts", 0, "must be above 0"),
+    ("user.llm.max_in_flight", 0, "must be above 0"),
+    ("user.llm.max_tokens", -1, "at least 0"),
+    ("user.llm.backoff_seconds", -1.0, "at least 0"),
+    ("user.llm.requests_per_minute", -1, "at least 0"),
+    ("user.llm.tokens_per_minute", -1, "at least 0"),
+    ("user.llm.max_calls", -1, "at least 0"),
+    ("user.llm.usd_per_million_input", -1.0, "at least 0"),
+    ("user.llm.max_usd", 5.0, "needs user.llm.usd_per_million_input"),
 ])
 def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, remedy):
     message = refused(nested(key, value))
@@ -262,3 +279,23 @@ def test_maths_on_top_of_the_tool_tasks_may_outnumber_them():
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().seed = 1
+
+
+def test_a_domain_without_data_of_its_own_needs_a_folder():
+    assert "config.sandbox.data = ''" in refused({"sandbox": {"domain": "airline"}})
+    from_config_dict({"sandbox": {"domain": "airline", "data": "folder"}})
+
+
+def test_a_recording_is_written_or_replayed():
+    message = refused({"user": {"llm": {"record": "a", "replay": "b"}}})
+    assert "choose one of user.llm.record and user.llm.replay" in message
+
+
+@pytest.mark.parametrize(("field", "secret"), [
+    ("api_key_env", "sk-abc123"), ("api_key_env", "0123abcd"), ("api_key_env", "abcdef"),
+    ("base_url", "https://me:hunter2@host/v1"),
+])
+def test_a_secret_in_a_config_is_refused_and_not_repeated(field, secret):
+    message = refused({"user": {"llm": {field: secret}}})
+    assert f"config.user.llm.{field}" in message
+    assert secret not in message and "hunter2" not in message

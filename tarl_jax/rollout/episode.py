@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from tarl_jax.config import RolloutConfig
+from tarl_jax.llm.errors import LLMError
 from tarl_jax.rollout.players import Answer, Turn
-from tarl_jax.sandbox.dialogue import Dialogue, Malformed
+from tarl_jax.sandbox.dialogue import Dialogue, Malformed, User
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
@@ -17,15 +18,17 @@ from tarl_jax.types import Call, Segment, Task, Trajectory
 class Episode:
     """Turns sampled ids into actions and answers into ids; nothing is ever encoded twice.
 
+    A user whose language model fails ends it as "infrastructure_error"; an error that any other
+    episode would meet too (`LLMError.fatal`) is raised, by `start` or `turn`.
+
     seed: of the user's phrasing and of the sampling.
     system: the system turn, the same for all episodes: its text and its tokens.
+    user: who plays the user; None: the task's script.
     """
-
-    outside = False  # the scripted user answers at once
 
     def __init__(
         self, task: Task, seed: int, domain: Domain, chat: Chat, config: RolloutConfig,
-        system: tuple[str, list[int]],
+        system: tuple[str, list[int]], user: User | None = None,
     ):
         self.task = task
         self.seed = seed
@@ -33,10 +36,9 @@ class Episode:
         self._chat = chat
         self._config = config
         self._system = system
-        self._dialogue = Dialogue(
-            task, domain, ScriptedUser(task, seed), max_turns=config.max_turns,
-            brief_writes=config.brief_writes,
-        )
+        self.outside = user is not None  # the script answers at once
+        self._user = user or ScriptedUser(task, seed)
+        self._dialogue: Dialogue | None = None  # until the user has spoken
         self._segments: list[Segment] = []
         self._tokens = 0
         self._turn = 0
@@ -44,11 +46,18 @@ class Episode:
         self._begun = time.perf_counter()
         self.shared = len(system[1])
 
-    def start(self) -> list[int]:
-        """The system turn and the user's opening. Raises ValueError if they leave no room."""
-        opening = self._dialogue.opening
+    def start(self) -> list[int] | None:
+        """The system turn and the user's opening; None where the user fails to give one.
+
+        Raises ValueError if they leave no room for a turn.
+        """
         text, ids = self._system
         self._add(Segment.forced("system", ids, -1, text))
+        try:
+            opening = self._opening()
+        except LLMError as error:
+            self._add(Segment.forced("user", [], -1, "", **self._broken(error)))
+            return None
         self._add(Segment.forced("user", self._chat.user(opening), -1, opening))
         if not self._room():
             raise ValueError(
@@ -60,13 +69,18 @@ class Episode:
 
     def turn(self, turn: Turn) -> Answer | None:
         """Plays one sampled turn; returns what follows, None at the end."""
+        assert self._dialogue is not None  # `start` began it
         ids = turn.ids
         text, action = self._chat.read(ids)
         call = action if isinstance(action, Call) else None
         info = {"malformed": action.reason} if isinstance(action, Malformed) else {}
         self._add(Segment("agent", ids, [True] * len(ids), turn.log_probs, self._turn, text, call,
                           info))
-        observation = self._dialogue.act(action)
+        try:
+            observation = self._dialogue.act(action)
+        except LLMError as error:
+            self._add(Segment.forced("user", [], self._turn, "", **self._broken(error)))
+            return None
         render = self._chat.tool if observation.role == "tool" else self._chat.user
         forced = render(observation.text)
         if ids[-1] != self._chat.stop_id:
@@ -93,24 +107,47 @@ class Episode:
             raise RuntimeError(f"task {self.task.task_id!r}: the episode has not ended")
         gold = [(call.name, dict(call.kwargs)) for call in self.task.gold_calls]
         said = [s.text for s in self._segments if s.role == "agent" and s.call is None]
-        verdict = verify(self._domain, self._dialogue.state, gold, self.task.outputs, said)
+        state = self._dialogue.state if self._dialogue else self._domain.new_state()
+        verdict = verify(self._domain, state, gold, self.task.outputs, said)
         # An episode that was cut off is a failure, whatever the database says.
         finished = self._stop_reason in ("user_stop", "transfer")
+        broken = self._stop_reason == "infrastructure_error"
         return Trajectory(
             task=self.task,
             seed=self.seed,
             segments=self._segments,
             stop_reason=self._stop_reason,
-            success=verdict.success and finished,
+            success=None if broken else verdict.success and finished,
             outputs_found=verdict.outputs_found,
-            diff=list(self._domain.diff(self._dialogue.state)),
+            diff=list(self._domain.diff(state)),
             gold_diff=list(verdict.diff),
             seconds={"episode": time.perf_counter() - self._begun},
         )
+
+    def _opening(self) -> str:
+        """Begins the dialogue. Raises LLMError."""
+        dialogue = Dialogue(
+            self.task, self._domain, self._user, max_turns=self._config.max_turns,
+            brief_writes=self._config.brief_writes,
+        )
+        opening = dialogue.opening
+        scripted = isinstance(self._user, ScriptedUser)
+        if not scripted and not self._room(len(self._chat.user(opening))):
+            # What scripts say is known beforehand; a model's whim should not end the run.
+            raise LLMError("malformed", f"the user's opening leaves no room for a turn: {opening}")
+        self._dialogue = dialogue
+        return opening
+
+    def _broken(self, error: LLMError) -> dict[str, str]:
+        """Ends the episode, or the run where no other would fare better; returns facts for it."""
+        if error.fatal:
+            raise error
+        self._stop_reason = "infrastructure_error"
+        return {"failure": str(error)}
 
     def _add(self, segment: Segment) -> None:
         self._segments.append(segment)
         self._tokens += len(segment.token_ids)
 
-    def _room(self) -> bool:
-        return self._tokens + self._config.max_turn_tokens <= self._config.max_episode_tokens
+    def _room(self, more: int = 0) -> bool:
+        return self._tokens + more + self._config.max_turn_tokens <= self._config.max_episode_tokens

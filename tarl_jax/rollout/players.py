@@ -57,8 +57,8 @@ class Dialogue(Protocol):
     outside: bool
     shared: int
 
-    def start(self) -> list[int]:
-        """The tokens before the first turn."""
+    def start(self) -> list[int] | None:
+        """The tokens before the first turn; None if there will be none."""
         ...
 
     def turn(self, turn: Turn) -> Answer | None:
@@ -109,7 +109,7 @@ class Players:
         """Asks for the first tokens."""
         episode = self.episode(index)
         if episode is not None:
-            self._call(index, episode, lambda: Answer(episode.start()))
+            self._call(index, episode, lambda: _opening(episode))
 
     def turn(self, index: int, turn: Turn) -> None:
         """Asks for the answer to a turn."""
@@ -165,6 +165,11 @@ class Players:
         index, future = done
         del self.waiting[index]
         return [(index, future.result())]
+
+
+def _opening(episode: Dialogue) -> Answer | None:
+    tokens = episode.start()
+    return None if tokens is None else Answer(tokens)
 
 
 def _encode(arrivals: list[Arrival], late: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Everything an episode needs that does not change during a run: shop, tasks, chat."""
+"""Everything an episode needs that does not change during a run: domain, tasks, users, chat."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tarl_jax.rollout.episode import Episode
 from tarl_jax.rollout.maths import Maths, MathsEpisode
 from tarl_jax.sandbox import phrases, shop
 from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.llm_user import LLMUsers
+from tarl_jax.sandbox.published import load_benchmark_tasks, load_domain
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.tasks import load_tasks, make_tasks
 from tarl_jax.text.chat import Chat
@@ -20,10 +22,11 @@ from tarl_jax.types import Task
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The embedded shop behind a chat.
+    """A domain behind a chat, its tasks, and who plays their users.
 
     system: the system turn's text and tokens.
     maths: the problems of the mix; None in a run without.
+    users: the language model that plays them; None: scripts do.
     """
 
     config: RunConfig
@@ -34,6 +37,7 @@ class World:
     held_out_tasks: list[Task]
     system: tuple[str, list[int]]
     maths: Maths | None = None
+    users: LLMUsers | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -42,20 +46,11 @@ class World:
 
     @classmethod
     def from_config(cls, config: RunConfig) -> World:
-        """Raises ValueError for a broken task file, or one without tasks of a split."""
-        domain = retail_domain(shop.make_shop(config.shop), shop.POLICY.read_text("utf-8"))
-        if config.tasks.file:
-            tasks = load_tasks(config.tasks.file)
-            train = [t for t in tasks if t.split == "train"]
-            held_out = [t for t in tasks if t.split == "held_out"]
-            if not train or not held_out:
-                raise ValueError(
-                    f"{config.tasks.file}: {len(train)} tasks have the split 'train' and"
-                    f" {len(held_out)} 'held_out'; a run needs both"
-                )
-        else:
-            train = make_tasks(domain, config.shop, config.tasks, "train")
-            held_out = make_tasks(domain, config.shop, config.tasks, "held_out")
+        """Raises ValueError for a broken task file, one without tasks of a split, or data that do
+        not suit the user.
+        """
+        domain = _domain(config)
+        train, held_out = _tasks(config, domain)
         folder = config.model.pretrained
         tokenizer = PretrainedTokenizer(folder) if folder else Tokenizer()
         chat = Chat(tokenizer)
@@ -69,7 +64,8 @@ class World:
             text, schemas = domain.policy, [tool.schema for tool in domain.tools.values()]
         system = (text, chat.system(text, schemas))
         maths = Maths.from_config(config, chat)
-        return cls(config, domain, tokenizer, chat, train, held_out, system, maths)
+        users = LLMUsers(config.user) if config.user.kind == "llm" else None
+        return cls(config, domain, tokenizer, chat, train, held_out, system, maths, users)
 
     def episode(self, task: Task, *stream: str | int) -> Episode | MathsEpisode:
         """A fresh episode; its seed is a hash of the run's seed, the task and `stream`."""
@@ -77,4 +73,59 @@ class World:
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
         if self.maths is not None and task.kind == "maths":
             return self.maths.episode(task, seed)
-        return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system)
+        user = self.users.user(task, seed) if self.users else None
+        return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user)
+
+    def check_users(self) -> None:
+        """Raises LLMError where users that are language models cannot be asked."""
+        if self.users:
+            self.users.check()
+
+    def user_counts(self) -> dict[str, float]:
+        """What language models were asked since the last time, as metrics named "user/…"."""
+        counts = self.users.counts() if self.users else {}
+        return {f"user/{name}": count for name, count in counts.items()}
+
+    def close(self) -> None:
+        """Ends what is asked of language models."""
+        if self.users:
+            self.users.close()
+
+
+def _domain(config: RunConfig) -> Domain:
+    if config.sandbox.data:
+        return load_domain(config.sandbox.domain, config.sandbox.data)
+    return retail_domain(shop.make_shop(config.shop), shop.POLICY.read_text("utf-8"))
+
+
+def _tasks(config: RunConfig, domain: Domain) -> tuple[list[Task], list[Task]]:
+    """Those to train on, and those held out."""
+    path, data = config.tasks.file, config.sandbox.data
+    if path:
+        tasks = load_tasks(path)
+    elif data:
+        tasks = load_benchmark_tasks(config.sandbox.domain, data, domain)
+    else:
+        tasks = [task for split in ("train", "held_out")
+                 for task in make_tasks(domain, config.shop, config.tasks, split)]
+    train = [t for t in tasks if t.split == "train"]
+    held_out = [t for t in tasks if t.split == "held_out"]
+    if not train or not held_out:
+        raise ValueError(
+            f"{path or data}: {len(train)} tasks have the split 'train' and {len(held_out)}"
+            " 'held_out'; a run needs both"
+        )
+    if config.user.kind == "llm":
+        return _unscripted(train), _unscripted(held_out)
+    without = next((t.task_id for t in tasks if t.script is None), None)
+    if without is not None:
+        raise ValueError(
+            f"task {without!r} of {path or data} has no script that a user could follow: let a"
+            " language model play it, --config.user.kind=llm"
+        )
+    return train, held_out
+
+
+def _unscripted(tasks: list[Task]) -> list[Task]:
+    # A language model follows the instruction, not the script: nothing may be judged by that.
+    return [dataclasses.replace(task, script=None) for task in tasks]

@@ -1,0 +1,139 @@
+"""Recordings: what is written, what survives a torn file, what a replay answers."""
+
+import json
+
+import pytest
+
+from tarl_jax.config import LLMConfig
+from tarl_jax.llm.errors import LLMError
+from tarl_jax.llm.service import ChatService
+from tarl_jax.llm.store import Cache, Recording, digest
+
+ASK = [{"role": "user", "content": "Hello?"}]
+
+
+def asked(config, key=""):
+    with ChatService(config, "user.llm") as service:
+        try:
+            return service.complete(ASK, key=key).text, service.ledger.snapshot()
+        except LLMError as error:
+            return error, service.ledger.snapshot()
+
+
+@pytest.fixture
+def recorded(openai_server, tmp_path):
+    """(config that records, config that replays)."""
+    path = str(tmp_path / "folder" / "record.jsonl")
+    common = {"model": "user", "api_key_env": "", "backoff_seconds": 0.0, "max_attempts": 2}
+    return (LLMConfig(base_url=openai_server.url, record=path, **common),
+            LLMConfig(base_url="http://127.0.0.1:9/v1", replay=path, **common))
+
+
+def test_a_replay_answers_the_same_without_a_server(openai_server, recorded):
+    openai_server.plan()
+    record, replay = recorded
+    texts = {key: asked(record, key)[0] for key in "ab"}
+    assert texts["a"] != texts["b"]
+    for key in "ba":
+        text, counts = asked(replay, key)
+        assert text == texts[key] and counts["replayed"] == 1 and counts["requests"] == 0
+
+
+def test_a_recording_that_grows_answers_what_it_holds(openai_server, recorded):
+    openai_server.plan()
+    record, _ = recorded
+    assert asked(record, "a")[0] == asked(record, "a")[0]
+    assert openai_server.report()["requests"] == 1
+
+
+def test_a_failure_is_replayed_as_it_was_and_asked_again_when_recording_goes_on(
+    openai_server, recorded
+):
+    record, replay = recorded
+    openai_server.plan("500", "500")
+    error, _ = asked(record)
+    again, _ = asked(replay)
+    assert (again.kind, str(again)) == ("server_error", str(error))
+    openai_server.plan()
+    text, _ = asked(record)
+    assert asked(replay)[0] == text
+
+
+def test_what_ends_a_run_is_not_recorded(openai_server, recorded):
+    record, replay = recorded
+    openai_server.plan("401")
+    assert asked(record)[0].kind == "unauthorized"
+    assert asked(replay)[0].kind == "not_recorded"
+
+
+def test_what_is_not_there_is_an_error_that_says_so(openai_server, recorded):
+    openai_server.plan()
+    record, replay = recorded
+    asked(record, "a")
+    error, _ = asked(replay, "b")
+    assert error.fatal and record.record in str(error)
+    assert "key 'b'" in str(error) and "'Hello?'" in str(error)
+
+
+def test_what_the_cache_knew_is_recorded_too(openai_server, recorded, tmp_path):
+    from dataclasses import replace
+
+    openai_server.plan()
+    record, play = recorded
+    cached = replace(record, record="", cache_dir=str(tmp_path / "cache"))
+    text, _ = asked(cached)
+    assert asked(replace(cached, record=record.record))[1]["cache_hits"] == 1
+    assert asked(play)[0] == text
+
+
+def test_a_torn_last_line_is_dropped_and_written_anew(tmp_path):
+    path = tmp_path / "r.jsonl"
+    one = Recording(path, write=True)
+    one.put("a", {"key": "a"}, {"answer": {"text": "A"}})
+    one.put("b", {"key": "b"}, {"answer": {"text": "B"}})
+    one.close()
+    whole = path.read_bytes()
+    for cut in (1, 10, len(whole.splitlines()[1])):
+        path.write_bytes(whole[:-cut])
+        assert Recording(path, write=False).get("b") is None
+        assert path.read_bytes() == whole[:-cut]  # reading changes nothing
+        torn = Recording(path, write=True)
+        assert torn.get("a") == {"answer": {"text": "A"}}
+        torn.put("b", {"key": "b"}, {"answer": {"text": "B"}})
+        torn.close()
+        assert path.read_bytes() == whole
+
+
+def test_a_line_is_there_before_the_next_is_asked_for(tmp_path):
+    one = Recording(tmp_path / "r.jsonl", write=True)
+    one.put("a", {}, {"answer": {}})
+    assert json.loads((tmp_path / "r.jsonl").read_text())["digest"] == "a"
+    one.close()
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[]", '{"digest": "a"}', '{"answer": {}}'])
+def test_a_broken_line_is_named(tmp_path, line):
+    path = tmp_path / "r.jsonl"
+    path.write_text(f'{{"digest": "a", "answer": {{}}}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"r\.jsonl:2: not a line of a recording"):
+        Recording(path, write=False)
+
+
+def test_no_recording_to_replay(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no such recording"):
+        Recording(tmp_path / "r.jsonl", write=False)
+
+
+def test_a_digest_is_of_the_content():
+    assert digest({"a": 1, "b": "é"}) == digest({"b": "é", "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.0})
+
+
+def test_two_caches_share_a_folder(tmp_path):
+    one, two = Cache(tmp_path), Cache(tmp_path)
+    one.put("x", {"text": "é"})
+    assert two.get("x") == {"text": "é"} and two.get("y") is None
+    two.put("x", {"text": "z"})
+    assert one.get("x") == {"text": "z"}
+    one.close()
+    two.close()
