@@ -71,6 +71,8 @@ class Task:
       script: what a scripted user needs (JSON-like), or None if only an LLM can play the user.
       expert_turns: agent turns that a faultless clerk takes; a constant of the task.
       assertions: statements about the dialogue that no rule can judge (reported, not trained on).
+      persona: the user's manner of speaking, one of `sandbox.phrases.PERSONAS`; empty: plain.
+      difficulty: how hard the task is (`sandbox.tasks.rated`); 0 where nobody has said.
     """
 
     task_id: str
@@ -83,6 +85,8 @@ class Task:
     script: Mapping[str, Any] | None
     expert_turns: int
     assertions: tuple[str, ...] = ()
+    persona: str = ""
+    difficulty: int = 0
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -93,6 +97,7 @@ class Task:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
+        data = {"persona": "", "difficulty": 0, **data}  # older records have none
         known = {f.name for f in dataclasses.fields(cls)}
         if set(data) != known:
             missing, surplus = sorted(known - set(data)), sorted(set(data) - known)
