@@ -43,6 +43,12 @@ class World:
         domain = retail_domain(shop.make_shop(config.shop), shop.POLICY.read_text("utf-8"))
         if config.tasks.file:
             tasks = load_tasks(config.tasks.file)
+            strangers = {t.user_id for t in tasks} - domain.database["users"].keys()
+            if strangers:
+                raise ValueError(
+                    f"{config.tasks.file}: is about users that this shop lacks, such as"
+                    f" {min(strangers)!r}: use the config.shop that the tasks were made for"
+                )
             train = [t for t in tasks if t.split == "train"]
             held_out = [t for t in tasks if t.split == "held_out"]
             if not train or not held_out:

@@ -68,11 +68,16 @@ def make_tasks(
 
 
 def load_tasks(path: str | Path) -> list[Task]:
-    """Reads JSON lines of `Task`; a broken line is a ValueError with file and line number.
+    """The tasks of a file that may be trained on: JSON lines of `Task`, as their review left them.
 
-    Where the tasks were reviewed (`sandbox.verdicts`), rejected ones are left out and edited ones
-    are what the reviewer made of them.
+    Rejected tasks are left out, and edited ones are what the reviewer made of them
+    (`sandbox.verdicts`). Raises ValueError for a broken line, with file and line number.
     """
+    return verdicts.reviewed(path, read_tasks(path))
+
+
+def read_tasks(path: str | Path) -> list[Task]:
+    """All tasks of a file, whatever its review says. Raises as `load_tasks`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"task file {path} does not exist")
@@ -87,7 +92,7 @@ def load_tasks(path: str | Path) -> list[Task]:
                 raise ValueError(f"{path}:{number}: not a task: {error}") from error
     if not tasks:
         raise ValueError(f"{path}: holds no task")
-    return verdicts.reviewed(path, tasks)
+    return tasks
 
 
 def save_tasks(path: str | Path, tasks: list[Task]) -> None:

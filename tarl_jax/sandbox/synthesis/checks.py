@@ -132,8 +132,9 @@ def check_perturbation(domain: Domain, task: Task) -> None:
 def perturbations(domain: Domain, task: Task) -> Iterator[list[Call]]:
     """The gold calls with one argument of one call changed to another plausible value, every way.
 
-    Only changes that the tools let through, as one that is refused shows nothing. Of a task whose
-    right solution writes nothing: each one write that the shop would let through.
+    Changes that the tools refuse leave a write out, which tells less of the verifier: they come
+    only where there are no others. Of a task whose right solution writes nothing: each cancellation
+    that the shop would let through, and a new address of the user.
     """
     gold = list(task.gold_calls)
     user = domain.database["users"][task.user_id]
@@ -145,13 +146,22 @@ def perturbations(domain: Domain, task: Task) -> Iterator[list[Call]]:
                         {"order_id": order_id, "reason": "no longer needed"})
             if _executes(domain, [call]):
                 yield [call]
+    refused = []
+    executed = False
     for place, call in enumerate(gold):
         for name, value in call.kwargs.items():
             for other in _others(domain, user, call, name):
                 wrong = Call(call.name, {**call.kwargs, name: other})
                 calls = [*gold[:place], wrong, *gold[place + 1 :]]
-                if other != value and _executes(domain, calls):
+                if other == value:
+                    continue
+                if _executes(domain, calls):
+                    executed = True
                     yield calls
+                else:
+                    refused.append(calls)
+    if not executed:
+        yield from refused
 
 
 def _others(domain: Domain, user: dict[str, Any], call: Call, name: str) -> list[Any]:

@@ -116,10 +116,11 @@ class _Maker:
         self.idle = 0
 
     def make(self, wanted: int, progress: Callable[[], None]) -> None:
+        sizes = self.rng.choices(range(1, len(self.plan.requests) + 1), self.plan.requests, k=wanted)
         count = attempts = 0
         while count < wanted:
             attempts += 1
-            if not self.users or attempts > 300 + 30 * wanted:
+            if not self.users or attempts > 1000 + 50 * wanted:
                 most = "; ".join(
                     f"{n} x {stage}: {reason}"
                     for (stage, reason), n in self.made.rejected.most_common(3)
@@ -129,16 +130,15 @@ class _Maker:
                     f" {wanted} tasks ({most or 'none was tried'}): lower --num"
                 )
             try:
-                self.made.tasks.append(self._task(count, wanted))
+                self.made.tasks.append(self._task(count, sizes[count], wanted))
             except Rejected as error:
                 self.made.rejected[error.stage, error.reason] += 1
                 continue
             count += 1
             progress()
 
-    def _task(self, number: int, wanted: int) -> Task:
+    def _task(self, number: int, size: int, wanted: int) -> Task:
         user_id = self.rng.choice(self.users)
-        size = self.rng.choices(range(1, len(self.plan.requests) + 1), self.plan.requests)[0]
         persona = ""
         if self.rng.random() < self.plan.personas:
             persona = self.rng.choice(list(phrases.PERSONAS))
@@ -160,15 +160,18 @@ class _Maker:
         return task
 
     def _singles(self, user_id: str, size: int) -> list[Request]:
-        """`size` requests about distinct orders of a user, each checked as a task of its own."""
+        """`size` requests about distinct orders of a user; several are each checked as a task."""
         user = self.domain.database["users"][user_id]
+        orders = user["orders"]
         found: list[Request] = []
-        for order_id in self.rng.sample(user["orders"], len(user["orders"])):
+        for order_id in self.rng.sample(orders, len(orders)) if len(orders) >= size else ():
             if len(found) == size:
                 break
             request = self._request(user, self.domain.database["orders"][order_id])
             if request is None:
                 continue
+            if size == 1:  # checked as the task it becomes
+                return [request]
             script = blueprint.script_of(self.rng, user, (request,))
             single = draft_task(self.domain, script, "single", self.split, "synthesis")
             try:
