@@ -17,6 +17,9 @@ TASK = Task(
     source="shop",
     script={"requests": [{"kind": "cancel", "then": None}], "eager": True},
     expert_turns=6,
+    assertions=("The agent stays polite.",),
+    persona="terse",
+    difficulty=9,
 )
 
 
@@ -105,6 +108,13 @@ def test_task_round_trip_loses_nothing():
     again = Task.from_json(json.loads(json.dumps(TASK.to_json())))
     assert again == TASK
     assert isinstance(again.gold_calls, tuple) and isinstance(again.outputs, tuple)
+
+
+def test_a_record_from_before_personas_and_difficulty_is_read():
+    data = {k: v for k, v in TASK.to_json().items() if k not in ("persona", "difficulty")}
+    task = Task.from_json(data)
+    assert (task.persona, task.difficulty) == ("", 0)
+    assert task.script == TASK.script
 
 
 @pytest.mark.parametrize("change, named", [

@@ -13,7 +13,7 @@ from pathlib import Path
 from tarl_jax.config import ShopConfig, TaskConfig
 from tarl_jax.sandbox import blueprint, phrases, shop, verdicts
 from tarl_jax.sandbox.clerk import FAULTLESS, play
-from tarl_jax.sandbox.dialogue import Action, Dialogue, Observation
+from tarl_jax.sandbox.dialogue import Dialogue, Observation
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.script import READS, Request, Script, right_answer
 from tarl_jax.sandbox.user import ScriptedUser
@@ -125,7 +125,7 @@ def draft_task(
 
 def expert_plays(
     domain: Domain, task: Task
-) -> tuple[list[tuple[Action, Observation]], Verdict]:
+) -> tuple[list[tuple[Call | str, Observation]], Verdict]:
     """The faultless clerk serves the task's scripted user: the turns, and the verdict on them."""
     dialogue = Dialogue(task, domain, ScriptedUser(task, seed=0))
     turns = play(dialogue, FAULTLESS, seed=0)

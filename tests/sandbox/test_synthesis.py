@@ -1,4 +1,4 @@
-"""Synthesised tasks are solvable, distinct, keep the policy, and can be told from wrong solutions."""
+"""Synthesised tasks are solvable and distinct, keep the policy, and tell right from wrong."""
 
 import dataclasses
 import json
@@ -250,7 +250,8 @@ def test_a_task_whose_perturbed_solution_passes_is_rejected():
 
 PRODUCT = {"name": "Mug", "product_id": "5", "variants": {
     i: {"item_id": i, "options": {"color": c}, "available": ok, "price": p}
-    for i, c, ok, p in (("50", "red", True, 10), ("51", "blue", True, 40), ("52", "green", False, 9))
+    for i, c, ok, p in (
+        ("50", "red", True, 10), ("51", "blue", True, 40), ("52", "green", False, 9))
 }}
 
 

@@ -37,7 +37,8 @@ class ToolGraph:
 
     def writes(self) -> list[str]:
         """The write tools whose every argument a customer says or a read tool yields, in order."""
-        known, reads = set(SAID), set()
+        known: set[str] = set(SAID)
+        reads: set[str] = set()
         while ready := {t for t in YIELDS.keys() - reads if known >= set(self._parameters[t])}:
             reads |= ready
             known.update(*(YIELDS[tool] for tool in ready))

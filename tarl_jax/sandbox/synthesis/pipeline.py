@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from tarl_jax.config import ShopConfig, TaskConfig
+from tarl_jax.config import ShopConfig
 from tarl_jax.sandbox import blueprint, phrases, shop
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.script import KINDS, READS, Request, Script, write_call
@@ -116,7 +116,8 @@ class _Maker:
         self.idle = 0
 
     def make(self, wanted: int, progress: Callable[[], None]) -> None:
-        sizes = self.rng.choices(range(1, len(self.plan.requests) + 1), self.plan.requests, k=wanted)
+        weights = self.plan.requests
+        sizes = self.rng.choices(range(1, len(weights) + 1), weights, k=wanted)
         count = attempts = 0
         while count < wanted:
             attempts += 1
@@ -144,7 +145,7 @@ class _Maker:
             persona = self.rng.choice(list(phrases.PERSONAS))
         singles = self._singles(user_id, size)
         user = self.domain.database["users"][user_id]
-        script = blueprint.script_of(self.rng, user, tuple(singles))
+        script = blueprint.script_of(self.rng, user, self._with_asides(user, singles))
         task = draft_task(
             self.domain, script, f"synthesis-{self.split}-{number}", self.split, "synthesis",
             persona,
@@ -199,14 +200,27 @@ class _Maker:
             request = blueprint.request_of_kind(rng, database, user, order, rng.choice(kinds), "")
             if request and rng.random() < plan.change_mind:
                 request = blueprint.with_change(rng, database, order, request)
-        if request and rng.random() < plan.asides:
-            request = dataclasses.replace(request, aside=self._aside(user, order, request))
         return request
 
-    def _aside(self, user: dict[str, Any], order: dict[str, Any], request: Request) -> str:
-        """A sentence that names another item or order and asks for nothing; empty if none fits."""
-        orders = [self.domain.database["orders"][o] for o in user["orders"]]
-        others = [o for o in orders if o["order_id"] != order["order_id"]]
+    def _with_asides(
+        self, user: dict[str, Any], requests: list[Request]
+    ) -> tuple[Request, ...]:
+        """The requests, some with a sentence that names another item or order and asks for nothing.
+
+        No sentence is about an order that a request is about.
+        """
+        about = {request.order_id for request in requests}
+        return tuple(
+            dataclasses.replace(request, aside=self._aside(user, about, request))
+            if self.rng.random() < self.plan.asides else request
+            for request in requests
+        )
+
+    def _aside(self, user: dict[str, Any], about: set[str], request: Request) -> str:
+        """Such a sentence; empty if none fits."""
+        orders = self.domain.database["orders"]
+        order = orders[request.order_id]
+        others = [orders[order_id] for order_id in user["orders"] if order_id not in about]
         meant = {request.item_id, request.then.item_id if request.then else ""}
         options = [
             phrases.USER_ASIDES["product"].format(item=item["name"], order=other["order_id"])
