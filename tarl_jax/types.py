@@ -75,6 +75,8 @@ class Task:
       assertions: statements about the dialogue that no rule can judge (reported, not trained on).
       kind: one of TASK_KINDS. A "maths" task is a problem (`instruction`) that one turn answers;
         its right answer is the only one of `outputs`.
+      persona: the user's manner of speaking, one of `sandbox.phrases.PERSONAS`; empty: plain.
+      difficulty: how hard the task is (`sandbox.tasks.rated`); 0 where nobody has said.
     """
 
     task_id: str
@@ -88,6 +90,8 @@ class Task:
     expert_turns: int
     assertions: tuple[str, ...] = ()
     kind: str = "tool"
+    persona: str = ""
+    difficulty: int = 0
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -98,7 +102,8 @@ class Task:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
-        data = {"kind": "tool", **data}  # records from before there were kinds have none
+        # Records from before there were these have none.
+        data = {"kind": "tool", "persona": "", "difficulty": 0, **data}
         known = {f.name for f in dataclasses.fields(cls)}
         if set(data) != known:
             missing, surplus = sorted(known - set(data)), sorted(set(data) - known)

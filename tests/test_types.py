@@ -17,6 +17,9 @@ TASK = Task(
     source="shop",
     script={"requests": [{"kind": "cancel", "then": None}], "eager": True},
     expert_turns=6,
+    assertions=("The agent stays polite.",),
+    persona="terse",
+    difficulty=9,
 )
 
 
@@ -115,6 +118,13 @@ def test_a_task_from_before_there_were_kinds_is_a_tool_task():
     assert maths.kind == "maths" and Task.from_json(maths.to_json()) == maths
     with pytest.raises(ValueError, match="kind 'chess': choose one of"):
         Task.from_json({**data, "kind": "chess"})
+
+
+def test_a_record_from_before_personas_and_difficulty_is_read():
+    data = {k: v for k, v in TASK.to_json().items() if k not in ("persona", "difficulty")}
+    task = Task.from_json(data)
+    assert (task.persona, task.difficulty) == ("", 0)
+    assert task.script == TASK.script
 
 
 @pytest.mark.parametrize("change, named", [

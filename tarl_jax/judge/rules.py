@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from typing import Any
 
 from tarl_jax.sandbox.phrases import refusal_ground
-from tarl_jax.sandbox.script import Request, Script
+from tarl_jax.sandbox.script import READS, Request, Script, right_answer
 from tarl_jax.sandbox.shop import STATUS_WEIGHTS, named_in
 from tarl_jax.types import Call, Segment, Trajectory
 
@@ -59,6 +61,7 @@ class _Rules:
         self.asked = script.eager  # who says who it is need not be asked
         self.read: set[str] = set()
         self.statuses: dict[str, str] = {}  # of the orders that were read
+        self.orders: dict[str, dict[str, Any]] = {}  # those orders, as they were read
         self.products_read: set[str] = set()
         self.user_read = False
         self.confirmed: set[int] = set()  # requests whose present wish the user confirmed
@@ -80,7 +83,8 @@ class _Rules:
         if answer.info["wrote"]:
             return self._write(call, answer.info["request"])
         if call.name == "transfer_to_human_agents":
-            if self.open_calls:
+            asked = (i for i, r in enumerate(self.requests) if r.kind in READS)
+            if self.open_calls or not all(map(self._settled, asked)):
                 return -1, "hands over a customer it could serve"
             return 0, "a transfer that was not needed"
         key = json.dumps(call.to_json(), sort_keys=True)
@@ -99,7 +103,9 @@ class _Rules:
         needed = False
         if call.name == "get_order_details":
             order_id = call.kwargs["order_id"]
-            self.statuses[order_id] = json.loads(answer.text)["status"]
+            order = json.loads(answer.text)
+            self.statuses[order_id] = order["status"]
+            self.orders[order_id] = order
             needed = request is not None and order_id == request.order_id
         elif call.name == "get_product_details":
             product_id = call.kwargs["product_id"]
@@ -143,7 +149,9 @@ class _Rules:
             return 0, "there is nothing left to do"
         unserved = [] if self._settled(index) else [request]
         unserved += self.requests[index + 1 :]
-        if event == "gave_up" and any(r.gold in self.open_calls for r in unserved):
+        if event == "gave_up" and any(
+            r.gold in self.open_calls or r.kind in READS for r in unserved
+        ):
             return -1, "lets the user give up on a request that it could serve"
         match intent:
             case "ask_email" | "ask_name":
@@ -162,6 +170,8 @@ class _Rules:
                 if request.denial or self._settled(index):
                     return 0, "unclear about what it did"
                 return -1, "leaves a request that it could serve"
+            case "answer" if request.kind in READS:
+                return self._answer(request, index, text)
         return 0, "the user cannot tell what this means"
 
     def _propose(self, request: Request, index: int, event: str) -> tuple[int, str]:
@@ -215,6 +225,22 @@ class _Rules:
         if self._settled(index):
             return 0, "unclear about what it did"
         return -1, "claims to have done what it did not"
+
+    def _answer(self, request: Request, index: int, text: str) -> tuple[int, str]:
+        if not self.identified:
+            return -1, "tells about an order before it knows who asks"
+        if request.order_id not in self.orders:
+            return 0, "answers without looking"
+        right = right_answer(request.kind, self.orders[request.order_id])
+        said = re.sub(r"#\w+", "", text.lower())
+        if request.kind == "ask_status":
+            told = {word for word in STATUS_WEIGHTS if word in said}
+        else:
+            told = set(re.findall(r"\d+(?:\.\d+)?", said))
+        if told != {right} or request.order_id not in text:
+            return -1, "tells what is not so"
+        self.fulfilled.add(index)
+        return 1, "tells what the user asked"
 
     def _settled(self, index: int) -> bool:
         """Whether nothing more is due: written, dropped, or spoiled by a wrong write."""

@@ -103,6 +103,12 @@ def _tasks(config: RunConfig, domain: Domain) -> tuple[list[Task], list[Task]]:
     path, data = config.tasks.file, config.sandbox.data
     if path:
         tasks = load_tasks(path)
+        strangers = {t.user_id for t in tasks if t.user_id} - domain.database["users"].keys()
+        if strangers:
+            raise ValueError(
+                f"{path}: is about users that this shop lacks, such as {min(strangers)!r}: use the"
+                " config.shop or config.sandbox.data that the tasks were made for"
+            )
     elif data:
         tasks = load_benchmark_tasks(config.sandbox.domain, data, domain)
     else:

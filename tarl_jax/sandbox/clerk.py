@@ -14,7 +14,7 @@ from typing import Any
 from tarl_jax.config import ClerkConfig
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.dialogue import Dialogue, Observation
-from tarl_jax.sandbox.script import REASONS, Request, write_call
+from tarl_jax.sandbox.script import READS, REASONS, Request, right_answer, write_call
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.types import Call
 
@@ -79,6 +79,11 @@ class _Clerk:
         order = json.loads((yield read).text)
         if self._errs("redundant_read"):
             yield read
+        if request.kind in READS:
+            yield phrases.AGENT_ANSWERS[request.kind].format(
+                order=request.order_id, answer=right_answer(request.kind, order)
+            )
+            return
         ignores = bool(request.denial) and self._errs("ignore_rule")
         denies = self._denies(request)
         if denies == "status" and not ignores:

@@ -49,6 +49,16 @@ USER_REQUESTS = {
         "Please charge {order} to my {method} instead.",
         "Can {order} go on my {method}?",
     ),
+    "ask_status": (
+        "What is the status of order {order}?",
+        "How far is my order {order}?",
+        "Has {order} been sent yet?",
+    ),
+    "ask_total": (
+        "How much was order {order}?",
+        "What did I pay for {order}?",
+        "Tell me the total of order {order}, please.",
+    ),
 }
 USER_GREETINGS = ("Hi. ", "Hello! ", "", "Good day. ")
 USER_CHATTER = (
@@ -57,6 +67,11 @@ USER_CHATTER = (
     " I am in a hurry.",
     " The weather is lovely.",
 )
+USER_ASIDES = {
+    "item": "I keep the {item} of it.",
+    "product": "It is not about the {item} of {order}, that one is fine.",
+    "order": "My order {order} can stay as it is.",
+}
 USER_EMAIL = ("My email is {email}.", "{email}", "Sure, {email}.")
 USER_NAME = ("I am {first} {last}, zip {zip}.", "{first} {last}, {zip}.")
 USER_NO_EMAIL = ("I forgot my email. I am {first} {last}, zip {zip}.",)
@@ -89,16 +104,55 @@ AGENT_DENIALS = {
     "unavailable": "Sorry, I cannot do that: {option} is not available. Anything else?",
     "balance": "Sorry, I cannot do that: the balance is too low. Anything else?",
 }
+AGENT_ANSWERS = {
+    "ask_status": "Order {order} is {answer}. Anything else?",
+    "ask_total": "Order {order} cost {answer}. Anything else?",
+}
 AGENT_DONE = ("Done. Anything else?", "That is done. Anything else?")
 AGENT_LEAVE = ("I leave it as it is. Anything else?",)
 AGENT_TRANSFER = "the user needs help"
 
 
 @dataclasses.dataclass(frozen=True)
+class Persona:
+    """A manner of speaking.
+
+    words: the sentence of the hidden instruction that asks for it; leads, tails: what a scripted
+    user of this manner says before and after a request.
+    """
+
+    words: str
+    leads: tuple[str, ...]
+    tails: tuple[str, ...]
+
+
+PERSONAS = {
+    "terse": Persona("You say as little as you can.", ("",), ("", " Quick.")),
+    "polite": Persona(
+        "You are very polite.",
+        ("I hope you can help me. ", "Sorry to trouble you. "), (" Many thanks.", " Thank you."),
+    ),
+    "impatient": Persona(
+        "You are impatient.",
+        ("I have waited long enough. ", "I do not have all day. "), (" Now, please.", ""),
+    ),
+    "chatty": Persona(
+        "You like to talk about yourself.",
+        ("My sister told me to call. ", "I am just back from a long walk. "),
+        (" You know how it is.", " My cat is asleep on the parcel."),
+    ),
+    "unsure": Persona(
+        "You are unsure of yourself.",
+        ("I am not sure that I am right here. ", "Let me see. "), (" I think.", " If I may."),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Intent:
     """What an agent's message does.
 
-    kind: "ask_email", "ask_name", "propose", "deny", "done", "leave" or "other".
+    kind: "ask_email", "ask_name", "propose", "deny", "done", "leave", "answer" or "other".
     proposal: for "propose", the action's kind; empty if it names none.
     """
 
@@ -131,6 +185,8 @@ def read_intent(message: str) -> Intent:
         return Intent("ask_email")
     if "?" in lower and "zip" in lower:
         return Intent("ask_name")
+    if re.search(r"\border #\w+ (is|cost)\b", lower):
+        return Intent("answer")
     return Intent("other")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from tarl_jax.types import Call
 
 KINDS = ("cancel", "return", "exchange", "modify", "payment")
+READS = ("ask_status", "ask_total")  # kinds of requests that are served without a write
 DENIALS = ("", "status", "reason", "unavailable", "balance")
 CHANGES = ("", "drop", "option", "item")
 REASONS = ("no longer needed", "ordered by mistake")
@@ -25,7 +26,7 @@ class Request:
     """One wish about one order.
 
     Attributes:
-      kind: one of KINDS.
+      kind: one of KINDS, or of READS.
       order_id: the order, e.g. "#W123".
       payment_method_id: refunded or charged; the new one where `kind` is "payment".
       item: how the user names the item, e.g. "Mug" or "red Mug"; empty for cancel and payment.
@@ -38,6 +39,7 @@ class Request:
       denial: why the policy forbids the request; empty if it allows it.
       change: how the user changes its mind at the confirmation; empty if it does not.
       then: the wish after the change.
+      aside: what the user says beside it that asks for nothing.
     """
 
     kind: str
@@ -53,6 +55,7 @@ class Request:
     denial: str = ""
     change: str = ""
     then: Request | None = None
+    aside: str = ""
 
     @property
     def final(self) -> Request | None:
@@ -63,7 +66,15 @@ class Request:
     def gold(self) -> Call | None:
         """The write call that fulfils the final wish; None if nothing may be written."""
         wish = self.final
-        return None if self.denial or wish is None else write_call(wish)
+        if self.denial or wish is None or wish.kind in READS:
+            return None
+        return write_call(wish)
+
+    def to_json(self) -> dict[str, Any]:
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if not self.aside:
+            del data["aside"]
+        return {**data, "then": self.then.to_json() if self.then else None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Request:
@@ -88,7 +99,7 @@ class Script:
     requests: tuple[Request, ...]
 
     def to_json(self) -> dict[str, Any]:
-        requests = [dataclasses.asdict(request) for request in self.requests]
+        requests = [request.to_json() for request in self.requests]
         return {**dataclasses.asdict(self), "requests": requests}
 
     @classmethod
@@ -113,3 +124,8 @@ def write_call(wish: Request) -> Call:
         case "payment":
             return Call("modify_pending_order_payment", {**order, **method})
     raise ValueError(f"request kind {wish.kind!r}: expected one of {', '.join(KINDS)}")
+
+
+def right_answer(kind: str, order: Mapping[str, Any]) -> str:
+    """What a request of READS asks of an order's record: its status, or its total in dollars."""
+    return str(order["status"] if kind == "ask_status" else order["payment_history"][0]["amount"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tarl_jax.sandbox import phrases, shop
-from tarl_jax.sandbox.script import Request, Script
+from tarl_jax.sandbox.script import READS, Request, Script
 from tarl_jax.types import Task
 
 _METHOD = re.compile(r"\b(?:credit_card|gift_card|paypal)_\w+")
@@ -54,7 +54,11 @@ class ScriptedUser:
     def __init__(self, task: Task, seed: int):
         if task.script is None:
             raise ValueError(f"task {task.task_id!r} has no script: a scripted user cannot play it")
+        if task.persona and task.persona not in phrases.PERSONAS:
+            known = ", ".join(phrases.PERSONAS)
+            raise ValueError(f"task {task.task_id!r}: persona {task.persona!r}: use one of {known}")
         self.script = Script.from_json(task.script)
+        self._persona = phrases.PERSONAS.get(task.persona)
         self.index = 0  # request under discussion
         self.changed = False  # whether the change of mind of this request has happened
         self._patience = PATIENCE
@@ -96,6 +100,8 @@ class ScriptedUser:
             case "propose":
                 return self._consider(request, message, intent.proposal, info)
             case "deny" | "done" | "leave":
+                return self._advance(info)
+            case "answer" if request.kind in READS:
                 return self._advance(info)
         return self._repeat(info, phrases.USER_REPEAT)
 
@@ -148,6 +154,10 @@ class ScriptedUser:
         )
         if chatter and self._rng.random() < 0.1:
             text += self._pick(phrases.USER_CHATTER)
+        if chatter and wish.aside:
+            text += f" {wish.aside}"
+        if chatter and self._persona:
+            text = self._pick(self._persona.leads) + text + self._pick(self._persona.tails)
         return text
 
     def _answer_identity(self, asked: str) -> str:
@@ -182,7 +192,7 @@ def _matches(message: str, proposal: str, wish: Request) -> bool:
     if not all(word in message for word in words):
         return False
     # A proposal that names everything at once says nothing.
-    meant = set(f"{wish.item} {wish.option}".split())
+    meant = shop.named_in(f"{wish.item} {wish.option}")
     named = shop.named_in(message)
     one_of_each = (re.findall(r"#\w+", message), _METHOD.findall(message),
                    [reason for reason in phrases.REASON_WORDS if reason in message])

@@ -734,3 +734,47 @@ def test_all_errors_of_the_default_clerk_are_judged_without_a_crash():
         assert len(verdict.scores) == len(history)
         seen |= set(verdict.scores)
     assert seen == {-1, 0, 1}
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+STATUS, TOTAL = Request("ask_status", "#W300"), Request("ask_total", "#W200")
+
+
+@pytest.mark.parametrize("request_, text", [
+    (STATUS, "Order #W300 is processed. Anything else?"),
+    (TOTAL, "Order #W200 cost 80. Anything else?"),
+])
+def test_a_right_answer_to_a_question_is_right(scores, request_, text):
+    assert scores(request_, FIND, read(request_.order_id), text) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("request_, text", [
+    (STATUS, "Order #W300 is delivered. Anything else?"),
+    (STATUS, "Order #W300 is processed or pending. Anything else?"),
+    (STATUS, "Order #W200 is processed. Anything else?"),
+    (TOTAL, "Order #W200 cost 30. Anything else?"),
+    (TOTAL, "Order #W200 cost 80 or 30. Anything else?"),
+    (STATUS, DONE),
+    (STATUS, LEAVE),
+    (STATUS, DENY),
+    (STATUS, TRANSFER),
+])
+def test_a_wrong_answer_to_a_question_is_major(scores, request_, text):
+    assert scores(request_, FIND, read(request_.order_id), text)[-1] == -1
+
+
+def test_an_answer_without_looking_is_not_right(scores):
+    assert scores(STATUS, FIND, "Order #W300 is processed. Anything else?") == [1, 0]
+    assert scores(STATUS, "Order #W300 is processed. Anything else?") == [-1]
+
+
+def test_an_answer_that_nobody_asked_for_says_nothing(scores):
+    assert scores(CANCEL, FIND, read("#W100"), "Order #W100 is pending.") == [1, 1, 0]
+
+
+def test_a_question_among_requests_is_judged_with_them(scores):
+    task = make_task(STATUS, CANCEL)
+    actions = [FIND, read("#W300"), "Order #W300 is processed. Anything else?", read("#W100"),
+               ASK_CANCEL, cancel(), DONE]
+    assert scores(task, *actions) == [1] * 7

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tarl_jax.sandbox.script import KINDS, Request, Script, write_call
+from tarl_jax.sandbox.script import KINDS, Request, Script, right_answer, write_call
 from tarl_jax.types import Call
 
 EXCHANGE = Request("exchange", "#W200", "credit_card_11", item="Mug", item_id="101",
@@ -64,3 +64,18 @@ def test_the_right_call_is_that_of_the_wish_that_stands():
 def test_an_unknown_kind_is_named():
     with pytest.raises(ValueError, match="request kind 'refund': expected one of cancel"):
         write_call(dataclasses.replace(CANCEL, kind="refund"))
+
+
+def test_a_question_has_no_call_and_an_aside_survives_json():
+    asks = Request("ask_total", "#W1", aside="I keep the rest.")
+    assert asks.gold is None
+    with pytest.raises(ValueError, match="'ask_total': expected one of cancel"):
+        write_call(asks)
+    assert Request.from_json(asks.to_json()) == asks
+    assert "aside" not in dataclasses.replace(asks, aside="").to_json()
+
+
+def test_the_right_answer_is_the_status_or_the_first_payment():
+    order = {"status": "pending", "payment_history": [{"amount": 12.5}, {"amount": 3}]}
+    assert right_answer("ask_status", order) == "pending"
+    assert right_answer("ask_total", order) == "12.5"

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tarl_jax.config import ShopConfig, TaskConfig
+from tarl_jax.config import ClerkConfig, ShopConfig, TaskConfig
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
@@ -219,6 +219,25 @@ def test_shop_and_tasks_do_not_depend_on_the_process():
                               env={**os.environ, "PYTHONHASHSEED": hash_seed})
         digests.add(hashlib.sha256(done.stdout).hexdigest())
     assert len(digests) == 1
+
+
+def test_the_training_tasks_and_what_is_said_about_them_stay_the_same():
+    # Seen on commit 7e81b38. The warm start's cache, the tokenizer and every figure rest on them.
+    fields = ("task_id", "user_id", "instruction", "gold_calls", "outputs", "split", "source",
+              "script", "expert_turns", "assertions")
+    config = TaskConfig(num_train=400, num_held_out=100)
+    made, said = hashlib.sha256(), hashlib.sha256()
+    for split in ("train", "held_out"):
+        for seed, task in enumerate(make_tasks(DOMAIN, SHOP, config, split)):
+            record = task.to_json()
+            made.update(json.dumps({name: record[name] for name in fields}).encode())
+            dialogue = Dialogue(task, DOMAIN, ScriptedUser(task, seed))
+            said.update(dialogue.opening.encode())
+            for action, answer in play(dialogue, ClerkConfig(), seed):
+                text = action if isinstance(action, str) else json.dumps(action.to_json())
+                said.update(repr((text, answer.text)).encode())
+    assert made.hexdigest()[:16] == "0d89c0ad264fad1a"
+    assert said.hexdigest()[:16] == "a89f86efc9095329"
 
 
 # --- task files -----------------------------------------------------------------------------------

@@ -243,3 +243,43 @@ def test_the_ground_of_what_the_clerk_refuses_is_understood():
 ])
 def test_a_refusal_on_no_ground_or_on_several_has_none(message):
     assert phrases.refusal_ground(message) == ""
+
+
+# --- questions, distractors, manners --------------------------------------------------------------
+
+
+def test_a_question_is_settled_by_an_answer_and_by_nothing_unclear():
+    user = make_user(Request("ask_status", "#W100"), CANCEL)
+    assert "#W100" in user.opening()
+    assert events(user, "The weather is lovely.") == ["repeated"]
+    assert events(user, "Order #W100 is pending. Anything else?") == ["next_request"]
+    # Of a request that asks for more than words, the same message says nothing.
+    assert events(user, "Order #W100 is pending. Anything else?") == ["repeated"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_distractor_is_said_once(seed):
+    aside = "My order #W999 can stay as it is."
+    user = make_user(dataclasses.replace(CANCEL, aside=aside), seed=seed)
+    assert user.opening().count(aside) == 1
+    assert "#W999" not in user.reply("What?").text
+
+
+@pytest.mark.parametrize("name", sorted(phrases.PERSONAS))
+def test_a_persona_speaks_in_its_manner(name):
+    script = make_user(CANCEL).script
+    task = Task("t", "ada_ito_10", "", (), (), "train", "hand", script.to_json(), 1, persona=name)
+    persona = phrases.PERSONAS[name]
+    openings = [ScriptedUser(task, seed).opening() for seed in range(30)]
+    for lead in persona.leads:
+        assert any(lead in text for text in openings)
+    for tail in persona.tails:
+        assert any(text.endswith(tail) for text in openings)
+    assert all("#W100" in text for text in openings)
+
+
+def test_an_unknown_persona_is_named():
+    script = make_user(CANCEL).script
+    task = Task("t", "u", "", (), (), "train", "hand", script.to_json(), 1, persona="grumpy")
+    with pytest.raises(ValueError, match="'grumpy': use one of terse"):
+        ScriptedUser(task, 0)
