@@ -168,6 +168,15 @@ class RolloutConfig:
       further ones are dropped and made again when the answer has come.
     share_prefix: the shortest prompt prefix, in tokens, that is copied between episodes instead of
       computed again; 0: never.
+    constrain_calls: only what can still become a call of a known tool is drawn inside a call.
+    loss_log_probs: those that the loss takes as the old ones: "whole", of the policy at the
+      temperature, or "drawn", of the distribution that was drawn from, if anything cuts that off.
+    reasoning: "kept": what a turn says in `<think>` stays in the context; "dropped": it leaves it
+      when the turn is over, and each turn is trained on in the context in which it was written.
+    episode_seconds: after which an episode is cut off at its next turn; 0: never.
+    step_seconds: after which a training step goes on without the episodes that have not ended,
+      which then are played on in the next step, under its policy ("carry"), or cut off ("cut"),
+      as `unfinished` says. The groups of carried ones are held back with them. 0: never.
     """
 
     tasks_per_step: int = 16
@@ -186,6 +195,12 @@ class RolloutConfig:
     in_flight: int = 0
     parked: int = 0
     share_prefix: int = 64
+    constrain_calls: bool = False
+    loss_log_probs: str = "whole"
+    reasoning: str = "kept"
+    episode_seconds: float = 0.0
+    step_seconds: float = 0.0
+    unfinished: str = "carry"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +225,7 @@ class CheckpointConfig:
 class LogConfig:
     trajectories: int = 16  # training trajectories written per step
     live: bool = True  # the live view, where standard output is a terminal
+    trace_step: int = 0  # the step whose profile is written for Perfetto; 0: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,7 +356,11 @@ def _check(c: RunConfig) -> None:
     require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
             "must be above 0: a greedy policy has no log-probabilities to train on")
     require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
-    for where in ("top_k", "in_flight", "parked", "share_prefix"):
+    choice("rollout.loss_log_probs", c.rollout.loss_log_probs, ("whole", "drawn"))
+    choice("rollout.reasoning", c.rollout.reasoning, ("kept", "dropped"))
+    choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
+    for where in ("top_k", "in_flight", "parked", "share_prefix", "episode_seconds",
+                  "step_seconds"):
         value = getattr(c.rollout, where)
         require(value >= 0, f"rollout.{where}", value, "must be at least 0")
     require(0 < c.rollout.top_p <= 1, "rollout.top_p", c.rollout.top_p,

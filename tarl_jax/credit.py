@@ -78,7 +78,8 @@ def assign(
         penalties = [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
         credit.metrics["rl/kl_penalty"] = float(np.mean(penalties))
     if rl.tis_cap:
-        _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap)
+        drawn = config.rollout.loss_log_probs == "drawn"
+        _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap, drawn)
     return credit
 
 
@@ -267,11 +268,12 @@ def _reweigh(
     trajectories: Sequence[Trajectory],
     trainer: Sequence[np.ndarray],
     cap: float,
+    drawn: bool,
 ) -> None:
     """Takes the trainer's log-probs as the old ones, and weighs each token by what the two say."""
     weights, gaps = [], []
     for i, t in enumerate(trajectories):
-        _, sampled, log_probs = t.arrays()
+        _, sampled, log_probs = t.arrays(drawn)
         weight = np.where(sampled, truncated_weights(trainer[i], log_probs, cap), 0.0)
         credit.advantages[i] = credit.advantages[i] * weight
         weights.append(weight[sampled])

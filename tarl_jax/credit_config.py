@@ -67,13 +67,15 @@ class RLConfig:
     advantage: "grpo", "rloo", "gae" (PPO) or "single_stream" (a baseline per task that outlives
       the step).
     normalise: "group": divide by the group's std; "batch": by the batch's, each kind of task
-      (`Task.source`) by its own; "none".
+      (`Task.kind`) by its own; "none".
     loss: "clip" (PPO's), "spo" (Simple Policy Optimization) or "gspo" (the sequence's ratio).
     loss_mean: "token", "sequence" (mean over sequences of their means) or "constant" (sum of a
       sequence over `loss_constant`, mean over sequences).
     kl_estimator, kl_in: k1, k2 or k3 against the warm start, times `kl_coef`, in the "loss" or,
       token by token, in the "reward".
     tis_cap: weighs each token by min(exp(trainer - sampler), cap); 0: no weight.
+    ahead: the next step's episodes are played while this one's are learned from: faster where
+      rollouts leave the update room, and one update behind.
     baseline_decay: what a visit leaves of the weight of earlier ones; "single_stream" only.
     """
 
@@ -98,6 +100,7 @@ class RLConfig:
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
     micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
     pack: bool = False  # rows of max_episode_tokens, each of several trajectories: one shape
+    ahead: bool = False
     value: ValueConfig = ValueConfig()
 
 

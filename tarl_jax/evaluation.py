@@ -14,13 +14,12 @@ from tarl_jax.config import RunConfig
 from tarl_jax.judge.rules import judge
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.llm.errors import LLMError
-from tarl_jax.mesh import rollout_mesh
 from tarl_jax.models.decoder import Params
 from tarl_jax.policy import make_updater, newest, restore
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import require_run, write_json
-from tarl_jax.types import Task, Trajectory
+from tarl_jax.types import CUT_OFF, Task, Trajectory
 
 MAX_K = 4
 
@@ -170,7 +169,7 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "episode_tokens": sum(t.num_tokens for t in trajectories) / count,
         "transfers": stops.count("transfer") / count,
         "broken": stops.count("infrastructure_error") / count,
-        "truncated": (stops.count("max_turns") + stops.count("max_tokens")) / count,
+        "truncated": sum(stop in CUT_OFF for stop in stops) / count,
     }
 
 
@@ -208,8 +207,7 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
     world = World.from_config(config)
-    tokenizer = world.tokenizer
-    engine = Engine(config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh))
+    engine = world.engine()
     state = restore(config, world, make_updater(config, world), checkpoints, step)
     try:
         world.check_users()

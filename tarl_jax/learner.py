@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from tarl_jax.rl.batching import (
     packed_rows,
     padded_layouts,
     padded_length,
+    samples_of,
     take_out,
 )
 from tarl_jax.rl.calibration import load_table
@@ -42,6 +44,7 @@ class Learner:
         self._row_shards = row_shards
         self.table = _kept_table(config, run_dir)
         self.baselines: Baselines = {}
+        self._drawn = config.rollout.loss_log_probs == "drawn"
 
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, length) of a batch."""
@@ -71,11 +74,15 @@ class Learner:
         """Advantages; before them, where they need it, what models say of the episodes' tokens."""
         scores: dict[str, list[np.ndarray]] = {}
         if needs_score(self._config.rl):
-            lengths = [t.num_tokens for t in trajectories]
+            samples = [samples_of(t, 0.0) for t in trajectories]
+            flat = [sample for of in samples for sample in of]
+            lengths = [len(sample.tokens) for sample in flat]
             layouts = self._layouts(lengths)
-            batches = fill(layouts, trajectories, [0.0] * len(lengths), self._config.rl.pack)
-            said = self._updater.score(state, batches, reference)
-            scores = {name: take_out(layouts, of, lengths) for name, of in said.items()}
+            said = self._updater.score(state, fill(layouts, flat, self._config.rl.pack), reference)
+            scores = {
+                name: _rejoined(trajectories, take_out(layouts, of, lengths))
+                for name, of in said.items()
+            }
         return assign(trajectories, self._config, scores, self.table, self.baselines)
 
     def _update(
@@ -93,20 +100,24 @@ class Learner:
         # A value model that knows nothing yet would mislead the policy.
         ready = not state.value or step > rl.value.warmup_steps
         means: list[dict[str, float]] = []
+        real = padded = 0
         for part in np.array_split(useful, rl.minibatches):
             chosen = [int(i) for i in groups[part].flat if credit.used[i]]
             if not chosen:
                 continue
-            batches = fill(
-                self._layouts([trajectories[i].num_tokens for i in chosen]),
-                [trajectories[i] for i in chosen],
-                [credit.advantages[i] for i in chosen],
-                rl.pack,
-                {name: [of[i] for i in chosen] for name, of in credit.fields.items()},
-            )
+            samples = [
+                sample for i in chosen for sample in samples_of(
+                    trajectories[i], credit.advantages[i],
+                    {name: of[i] for name, of in credit.fields.items()}, self._drawn,
+                )
+            ]
+            layouts = self._layouts([len(sample.tokens) for sample in samples])
+            real += sum(len(sample.tokens) for sample in samples)
+            padded += sum(math.prod(layout.shape) for layout in layouts)
+            batches = fill(layouts, samples, rl.pack)
             state, values = self._updater.update(state, batches, reference, ready)
             means.append(values)
-        return state, _metrics(means)
+        return state, _metrics(means) | {"rl/real_tokens": real / max(padded, 1)}
 
     def _layouts(self, lengths: Sequence[int]) -> list[Layout]:
         tokens = self._config.rl.micro_batch_tokens
@@ -114,6 +125,19 @@ class Learner:
             length = padded_length(self._config.rollout.max_episode_tokens)
             return packed_layouts(lengths, tokens, length, self._row_shards)
         return padded_layouts(lengths, tokens, self._row_shards)
+
+
+def _rejoined(
+    trajectories: Sequence[Trajectory], values: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Per trajectory one number per token, from those of its parts, in order."""
+    remaining, found = iter(values), []
+    for trajectory in trajectories:
+        whole = np.zeros(trajectory.num_tokens)
+        for at, counts in trajectory.parts():
+            whole[at[counts]] = next(remaining)[counts]
+        found.append(whole)
+    return found
 
 
 def _kept_table(config: RunConfig, run_dir: Path) -> Table | None:

@@ -7,18 +7,21 @@ that the policy sampled, PPO's clipped loss averaged over tokens. docs/credit.md
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Self
 
+import jax
 import numpy as np
 
 from tarl_jax import metrics as logs
 from tarl_jax.checkpoint import Checkpoints, load_params, save_params
+from tarl_jax.collect import Collector
 from tarl_jax.config import RunConfig
 from tarl_jax.credit import reward
 from tarl_jax.curves import plot_curves
@@ -35,11 +38,10 @@ from tarl_jax.evaluation import (
 from tarl_jax.judge.rules import judge
 from tarl_jax.learner import Learner
 from tarl_jax.live import LiveView, print_summary
-from tarl_jax.mesh import make_mesh, rollout_mesh, row_shards
+from tarl_jax.mesh import make_mesh, row_shards
 from tarl_jax.models.decoder import Params
 from tarl_jax.policy import make_updater, restore, starting_policy
 from tarl_jax.rl.update import NonFiniteError, TrainState
-from tarl_jax.rollout.engine import Engine, EngineStats
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import open_run_dir, write_json
 from tarl_jax.types import Trajectory
@@ -90,16 +92,16 @@ class _Run:
         view.phase("building the shop and its tasks")
         self.world = World.from_config(config)
         self.world.check_users()
-        tokenizer = self.world.tokenizer
-        self.engine = Engine(
-            config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh)
-        )
+        self.engine = self.world.engine()
         self.updater = make_updater(config, self.world)
         self.learner = Learner(config, self.updater, row_shards(self.mesh), run_dir)
         self.checkpoints = Checkpoints(run_dir, config.checkpoint)
         self.writer: logs.MetricsWriter | None = None
+        self.collector: Collector | None = None
 
     def close(self) -> None:
+        if self.collector:
+            self.collector.close()
         self.world.close()
         self.checkpoints.close()
         if self.writer:
@@ -111,11 +113,15 @@ class _Run:
         self.view.phase("compiling")
         self.engine.programs.compile(state.policy)
         self.updater.compile(state, self.learner.shapes(), self.config.rl.pack)
-        self.mixture = self._mixture(state.policy if step == 0 else None)
+        self.collector = Collector(
+            self.config, self.engine, self.world, self._mixture(state.policy if not step else None),
+            self.run_dir / "ahead",
+        )
         base = self._found("base") or self._evaluation("base", 0, state.policy)
         while step < self.config.rl.steps:
             step += 1
-            state = self._step(step, state, reference)
+            with self._traced(step):
+                state = self._step(step, state, reference)
             last = step == self.config.rl.steps
             every = self.config.eval.every
             if every and step % every == 0 and not last:
@@ -174,7 +180,11 @@ class _Run:
     def _save(self, step: int, state: TrainState) -> None:
         # What is frozen is where it came from: it is not written again.
         meta = {"step": step, "config": self.config.name, "baselines": self.learner.baselines}
+        if self.collector:
+            self.collector.save()
         self.checkpoints.save(step, dataclasses.replace(state, frozen={}), meta)
+        if self.collector:
+            self.collector.forget(self.checkpoints.steps[0])
 
     def _honour_stop(self, where: str) -> None:
         if self.stop.pending:
@@ -203,7 +213,12 @@ class _Run:
         begun = time.perf_counter()
         compiled = self._compiled()
         self.view.phase("rollout")
-        trajectories, stats = self._collect(step, state.policy)
+        assert self.collector is not None  # `go` made it
+        collected = self.collector.collect(step, state.policy)
+        trajectories, stats = collected.trajectories, collected.stats
+        require_some(trajectories)
+        if self.config.rl.ahead and step < self.config.rl.steps:
+            self.collector.play_ahead(step + 1, state.policy)
         after_rollout = time.perf_counter()
         self.view.phase("judge")
         values = self._reward(trajectories)
@@ -232,18 +247,6 @@ class _Run:
             logs.append_trajectories(self.run_dir, step, kept)
         self.view.update(step, values)
         return state
-
-    def _collect(self, step: int, params: Params) -> tuple[list[Trajectory], EngineStats]:
-        config = self.config.rollout
-        episodes = [
-            self.world.episode(task, "train", step, trial)
-            for task in self.mixture.tasks(step)
-            for trial in range(config.group_size)
-        ]
-        stats = self.engine.run(params, episodes, config.temperature)
-        trajectories = [episode.trajectory() for episode in episodes]
-        require_some(trajectories)
-        return trajectories, stats
 
     def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Judges and rewards in place; returns metrics, those of maths problems apart."""
@@ -276,6 +279,8 @@ class _Run:
 
     def _evaluation(self, kind: str, step: int, params: Params) -> dict[str, float]:
         config = self.config.eval
+        if self.collector:
+            self.collector.settle()
         count = config.tasks if kind == "eval" else config.final_tasks
         tasks = held_out(self.world, count)
         begun = time.perf_counter()
@@ -300,6 +305,16 @@ class _Run:
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
         assert self.writer is not None  # `go` opens it before there is anything to write
         self.writer.write(step, kind, values)
+
+    @contextlib.contextmanager
+    def _traced(self, step: int) -> Iterator[None]:
+        """Records what the step does, for Perfetto, where it is the one that was asked for."""
+        if step != self.config.log.trace_step:
+            yield
+            return
+        with jax.profiler.trace(self.run_dir / "trace", create_perfetto_trace=True):
+            yield
+        self.view.log(f"trace of step {step}: {self.run_dir / 'trace'}, for ui.perfetto.dev")
 
     def _found(self, kind: str) -> dict[str, float]:
         """The metrics of an evaluation that an earlier start has made; {} if there is none."""

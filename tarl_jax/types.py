@@ -38,9 +38,13 @@ STOP_REASONS = (
     "transfer",
     "max_turns",
     "max_tokens",
+    "max_seconds",
     "malformed",
     "infrastructure_error",
 )
+
+
+CUT_OFF = ("max_turns", "max_tokens", "max_seconds")  # ends that are not the dialogue's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +138,9 @@ class Segment:
       text: what was said or returned, without chat markup.
       call: the parsed tool call of an agent segment, if it made one.
       info: facts for judge and viewer that the policy never sees (intent, request index, error).
+      drawn_log_probs: log-probability in the distribution that the token was drawn from, where a
+        truncation or a grammar made that another one than the policy's; empty otherwise.
+      forgotten: how many tokens, the first ones, left the context when the turn was over.
     """
 
     role: str
@@ -144,6 +151,8 @@ class Segment:
     text: str
     call: Call | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    drawn_log_probs: list[float] = dataclasses.field(default_factory=list)
+    forgotten: int = 0
 
     @classmethod
     def forced(cls, role: str, token_ids: list[int], turn: int, text: str, **info: Any) -> Segment:
@@ -175,7 +184,8 @@ class Trajectory:
     Attributes:
       task: what was played.
       seed: of the episode (user phrasing and sampling).
-      segments: in order; their tokens concatenated are the sequence the policy saw.
+      segments: in order; their tokens concatenated are what the policy saw, all of it at once if
+        nothing was forgotten (`parts`).
       stop_reason: one of STOP_REASONS.
       success: the verifier's verdict; None if the infrastructure broke the episode.
       outputs_found: whether the required outputs were all said (reported beside success).
@@ -211,12 +221,35 @@ class Trajectory:
     def num_tokens(self) -> int:
         return sum(len(s.token_ids) for s in self.segments)
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(token ids, sampled mask, log-probs) of the whole sequence, each of shape [S]."""
+    def arrays(self, drawn: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(token ids, sampled mask, log-probs) of all tokens, each of shape [S].
+
+        drawn: log-probs in the distribution that was drawn from, not in the policy's own.
+        """
         ids = np.array([t for s in self.segments for t in s.token_ids], np.int32)
         sampled = np.array([m for s in self.segments for m in s.sampled], bool)
-        log_probs = np.array([p for s in self.segments for p in s.log_probs], np.float32)
+        said = [(drawn and s.drawn_log_probs) or s.log_probs for s in self.segments]
+        log_probs = np.array([p for of in said for p in of], np.float32)
         return ids, sampled, log_probs
+
+    def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What the policy saw at once, as often as it changed: one part if nothing was forgotten.
+
+        Returns: per part (indices into the tokens [N], which of them count there [N]): sampled
+          tokens count in the part in which they were sampled, and in no other.
+        """
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        seen, counts = np.zeros(0, np.int64), np.zeros(0, bool)
+        end = 0
+        for segment in self.segments:
+            start, end = end, end + len(segment.token_ids)
+            seen = np.append(seen, np.arange(start, end))
+            counts = np.append(counts, np.array(segment.sampled, bool))
+            if segment.forgotten:
+                parts.append((seen, counts))
+                seen = seen[(seen < start) | (seen >= start + segment.forgotten)]
+                counts = np.zeros(len(seen), bool)
+        return [*parts, (seen, counts)] if counts.any() or not parts else parts
 
     def to_json_line(self) -> str:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

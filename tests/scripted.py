@@ -48,6 +48,9 @@ class Scripted:
         done = len(self.turns) > len(self.answers)
         return None if done else Answer(list(self.answers[len(self.turns) - 1]))
 
+    def cut(self) -> None:
+        self.was_cut = True
+
     @property
     def sampled_ids(self) -> list[list[int]]:
         return [ids for ids, _ in self.turns]

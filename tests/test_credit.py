@@ -17,9 +17,9 @@ def config(group_size=2, reward=None, **rl) -> RunConfig:
     return from_config_dict({"rollout": rollout, "rl": rl, "reward": reward or {}})
 
 
-def episode(scores, success=True, task="t", turns=None) -> Trajectory:
+def episode(scores, success=True, task="t", kind="tool", turns=None) -> Trajectory:
     """A prompt of two tokens, then turns of two sampled tokens, each answered by one forced."""
-    made = Task(task, "u", "", (), (), "train", "shop", None, 5)
+    made = Task(task, "u", "", (), (), "train", "shop", None, 5, kind=kind)
     segments = [Segment.forced("system", [7, 7], -1, "")]
     for turn in range(len(scores) if turns is None else turns):
         segments += [
@@ -114,7 +114,7 @@ def test_values_are_the_baseline_and_returns_the_target():
 def test_token_advantages_are_normalised_by_kind():
     run = config(1, {"placement": "terminal"}, advantage="gae", normalise="batch")
     trajectories = [episode([1], s, t, k) for t, s, k in (
-        ("a", True, "shop"), ("b", False, "shop"), ("c", True, "maths"), ("d", False, "maths"))]
+        ("a", True, "tool"), ("b", False, "tool"), ("c", True, "maths"), ("d", False, "maths"))]
     values = zeros(trajectories)
     values[2] += 10  # as sure of the one as it should be: 0 and 0
     got = given(trajectories, run, {"values": values})
@@ -163,13 +163,13 @@ def test_baselines_outlive_the_step():
     run = config(1, {"placement": "terminal"}, advantage="single_stream", normalise="none")
     first = given([episode([1], True, "a"), episode([1], False, "b")], run)
     assert first.advantages == [5.0, -5.0]  # nothing was known: the step's mean
-    assert first.baselines == {"shop/a": [1.0, 10.0], "shop/b": [1.0, 0.0]}
+    assert first.baselines == {"tool/a": [1.0, 10.0], "tool/b": [1.0, 0.0]}
     run = config(1, {"placement": "terminal"}, advantage="single_stream", normalise="none")
     second = given([episode([1], True, "b"), episode([1], True, "c")], run, None, None,
                    first.baselines)
     assert second.advantages == [10.0, 5.0]  # a new task begins at the mean of those known
-    assert second.baselines["shop/a"] == [1.0, 10.0]
-    weight, mean = second.baselines["shop/b"]
+    assert second.baselines["tool/a"] == [1.0, 10.0]
+    weight, mean = second.baselines["tool/b"]
     assert (weight, mean) == (pytest.approx(1.9), pytest.approx(10 / 1.9))
 
 

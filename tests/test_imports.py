@@ -29,8 +29,8 @@ ROWS = (
     # What joins them.
     ("rollout.*", "judge.*", "rl.objective", "rl.update"),
     # What a run keeps and shows, and what its commands share.
-    ("data", "difficulty", "checkpoint", "metrics", "credit", "learner", "health", "live", "curves",
-     "warm_start", "rundir", "cli", "policy"),
+    ("data", "collect", "difficulty", "checkpoint", "metrics", "credit", "learner", "health",
+     "live", "curves", "warm_start", "rundir", "cli", "policy"),
     # What a user runs.
     ("train", "evaluate", "evaluation", "calibrate", "aot", "export", "serve", "view.*"),
     ("main",),

@@ -19,7 +19,7 @@ from typing import Any
 from tarl_jax.sandbox.phrases import refusal_ground
 from tarl_jax.sandbox.script import READS, Request, Script, right_answer
 from tarl_jax.sandbox.shop import STATUS_WEIGHTS, named_in
-from tarl_jax.types import Call, Segment, Trajectory
+from tarl_jax.types import CUT_OFF, Call, Segment, Trajectory
 
 _IDENTIFY = ("find_user_id_by_email", "find_user_id_by_name_zip")
 
@@ -45,7 +45,7 @@ def judge(trajectory: Trajectory) -> Judgement | None:
         marks = [rules.mark(turn, answers.get(turn.turn)) for turn in trajectory.turns]
     except KeyError:  # answers without a scripted user's facts
         return None
-    if trajectory.stop_reason in ("max_turns", "max_tokens") and rules.open_calls and marks:
+    if trajectory.stop_reason in CUT_OFF and rules.open_calls and marks:
         marks[-1] = (-1, "runs out of turns with a request unserved")
     return Judgement([score for score, _ in marks], [note for _, note in marks])
 

@@ -100,45 +100,72 @@ def packed_layouts(
     ]
 
 
-def fill(
-    layouts: Sequence[Layout],
-    trajectories: Sequence[Trajectory],
-    advantages: Sequence[float | np.ndarray],
-    packed: bool,
-    fields: Mapping[str, Sequence[np.ndarray]] | None = None,
-) -> list[Batch]:
-    """The batches that the layouts describe.
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A sequence that the policy saw at once, and what its tokens train on; all of shape [S].
+
+    fields: more of a Batch, by the field's name.
+    """
+
+    tokens: np.ndarray
+    sampled: np.ndarray
+    log_probs: np.ndarray
+    advantages: np.ndarray
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def samples_of(
+    trajectory: Trajectory,
+    advantage: float | np.ndarray,
+    fields: Mapping[str, np.ndarray] | None = None,
+    drawn: bool = False,
+) -> list[Sample]:
+    """One sample for each of the trajectory's parts.
 
     Args:
-      advantages: per trajectory one number for all its sampled tokens, or one per token.
-      fields: more of a Batch by the field's name, per trajectory one number per token.
+      advantage: one number for all sampled tokens, or one per token of the trajectory.
+      fields: by name, one number per token of the trajectory.
+      drawn: as in `Trajectory.arrays`.
     """
-    arrays = [t.arrays() for t in trajectories]
-    weights = [
-        sampled * np.asarray(a, np.float32)
-        for (_, sampled, _), a in zip(arrays, advantages, strict=True)
+    tokens, sampled, log_probs = trajectory.arrays(drawn)
+    weights = sampled * np.asarray(advantage, np.float32)
+    return [
+        Sample(
+            tokens[at], counts, log_probs[at] * counts, weights[at] * counts,
+            {name: np.asarray(of)[at] * counts for name, of in (fields or {}).items()},
+        )
+        for at, counts in trajectory.parts()
     ]
+
+
+def fill(layouts: Sequence[Layout], samples: Sequence[Sample], packed: bool) -> list[Batch]:
+    """The batches that the layouts describe."""
     batches = []
     for layout in layouts:
 
         def joined(
-            of: Callable[[int], np.ndarray], dtype: type = np.float32, layout: Layout = layout
+            of: Callable[[Sample], np.ndarray], dtype: type = np.float32, layout: Layout = layout
         ) -> np.ndarray:
-            rows = [np.concatenate([of(i) for i in row]) for row in layout.rows]
+            rows = [np.concatenate([of(samples[i]) for i in row]) for row in layout.rows]
             return pad_rows(rows, layout.shape, dtype)
 
         batch = Batch(
-            tokens=joined(lambda i: arrays[i][0], np.int32),
-            sampled=joined(lambda i: arrays[i][1]),
-            log_probs=joined(lambda i: arrays[i][2]),
-            advantages=joined(lambda i: weights[i]),
+            tokens=joined(lambda s: s.tokens, np.int32),
+            sampled=joined(lambda s: s.sampled),
+            log_probs=joined(lambda s: s.log_probs),
+            advantages=joined(lambda s: s.advantages),
             segments=pad_rows(
-                [np.repeat(np.arange(len(row)) + 1, [len(arrays[i][0]) for i in row])
+                [np.repeat(np.arange(len(row)) + 1, [len(samples[i].tokens) for i in row])
                  for row in layout.rows],
                 layout.shape, np.int32,
             ) if packed else None,
         )
-        more = {name: joined(of.__getitem__) for name, of in (fields or {}).items()}
+        names = samples[layout.rows[0][0]].fields
+
+        def field(name: str) -> Callable[[Sample], np.ndarray]:
+            return lambda s: s.fields[name]
+
+        more = {name: joined(field(name)) for name in names}
         batches.append(dataclasses.replace(batch, **more))
     return batches
 

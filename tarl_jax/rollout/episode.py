@@ -43,7 +43,8 @@ class Episode:
         self._tokens = 0
         self._turn = 0
         self._stop_reason: str | None = None
-        self._begun = time.perf_counter()
+        self._cut = False
+        self._begun = time.perf_counter()  # again when it starts
         self.shared = len(system[1])
 
     def start(self) -> list[int] | None:
@@ -51,6 +52,7 @@ class Episode:
 
         Raises ValueError if they leave no room for a turn.
         """
+        self._begun = time.perf_counter()
         text, ids = self._system
         self._add(Segment.forced("system", ids, -1, text))
         try:
@@ -74,12 +76,18 @@ class Episode:
         text, action = self._chat.read(ids)
         call = action if isinstance(action, Call) else None
         info = {"malformed": action.reason} if isinstance(action, Malformed) else {}
-        self._add(Segment("agent", ids, [True] * len(ids), turn.log_probs, self._turn, text, call,
-                          info))
+        before = self._tokens
+        said = Segment("agent", ids, [True] * len(ids), turn.log_probs, self._turn, text, call,
+                       info)
+        if turn.drawn_log_probs != turn.log_probs:
+            said.drawn_log_probs = turn.drawn_log_probs
+        self._add(said)
         try:
             observation = self._dialogue.act(action)
         except LLMError as error:
             self._add(Segment.forced("user", [], self._turn, "", **self._broken(error)))
+            return None
+        if self._cut:
             return None
         render = self._chat.tool if observation.role == "tool" else self._chat.user
         forced = render(observation.text)
@@ -89,17 +97,31 @@ class Episode:
         segment = Segment.forced(observation.role, forced, self._turn, observation.text,
                                  **observation.info)
         self._turn += 1
+        if self._stop_reason is None and self._late():
+            self._stop_reason = "max_seconds"
         if self._stop_reason:
             segment.token_ids, segment.sampled, segment.log_probs = [], [], []
             self._add(segment)
             return None
+        forgotten = 0
+        if self._config.reasoning == "dropped":
+            forgotten = self._chat.reasoning(ids)
+            self._tokens -= forgotten
         self._add(segment)
         if not self._room():
             self._stop_reason = "max_tokens"
             self._tokens -= len(segment.token_ids)
             segment.token_ids, segment.sampled, segment.log_probs = [], [], []
             return None
+        if forgotten:
+            said.forgotten = forgotten
+            return Answer([*ids[forgotten:], *forced], keep=before)
         return Answer(forced)
+
+    def cut(self) -> None:
+        """Ends the episode where it is, even while another thread waits in `start` or `turn`."""
+        self._cut = True
+        self._stop_reason = self._stop_reason or "max_seconds"
 
     def trajectory(self) -> Trajectory:
         """The finished record, verified. Raises RuntimeError while the episode still runs."""
@@ -115,7 +137,7 @@ class Episode:
         return Trajectory(
             task=self.task,
             seed=self.seed,
-            segments=self._segments,
+            segments=list(self._segments),
             stop_reason=self._stop_reason,
             success=None if broken else verdict.success and finished,
             outputs_found=verdict.outputs_found,
@@ -148,6 +170,10 @@ class Episode:
     def _add(self, segment: Segment) -> None:
         self._segments.append(segment)
         self._tokens += len(segment.token_ids)
+
+    def _late(self) -> bool:
+        limit = self._config.episode_seconds
+        return limit > 0 and time.perf_counter() - self._begun > limit
 
     def _room(self, more: int = 0) -> bool:
         return self._tokens + more + self._config.max_turn_tokens <= self._config.max_episode_tokens

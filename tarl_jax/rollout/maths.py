@@ -133,6 +133,10 @@ class MathsEpisode:
                     action if isinstance(action, Call) else None, dict(info))
         )
 
+    def cut(self) -> None:
+        """Ends the episode where it is."""
+        self._stop_reason = self._stop_reason or "max_seconds"
+
     def trajectory(self) -> Trajectory:
         """The finished record. Raises RuntimeError while the episode still runs."""
         if self._stop_reason is None:

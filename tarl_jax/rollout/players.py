@@ -65,6 +65,10 @@ class Dialogue(Protocol):
         """Takes a turn; returns what answers it, or None if it was the last."""
         ...
 
+    def cut(self) -> None:
+        """Ends the dialogue where it is, even while `start` or `turn` waits in another thread."""
+        ...
+
 
 Pending = Future[Answer | None]
 Arrival = tuple[int, Answer | None]

@@ -6,7 +6,10 @@ import dataclasses
 import hashlib
 
 from tarl_jax.config import RunConfig
+from tarl_jax.mesh import rollout_mesh
+from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.episode import Episode
+from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.maths import Maths, MathsEpisode
 from tarl_jax.sandbox import phrases, shop
 from tarl_jax.sandbox.domain import Domain
@@ -75,6 +78,15 @@ class World:
             return self.maths.episode(task, seed)
         user = self.users.user(task, seed) if self.users else None
         return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user)
+
+    def engine(self) -> Engine:
+        """The rollout engine of this world's policy, on all devices."""
+        config, grammar = self.config, None
+        if config.rollout.constrain_calls:
+            grammar = build(self.tokenizer, self.domain.tools, self.vocab_size)
+        return Engine(
+            config.model, config.rollout, self.tokenizer.stop_id, rollout_mesh(config.mesh), grammar
+        )
 
     def check_users(self) -> None:
         """Raises LLMError where users that are language models cannot be asked."""

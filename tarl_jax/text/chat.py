@@ -12,6 +12,7 @@ of earlier turns when it renders a dialogue again; this one never renders again.
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 from collections.abc import Sequence
@@ -85,6 +86,19 @@ class Chat:
         if not isinstance(data["name"], str) or not isinstance(data["arguments"], dict):
             return text, Malformed('"name" is a string and "arguments" an object')
         return text, Call(data["name"], data["arguments"])
+
+    def reasoning(self, ids: list[int]) -> int:
+        """How many ids, the first ones, are a turn's reasoning; 0 if it does not begin with it."""
+        text = self._tokenizer.decode(ids)
+        found = _THINK.match(text)
+        if not found:
+            return 0
+        # Longer beginnings have longer texts.
+        count = bisect.bisect_left(
+            range(len(ids) + 1), found.end(), key=lambda n: len(self._tokenizer.decode(ids[:n]))
+        )
+        # A piece may hold the end of the reasoning and what follows it.
+        return count if self._tokenizer.decode(ids[:count]) == found.group() else 0
 
     def _wrap(self, before: str, text: str, after: str) -> list[int]:
         markup = self._tokenizer.encode_markup

@@ -15,19 +15,27 @@ from tarl_jax.rl.batching import (
     padded_layouts,
     padded_length,
     plan_batches,
+    samples_of,
     take_out,
 )
 from tarl_jax.types import Segment, Task, Trajectory
 
 
+def samples(trajectories, advantages, **fields):
+    return [
+        sample for i, t in enumerate(trajectories)
+        for sample in samples_of(t, advantages[i], {name: of[i] for name, of in fields.items()})
+    ]
+
+
 def make_batches(trajectories, advantages, *sizes):
     layouts = padded_layouts([t.num_tokens for t in trajectories], *sizes)
-    return fill(layouts, trajectories, advantages, packed=False)
+    return fill(layouts, samples(trajectories, advantages), packed=False)
 
 
 def pack_batches(trajectories, advantages, *sizes):
     layouts = packed_layouts([t.num_tokens for t in trajectories], *sizes)
-    return fill(layouts, trajectories, advantages, packed=True)
+    return fill(layouts, samples(trajectories, advantages), packed=True)
 
 
 LENGTHS = st.lists(st.integers(1, 900), max_size=60)
@@ -200,7 +208,7 @@ def test_numbers_per_token_go_in_and_come_out_again(packed):
     ]
     numbers = [rng.normal(size=n).astype(np.float32) for n in lengths]
     layouts = packed_layouts(lengths, 256, 128) if packed else padded_layouts(lengths, 256)
-    batches = fill(layouts, trajectories, numbers, packed, {"values": numbers})
+    batches = fill(layouts, samples(trajectories, numbers, values=numbers), packed)
     for field in ("advantages", "values"):
         found = take_out(layouts, [getattr(b, field) for b in batches], lengths)
         for mine, theirs in zip(found, numbers, strict=True):

@@ -12,7 +12,7 @@ from tarl_jax.config import LoraConfig, ModelConfig, RLConfig
 from tarl_jax.credit_config import ValueConfig
 from tarl_jax.mesh import make_mesh, replicated
 from tarl_jax.models import decoder
-from tarl_jax.rl.batching import fill, padded_layouts
+from tarl_jax.rl.batching import fill, padded_layouts, samples_of
 from tarl_jax.rl.update import NonFiniteError, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.types import Batch
@@ -493,7 +493,8 @@ def test_engine_and_updater_agree_on_log_probs(tiny_config, tiny_world, random_p
     trajectories = [e.trajectory() for e in episodes]
     advantages = [(-1.0) ** i for i in range(len(episodes))]
     layouts = padded_layouts([t.num_tokens for t in trajectories], 1024, mesh.size)
-    batches = fill(layouts, trajectories, advantages, packed=False)
+    samples = [samples_of(t, a)[0] for t, a in zip(trajectories, advantages, strict=True)]
+    batches = fill(layouts, samples, packed=False)
     _, values = updater.update(updater.init(params), batches, None)
     assert values["tokens"] == sum(t.arrays()[1].sum() for t in trajectories) > 100
     assert values["gap_max"] < 1e-4

@@ -245,6 +245,85 @@ def test_a_running_episode_has_no_record(tiny_world, writing_task):
         wire.episode.trajectory()
 
 
+THOUGHT = "<think>\nWho is it?\n</think>\n\n"
+
+
+def think(world, text: str) -> list[int]:
+    """A turn that begins with a thought."""
+    markup, encode = world.tokenizer.encode_markup, world.tokenizer.encode
+    return [*encode(THOUGHT), *encode(text), *markup("<|im_end|>")]
+
+
+@pytest.mark.parametrize("reasoning", ["kept", "dropped"])
+def test_reasoning_leaves_the_context_only_where_it_should(tiny_world, writing_task, reasoning):
+    config = dataclasses.replace(ROOMY, reasoning=reasoning)
+    episode = Episode(writing_task, SEED, tiny_world.domain, tiny_world.chat, config,
+                      ("Be brief.", tiny_world.chat.system("Be brief.")))
+    context, seen, written = episode.start(), [], []
+    for text in ("Who are you?", "And your email?"):
+        ids = think(tiny_world, text)
+        written.append(ids)
+        seen.append([*context, *ids])
+        answer = episode.turn(Turn(ids, [-1.0] * len(ids), [-1.0] * len(ids)))
+        context = seen[-1] if answer.keep is None else context[: answer.keep]
+        context = [*context, *answer.tokens]
+    last = tiny_world.chat.agent(Call("transfer_to_human_agents", {"summary": "no"}))
+    seen.append([*context, *last])
+    written.append(last)
+    episode.turn(Turn(last, [-1.0] * len(last), [-1.0] * len(last)))
+    assert tiny_world.tokenizer.decode(seen[2]).count("<think>") == 2 * (reasoning == "kept")
+    trajectory = episode.trajectory()
+    tokens, sampled, _ = trajectory.arrays()
+    parts = trajectory.parts()
+    if reasoning == "kept":
+        assert len(parts) == 1 and tokens[parts[0][0]].tolist() == seen[2]
+        assert parts[0][1].tolist() == sampled.tolist()
+        return
+    # Each turn is trained on in the context in which it was written, and once.
+    assert [tokens[at].tolist() for at, _ in parts] == seen
+    assert [tokens[at[counts]].tolist() for at, counts in parts] == written
+    assert sum(counts.sum() for _, counts in parts) == sampled.sum()
+
+
+def test_only_a_whole_thought_at_the_beginning_is_reasoning(tiny_world):
+    chat, encode = tiny_world.chat, tiny_world.tokenizer.encode
+    assert chat.reasoning(think(tiny_world, "Hello.")) == len(encode(THOUGHT))
+    for text in ("Hello.", "<think>\nWho", f"Hello. {THOUGHT}"):
+        assert chat.reasoning([*encode(text), chat.stop_id]) == 0
+
+
+def test_an_episode_out_of_time_is_cut_off(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task, dataclasses.replace(ROOMY, episode_seconds=1e-9))
+    assert wire.say("Who are you?") is None
+    trajectory = wire.trajectory()
+    assert trajectory.stop_reason == "max_seconds" and trajectory.success is False
+
+
+def test_an_episode_can_be_cut_off_from_outside(tiny_world, writing_task):
+    wire = Wire(tiny_world, writing_task)
+    wire.say("Who are you?")
+    wire.episode.cut()
+    assert wire.trajectory().stop_reason == "max_seconds"
+    done = Wire(tiny_world, writing_task)
+    done.say(Call("transfer_to_human_agents", {"summary": "no"}))
+    done.episode.cut()
+    assert done.trajectory().stop_reason == "transfer"
+
+
+def test_log_probs_of_a_truncated_draw_are_kept_beside(tiny_world, writing_task):
+    episode = Wire(tiny_world, writing_task).episode
+    ids = tiny_world.chat.agent("Who are you?")
+    episode.turn(Turn(ids, [-2.0] * len(ids), [-1.0] * len(ids)))
+    ids = tiny_world.chat.agent(Call("transfer_to_human_agents", {"summary": "no"}))
+    episode.turn(Turn(ids, [-2.0] * len(ids), [-2.0] * len(ids)))
+    trajectory = episode.trajectory()
+    assert [len(s.drawn_log_probs) > 0 for s in trajectory.turns] == [True, False]
+    _, sampled, whole = trajectory.arrays()
+    _, _, drawn = trajectory.arrays(drawn=True)
+    assert set(whole[sampled]) == {-2.0} and set(drawn[sampled]) == {-1.0, -2.0}
+    assert not whole[~sampled].any() and not drawn[~sampled].any()
+
+
 def test_the_seed_is_of_task_stream_and_run(tiny_world, tiny_config):
     first, second = tiny_world.train_tasks[:2]
     other_run = dataclasses.replace(tiny_world, config=dataclasses.replace(tiny_config, seed=1))

@@ -1,0 +1,134 @@
+"""The episodes of a training step: begun, played, carried over or played ahead.
+
+Groups are whole: where a step's time is up before all episodes of a group have ended, the group
+waits for the next step. With `rl.ahead` the next step's episodes are played while this one's are
+learned from, by the policy of before; their log-probs, taken as the old ones, keep the loss right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from tarl_jax.config import RunConfig
+from tarl_jax.data import Mixture
+from tarl_jax.models.decoder import Params
+from tarl_jax.rollout.engine import Engine, EngineStats, Unfinished
+from tarl_jax.rollout.episode import Episode
+from tarl_jax.rollout.maths import MathsEpisode
+from tarl_jax.rollout.players import Dialogue
+from tarl_jax.rollout.world import World
+from tarl_jax.types import Trajectory
+
+Group = list[Episode | MathsEpisode]
+Ended = Callable[[Dialogue], None]
+
+
+@dataclasses.dataclass
+class Collected:
+    """Of one step: the trajectories, the episodes of a task side by side; how they were played."""
+
+    trajectories: list[Trajectory]
+    stats: EngineStats
+
+
+class Collector:
+    """Plays the episodes of one step after the other.
+
+    Args:
+      folder: where what was played ahead is kept, so that a run that is resumed learns from it.
+      ended: called with each episode when it has ended, from the thread that plays.
+    """
+
+    def __init__(
+        self, config: RunConfig, engine: Engine, world: World, mixture: Mixture, folder: Path,
+        ended: Ended | None = None,
+    ):
+        self._config = config
+        self._engine = engine
+        self._world = world
+        self._mixture = mixture
+        self._folder = folder
+        self._ended = ended
+        self._held: list[Group] = []  # groups with an episode that has not ended
+        self._left: list[Unfinished] = []
+        self._pool = ThreadPoolExecutor(1, "ahead")
+        self._ahead: tuple[int, Future[Collected]] | None = None
+
+    def collect(self, step: int, params: Params) -> Collected:
+        """The episodes of a step, by `params` or by those that played ahead."""
+        if self._ahead is not None:
+            planned, future = self._ahead
+            self._ahead = None
+            assert planned == step
+            return future.result()
+        kept = self._folder / f"{step}.jsonl"
+        if kept.exists():
+            lines = kept.read_text("utf-8").splitlines()
+            return Collected([Trajectory.from_json_line(line) for line in lines], EngineStats())
+        return self._play(step, params)
+
+    def play_ahead(self, step: int, params: Params) -> None:
+        """Begins to play the episodes of a later step; the caller may give up `params` then."""
+        copy = jax.block_until_ready(jax.tree.map(jnp.copy, params))
+        self._ahead = (step, self._pool.submit(self._play, step, copy))
+
+    def settle(self) -> None:
+        """Waits for what is played ahead: the engine is free then."""
+        if self._ahead is not None:
+            self._ahead[1].result()
+
+    def save(self) -> None:
+        """Keeps what was played ahead, for a run that is resumed from now."""
+        if self._ahead is None:
+            return
+        step, future = self._ahead
+        lines = [t.to_json_line() for t in future.result().trajectories]
+        self._folder.mkdir(exist_ok=True)
+        path = self._folder / f"{step}.jsonl"
+        path.with_suffix(".partial").write_text("\n".join(lines), "utf-8")
+        path.with_suffix(".partial").replace(path)
+
+    def forget(self, oldest: int) -> None:
+        """Deletes what was kept for steps that no checkpoint is before."""
+        for path in self._folder.glob("*.jsonl"):
+            if int(path.stem) <= oldest:
+                path.unlink()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _play(self, step: int, params: Params) -> Collected:
+        config = self._config.rollout
+        groups: list[Group] = [
+            [self._world.episode(task, "train", step, trial) for trial in range(config.group_size)]
+            for task in self._mixture.tasks(step)
+        ]
+        self._held += groups
+        new: Sequence[Dialogue] = [episode for group in groups for episode in group]
+        while True:  # until a group has ended: a step needs something to learn from
+            stats = self._engine.run(
+                params, new, config.temperature, ended=self._ended, seconds=config.step_seconds,
+                unfinished=self._left,
+            )
+            new, self._left = [], stats.unfinished
+            if config.unfinished == "cut":
+                self._cut()
+            going = {id(left.episode) for left in self._left}
+            done = [group for group in self._held if not going & set(map(id, group))]
+            if done:
+                break
+        self._held = [group for group in self._held if going & set(map(id, group))]
+        return Collected([episode.trajectory() for group in done for episode in group], stats)
+
+    def _cut(self) -> None:
+        for left in self._left:
+            left.episode.cut()
+            if self._ended:
+                self._ended(left.episode)
+        self._left = []
