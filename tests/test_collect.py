@@ -147,15 +147,15 @@ def test_only_what_can_become_a_call_is_drawn(engines, params, tmp_path):
     flat = jax.tree.map(lambda x: x * 0.3, params)  # any token, so that calls are begun
 
     def refused(fields):
-        count = 0
-        for t in collector(engines, tmp_path, **fields).collect(1, flat).trajectories:
-            for turn in t.turns:
-                state = START
-                for token in turn.token_ids:
-                    state = int(grammar.next_state[state, grammar.token_class[token]])
-                    if state < 0:
-                        count += 1
-                        break
+        count, collect = 0, collector(engines, tmp_path, **fields)
+        found = [t for step in range(1, 9) for t in collect.collect(step, flat).trajectories]
+        for turn in (turn for t in found for turn in t.turns):
+            state = START
+            for token in turn.token_ids:
+                state = int(grammar.next_state[state, grammar.token_class[token]])
+                if state < 0:
+                    count += 1
+                    break
         return count
 
     hot = {"max_turn_tokens": 40, "max_episode_tokens": 384}
