@@ -1,4 +1,4 @@
-"""Every config: it passes the checks in every size, trains at a small one, and resumes exactly."""
+"""Every config passes the checks in every size; those with more state train and resume exactly."""
 
 import dataclasses
 import importlib.util
@@ -22,7 +22,7 @@ from tarl_jax.train import train
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-MORE = [name for name in NAMES if name not in ("grpo_tarl", "sft")]  # test_train.py has the first
+MORE = ("ppo_turn_end", "single_stream")  # whose state holds more than a policy
 
 
 def config_of(name: str, size: str = "") -> RunConfig:
