@@ -52,7 +52,15 @@ def verdict(messages: list[dict], number: int) -> str:
     return json.dumps({"score": 1, "reason": f"number {number}"})
 
 
-ANSWERS = {f.__name__: f for f in (user, react, supervised, echo, verdict)}
+def author(messages: list[dict], number: int) -> str:
+    """Writes a customer's instruction in other words, and finds every third one wanting."""
+    asked = messages[1]["content"]
+    if asked.startswith("Facts:"):
+        return json.dumps({"accept": number % 3 > 0, "reason": f"number {number}"})
+    return json.dumps({"instruction": "Listen. " + json.loads(asked)["plain instruction"]})
+
+
+ANSWERS = {f.__name__: f for f in (user, react, supervised, echo, verdict, author)}
 
 
 class Plan:

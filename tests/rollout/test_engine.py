@@ -13,6 +13,7 @@ from scripted import CONFIG, LONGEST, MODEL, STOP, TEMPERATURE, VOCAB, Scripted,
 
 from tarl_jax.mesh import make_mesh
 from tarl_jax.models import decoder
+from tarl_jax.rollout import compiled
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.players import Answer
 
@@ -71,6 +72,23 @@ def test_tokens_longer_than_every_chunk(engine, params):
     episode = Scripted(7, 150, [1, 130, 64, 65])
     engine.run(params, [episode], TEMPERATURE)
     assert episode.sampled_ids == play_plainly(params, episode, TEMPERATURE).sampled_ids
+
+
+@pytest.mark.parametrize("chunks", [((7, 3),), ((256, 64), (5, 1)), ((1, 16),)], ids=str)
+def test_tokens_do_not_depend_on_the_chunks(params, played, monkeypatch, chunks):
+    monkeypatch.setattr(compiled, "CHUNKS", chunks)
+    engine = Engine(MODEL, dataclasses.replace(CONFIG, slots=8), STOP, make_mesh())
+    episodes = [Scripted.random(seed) for seed in range(0, 64, 9)]
+    engine.run(params, episodes, TEMPERATURE)
+    for episode in episodes:
+        assert episode.sampled_ids == played[0][episode.seed].sampled_ids
+
+
+def test_long_prompts_have_a_chunk_of_their_own():
+    long = dataclasses.replace(CONFIG, max_episode_tokens=compiled.LONG)
+    for config, chunks in ((CONFIG, compiled.CHUNKS),
+                           (long, (compiled.LONG_CHUNK, *compiled.CHUNKS))):
+        assert Engine(MODEL, config, STOP, make_mesh()).programs.chunks == chunks
 
 
 def test_a_prompt_of_one_token(engine, params):

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from tarl_jax.sandbox import load_domain
+from tarl_jax.sandbox.synthesis.__main__ import main
 from tarl_jax.sandbox.synthesis.checks import Rejected
 from tarl_jax.sandbox.synthesis.pipeline import Plan, synthesise
 from tarl_jax.sandbox.synthesis.writer import Writer
+from tarl_jax.sandbox.tasks import load_tasks
 
 DOMAIN = load_domain("retail")
 TASK = synthesise(DOMAIN, Plan(2)).tasks[0]
@@ -106,3 +108,30 @@ def test_a_task_whose_texts_are_never_accepted_is_rejected_and_counted():
 def test_a_committee_of_none_is_an_error(name):
     with pytest.raises(ValueError, match=f"{name} = 0"):
         Writer(Fake(), **{name: 0})
+
+
+def test_the_command_has_a_model_write_and_asks_it_nothing_twice(
+    openai_server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    flags = ["--num=6", "--llm_model=author", f"--base_url={openai_server.url}", "--reviews=3"]
+    openai_server.plan(fractions={"500": 0.1})
+    assert main([*flags, f"--out={tmp_path}/one.jsonl"]) == 0
+    asked = openai_server.report()["requests"]
+    tasks = load_tasks(tmp_path / "one.jsonl")
+    assert len(tasks) == 6 and asked >= 6 * 4
+    assert all(t.instruction.startswith("Listen. You are") for t in tasks)
+    assert main([*flags, f"--out={tmp_path}/two.jsonl"]) == 0
+    assert openai_server.report()["requests"] == asked  # all from the cache
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+def test_a_model_that_cannot_be_asked_is_one_message(openai_server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    openai_server.plan(fractions={"401": 1.0})
+    flags = ["--num=6", "--llm_model=author", f"--base_url={openai_server.url}"]
+    assert main([*flags, f"--out={tmp_path}/tasks.jsonl"]) == 2
+    assert "--llm_model=author: " in capsys.readouterr().err
+    assert not (tmp_path / "tasks.jsonl").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -80,11 +81,12 @@ def _make(args: argparse.Namespace, console: Console) -> None:
         raise ValueError(f"--held_out={args.held_out}: must lie between 0 and 1")
     if not args.out.absolute().parent.is_dir():
         raise ValueError(f"--out={args.out}: there is no such folder")
-    finish = _writer(args)
     domain = load_domain(args.domain, args.data)
     began = time.monotonic()
     columns = ("[b]tasks", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with contextlib.ExitStack() as stack:
+        finish = _writer(args, stack)
+        progress = stack.enter_context(Progress(*columns, console=console))
         bar = progress.add_task("", total=args.num)
         made = synthesise(
             domain, Plan(args.num, args.seed, args.held_out), finish, lambda: progress.advance(bar)
@@ -131,8 +133,11 @@ def _supported(domain: str) -> None:
         raise ValueError(f"--domain={domain}: tasks can be made for {', '.join(SUPPORTED)} only")
 
 
-def _writer(args: argparse.Namespace) -> Finish | None:
-    """What writes the instructions with the model that the flags name; None if they name none."""
+def _writer(args: argparse.Namespace, stack: contextlib.ExitStack) -> Finish | None:
+    """What writes the instructions with the model that the flags name; None if they name none.
+
+    `stack` ends what it begins.
+    """
     if not args.llm_model:
         return None
     from tarl_jax.llm.errors import LLMError
@@ -144,6 +149,7 @@ def _writer(args: argparse.Namespace) -> Finish | None:
     cache = str(Path("~/.cache/tarl_jax/llm").expanduser())
     config = LLMConfig(model=args.llm_model, base_url=args.base_url, cache_dir=cache)
     service = ChatService(config, "synthesis")
+    stack.callback(service.close)
 
     def chat(messages: list[dict[str, str]], *, key: str) -> str:
         try:
