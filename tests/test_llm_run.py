@@ -19,6 +19,7 @@ from tarl_jax.llm.errors import LLMError
 from tarl_jax.metrics import read_metrics, read_trajectories, trajectory_files
 from tarl_jax.presets import sized
 from tarl_jax.rl.advantages import group_advantages
+from tarl_jax.rollout.players import Turn
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import open_run_dir
 from tarl_jax.train import train
@@ -50,7 +51,7 @@ def world(tiny_config, openai_server):
 
 def say(world, episode, text="Who are you?"):
     ids = world.chat.agent(text)
-    return episode.turn(ids, [-0.5] * len(ids))
+    return episode.turn(Turn(ids, [-0.5] * len(ids), [-0.5] * len(ids)))
 
 
 # ---- one episode --------------------------------------------------------------------------------
@@ -96,14 +97,16 @@ def test_a_user_that_fails_breaks_its_episode_only(openai_server, world, turns):
     task = one.train_tasks[0]
     episode = one.episode(task, "test")
     prompt = episode.start()
-    forced = [say(one, episode) for _ in range(max(turns, 1))]
-    assert forced[-1] is None and None not in forced[:-1]
+    assert (prompt is None) == (turns == 0) and episode.outside
+    forced = [say(one, episode) for _ in range(turns)]
+    assert not turns or (forced[-1] is None and None not in forced[:-1])
     broken = episode.trajectory()
     assert (broken.stop_reason, broken.success) == ("infrastructure_error", None)
     assert "500" in broken.segments[-1].info["failure"]
     assert len(broken.turns) == turns
     ids, sampled, _ = broken.arrays()
-    assert ids[: len(prompt)].tolist() == prompt and not sampled[: len(prompt)].any()
+    if prompt is not None:
+        assert ids[: len(prompt)].tolist() == prompt and not sampled[: len(prompt)].any()
     assert judge(broken) is None
     counts = one.user_counts()
     assert counts["user/faults_server_error"] == 2 == openai_server.report()["injected"]["500"]
@@ -139,8 +142,7 @@ def test_an_opening_without_end_breaks_the_episode(openai_server, world, tiny_co
         patch.setattr("tarl_jax.sandbox.llm_user.GREETING", "word " * 50)
         episodes = [one.episode(task, "test") for task in tasks]
         for episode in episodes:
-            episode.start()
-            assert say(one, episode) is None
+            assert episode.start() is None
     assert "leaves no room" in episodes[0].trajectory().segments[-1].info["failure"]
     with pytest.raises(LLMError, match="all 2 episodes are broken") as caught:
         require_some([e.trajectory() for e in episodes])
@@ -153,9 +155,9 @@ def test_episodes_play_in_threads_at_once(openai_server, world):
     episodes = [one.episode(task, "test") for task in one.train_tasks]
 
     def play(episode):
-        episode.start()
-        while say(one, episode) is not None:
-            pass
+        going = episode.start() is not None
+        while going:
+            going = say(one, episode) is not None
 
     threads = [threading.Thread(target=play, args=(e,)) for e in episodes]
     for thread in threads:
@@ -274,7 +276,7 @@ def test_an_episode_on_benchmark_data(openai_server, world, tiny_config, data):
     episode.start()
     for call in task.gold_calls:
         ids = one.chat.agent(Call(call.name, call.kwargs))
-        assert episode.turn(ids, [0.0] * len(ids)) is not None
+        assert episode.turn(Turn(ids, [0.0] * len(ids), [0.0] * len(ids))) is not None
     while say(one, episode) is not None:
         pass
     assert episode.trajectory().success is True

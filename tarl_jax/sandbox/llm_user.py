@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from string import Template
 from typing import TypeVar
@@ -54,22 +53,14 @@ class LLMUser:
         # From the model's side: it is the assistant, the agent writes to it.
         self._messages = [{"role": "system", "content": system}]
         self._transcript: list[str] = []
-        self._opening: Future[str] | None = None
-
-    def begin(self, pool: ThreadPoolExecutor) -> None:
-        """Lets it think up its opening ahead, in another thread."""
-        self._opening = pool.submit(self._open)
 
     def opening(self) -> str:
         """The first message."""
-        return self._opening.result() if self._opening else self._open()
+        return self._next(GREETING, opening=True).text
 
     def reply(self, message: str) -> Reply:
         """Answers an agent's message."""
         return self._next(message)
-
-    def _open(self) -> str:
-        return self._next(GREETING, opening=True).text
 
     def _next(self, message: str, opening: bool = False) -> Reply:
         self._messages.append({"role": "user", "content": message})
@@ -175,31 +166,24 @@ def _prompt(name: str, **values: str) -> str:
 
 
 class LLMUsers:
-    """The language model behind all users of a run. Close it at the end.
-
-    Users think up their openings ahead, at once, while the first episodes are being played.
-    """
+    """The language model behind all users of a run. Close it at the end."""
 
     def __init__(self, config: UserConfig):
         self._config = config
         self._service = ChatService(config.llm, "user.llm")
-        self._pool = ThreadPoolExecutor(config.llm.max_in_flight, "openings")
 
     def check(self) -> None:
         """Raises LLMError where the model cannot be asked (no key, no package)."""
         self._service.check()
 
     def user(self, task: Task, seed: int) -> LLMUser:
-        """The user of one episode, who has begun to think."""
-        key = f"{task.task_id}/{seed}"
-        user = LLMUser(task.instruction, self._service, self._config, key)
-        user.begin(self._pool)
-        return user
+        """The user of one episode."""
+        return LLMUser(task.instruction, self._service, self._config, f"{task.task_id}/{seed}")
 
     def counts(self) -> dict[str, float]:
         """What was asked since the last time, by the names of `llm.ledger.COUNTS`."""
         return self._service.ledger.take()
 
     def close(self) -> None:
-        self._service.close()  # first: it ends what the pool waits for
-        self._pool.shutdown(cancel_futures=True)
+        """Ends what is under way."""
+        self._service.close()
