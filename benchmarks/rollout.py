@@ -17,12 +17,11 @@ matrix product on this machine: no engine can be faster than that.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
-import subprocess
 import sys
 import time
+
+import in_turns
 
 TURN, TURNS = 75, 8
 ALONE = (256, 128)  # prompt, new tokens of the single turn
@@ -45,7 +44,8 @@ def main() -> None:
     parser.add_argument("--version", choices=VERSIONS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.version:
-        serve(args.version, SHAPES[args.shapes[0]], args.work[0], args.turns)
+        version = VERSIONS[args.version]
+        in_turns.serve(version(SHAPES[args.shapes[0]], args.work[0], args.turns))
         return
     for shape in args.shapes:
         print(f"{shape}: products at {gflops():.0f} Gflop/s", flush=True)
@@ -59,29 +59,15 @@ def compare(shape: str, work: str, args: argparse.Namespace) -> None:
     versions = ["ours", "ours, nothing shared"] if work == "group" else ["ours"]
     versions += ["tunix"] if args.peer else []
     versions += ["transformers"]
-    processes = {}
+    commands = {}
     for name in versions:
         python = args.peer if name == "tunix" else sys.executable
-        process = subprocess.Popen(
-            [python, __file__, "--version", name, "--shapes", shape, "--work", work,
-             "--turns", str(args.turns)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **MALLOC},
-        )
-        processes[name] = process
-        ask(process)  # compiled
-    seconds: dict[str, list[float]] = {name: [] for name in processes}
-    for _ in range(args.rounds):
-        for version, process in processes.items():
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            seconds[version].append(ask(process)["seconds"])
-    for process in processes.values():
-        process.stdin.close()
-        process.wait()
+        command = [python, __file__, "--version", name, "--shapes", shape, "--work", work,
+                   "--turns", str(args.turns)]
+        commands[name] = (command, {**os.environ, **MALLOC})
+    medians = in_turns.medians(commands, args.rounds)
     prompt, new, turns, rows = sizes(SHAPES[shape], work, args.turns)
     tokens = rows * (prompt + turns * new + (turns - 1) * TURN * (work == "dialogue"))
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in medians.items():
         print(
             f"{shape} {work:8} {name:20} {value:7.2f} s  {tokens / value:7,.0f} tokens/s"
@@ -120,24 +106,6 @@ def gflops() -> float:
         a @ a
         best = min(best, time.perf_counter() - begun)
     return 2 * 2048**3 / best / 1e9
-
-
-def ask(process: subprocess.Popen) -> dict[str, float]:
-    for line in process.stdout:
-        if line.startswith("{"):
-            return json.loads(line)
-    raise SystemExit(f"{process.args}: ended with code {process.wait()}")
-
-
-def serve(version: str, shape: tuple[int, ...], work: str, turns: int) -> None:
-    """Compiles, then plays once for each line on standard input."""
-    play = VERSIONS[version](shape, work, turns)
-    play()
-    print(json.dumps({"ready": 1}), flush=True)
-    for _ in sys.stdin:
-        begun = time.perf_counter()
-        play()
-        print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
 
 
 def prompts(shape: tuple[int, ...], work: str, turns: int):

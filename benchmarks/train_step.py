@@ -15,12 +15,10 @@ one measures; the ratios are those of the medians.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
-import subprocess
 import sys
-import time
+
+import in_turns
 
 PROMPT, COMPLETION = 256, 128
 # name: layers, width, query heads, key heads, head width, feed-forward, vocabulary, rows
@@ -49,28 +47,14 @@ def main() -> None:
 def compare(shape: str, peer: str, rounds: int) -> None:
     from tarl_jax.launch import MALLOC  # the peer's environment has no tarl_jax
 
-    processes = {}
+    commands = {}
     for name, python, settings in (
         ("ours", sys.executable, MALLOC), ("tunix", peer, {}), ("tunix, tuned", peer, MALLOC),
     ):
-        process = subprocess.Popen(
-            [python, __file__, "--version", name.split(",")[0], "--shapes", shape],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **settings},
-        )
-        processes[name] = process
-        ask(process)  # compiled
-    seconds: dict[str, list[float]] = {name: [] for name in processes}
-    for _ in range(rounds):
-        for version, process in processes.items():
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            seconds[version].append(ask(process)["seconds"])
-    for process in processes.values():
-        process.stdin.close()
-        process.wait()
+        command = [python, __file__, "--version", name.split(",")[0], "--shapes", shape]
+        commands[name] = (command, {**os.environ, **settings})
     tokens = SHAPES[shape][-1] * (PROMPT + COMPLETION)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = in_turns.medians(commands, rounds)
     for name, value in medians.items():
         print(
             f"{shape} {name:13} {value:6.2f} s  {tokens / value:6,.0f} tokens/s"
@@ -78,29 +62,14 @@ def compare(shape: str, peer: str, rounds: int) -> None:
         )
 
 
-def ask(process: subprocess.Popen) -> dict[str, float]:
-    for line in process.stdout:
-        if line.startswith("{"):
-            return json.loads(line)
-    raise SystemExit(f"{process.args[0]}: ended with code {process.wait()}")
-
-
 def serve(version: str, shape: tuple[int, ...]) -> None:
-    """Compiles, then makes one timed update for each line on standard input."""
     import numpy as np
 
     *_, vocab, rows = shape
     rng = np.random.default_rng(0)
     tokens = rng.integers(10, vocab, (rows, PROMPT + COMPLETION)).astype(np.int32)
     advantages = rng.normal(size=rows).astype(np.float32)
-    step = (ours if version == "ours" else tunix)(shape, tokens, advantages)
-    for _ in range(2):
-        step()
-    print(json.dumps({"ready": 1}), flush=True)
-    for _ in sys.stdin:
-        begun = time.perf_counter()
-        step()
-        print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
+    in_turns.serve((ours if version == "ours" else tunix)(shape, tokens, advantages), warm_up=2)
 
 
 def ours(shape, tokens, advantages):
