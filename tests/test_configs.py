@@ -22,7 +22,7 @@ from tarl_jax.train import train
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-MORE = ("ppo_turn_end", "single_stream")  # whose state holds more than a policy
+MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"ahead": True}}  # states hold more
 
 
 def config_of(name: str, size: str = "") -> RunConfig:
@@ -41,7 +41,7 @@ def test_every_size_passes_the_checks(name):
         assert episodes == {"": 128, "tiny": 16}.get(size, 256)
 
 
-def small(name: str, cache_dir, run: Path, steps: int) -> RunConfig:
+def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
     """The tiny size, smaller still; what fails at once still differs in its turns."""
     config = config_of(name, "tiny")
     replace = dataclasses.replace
@@ -52,7 +52,7 @@ def small(name: str, cache_dir, run: Path, steps: int) -> RunConfig:
         warm_start=replace(config.warm_start, cache_dir=str(cache_dir), steps=60),
         rollout=replace(config.rollout, max_episode_tokens=192, max_turns=4),
         reward=replace(config.reward, max_majors=8),
-        rl=replace(config.rl, steps=steps, learning_rate=1e-3, micro_batch_tokens=1024,
+        rl=replace(config.rl, **rl, steps=steps, learning_rate=1e-3, micro_batch_tokens=1024,
                    value=replace(config.rl.value, warmup_steps=1)),
         eval=replace(config.eval, every=0, tasks=1, final_tasks=1, trials=1),
         log=replace(config.log, live=False),
@@ -70,8 +70,9 @@ def state_of(config: RunConfig, step: int):
 @pytest.mark.parametrize("name", MORE)
 def test_a_small_run_trains_and_resumes_bit_for_bit(name, cache_dir, tmp_path):
     """Two steps, then again from the first one's checkpoint."""
-    config = small(name, cache_dir, tmp_path / "whole", steps=2)
+    config = small(name, cache_dir, tmp_path / "whole", steps=2, **MORE[name])
     train(config)
+    assert (tmp_path / "whole/ahead/2.jsonl").exists() == config.rl.ahead
     steps = [r for r in read_metrics(config.workdir) if r["kind"] == "train"]
     assert len(steps) == 2 and not any(r["compilations"] for r in steps)
     state, meta = state_of(config, 2)
