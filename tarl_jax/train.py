@@ -32,7 +32,7 @@ from tarl_jax.evaluation import (
     maths_metrics,
     require_some,
 )
-from tarl_jax.judge.rules import judge
+from tarl_jax.judge.service import Judge
 from tarl_jax.learner import Learner
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.mesh import make_mesh, rollout_mesh, row_shards
@@ -90,6 +90,8 @@ class _Run:
         view.phase("building the shop and its tasks")
         self.world = World.from_config(config)
         self.world.check_users()
+        self.judge = Judge(config.judge, run_dir / "judge", view.log)
+        self.judge.check()
         tokenizer = self.world.tokenizer
         self.engine = Engine(
             config.model, config.rollout, tokenizer.stop_id, rollout_mesh(config.mesh)
@@ -101,6 +103,7 @@ class _Run:
 
     def close(self) -> None:
         self.world.close()
+        self.judge.close()
         self.checkpoints.close()
         if self.writer:
             self.writer.close()
@@ -219,7 +222,7 @@ class _Run:
                 f" trajectories in {self.run_dir}"
             ) from error
         done = time.perf_counter()
-        values |= losses | stats.metrics() | self.world.user_counts() | {
+        values |= losses | stats.metrics() | self.world.user_counts() | self.judge.counts() | {
             "seconds/rollout": after_rollout - begun,
             "seconds/judge": after_judge - after_rollout,
             "seconds/update": done - after_judge,
@@ -240,15 +243,14 @@ class _Run:
             for task in self.mixture.tasks(step)
             for trial in range(config.group_size)
         ]
-        stats = self.engine.run(params, episodes, config.temperature)
+        stats = self.engine.run(params, episodes, config.temperature, ended=self.judge.begin)
         trajectories = [episode.trajectory() for episode in episodes]
         require_some(trajectories)
         return trajectories, stats
 
     def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Judges and rewards in place; returns metrics, those of maths problems apart."""
-        for t in trajectories:
-            verdict = judge(t)
+        for t, verdict in zip(trajectories, self.judge.judge_all(trajectories), strict=True):
             if verdict:
                 t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
             earned = reward(t, self.config, self.learner.table)
@@ -289,7 +291,9 @@ class _Run:
 
         # Base and final play the very same episodes.
         stream = f"eval-{step}" if kind == "eval" else "eval"
-        values, trajectories = evaluate(self.engine, params, self.world, tasks, stream, progress)
+        values, trajectories = evaluate(
+            self.engine, params, self.world, tasks, stream, progress, self.judge
+        )
         values["seconds/eval"] = time.perf_counter() - begun
         self._write(step, kind, values)
         tools, maths = by_kind(trajectories)
