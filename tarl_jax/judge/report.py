@@ -29,19 +29,19 @@ def show(opinions: Sequence[Opinion], success: Sequence[bool | None]) -> None:
 
     console = Console()
     console.print(f"{len(success)} episodes, {sum(map(bool, success))} of them passed")
-    table = Table(title="What the scores would teach", title_justify="left")
-    for column in ("judge", "judged", "P(success | no -1)", "P(success | a -1)", "denominator",
-                   "corr. in a group", "where all fail", "asked again: same / kappa"):
-        table.add_column(column)
+    table = Table("judge", "judged", "P(success | no -1)", "P(success | a -1)",
+                  "asked again: same, kappa")
+    paid = Table("judge", "denominator", "in all groups", "where all of a group fail",
+                 title="Correlation of the turns' reward with the share of the task that was done,"
+                 " inside groups", title_justify="left")
     for o in opinions:
         share = sum(s is not None for s in o.scores) / max(len(o.scores), 1)
         rates = [f"{r.value:.3f} ({r.passed}/{r.episodes})" for r in o.passed]
-        itself = f"{o.itself.share:.3f} / {o.itself.kappa:.3f}" if o.itself else "not asked"
-        first = [o.name, f"{share:.0%}", *rates]
+        itself = f"{o.itself.share:.3f}, {_number(o.itself.kappa, '.3f')}" if o.itself else ""
+        table.add_row(o.name, f"{share:.0%}", *rates, itself)
         for denominator, pair in o.incentives.items():
-            table.add_row(*first, denominator, *map(_told, pair), itself)
-            first, itself = [""] * 4, ""
-    console.print(table)
+            paid.add_row(o.name, denominator, *map(_told, pair))
+    console.print(table, paid)
     for other in opinions[1:]:
         console.print(_compared(opinions[0], other))
     for line in (line for o in opinions for line in o.warnings()):

@@ -55,8 +55,8 @@ class Judge:
 
         exact: without the config's noise. repeat: another number asks a language model anew.
         """
-        begun = self._begun if repeat == 0 else {}
-        futures = [begun.pop(_name(t), None) or self._submit(t, repeat) for t in trajectories]
+        begun, self._begun = (self._begun, {}) if repeat == 0 else ({}, self._begun)
+        futures = [begun.get(_name(t)) or self._submit(t, repeat) for t in trajectories]
         found = [future.result() for future in futures]
         for line in self._llm.notices() if self._llm else ():
             self._log(line)
