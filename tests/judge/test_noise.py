@@ -47,7 +47,7 @@ def test_errors_are_of_seed_and_turn_and_grow_with_the_probability():
     np.testing.assert_array_equal(few, heard(flip=0.1))
     wrong = few != true
     np.testing.assert_array_equal(few[wrong], many[wrong])
-    assert not (wrong == wrong[0]).all() and not (wrong.T == wrong[:, 0]).all()
+    assert not (wrong == wrong[0]).all() and not (wrong[:, 0] == wrong.T).all()
     short = disturbed(Judgement(TRUE.scores[:4], TRUE.notes[:4]), 3, NoiseConfig(flip=0.3))
     assert short.scores == many[3][:4].tolist()
 

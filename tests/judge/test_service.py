@@ -11,11 +11,11 @@ from tarl_jax.judge.service import Judge
 from tarl_jax.llm.errors import LLMError
 
 # What becomes of an episode of 3 turns whose requests meet these, at two attempts a call.
-CURED = [["ok"], ["429", "ok"], ["500", "ok"], ["hang", "ok"], ["malformed", "ok"],
+CURED = [["ok"], ["429", "ok"], ["500", "ok"], ["malformed", "ok"],
          ["truncated", "ok"], ["prose", "ok"], ["miscounted", "ok"], ["prose", "miscounted", "ok"],
          ["500", "prose", "429", "ok"], ["majors"]]
 LOST = {"rate_limited": [["429", "429"], ["prose", "429", "429"]], "server_error": [["500", "500"]],
-        "timeout": [["hang", "hang"]], "malformed": [["malformed", "malformed"]],
+        "timeout": [["408", "408"]], "malformed": [["malformed", "malformed"]],
         "connection": [["drop", "drop"]], "bad_request": [["400"]],
         "unusable": [["prose", "miscounted", "prose"]]}
 
@@ -61,8 +61,7 @@ def test_each_fault_is_cured_or_an_abstention_of_its_kind(openai_server, judge):
     fates = [*CURED, *(fate for fates in LOST.values() for fate in fates)]
     openai_server.plan(*[step for fate in fates for step in fate], retry_after="0")
     played = episodes(len(fates))
-    # One at a time, so that each meets its own; 0.2 s is what a request that hangs costs.
-    one = judge(max_in_flight=1, timeout_seconds=0.2)
+    one = judge(max_in_flight=1)  # one at a time, so that each meets its own
     found = scores(one.judge_all(played))
     good = len(CURED)
     assert found[: good - 1] == [[1, 0, 1]] * (good - 1)
@@ -76,6 +75,13 @@ def test_each_fault_is_cured_or_an_abstention_of_its_kind(openai_server, judge):
     assert counts["judge/faults/server_error"] == sum(f.count("500") for f in fates)
     assert len(one.lines) == len(LOST) and any("unusable" in line for line in one.lines)
     assert one.counts()["judge/calls"] == 0  # since the last time
+
+
+def test_a_server_that_hangs_is_an_abstention(openai_server, judge):
+    openai_server.plan(fractions={"hang": 1.0})
+    one = judge(timeout_seconds=0.2)
+    assert one.judge_all(episodes(3)) == [None] * 3
+    assert one.counts()["judge/abstained/timeout"] == 3
 
 
 def test_thirty_in_a_hundred_requests_fail_and_nothing_is_paid_twice(
