@@ -19,47 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tarl_jax.config import ConfigError, JudgeConfig, RewardConfig, from_config_dict
-from tarl_jax.judge.agreement import Agreement, Scores, consistency
-from tarl_jax.judge.incentive import Correlation, Group, Rate, incentive, pass_rates
+from tarl_jax.judge.agreement import Scores, consistency
+from tarl_jax.judge.incentive import Group, incentive, pass_rates
+from tarl_jax.judge.report import Opinion, draw, show
 from tarl_jax.judge.service import Judge
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.metrics import read_trajectories, trajectory_files
 from tarl_jax.types import Trajectory
 
 SAVED = "saved"
-
-
-@dataclasses.dataclass(frozen=True)
-class Opinion:
-    """What one judge says, and what it would teach.
-
-    Attributes:
-      name: as it was given.
-      scores: per episode.
-      passed: success where no turn has a -1, and where one has.
-      incentives: by denominator ("expert", "taken"): over all groups, over those where all fail.
-      itself: agreement among repeated askings; None where it was asked once.
-    """
-
-    name: str
-    scores: list[Scores]
-    passed: tuple[Rate, Rate]
-    incentives: dict[str, tuple[Correlation, Correlation]]
-    itself: Agreement | None
-
-    def warnings(self) -> list[str]:
-        """Where the reward would pay for giving up."""
-        found = []
-        for denominator, (_, failing) in self.incentives.items():
-            if failing.value < 0:
-                sure = "pays" if failing.high < 0 else "may pay"
-                found.append(
-                    f"{self.name}: with reward.denominator = {denominator} the reward {sure} for"
-                    f" giving up: where all of a group fail, it correlates {failing.value:+.2f}"
-                    f" ({failing.low:+.2f} to {failing.high:+.2f}) with the share of the task that"
-                    " was done"
-                )
-        return found
 
 
 def load_groups(path: Path, kind: str, last: int, episodes: int) -> list[list[Trajectory]]:
@@ -132,8 +100,6 @@ def opinion(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
-    from tarl_jax.judge.report import draw, show
-
     path: Path = given.path
     home = path.parent if path.is_file() else path
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tarl_jax.curves import BLUE, GREEN, GREY, RED, STYLE
-from tarl_jax.judge.agreement import SCORES, agreement, by_length, by_position
-from tarl_jax.judge.incentive import Correlation
+from tarl_jax.judge.agreement import SCORES, Agreement, Scores, agreement, by_length, by_position
+from tarl_jax.judge.incentive import Correlation, Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tarl_jax.judge.calibrate import Opinion
-
 _NAMES = [f"{score:+d}" if score else "0" for score in SCORES]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opinion:
+    """What one judge says, and what it would teach.
+
+    Attributes:
+      name: as it was given.
+      scores: per episode.
+      passed: success where no turn has a -1, and where one has.
+      incentives: by denominator ("expert", "taken"): over all groups, over those where all fail.
+      itself: agreement among repeated askings; None where it was asked once.
+    """
+
+    name: str
+    scores: list[Scores]
+    passed: tuple[Rate, Rate]
+    incentives: dict[str, tuple[Correlation, Correlation]]
+    itself: Agreement | None
+
+    def warnings(self) -> list[str]:
+        """Where the reward would pay for giving up."""
+        found = []
+        for denominator, (_, failing) in self.incentives.items():
+            if failing.value < 0:
+                sure = "pays" if failing.high < 0 else "may pay"
+                found.append(
+                    f"{self.name}: with reward.denominator = {denominator} the reward {sure} for"
+                    f" giving up: where all of a group fail, it correlates {failing.value:+.2f}"
+                    f" ({failing.low:+.2f} to {failing.high:+.2f}) with the share of the task that"
+                    " was done"
+                )
+        return found
 
 
 def show(opinions: Sequence[Opinion], success: Sequence[bool | None]) -> None:
