@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").read_text()).group(1)
 
-LLM = ["fastjsonschema>=2.19", "openai>=2.0", "tenacity>=9.0"]  # outside language models
+# Outside language models.
+LLM = ["fastjsonschema>=2.19", "openai>=2.0", "pydantic>=2.7", "tenacity>=9.0"]
 SPEECH = [
     "espeakng-loader>=0.2",
     "openai>=2.0",
@@ -39,6 +40,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["tarl_jax", "tarl_jax.*"]),
     package_data={
+        "tarl_jax.judge": ["rubric.txt"],
         "tarl_jax.text": ["shop.model"],
         "tarl_jax.sandbox": ["*_policy.md", "prompts/*.txt"],
     },

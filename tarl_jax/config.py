@@ -16,6 +16,9 @@ from typing import Any
 from tarl_jax.credit_config import RewardConfig as RewardConfig
 from tarl_jax.credit_config import RLConfig as RLConfig
 from tarl_jax.credit_config import check_credit
+from tarl_jax.judge_config import JudgeConfig as JudgeConfig
+from tarl_jax.judge_config import NoiseConfig as NoiseConfig
+from tarl_jax.judge_config import check_judge
 from tarl_jax.llm_config import LLMConfig as LLMConfig
 from tarl_jax.llm_config import UserConfig, check_user
 from tarl_jax.maths.config import MathsConfig, check_maths
@@ -242,6 +245,7 @@ class RunConfig:
     maths: MathsConfig = dataclasses.field(default_factory=MathsConfig)
     warm_start: WarmStartConfig = WarmStartConfig()
     rollout: RolloutConfig = RolloutConfig()
+    judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
     rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     eval: EvalConfig = EvalConfig()
@@ -261,13 +265,14 @@ def from_config_dict(data: Mapping[str, Any]) -> RunConfig:
     """Checked conversion; raises ConfigError for an unknown key, a wrong type or a bad value."""
     if hasattr(data, "to_dict"):
         data = data.to_dict()
-    config = _build(RunConfig, data, prefix="config")
+    config = _build(RunConfig(), data, prefix="config")
     _check(config)
     return config
 
 
-def _build(cls: type, data: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
+def _build(default: Any, data: Mapping[str, Any], prefix: str) -> Any:
+    """`default` with what `data` gives in place of its fields, group by group."""
+    hints = typing.get_type_hints(type(default))
     for key in data:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, 1)
@@ -280,7 +285,7 @@ def _build(cls: type, data: Mapping[str, Any], prefix: str) -> Any:
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where} = {value!r}: expected a group of keys")
-            values[key] = _build(kind, value, where)
+            values[key] = _build(getattr(default, key), value, where)
         elif kind == tuple[str, ...]:
             if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
                 raise ConfigError(f"{where} = {value!r}: expected a list of strings")
@@ -298,7 +303,7 @@ def _build(cls: type, data: Mapping[str, Any], prefix: str) -> Any:
             raise ConfigError(f"{where} = {value!r}: expected {kind.__name__}")
         else:
             values[key] = value
-    return cls(**values)
+    return dataclasses.replace(default, **values)
 
 
 def _check(c: RunConfig) -> None:
@@ -311,6 +316,7 @@ def _check(c: RunConfig) -> None:
 
     check_credit(c.reward, c.rl, c.rollout.group_size, require, choice)
     check_user(c.user, require, choice)
+    check_judge(c.judge, require, choice)
     choice("sandbox.domain", c.sandbox.domain, ("retail", "airline"))
     require(c.sandbox.domain == "retail" or bool(c.sandbox.data), "sandbox.data", c.sandbox.data,
             f"name a folder with data of the domain {c.sandbox.domain!r}; only retail has its own")

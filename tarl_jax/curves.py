@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, RED, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8C8C8C",
 )  # fmt: skip
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -65,7 +65,7 @@ def plot_curves(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | N
     if not records:
         raise ValueError(f"{run_dir}: metrics.jsonl holds no line yet: nothing to draw")
     out = run_dir / "curves.png" if out is None else Path(out)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
         figure = Figure(figsize=(13, 6.8), layout=layout)
         _draw(figure, records, run_dir.resolve().name)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 
 from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import RunConfig
-from tarl_jax.judge.rules import judge
+from tarl_jax.judge.service import Judge
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.decoder import Params
@@ -51,30 +51,35 @@ def evaluate(
     tasks: Sequence[Task],
     stream: str,
     progress: Callable[[int, int], None] | None = None,
+    judge: Judge | None = None,
 ) -> tuple[dict[str, float], list[Trajectory]]:
     """Plays `config.eval.trials` episodes of each task, of whatever kind, and judges them.
 
     Args:
       stream: names the random stream of the episodes; the same name gives the same episodes.
+      judge: None: they are not judged. Noise of its config is left out.
     Returns: metrics named "eval/…", and the trajectories, the trials of a task side by side.
     Raises: LLMError where users are language models and none of them could play.
     """
     config = world.config.eval
     episodes = [world.episode(task, stream, config.seed, trial)
                 for task in tasks for trial in range(config.trials)]
-    stats = engine.run(params, episodes, config.temperature, progress)
+    ended = judge.begin if judge else None
+    stats = engine.run(params, episodes, config.temperature, progress, ended=ended)
     trajectories = [episode.trajectory() for episode in episodes]
     require_some(trajectories)
-    for trajectory in trajectories:
-        verdict = judge(trajectory)
-        if verdict is not None:
-            trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
     tools, maths = by_kind(trajectories)
+    if judge:
+        verdicts = judge.judge_all(trajectories, exact=True)
+        for trajectory, verdict in zip(trajectories, verdicts, strict=True):
+            if verdict is not None:
+                trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
     metrics = summarise(tools, config.trials, config.bootstrap, config.seed)
     if maths:
         metrics |= summarise_maths(maths, config.trials, config.bootstrap, config.seed)
     metrics["eval/tokens_per_second"] = stats.tokens_per_second
-    metrics |= {f"eval/{name}": count for name, count in world.user_counts().items()}
+    counts = world.user_counts() | (judge.counts() if judge else {})
+    metrics |= {f"eval/{name}": count for name, count in counts.items()}
     return metrics, trajectories
 
 
@@ -86,7 +91,8 @@ def summarise(
     pass^k and clean pass (success without a major deviation) come with "_low" and "_high", the
     ends of their 95% interval by bootstrap over tasks. Success is a right database; where some task
     requires outputs, "pass^k_with_outputs" asks for these too, as tau-bench does. Assertions of
-    tasks are judged by nobody here: "unjudged_assertions" says how many there are.
+    tasks are judged by nobody here: "unjudged_assertions" says how many there are. An episode
+    without a judgement counts as one without a major deviation; "judge/abstained" is their share.
     """
     rng = np.random.default_rng(seed)
     shape = (-1, trials)
@@ -108,6 +114,7 @@ def summarise(
             both = (success & found).sum(axis=1)
             add(f"eval/pass^{k}_with_outputs", pass_hat_k(both, trials, k))
     metrics |= {f"eval/{name}": value for name, value in behaviour(trajectories).items()}
+    metrics["eval/judge/abstained"] = float(np.mean([t.turn_scores is None for t in trajectories]))
     metrics["eval/outputs_found"] = float(np.mean([t.outputs_found for t in trajectories]))
     metrics["eval/tasks"] = float(len(success))
     metrics["eval/unjudged_assertions"] = float(
@@ -211,10 +218,14 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     state = restore(config, world, make_updater(config, world), checkpoints, step)
     try:
         world.check_users()
-        with LiveView(0, config.log.live, str(run_dir)) as view:
+        with (
+            LiveView(0, config.log.live, str(run_dir)) as view,
+            Judge(config.judge, run_dir / "judge", view.log) as judge,
+        ):
+            judge.check()
             values, _ = evaluate(
                 engine, state.policy, world, held_out(world, config.eval.final_tasks), "eval",
-                lambda done, total: view.phase(f"evaluating step {step}", done, total),
+                lambda done, total: view.phase(f"evaluating step {step}", done, total), judge,
             )
     finally:
         world.close()

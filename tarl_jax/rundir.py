@@ -25,7 +25,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sent
 FREE = (
     "workdir", "log", "checkpoint", "eval", "rl.steps", "warm_start.cache_dir", "mesh",
     "model.attention", "model.remat", "model.scan_layers", "model.pretrained", "sandbox.data",
-    *(f"user.llm.{name}" for name in (
+    *(f"{group}.llm.{name}" for group in ("user", "judge") for name in (
         "base_url", "api_key_env", "timeout_seconds", "max_attempts", "backoff_seconds",
         "max_in_flight", "requests_per_minute", "tokens_per_minute", "max_calls", "max_usd",
         "usd_per_million_input", "usd_per_million_output", "cache_dir", "record", "replay",

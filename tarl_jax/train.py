@@ -35,7 +35,7 @@ from tarl_jax.evaluation import (
     maths_metrics,
     require_some,
 )
-from tarl_jax.judge.rules import judge
+from tarl_jax.judge.service import Judge
 from tarl_jax.learner import Learner
 from tarl_jax.live import LiveView, print_summary
 from tarl_jax.mesh import make_mesh, row_shards
@@ -92,6 +92,8 @@ class _Run:
         view.phase("building the shop and its tasks")
         self.world = World.from_config(config)
         self.world.check_users()
+        self.judge = Judge(config.judge, run_dir / "judge", view.log)
+        self.judge.check()
         self.engine = self.world.engine()
         self.updater = make_updater(config, self.world)
         self.learner = Learner(config, self.updater, row_shards(self.mesh), run_dir)
@@ -103,6 +105,7 @@ class _Run:
         if self.collector:
             self.collector.close()
         self.world.close()
+        self.judge.close()
         self.checkpoints.close()
         if self.writer:
             self.writer.close()
@@ -115,7 +118,7 @@ class _Run:
         self.updater.compile(state, self.learner.shapes(), self.config.rl.pack)
         self.collector = Collector(
             self.config, self.engine, self.world, self._mixture(state.policy if not step else None),
-            self.run_dir / "ahead",
+            self.run_dir / "ahead", self.judge.begin,
         )
         base = self._found("base") or self._evaluation("base", 0, state.policy)
         while step < self.config.rl.steps:
@@ -234,7 +237,7 @@ class _Run:
                 f" trajectories in {self.run_dir}"
             ) from error
         done = time.perf_counter()
-        values |= losses | stats.metrics() | self.world.user_counts() | {
+        values |= losses | stats.metrics() | self.world.user_counts() | self.judge.counts() | {
             "seconds/rollout": after_rollout - begun,
             "seconds/judge": after_judge - after_rollout,
             "seconds/update": done - after_judge,
@@ -250,8 +253,7 @@ class _Run:
 
     def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Judges and rewards in place; returns metrics, those of maths problems apart."""
-        for t in trajectories:
-            verdict = judge(t)
+        for t, verdict in zip(trajectories, self.judge.judge_all(trajectories), strict=True):
             if verdict:
                 t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
             earned = reward(t, self.config, self.learner.table)
@@ -294,7 +296,9 @@ class _Run:
 
         # Base and final play the very same episodes.
         stream = f"eval-{step}" if kind == "eval" else "eval"
-        values, trajectories = evaluate(self.engine, params, self.world, tasks, stream, progress)
+        values, trajectories = evaluate(
+            self.engine, params, self.world, tasks, stream, progress, self.judge
+        )
         values["seconds/eval"] = time.perf_counter() - begun
         self._write(step, kind, values)
         tools, maths = by_kind(trajectories)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import json
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -60,7 +61,21 @@ def author(messages: list[dict], number: int) -> str:
     return json.dumps({"instruction": "Listen. " + json.loads(asked)["plain instruction"]})
 
 
-ANSWERS = {f.__name__: f for f in (user, react, supervised, echo, verdict, author)}
+def judge(messages: list[dict], number: int) -> str:
+    """A grade for each turn of the episode that is asked about: +1, 0, +1, …"""
+    return grades([(turn + 1) % 2 for turn in range(turns_in(messages))])
+
+
+def turns_in(messages: list[dict]) -> int:
+    return int(re.search(r"the agent's (\d+) turns", messages[1]["content"].splitlines()[-1])[1])
+
+
+def grades(scores: list[int]) -> str:
+    return json.dumps({"turns": [{"turn": turn, "reason": f"reason {turn}", "score": score}
+                                 for turn, score in enumerate(scores)]})
+
+
+ANSWERS = {f.__name__: f for f in (user, react, supervised, echo, verdict, author, judge)}
 
 
 class Plan:
@@ -87,7 +102,7 @@ class Plan:
         return "ok"
 
     def report(self) -> dict:
-        names = ("requests", "max_in_flight", "injected", "last")
+        names = ("requests", "in_flight", "max_in_flight", "injected", "last")
         return {name: getattr(self, name) for name in names}
 
 
@@ -183,6 +198,12 @@ class Handler(BaseHTTPRequestHandler):
                 self._raw(200, json.dumps(self._completion(body, number, " ")).encode())
             case "prose":
                 text = "Sure! Here is the answer you asked for."
+                self._raw(200, json.dumps(self._completion(body, number, text)).encode())
+            case "miscounted":  # a judge's
+                text = grades([1] * (turns_in(body["messages"]) + 1))
+                self._raw(200, json.dumps(self._completion(body, number, text)).encode())
+            case "majors":
+                text = grades([-1] * turns_in(body["messages"]))
                 self._raw(200, json.dumps(self._completion(body, number, text)).encode())
             case "no_usage":
                 found = self._completion(body, number)

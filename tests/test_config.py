@@ -42,6 +42,13 @@ def test_what_is_not_given_keeps_its_default():
     assert got.rl == RunConfig().rl
 
 
+def test_a_group_in_part_keeps_the_defaults_of_its_place():
+    # A judge's language model has defaults of its own.
+    got = from_config_dict({"judge": {"kind": "llm", "llm": {"model": "m"}}}).judge.llm
+    assert got == dataclasses.replace(RunConfig().judge.llm, model="m")
+    assert got.temperature == 0 != RunConfig().user.llm.temperature
+
+
 @pytest.mark.parametrize("key, suggestion", [
     ("seeds", "did you mean 'seed'?"),
     ("rl.learning_rat", "did you mean 'learning_rate'?"),
@@ -179,6 +186,13 @@ def test_an_int_is_good_for_a_float():
     ("speech.voices", (), "at least one voice"),
     ("speech.voices", ("",), "at least one voice"),
     ("sandbox.domain", "bank", "choose one of retail, airline"),
+    ("judge.kind", "human", "choose one of rules, llm"),
+    ("judge.max_majors", 0, "at least 1"),
+    ("judge.max_seconds", 0.0, "must be above 0"),
+    ("judge.llm.model", "", "name the model"),
+    ("judge.noise.flip", 1.5, "between 0 and 1"),
+    ("judge.noise.optimism", -0.1, "between 0 and 1"),
+    ("judge.noise.abstain", float("nan"), "between 0 and 1"),
     ("user.kind", "human", "choose one of scripted, llm"),
     ("user.strategy", "cot", "choose one of llm, react, verify, reflection"),
     ("user.max_calls", 0, "at least 1"),

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tarl_jax.config import JudgeConfig, NoiseConfig
 from tarl_jax.evaluation import (
     behaviour,
     bootstrap_interval,
@@ -18,6 +19,7 @@ from tarl_jax.evaluation import (
     summarise,
     summarise_maths,
 )
+from tarl_jax.judge.service import Judge
 from tarl_jax.rollout.engine import EngineStats
 from tarl_jax.rollout.players import Turn
 from tarl_jax.rollout.world import World
@@ -265,24 +267,30 @@ class TransferringEngine:
         self.seeds: list[int] = []
         self.temperature = 0.0
 
-    def run(self, params, episodes, temperature, progress=None):
+    def run(self, params, episodes, temperature, progress=None, *, ended=None):
         ids = self.chat.agent(Call("transfer_to_human_agents", {"summary": "no"}))
         self.temperature = temperature
         for episode in episodes:
             self.seeds.append(episode.seed)
             episode.start()
             assert episode.turn(Turn(ids, [0.0] * len(ids), [0.0] * len(ids))) is None
+            if ended:
+                ended(episode)
         return EngineStats(episodes=len(episodes))
 
 
-def test_trials_lie_side_by_side_and_are_judged(tiny_world):
+def test_trials_lie_side_by_side_and_are_judged(tiny_world, tmp_path):
     engine, config = TransferringEngine(tiny_world), tiny_world.config.eval
     tasks = tiny_world.held_out_tasks[:3]
-    metrics, trajectories = evaluate(engine, None, tiny_world, tasks, "eval")
+    noisy = JudgeConfig(noise=NoiseConfig(abstain=1.0))  # which evaluations leave out
+    metrics, trajectories = evaluate(
+        engine, None, tiny_world, tasks, "eval", judge=Judge(noisy, tmp_path)
+    )
     names = [t.task.task_id for t in trajectories]
     assert names == [task.task_id for task in tasks for _ in range(config.trials)]
     assert all(len(t.turn_scores) == len(t.judge_notes) == 1 for t in trajectories)
     assert metrics["eval/transfers"] == 1.0 and metrics["eval/tasks"] == 3
+    assert metrics["eval/judge/abstained"] == 0
     assert engine.temperature == config.temperature
     assert len(set(engine.seeds)) == len(engine.seeds)
 
@@ -294,6 +302,14 @@ def test_the_stream_names_the_episodes(tiny_world):
         evaluate(engine, None, tiny_world, tiny_world.held_out_tasks[:2], stream)
         seeds.append(engine.seeds)
     assert seeds[0] == seeds[1] and not set(seeds[0]) & set(seeds[2])
+
+
+def test_without_a_judge_nothing_is_judged(tiny_world):
+    metrics, trajectories = evaluate(
+        TransferringEngine(tiny_world), None, tiny_world, tiny_world.held_out_tasks[:1], "eval"
+    )
+    assert {t.turn_scores for t in trajectories} == {None}
+    assert metrics["eval/judge/abstained"] == 1
 
 
 def test_an_evaluation_with_maths_leaves_the_tool_tasks_numbers_alone(tiny_config, tiny_world):

@@ -19,20 +19,21 @@ ROOT = Path(tarl_jax.__file__).parent
 MAX_LINES = 400
 ROWS = (
     # Records, knobs, the mesh, how a process starts.
-    ("types", "config", "credit_config", "llm_config", "speech_config", "maths.config", "presets",
-     "mesh", "launch"),
+    ("types", "config", "credit_config", "judge_config", "llm_config", "speech_config",
+     "maths.config", "presets", "mesh", "launch"),
     # Outside language models.
     ("llm.*",),
     # Pure functions on arrays; models; text; the sandbox.
     ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "rl.calibration", "models.*",
      "text.*", "sandbox.*", "maths.*", "speech.*"),
     # What joins them.
-    ("rollout.*", "judge.*", "rl.objective", "rl.update"),
+    ("rollout.*", "judge.rules", "judge.request", "judge.answer", "judge.llm", "judge.noise",
+     "judge.service", "judge.agreement", "judge.incentive", "rl.objective", "rl.update"),
     # What a run keeps and shows, and what its commands share.
     ("data", "collect", "difficulty", "checkpoint", "metrics", "credit", "learner", "health",
      "live", "curves", "warm_start", "rundir", "cli", "policy"),
     # What a user runs.
-    ("train", "evaluate", "evaluation", "calibrate", "aot", "export", "serve", "view.*"),
+    ("train", "evaluate", "evaluation", "calibrate", "judge.*", "aot", "export", "serve", "view.*"),
     ("main",),
 )
 PACKAGES = 2  # the row of packages that stand apart

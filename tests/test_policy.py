@@ -51,11 +51,11 @@ def scores(monkeypatch):
 
     given = itertools.cycle((0, 1))
 
-    def judge(trajectory):
-        count = len(trajectory.turns)
-        return Judgement([next(given)] * count, [""] * count)
+    def judge_all(self, trajectories, exact=False):
+        counts = [len(t.turns) for t in trajectories]
+        return [Judgement([next(given)] * count, [""] * count) for count in counts]
 
-    monkeypatch.setattr("tarl_jax.train.judge", judge)
+    monkeypatch.setattr("tarl_jax.judge.service.Judge.judge_all", judge_all)
 
 
 def config_of(run, **changes):

@@ -63,6 +63,7 @@ class ChatService:
         *,
         key: str = "",
         schema: Mapping[str, Any] | None = None,
+        require_fit: bool = True,
         deadline: float | None = None,
     ) -> Completion:
         """Asks for the next message of a chat; blocks until it is there.
@@ -75,6 +76,8 @@ class ChatService:
           key: tells apart equal requests that should be answered apart, such as those of two
             episodes of a task; never sent.
           schema: JSON schema that the answer must fit; one that does not is asked for again.
+          require_fit: False leaves it to the caller to look whether the answer fits, and so to ask
+            again in words that say what is wrong.
           deadline: `time.monotonic()` after which it gives up.
         Raises: LLMError, of the kinds named there.
         """
@@ -89,7 +92,7 @@ class ChatService:
                 completion = other.result()  # it ends, as every request does
                 self.ledger.add(cache_hits=1)
             else:
-                completion = self._answer(name, {**body, "key": key}, body, deadline)
+                completion = self._answer(name, {**body, "key": key}, body, require_fit, deadline)
                 mine.set_result(completion)
             return completion
         except BaseException as error:
@@ -133,7 +136,7 @@ class ChatService:
 
     def _answer(
         self, name: str, request: Mapping[str, Any], body: Mapping[str, Any],
-        deadline: float | None,
+        require_fit: bool, deadline: float | None,
     ) -> Completion:
         """From the recording, the cache, or the server."""
         recording = self._replay or self._record
@@ -155,7 +158,7 @@ class ChatService:
             self.ledger.add(cache_hits=1)
             completion = Completion(**found)
         else:
-            completion = self._asked(name, request, body, deadline)
+            completion = self._asked(name, request, body, require_fit, deadline)
         answer = dataclasses.asdict(completion)
         if self._cache and found is None:
             self._cache.put(name, answer)
@@ -165,7 +168,7 @@ class ChatService:
 
     def _asked(
         self, name: str, request: Mapping[str, Any], body: Mapping[str, Any],
-        deadline: float | None,
+        require_fit: bool, deadline: float | None,
     ) -> Completion:
         """From the server, in as many attempts as it may take; a failure is recorded too."""
         import tenacity
@@ -196,7 +199,7 @@ class ChatService:
             reraise=True,
         )
         try:
-            return attempts(self._attempt, body, deadline)
+            return attempts(self._attempt, body, require_fit, deadline)
         except LLMError as error:
             if error.fatal:
                 raise
@@ -207,7 +210,9 @@ class ChatService:
                 self._record.put(name, request, {"error": outcome})
             raise LLMError(error.kind, message) from None
 
-    def _attempt(self, body: Mapping[str, Any], deadline: float | None) -> Completion:
+    def _attempt(
+        self, body: Mapping[str, Any], require_fit: bool, deadline: float | None
+    ) -> Completion:
         """One request, within every limit. Raises LLMError."""
         config, begun = self.config, time.monotonic()
         tokens = len(json.dumps(body)) / _CHARACTERS_PER_TOKEN
@@ -232,7 +237,8 @@ class ChatService:
                 usd = self._usd(*used)
                 self.ledger.add(prompt_tokens=used[0], completion_tokens=used[1], usd=usd)
                 self._rate.settle(place, sum(used) or tokens)
-                _require_fit(completion.text, body)
+                if require_fit:
+                    _require_fit(completion.text, body)
             except LLMError as error:
                 kind = f"faults_{error.kind}" if error.kind in FAULTS else "refused"
                 self.ledger.add(**{kind: 1})

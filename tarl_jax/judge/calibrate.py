@@ -1,0 +1,144 @@
+"""Tests judges on saved episodes, before any training is spent on their scores.
+
+    python -m tarl_jax.judge.calibrate RUN_OR_FILE [--judge saved --judge rules --judge FILE.json]
+
+A judge is "saved" (the scores that the episodes were saved with), "rules", or a JSON file of the
+config group `judge`, such as {"kind": "llm", "llm": {"model": "gpt-4.1", "max_calls": 200}}. Of
+each the command tells what its scores would teach, of two or more how far the others agree with the
+first, and with --repeats how far each agrees with itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tarl_jax.config import ConfigError, JudgeConfig, RewardConfig, from_config_dict
+from tarl_jax.judge.agreement import Scores, consistency
+from tarl_jax.judge.incentive import Group, incentive, pass_rates
+from tarl_jax.judge.report import Opinion, draw, show
+from tarl_jax.judge.service import Judge
+from tarl_jax.llm.errors import LLMError
+from tarl_jax.metrics import read_trajectories, trajectory_files
+from tarl_jax.types import Trajectory
+
+SAVED = "saved"
+
+
+def load_groups(path: Path, kind: str, last: int, episodes: int) -> list[list[Trajectory]]:
+    """The tool episodes of a run or a file, those of a task in one file as one group.
+
+    Args:
+      kind: of files of a run: "step" or "eval". last: the last so many of them; 0: all.
+      episodes: whole groups in order, as long as they have at most so many; 0: all.
+    Raises ValueError where there is none, OSError where a file cannot be read.
+    """
+    files = [path] if path.is_file() else list(trajectory_files(path, kind).values())[-last:]
+    groups = [
+        list(group) for file in files
+        for _, group in itertools.groupby(
+            (t for t in read_trajectories(file) if t.task.kind == "tool"),
+            key=lambda t: t.task.task_id,
+        )
+    ]
+    if episodes:
+        ends = itertools.accumulate(map(len, groups))
+        groups = [g for g, end in zip(groups, ends, strict=True) if end <= episodes]
+    if not groups:
+        raise ValueError(f"{path}: holds no episode of a task with tools to judge")
+    return groups
+
+
+def load_judge(name: str) -> JudgeConfig:
+    """The config that a name stands for, "saved" apart. Raises ConfigError, ValueError, OSError."""
+    group = {"kind": name} if name == "rules" else json.loads(Path(name).read_text("utf-8"))
+    return from_config_dict({"judge": group}).judge
+
+
+def load_reward(path: Path) -> RewardConfig:
+    """The reward of the run that the episodes are from; the default's where that is not known."""
+    record = path / "config.json"
+    flat = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    names = (f.name for f in dataclasses.fields(RewardConfig))
+    return RewardConfig(**{n: flat[f"reward.{n}"] for n in names if f"reward.{n}" in flat})
+
+
+def judged(
+    name: str, trajectories: Sequence[Trajectory], folder: Path, repeats: int
+) -> list[list[Scores]]:
+    """Per asking, per episode its scores. Raises as `load_judge` and `Judge` do."""
+    if name == SAVED:
+        return [[t.turn_scores for t in trajectories]]
+    with Judge(load_judge(name), folder) as judge:
+        judge.check()
+        askings = [judge.judge_all(trajectories, repeat=i) for i in range(repeats)]
+        counts = {k: v for k, v in judge.counts().items() if v}
+    if counts:
+        print(f"{name}: " + ", ".join(f"{k} {v:.6g}" for k, v in sorted(counts.items())))
+    return [[j.scores if j else None for j in asking] for asking in askings]
+
+
+def opinion(
+    name: str, askings: list[list[Scores]], groups: Sequence[Sequence[Trajectory]],
+    reward: RewardConfig,
+) -> Opinion:
+    """Of the first asking, but for the agreement of all of them."""
+    scores = iter(askings[0])
+    pairs: list[Group] = [[(t, next(scores)) for t in group] for group in groups]
+    incentives = {}
+    for denominator in ("expert", "taken"):
+        config = dataclasses.replace(reward, denominator=denominator)
+        incentives[denominator] = (incentive(pairs, config), incentive(pairs, config, failing=True))
+    itself = consistency(askings) if len(askings) > 1 else None
+    return Opinion(name, askings[0], pass_rates(pairs), incentives, itself)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    path: Path = given.path
+    home = path.parent if path.is_file() else path
+    try:
+        kind = "eval" if given.eval else "step"
+        groups = load_groups(path, kind, given.last, given.episodes)
+        trajectories = [t for group in groups for t in group]
+        reward = load_reward(path)
+        opinions = [
+            opinion(name, judged(name, trajectories, home / "judge", given.repeats), groups, reward)
+            for name in given.judge or [SAVED]
+        ]
+    except (ConfigError, LLMError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(opinions, [t.success for t in trajectories])
+    picture = given.plot or home / "judges.png"
+    draw(opinions, picture)
+    print(f"wrote {picture}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tarl_jax.judge.calibrate", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", metavar="RUN_OR_FILE", type=Path,
+                        help="directory of a run, or a .jsonl file of trajectories")
+    parser.add_argument("--judge", action="append", metavar="JUDGE",
+                        help="saved, rules or a JSON file; several times for several (default:"
+                        " saved)")
+    parser.add_argument("--repeats", type=int, default=1, help="how often each judge is asked")
+    parser.add_argument("--eval", action="store_true", help="a run's evaluations, not its training")
+    parser.add_argument("--last", type=int, default=0, help="a run's last so many files; 0: all")
+    parser.add_argument("--episodes", type=int, default=0, help="whole groups, up to so many"
+                        " episodes; 0: all")
+    parser.add_argument("--plot", type=Path, help="the picture (default: judges.png beside)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""A language model that judges episodes by the rubric, and abstains where it cannot.
+
+arXiv 2509.14480 has a language model grade every turn of a finished episode, told the hidden task
+and the right calls. Here an answer that cannot be used is asked for again with what is wrong with
+it, then anew; what is left after that, and every failure of the service, is an abstention that is
+counted by its kind, never a score.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+import time
+from pathlib import Path
+
+from tarl_jax.config import JudgeConfig
+from tarl_jax.judge.request import Messages, repair, request
+from tarl_jax.judge.rules import Judgement
+from tarl_jax.llm.errors import LLMError
+from tarl_jax.llm.service import ChatService
+from tarl_jax.types import Trajectory
+
+UNUSABLE = "unusable"  # the kind of an abstention after answers that could not be used
+_FAULTS = "faults_"
+
+
+class LLMJudge:
+    """One model for a whole run. Safe to share between threads; close it at the end.
+
+    folder: where answers are kept if the config names no cache_dir.
+    Raises LLMError("setup") where a package is missing.
+    """
+
+    def __init__(self, config: JudgeConfig, folder: Path):
+        try:
+            from tarl_jax.judge import answer
+        except ImportError as error:
+            raise LLMError("setup", f"a judge that is a language model needs more packages"
+                           f" ({error}): pip install 'tarl-jax[llm]'") from None
+        self._answer = answer
+        self._config = config
+        cache_dir = config.llm.cache_dir or str(folder)
+        self._service = ChatService(
+            dataclasses.replace(config.llm, cache_dir=cache_dir), "judge.llm"
+        )
+        self._lock = threading.Lock()
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._notices: list[str] = []
+        self._noticed: set[str] = set()
+
+    def check(self) -> None:
+        """Raises LLMError where the model cannot be asked (no key, no package)."""
+        self._service.check()
+
+    def judge(self, trajectory: Trajectory, repeat: int = 0) -> Judgement | None:
+        """Scores each agent turn; None (abstain) where there is nothing to judge or no answer.
+
+        Equal episodes are asked about once. repeat: asks anew where it differs.
+        """
+        turns = trajectory.turns
+        if trajectory.task.kind != "tool" or trajectory.success is None or not turns:
+            return None
+        deadline = time.monotonic() + self._config.max_seconds
+        try:
+            found = self._ask(request(trajectory, self._config.max_majors), len(turns), repeat,
+                              deadline)
+        except LLMError as error:
+            self._abstain(error.kind, str(error))
+            return None
+        if found is None:
+            return None
+        judgement, knock_ons = self._answer.without_knock_ons(found, self._config.max_majors)
+        with self._lock:
+            self._counts["knock_ons"] += knock_ons
+        return judgement
+
+    def counts(self) -> dict[str, float]:
+        """What came of it since the last time, by name.
+
+        Those of `llm.ledger.COUNTS`, the faults of requests as "faults/<kind>"; "repaired"
+        (judgements that came only after an answer that could not be used), "knock_ons", and
+        "abstained/<kind>": episodes without a judgement, by the kind of `LLMError` or UNUSABLE.
+        """
+        found = {
+            name.replace(_FAULTS, "faults/"): count
+            for name, count in self._service.ledger.take().items()
+        }
+        with self._lock:
+            own, self._counts = self._counts, collections.Counter()
+        return found | {"repaired": 0.0, "knock_ons": 0.0} | own
+
+    def notices(self) -> list[str]:
+        """What a user should be told, each kind of abstention once; empty the next time."""
+        with self._lock:
+            found, self._notices = self._notices, []
+        return found
+
+    def close(self) -> None:
+        """Ends what is under way."""
+        self._service.close()
+
+    def _ask(self, asked: Messages, turns: int, repeat: int, deadline: float) -> Judgement | None:
+        """The answer to the request, to its repair, or to the request made anew; else None."""
+        schema, problem = self._answer.Grades.model_json_schema(), ""
+        messages = asked
+        for attempt in range(3):
+            completion = self._service.complete(
+                messages, key=f"{repeat}/{attempt}", schema=schema, require_fit=False,
+                deadline=deadline,
+            )
+            try:
+                found = self._answer.read(completion.text, turns)
+            except ValueError as error:
+                problem = str(error)
+                self._service.ledger.add(unusable=1)
+                messages = repair(asked, completion.text, problem) if attempt == 0 else asked
+                continue
+            with self._lock:
+                self._counts["repaired"] += attempt > 0
+            return found
+        self._abstain(UNUSABLE, f"{self._config.llm.model}: no answer could be used; the last one:"
+                      f" {problem}")
+        return None
+
+    def _abstain(self, kind: str, reason: str) -> None:
+        with self._lock:
+            self._counts[f"abstained/{kind}"] += 1
+            if kind not in self._noticed:
+                self._noticed.add(kind)
+                self._notices.append(f"the judge abstains ({kind}): {reason}")

@@ -1,0 +1,99 @@
+"""The judge of a run, of whatever kind: judging begins when an episode ends, in other threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from tarl_jax.config import JudgeConfig
+from tarl_jax.judge import rules
+from tarl_jax.judge.llm import LLMJudge
+from tarl_jax.judge.noise import disturbed
+from tarl_jax.judge.rules import Judgement
+from tarl_jax.types import Trajectory
+
+
+class Judge:
+    """Judges finished episodes by the config; close it at the end.
+
+    It never stops a run: an episode that it cannot judge has no judgement, and `counts` and `log`
+    say why. `begin` may be called from another thread than the rest.
+
+    folder: where the answers of a language model are kept (see `JudgeConfig.llm`).
+    log: takes a line for the user.
+    Raises LLMError where a package is missing.
+    """
+
+    def __init__(self, config: JudgeConfig, folder: Path, log: Callable[[str], None] = print):
+        self._noise = config.noise
+        self._log = log
+        self._llm = LLMJudge(config, folder) if config.kind == "llm" else None
+        workers = config.llm.max_in_flight
+        self._pool = ThreadPoolExecutor(workers, "judge") if self._llm else None
+        self._begun: dict[tuple[str, int], Future[Judgement | None]] = {}
+
+    def check(self) -> None:
+        """Raises LLMError where a language model cannot be asked (no key, no package)."""
+        if self._llm:
+            self._llm.check()
+
+    def begin(self, episode: Any) -> None:
+        """Begins to judge an episode that has ended, if that takes long: `Engine.run(ended=…)`.
+
+        episode: has a method `trajectory`; `judge_all` of that trajectory takes what comes of it.
+        """
+        if self._llm:
+            trajectory = episode.trajectory()
+            self._begun[_name(trajectory)] = self._submit(trajectory, 0)
+
+    def judge_all(
+        self, trajectories: Sequence[Trajectory], *, exact: bool = False, repeat: int = 0
+    ) -> list[Judgement | None]:
+        """The judgements in order; None where the judge abstains.
+
+        exact: without the config's noise. repeat: another number asks a language model anew.
+        """
+        # Others may have ended too: groups that are held back, episodes that are played ahead.
+        begun = [None if repeat else self._begun.pop(_name(t), None) for t in trajectories]
+        futures = [
+            future or self._submit(t, repeat) for t, future in zip(trajectories, begun, strict=True)
+        ]
+        found = [future.result() for future in futures]
+        for line in self._llm.notices() if self._llm else ():
+            self._log(line)
+        if exact:
+            return found
+        return [
+            disturbed(judgement, t.seed, self._noise) if judgement else None
+            for judgement, t in zip(found, trajectories, strict=True)
+        ]
+
+    def counts(self) -> dict[str, float]:
+        """What a language model was asked since the last time, as metrics named "judge/…"."""
+        counts = self._llm.counts() if self._llm else {}
+        return {f"judge/{name}": count for name, count in counts.items()}
+
+    def close(self) -> None:
+        """Ends what is asked of a language model."""
+        if self._llm and self._pool:
+            self._llm.close()  # first: it ends what the pool waits for
+            self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _submit(self, trajectory: Trajectory, repeat: int) -> Future[Judgement | None]:
+        if self._llm and self._pool:
+            return self._pool.submit(self._llm.judge, trajectory, repeat)
+        done: Future[Judgement | None] = Future()
+        done.set_result(rules.judge(trajectory))
+        return done
+
+
+def _name(trajectory: Trajectory) -> tuple[str, int]:
+    return trajectory.task.task_id, trajectory.seed

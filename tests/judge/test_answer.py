@@ -1,0 +1,65 @@
+"""An answer is used as it stands or not at all."""
+
+import json
+
+import pytest
+
+from tarl_jax.judge.answer import Grades, read, without_knock_ons
+from tarl_jax.judge.rules import Judgement
+
+
+def answer(*scores, **changes):
+    turns = [{"turn": i, "reason": f"r{i}", "score": s} for i, s in enumerate(scores)]
+    for entry in turns:
+        entry.update(changes)
+    return json.dumps({"turns": turns})
+
+
+def test_a_good_answer():
+    assert read(answer(1, 0, -1), 3) == Judgement([1, 0, -1], ["r0", "r1", "r2"])
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("Sure! Here is the answer you asked for.", "Invalid JSON"),
+    (answer(1, 0)[:-9], "Invalid JSON"),
+    ("[]", "should be an object"),
+    ("{}", "turns: Field required"),
+    (answer(1), "from 0 to 1, in order; there are 1, numbered [0]"),
+    (answer(1, 1, 1), "there are 3, numbered [0, 1, 2]"),
+    (answer(1, 0, turn=1), "numbered [1, 1]"),
+    (answer(1, 2), "turns.1.score"),
+    (answer(1, -2), "turns.1.score"),
+    (answer(1, 0.5), "turns.1.score"),
+    (answer(1, "1"), "turns.1.score"),
+    (answer(1, True), "turns.1.score"),
+    (answer(1, None), "turns.1.score"),
+    (answer(1, 0, reason=None), "turns.0.reason"),
+    (answer(1, 0, mood="good"), "turns.0.mood"),
+])
+def test_another_answer_is_refused_with_what_is_wrong(text, told):
+    with pytest.raises(ValueError) as caught:
+        read(text, 2)
+    assert told in str(caught.value)
+    assert "pydantic.dev" not in str(caught.value)
+
+
+def test_the_schema_is_closed_and_names_the_scores():
+    schema = Grades.model_json_schema()
+    grade = schema["$defs"]["Grade"]
+    assert schema["additionalProperties"] is grade["additionalProperties"] is False
+    assert grade["required"] == ["turn", "reason", "score"]
+    assert (grade["properties"]["score"]["minimum"], grade["properties"]["score"]["maximum"]) == (
+        -1, 1)
+
+
+@pytest.mark.parametrize(("scores", "majors", "kept", "dropped"), [
+    ([1, -1, 0, -1, -1], 1, [1, -1, 0, 0, 0], 2),
+    ([1, -1, 0, -1, -1], 2, [1, -1, 0, -1, 0], 1),
+    ([-1], 1, [-1], 0),
+    ([1, 0], 1, [1, 0], 0),
+    ([], 1, [], 0),
+])
+def test_knock_ons(scores, majors, kept, dropped):
+    found, count = without_knock_ons(Judgement(scores, ["n"] * len(scores)), majors)
+    assert (found.scores, count) == (kept, dropped)
+    assert sum("knock-on" in note for note in found.notes) == dropped
