@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tarl_jax.config import ConfigError, LLMConfig, SandboxConfig, UserConfig, from_config_dict
-from tarl_jax.evaluation import require_some
+from tarl_jax.evaluation import evaluate_run, require_some
 from tarl_jax.judge.rules import judge
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.metrics import read_metrics, read_trajectories, trajectory_files
@@ -230,6 +230,33 @@ def test_a_recorded_run_repeats_to_the_letter_without_a_server(openai_server, tm
     assert replayed["user/replayed"] == replayed["user/calls"] == step["user/calls"]
     for name in ("rl/loss", "reward/mean", "train/pass_rate", "rollout/broken"):
         assert replayed.get(name) == step.get(name)
+
+
+def test_a_run_is_judged_by_a_model_and_an_evaluation_of_it_pays_nothing_twice(
+    openai_server, tmp_path, cache_dir
+):
+    openai_server.plan(fractions={"500": 0.1}, seed=1)
+    judge = {"judge.kind": "llm", "judge.llm.model": "judge", "judge.llm.api_key_env": "",
+             "judge.llm.base_url": openai_server.url, "judge.llm.max_attempts": 2,
+             "judge.llm.backoff_seconds": 0.0, "user.kind": "scripted"}
+    config = run_config(openai_server, tmp_path / "run", cache_dir, **judge)
+    train(config)
+    records = read_metrics(tmp_path / "run")
+    step = next(r for r in records if r["kind"] == "train")
+    scored = [t for f in trajectory_files(tmp_path / "run", "step").values()
+              for t in read_trajectories(f)]
+    judged = [t for t in scored if t.turn_scores is not None]
+    assert step["judge/calls"] >= len(scored) and judged
+    assert step["judge/abstained"] == pytest.approx(1 - len(judged) / len(scored))
+    # The server says +1, 0, +1, …
+    assert all(t.turn_scores == [(i + 1) % 2 for i in range(len(t.turns))] for t in judged)
+    assert all(note.startswith("reason") for t in judged for note in t.judge_notes)
+    spent = openai_server.report()["requests"]
+    openai_server.plan()
+    evaluate_run(config, step=1)
+    # What failed every attempt was never answered, so it alone is asked again.
+    assert openai_server.report()["requests"] <= sum(t.turn_scores is None for t in scored) + 4
+    assert spent >= len(scored)
 
 
 def test_a_run_whose_users_are_all_gone_stops(openai_server, tmp_path, cache_dir):
