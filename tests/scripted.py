@@ -12,7 +12,8 @@ VOCAB, STOP = 10, 3  # few tokens, so that many turns end before the limit
 LONGEST = 512  # tokens of a dialogue
 MODEL = ModelConfig(d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24)
 CONFIG = RolloutConfig(
-    slots=16, max_turn_tokens=14, max_episode_tokens=LONGEST, straggler_fraction=0.5
+    slots=16, max_turn_tokens=14, max_episode_tokens=LONGEST, straggler_fraction=0.5,
+    share_prefix=0,
 )
 TEMPERATURE = 1.5
 
