@@ -7,6 +7,7 @@ Axis letters mean the same thing in the whole repository:
     C  tokens of one forced chunk
     T  new tokens of one decode call
     V  vocabulary
+    X  pieces of sound
     D  model width
     F  feed-forward width
     L  layers
@@ -23,8 +24,9 @@ set when the token is born and never inferred later.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -120,6 +122,46 @@ class Task:
         )
 
 
+def clip_name(clip: np.ndarray) -> str:
+    """The name of a clip's file, made of its samples (float32)."""
+    return f"{hashlib.sha256(clip.tobytes()).hexdigest()[:24]}.flac"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sound:
+    """What is heard at some tokens of a segment.
+
+    Attributes:
+      first: index in the segment of the first placeholder token.
+      tokens: how many placeholders follow one another, that one included.
+      clip: float32 [samples], mono at 16 kHz, each sample a whole number of 1/32768.
+    """
+
+    first: int
+    tokens: int
+    clip: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sound) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[int, int, bytes]:
+        return self.first, self.tokens, self.clip.tobytes()
+
+    def to_json(self) -> dict[str, Any]:
+        """Names the clip; its samples are kept elsewhere, under that name."""
+        return {"first": self.first, "tokens": self.tokens, "clip": clip_name(self.clip)}
+
+
+Clips = Callable[[str], np.ndarray]  # the clip of a name
+
+
+def _no_clips(name: str) -> np.ndarray:
+    raise ValueError(f"the record has sound, {name}: give from_json_line what finds a clip by name")
+
+
 @dataclasses.dataclass
 class Segment:
     """A run of tokens with one author.
@@ -131,9 +173,11 @@ class Segment:
         appended to it is forced and opens the segment that answers it.)
       log_probs: per token, log-probability at sampling; 0.0 where not sampled.
       turn: index of the agent turn, or of the turn that this segment answers; -1 before the first.
-      text: what was said or returned, without chat markup.
+      text: what was said or returned, without chat markup. Where it was heard, the policy never
+        saw the text.
       call: the parsed tool call of an agent segment, if it made one.
       info: facts for judge and viewer that the policy never sees (intent, request index, error).
+      sound: of a segment that was heard; None: it was read.
     """
 
     role: str
@@ -144,6 +188,7 @@ class Segment:
     text: str
     call: Call | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sound: Sound | None = None
 
     @classmethod
     def forced(cls, role: str, token_ids: list[int], turn: int, text: str, **info: Any) -> Segment:
@@ -155,17 +200,27 @@ class Segment:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["sampled"] = [int(s) for s in self.sampled]
         data["call"] = self.call.to_json() if self.call else None
+        if self.sound:
+            data["sound"] = self.sound.to_json()
+        else:
+            del data["sound"]
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Segment:
+    def from_json(cls, data: Mapping[str, Any], clips: Clips = _no_clips) -> Segment:
+        sound = data.get("sound")
         return cls(
             **{
                 **data,
                 "sampled": [bool(s) for s in data["sampled"]],
                 "call": Call.from_json(data["call"]) if data["call"] else None,
+                "sound": Sound(**{**sound, "clip": clips(sound["clip"])}) if sound else None,
             }
         )
+
+    def empty(self) -> None:
+        """Takes the tokens away: what was said came too late for the policy."""
+        self.token_ids, self.sampled, self.log_probs, self.sound = [], [], [], None
 
 
 @dataclasses.dataclass
@@ -211,6 +266,15 @@ class Trajectory:
     def num_tokens(self) -> int:
         return sum(len(s.token_ids) for s in self.segments)
 
+    def sounds(self) -> Iterable[Sound]:
+        """What was heard, in order; `first` counts from the start of the sequence."""
+        begin = 0
+        for segment in self.segments:
+            if segment.sound:
+                sound = segment.sound
+                yield dataclasses.replace(sound, first=begin + sound.first)
+            begin += len(segment.token_ids)
+
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(token ids, sampled mask, log-probs) of the whole sequence, each of shape [S]."""
         ids = np.array([t for s in self.segments for t in s.token_ids], np.int32)
@@ -225,13 +289,17 @@ class Trajectory:
         return json.dumps(data)
 
     @classmethod
-    def from_json_line(cls, line: str) -> Trajectory:
+    def from_json_line(cls, line: str, clips: Clips = _no_clips) -> Trajectory:
+        """Reads what `to_json_line` wrote; `clips` finds the sound that the line names.
+
+        Raises ValueError for a line that names some where there is no `clips`.
+        """
         data = json.loads(line)
         return cls(
             **{
                 **data,
                 "task": Task.from_json(data["task"]),
-                "segments": [Segment.from_json(s) for s in data["segments"]],
+                "segments": [Segment.from_json(s, clips) for s in data["segments"]],
             }
         )
 

@@ -19,8 +19,8 @@ ROOT = Path(tarl_jax.__file__).parent
 MAX_LINES = 400
 ROWS = (
     # Records, knobs, the mesh, how a process starts.
-    ("types", "config", "credit_config", "llm_config", "speech_config", "maths.config", "presets",
-     "mesh", "launch"),
+    ("types", "config", "credit_config", "llm_config", "speech_config", "audio_config",
+     "maths.config", "presets", "mesh", "launch"),
     # Outside language models.
     ("llm.*",),
     # Pure functions on arrays; models; text; the sandbox.
