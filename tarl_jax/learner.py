@@ -11,6 +11,7 @@ import numpy as np
 from tarl_jax.config import RunConfig
 from tarl_jax.credit import Baselines, Credit, Table, assign
 from tarl_jax.models.decoder import Params
+from tarl_jax.models.hearing import hearing_of
 from tarl_jax.rl.batching import (
     Layout,
     batch_shapes,
@@ -24,7 +25,7 @@ from tarl_jax.rl.batching import (
 from tarl_jax.rl.calibration import load_table
 from tarl_jax.rl.objective import needs_score
 from tarl_jax.rl.update import TrainState, Updater
-from tarl_jax.types import Trajectory
+from tarl_jax.types import Hearing, Trajectory
 
 
 class Learner:
@@ -60,20 +61,27 @@ class Learner:
         trajectories: Sequence[Trajectory],
     ) -> tuple[TrainState, dict[str, float]]:
         """The state after this step, and metrics named "rl/…". Raises NonFiniteError."""
-        credit = self._credit(state, reference, trajectories)
+        ears = self._config.model.audio
+        heard = [hearing_of(t.sounds(), t.num_tokens, ears) for t in trajectories] if ears else []
+        credit = self._credit(state, reference, trajectories, heard)
         self.baselines = credit.baselines
-        state, metrics = self._update(step, state, reference, trajectories, credit)
+        state, metrics = self._update(step, state, reference, trajectories, heard, credit)
         return state, metrics | credit.metrics
 
     def _credit(
-        self, state: TrainState, reference: Params | None, trajectories: Sequence[Trajectory]
+        self,
+        state: TrainState,
+        reference: Params | None,
+        trajectories: Sequence[Trajectory],
+        heard: Sequence[Hearing | None],
     ) -> Credit:
         """Advantages; before them, where they need it, what models say of the episodes' tokens."""
         scores: dict[str, list[np.ndarray]] = {}
         if needs_score(self._config.rl):
             lengths = [t.num_tokens for t in trajectories]
             layouts = self._layouts(lengths)
-            batches = fill(layouts, trajectories, [0.0] * len(lengths), self._config.rl.pack)
+            none = [0.0] * len(lengths)
+            batches = fill(layouts, trajectories, none, self._config.rl.pack, heard=heard)
             said = self._updater.score(state, batches, reference)
             scores = {name: take_out(layouts, of, lengths) for name, of in said.items()}
         return assign(trajectories, self._config, scores, self.table, self.baselines)
@@ -84,6 +92,7 @@ class Learner:
         state: TrainState,
         reference: Params | None,
         trajectories: Sequence[Trajectory],
+        heard: Sequence[Hearing | None],
         credit: Credit,
     ) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step per minibatch of groups; what has nothing to teach is left out."""
@@ -103,6 +112,7 @@ class Learner:
                 [credit.advantages[i] for i in chosen],
                 rl.pack,
                 {name: [of[i] for i in chosen] for name, of in credit.fields.items()},
+                [heard[i] for i in chosen] if heard else (),
             )
             state, values = self._updater.update(state, batches, reference, ready)
             means.append(values)

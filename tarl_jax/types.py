@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -305,6 +305,60 @@ class Trajectory:
 
 
 @struct.dataclass
+class Pieces:
+    """Clips as log-mel, cut into pieces of 2 s, one behind the other (`models/hearing.py`).
+
+    Attributes:
+      mel: float32 [X, frames, bins]; frames = 2 * n_window.
+      frames: int32 [X]; how many of them are real.
+    """
+
+    mel: jax.Array | np.ndarray
+    frames: jax.Array | np.ndarray
+
+    @property
+    def count(self) -> int:
+        return self.frames.shape[0]
+
+    @property
+    def slots(self) -> int:
+        """Tokens of a whole piece."""
+        return self.mel.shape[1] // 4
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pieces]) -> Pieces:
+        """One behind the other."""
+        return cls(
+            np.concatenate([p.mel for p in parts]), np.concatenate([p.frames for p in parts])
+        )
+
+    def parts(self, size: int) -> list[Pieces]:
+        """As many at a time, silent ones behind the last."""
+        whole = self.padded(-(-self.count // size) * size)
+        begins = range(0, whole.count, size)
+        return [Pieces(whole.mel[i : i + size], whole.frames[i : i + size]) for i in begins]
+
+    def padded(self, count: int) -> Pieces:
+        """With silent pieces behind, `count` in all."""
+        more = count - self.count
+        return Pieces(np.pad(self.mel, ((0, more), (0, 0), (0, 0))), np.pad(self.frames, (0, more)))
+
+
+@struct.dataclass
+class Hearing:
+    """What is heard in a batch.
+
+    Attributes:
+      pieces: of all its rows.
+      places: int32 [B, S]; 1 + which of the pieces' slots, counted through, stands at a position;
+        0 where a token stands for itself.
+    """
+
+    pieces: Pieces
+    places: jax.Array | np.ndarray
+
+
+@struct.dataclass
 class Batch:
     """Padded sequences for one forward and backward pass.
 
@@ -319,6 +373,7 @@ class Batch:
         to say, of the state before each sampled token; None without a value model.
       segments: int32 [B, S]; number of the sequence that a position belongs to, where rows hold
         several; None: one sequence per row.
+      hearing: what is heard at some of the tokens; None: all of them are read.
     """
 
     tokens: jax.Array
@@ -328,3 +383,4 @@ class Batch:
     segments: jax.Array | None = None
     values: jax.Array | None = None
     returns: jax.Array | None = None
+    hearing: Hearing | None = None

@@ -159,7 +159,7 @@ def logical_axes(name: str) -> tuple[str | None, ...]:
     """The axes of an array of the tree for `mesh.RULES`: a matrix is split once, along D."""
     words = {**_OUTER, **_LAYER}[name][1].split()
     axes: list[str | None] = [None] * len(words)
-    if len(words) > 1:
+    if len(words) > 1 and "D" in words:
         axes[len(words) - 1 - words[::-1].index("D")] = "embed"
     return ("layers", *axes) if name in _LAYER else tuple(axes)
 

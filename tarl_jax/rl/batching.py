@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tarl_jax.types import Batch, Trajectory
+from tarl_jax.types import Batch, Hearing, Pieces, Trajectory
 
 SHORTEST = 64  # tokens; the smallest padded length
 
@@ -106,12 +106,14 @@ def fill(
     advantages: Sequence[float | np.ndarray],
     packed: bool,
     fields: Mapping[str, Sequence[np.ndarray]] | None = None,
+    heard: Sequence[Hearing | None] = (),
 ) -> list[Batch]:
     """The batches that the layouts describe.
 
     Args:
       advantages: per trajectory one number for all its sampled tokens, or one per token.
       fields: more of a Batch by the field's name, per trajectory one number per token.
+      heard: per trajectory what the policy heard, `places` [S]; empty: it read everything.
     """
     arrays = [t.arrays() for t in trajectories]
     weights = [
@@ -139,8 +141,45 @@ def fill(
             ) if packed else None,
         )
         more = {name: joined(of.__getitem__) for name, of in (fields or {}).items()}
-        batches.append(dataclasses.replace(batch, **more))
+        hearing = _hearing(layout, heard, [len(ids) for ids, _, _ in arrays]) if heard else None
+        batches.append(dataclasses.replace(batch, **more, hearing=hearing))
     return batches
+
+
+def pieces_of_batch(shape: tuple[int, int], slots: int, count: int = 0) -> int:
+    """Room for at least so many pieces of sound in a batch of (rows, length).
+
+    As many as it has if every token is one of `slots` of a piece, twice as many, and so on: short
+    clips leave most of a piece empty.
+    """
+    rows, length = shape
+    room = rows * -(-length // slots)
+    while room < count:
+        room *= 2
+    return room
+
+
+def _hearing(
+    layout: Layout, heard: Sequence[Hearing | None], lengths: Sequence[int]
+) -> Hearing | None:
+    """What is heard in one batch; None: nothing."""
+    found: list[Pieces] = []
+    places = np.zeros(layout.shape, np.int32)
+    for row, chosen in enumerate(layout.rows):
+        begin = 0
+        for i in chosen:
+            hearing, end = heard[i], begin + lengths[i]
+            if hearing is not None:
+                shift = sum(p.count for p in found) * hearing.pieces.slots
+                places[row, begin:end] = np.where(hearing.places, hearing.places + shift, 0)
+                found.append(hearing.pieces)
+            begin = end
+    if not found:
+        return None
+    pieces = Pieces.joined(found)
+    return Hearing(
+        pieces.padded(pieces_of_batch(layout.shape, pieces.slots, pieces.count)), places
+    )
 
 
 def take_out(

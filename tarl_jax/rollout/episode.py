@@ -12,7 +12,7 @@ import numpy as np
 
 from tarl_jax.config import RolloutConfig
 from tarl_jax.llm.errors import LLMError
-from tarl_jax.models.audio import frame_count, token_count
+from tarl_jax.models.hearing import tokens_of
 from tarl_jax.rollout.players import Answer, Turn
 from tarl_jax.sandbox.dialogue import Dialogue, Malformed, Observation, User
 from tarl_jax.sandbox.domain import Domain
@@ -160,7 +160,7 @@ class Episode:
             render = self._chat.tool if role == "tool" else self._chat.user
             return Segment.forced(role, [*before, *render(text)], turn, text, **info)
         samples = clip.result()
-        tokens = token_count(frame_count(len(samples)))
+        tokens = tokens_of(len(samples))
         ids, first = self._chat.heard(tokens)
         segment = Segment.forced(role, [*before, *ids], turn, text, **info)
         segment.sound = Sound(len(before) + first, tokens, samples)
