@@ -73,11 +73,14 @@ def export(config: RunConfig, folder: Path, step: int) -> int:
 
     Adapters are merged into their weights. The dtype is the model's.
     Returns: the step.
-    Raises: ConfigError if there is no such run or the folder is not empty, CheckpointError if there
-      is no such checkpoint.
+    Raises: ConfigError if there is no such run, the folder is not empty or the policy hears,
+      CheckpointError if there is no such checkpoint.
     """
     run_dir = Path(config.workdir)
     require_run(config, run_dir)
+    if config.model.audio:
+        raise ConfigError("config.model.audio: a policy that hears is not exported yet; read its"
+                          " checkpoint with tarl_jax.policy.restore")
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
     world = World.from_config(config)

@@ -201,19 +201,17 @@ class Updater:
 
     def _batch(self, shape: tuple[int, int], packed: bool, heard: bool) -> Batch:
         """A batch of the updates, as shapes with shardings; `heard`: some of it is."""
-        rows = by_rows(self._mesh)
-        ints = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
-        floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
+        of = functools.partial(jax.ShapeDtypeStruct, sharding=by_rows(self._mesh))
+        ints, floats = of(shape, jnp.int32), of(shape, jnp.float32)
         valued = floats if objective.has_value_model(self._config) else None
-        hearing, ears = None, self._model.audio
+        numbers = ints if packed else None
+        hearing = None
         if heard:
+            ears = self._model.audio
             count = pieces_of_batch(shape, ears.n_window // 2)
             size = count, 2 * ears.n_window, ears.num_mel_bins
-            mel = jax.ShapeDtypeStruct(size, jnp.float32, sharding=rows)
-            frames = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=rows)
-            hearing = Hearing(Pieces(mel, frames), ints)
-        segments = ints if packed else None
-        return Batch(ints, floats, floats, floats, segments, valued, valued, hearing)
+            hearing = Hearing(Pieces(of(size, jnp.float32), of(size[:1], jnp.int32)), ints)
+        return Batch(ints, floats, floats, floats, numbers, valued, valued, hearing)
 
     def lower(self, shape: tuple[int, int], packed: bool) -> dict[str, Any]:
         """The update's programs for a (rows, length) of micro-batches, lowered but not compiled.
@@ -244,9 +242,8 @@ class Updater:
         """(what trains and is frozen, the optimiser's state), of the device with most."""
         state = self.shapes()
         parameters = state.trained, frozen_part(self._model, self.policy_shapes)
-        return bytes_on_device(parameters), bytes_on_device(
-            (state.opt_state, state.value_opt_state)
-        )
+        optimizers = state.opt_state, state.value_opt_state
+        return bytes_on_device(parameters), bytes_on_device(optimizers)
 
     @property
     def compilations(self) -> int:
