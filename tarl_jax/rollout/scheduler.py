@@ -1,4 +1,4 @@
-"""Which dialogue holds which slot: admission, parking, shared prefixes. No arrays, no devices.
+"""Which dialogue holds which slot: admission, parking, shared prefixes. Nothing of devices.
 
 A dialogue under way is a `Row`. It holds a slot while it writes. While it waits for an answer it
 keeps the slot until another row needs one; then its cache is moved to the store if there is a free
