@@ -29,10 +29,15 @@ def tokens_of(samples: int) -> int:
     return audio.token_count(audio.frame_count(samples))
 
 
-def clip_sizes(config: AudioConfig, tokens: int) -> list[int]:
-    """Samples that clips of up to so many tokens are padded to: one piece, 2, 4, 8 … pieces."""
+def longest_clip(tokens: int) -> int:
+    """Samples of the longest clip of so many tokens."""
+    return audio.HOP * (4 * tokens + 2)
+
+
+def clip_sizes(config: AudioConfig, samples: int) -> list[int]:
+    """What clips of up to so many samples are padded to: one piece, 2, 4, 8 … pieces."""
     sizes = [2 * config.n_window * audio.HOP]
-    while tokens_of(sizes[-1]) < tokens:
+    while sizes[-1] < samples:
         sizes.append(2 * sizes[-1])
     return sizes
 
@@ -40,7 +45,7 @@ def clip_sizes(config: AudioConfig, tokens: int) -> list[int]:
 def pieces_of(clip: np.ndarray, config: AudioConfig) -> Pieces:
     """A clip's pieces."""
     size = 2 * config.n_window
-    room = clip_sizes(config, tokens_of(len(clip)))[-1]
+    room = clip_sizes(config, len(clip))[-1]
     frames = audio.frame_count(len(clip))
     mel = np.asarray(_log_mel(np.pad(clip, (0, room - len(clip))), config.num_mel_bins))[:frames]
     count = -(-frames // size)

@@ -22,7 +22,7 @@ from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.mesh import by_rows, place_shapes, round_up, row_shards, sharding, tree_shardings
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache, empty_cache
-from tarl_jax.models.hearing import clip_sizes, pieces_of, tokens_of
+from tarl_jax.models.hearing import clip_sizes, longest_clip, pieces_of, tokens_of
 from tarl_jax.rollout import programs
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.programs import Chunk, EngineState, Written
@@ -109,7 +109,8 @@ class Compiled:
             lengths.append(grown(lengths[-1]))
         shapes = [(n, s) for n in sizes for s in lengths]
         if self._model.audio:
-            for samples in clip_sizes(self._model.audio, self._config.max_episode_tokens):
+            longest = longest_clip(self._config.max_episode_tokens)
+            for samples in clip_sizes(self._model.audio, longest):
                 self.hear(params, np.zeros(samples, np.float32))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # The list collects what a thread raised.

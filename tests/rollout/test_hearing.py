@@ -133,7 +133,7 @@ def test_what_is_heard_matters(engine, params):
     assert first.turns[0][1] != second.turns[0][1]
 
 
-@pytest.mark.parametrize("samples", [1, 480, 3200, 3201, 9_999, 6400])
+@pytest.mark.parametrize("samples", [1, 480, 3200, 3201, 3290, 9_999, 6400])
 def test_pieces_say_what_the_whole_clip_does(engine, params, samples):
     clip = clip_of(1, samples)
     pieces = hearing.pieces_of(clip, EARS)
@@ -143,6 +143,13 @@ def test_pieces_say_what_the_whole_clip_does(engine, params, samples):
     if len(heard):
         expected = encoded(params, clip, EARS)
         np.testing.assert_allclose(heard, expected[: len(heard)], atol=1e-4)
+
+
+def test_the_longest_clip_of_a_number_of_tokens():
+    for tokens in (1, 2, 77):
+        longest = hearing.longest_clip(tokens)
+        assert hearing.tokens_of(longest) == tokens
+        assert hearing.tokens_of(longest + 1) == tokens + 1
 
 
 def test_answers_reach_other_processes_to_the_sample():
