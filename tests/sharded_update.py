@@ -126,7 +126,8 @@ def main():
             "placed": all(jax.tree.leaves(
                 jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), loaded, where)
             )),
-            "ppo": worst(ppo[0], ppo_alone),
+            "ppo_values": worst(ppo[0][0], ppo_alone[0]),
+            "ppo_params": worst(ppo[0][1], ppo_alone[1]),
             "ppo_share": ppo[1] / ppo_bytes,
             "words": sampled(placed, config) == words,
         }
