@@ -2,7 +2,7 @@
 
     python -m tarl_jax.main --config=configs/grpo_tarl.py
 
-15 to 22 minutes on two CPU cores, of which five for the warm start, which is cached. Seen on
+15 to 22 minutes on two busy CPU cores with the warm start, which is cached. Seen on
 256 held-out tasks x 4 trials, mean of three seeds at commit f4eb1a1: pass^1 0.414 -> 0.568,
 pass^4 0.125 -> 0.372, clean pass 0.290 -> 0.521 (experiments/first_light/).
 """
