@@ -19,7 +19,7 @@ from tarl_jax.config import RunConfig
 from tarl_jax.data import Mixture
 from tarl_jax.models.decoder import Params
 from tarl_jax.rollout.engine import Engine, EngineStats, Unfinished
-from tarl_jax.rollout.episode import Episode
+from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.maths import MathsEpisode
 from tarl_jax.rollout.players import Dialogue
 from tarl_jax.rollout.world import World
@@ -43,11 +43,12 @@ class Collector:
     Args:
       folder: where what was played ahead is kept, so that a run that is resumed learns from it.
       ended: called with each episode when it has ended, from the thread that plays.
+      supervisor: of all episodes that are not maths problems.
     """
 
     def __init__(
         self, config: RunConfig, engine: Engine, world: World, mixture: Mixture, folder: Path,
-        ended: Ended | None = None,
+        ended: Ended | None = None, supervisor: Supervisor | None = None,
     ):
         self._config = config
         self._engine = engine
@@ -55,6 +56,7 @@ class Collector:
         self._mixture = mixture
         self._folder = folder
         self._ended = ended
+        self._supervisor = supervisor
         self._held: list[Group] = []  # groups with an episode that has not ended
         self._left: list[Unfinished] = []
         self._pool = ThreadPoolExecutor(1, "ahead")
@@ -106,7 +108,10 @@ class Collector:
     def _play(self, step: int, params: Params) -> Collected:
         config = self._config.rollout
         groups: list[Group] = [
-            [self._world.episode(task, "train", step, trial) for trial in range(config.group_size)]
+            [
+                self._world.episode(task, "train", step, trial, supervisor=self._supervisor)
+                for trial in range(config.group_size)
+            ]
             for task in self._mixture.tasks(step)
         ]
         self._held += groups

@@ -150,7 +150,7 @@ class WarmStartConfig:
     seed: int = 0
     episodes: int = 12_000
     branches: int = 40  # shops with other users and orders that the episodes are spread over
-    steps: int = 1400
+    steps: int = 1200
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
@@ -180,6 +180,9 @@ class RolloutConfig:
     step_seconds: after which a training step goes on without the episodes that have not ended,
       which then are played on in the next step, under its policy ("carry"), or cut off ("cut"),
       as `unfinished` says. The groups of carried ones are held back with them. 0: never.
+    interruptions: how often, at most, the judge interrupts a training episode after a turn that it
+      gives -1, and asks for it to be put right. For ablations: the method's authors found it
+      harmful.
     """
 
     tasks_per_step: int = 16
@@ -204,6 +207,7 @@ class RolloutConfig:
     episode_seconds: float = 0.0
     step_seconds: float = 0.0
     unfinished: str = "carry"
+    interruptions: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,7 +370,7 @@ def _check(c: RunConfig) -> None:
     choice("rollout.reasoning", c.rollout.reasoning, ("kept", "dropped"))
     choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
     for where in ("top_k", "in_flight", "parked", "share_prefix", "episode_seconds",
-                  "step_seconds"):
+                  "step_seconds", "interruptions"):
         value = getattr(c.rollout, where)
         require(value >= 0, f"rollout.{where}", value, "must be at least 0")
     require(0 < c.rollout.top_p <= 1, "rollout.top_p", c.rollout.top_p,

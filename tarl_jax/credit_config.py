@@ -99,7 +99,7 @@ class RLConfig:
     baseline_decay: float = 0.9
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
     micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
-    pack: bool = False  # rows of max_episode_tokens, each of several trajectories: one shape
+    pack: bool = True  # several trajectories in a row, where they fit
     ahead: bool = False
     value: ValueConfig = ValueConfig()
 

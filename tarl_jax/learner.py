@@ -17,9 +17,8 @@ from tarl_jax.rl.batching import (
     batch_shapes,
     fill,
     packed_layouts,
-    packed_rows,
+    packed_shapes,
     padded_layouts,
-    padded_length,
     samples_of,
     take_out,
 )
@@ -51,8 +50,7 @@ class Learner:
         longest = self._config.rollout.max_episode_tokens
         tokens = self._config.rl.micro_batch_tokens
         if self._config.rl.pack:
-            length = padded_length(longest)
-            return [(packed_rows(tokens, length, self._row_shards), length)]
+            return packed_shapes(longest, tokens, self._row_shards)
         return batch_shapes(longest, tokens, self._row_shards)
 
     def learn(
@@ -122,8 +120,8 @@ class Learner:
     def _layouts(self, lengths: Sequence[int]) -> list[Layout]:
         tokens = self._config.rl.micro_batch_tokens
         if self._config.rl.pack:
-            length = padded_length(self._config.rollout.max_episode_tokens)
-            return packed_layouts(lengths, tokens, length, self._row_shards)
+            longest = self._config.rollout.max_episode_tokens
+            return packed_layouts(lengths, tokens, longest, self._row_shards)
         return padded_layouts(lengths, tokens, self._row_shards)
 
 

@@ -119,6 +119,7 @@ class _Run:
         self.collector = Collector(
             self.config, self.engine, self.world, self._mixture(state.policy if not step else None),
             self.run_dir / "ahead", self.judge.begin,
+            self.judge.objection if self.config.rollout.interruptions else None,
         )
         base = self._found("base") or self._evaluation("base", 0, state.policy)
         while step < self.config.rl.steps:

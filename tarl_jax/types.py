@@ -137,7 +137,8 @@ class Segment:
       turn: index of the agent turn, or of the turn that this segment answers; -1 before the first.
       text: what was said or returned, without chat markup.
       call: the parsed tool call of an agent segment, if it made one.
-      info: facts for judge and viewer that the policy never sees (intent, request index, error).
+      info: facts for judge and viewer that the policy never sees (intent, request index, error);
+        but for "interruption", what a supervisor added to the text.
       drawn_log_probs: log-probability in the distribution that the token was drawn from, where a
         truncation or a grammar made that another one than the policy's; empty otherwise.
       forgotten: how many tokens, the first ones, left the context when the turn was over.

@@ -15,18 +15,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 
 from tarl_jax import checkpoint
 from tarl_jax.config import ClerkConfig, ModelConfig, RunConfig, WarmStartConfig
 from tarl_jax.maths.arithmetic import make_problems
 from tarl_jax.models import decoder
 from tarl_jax.models.head import sampled_log_probs
-from tarl_jax.rl.batching import pad_rows, plan_batches
+from tarl_jax.rl.batching import Layout, packed_layouts, pad_rows
 from tarl_jax.rl.update import NonFiniteError
 from tarl_jax.rollout.maths import Maths
 from tarl_jax.rollout.world import World
@@ -39,8 +41,8 @@ from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.types import Task
 
-FORMAT = 3  # raised when the meaning of a cached warm start changes
-_POOL = 256  # dialogues that are sorted by length together
+FORMAT = 4  # raised when the meaning of a cached warm start changes
+_POOL = 256  # dialogues that rows are packed from at a time
 _GENTLE = 0.05  # of the peak learning rate, while the pass rate is brought down
 _LOOK = 10  # steps between two scores meanwhile
 
@@ -246,7 +248,7 @@ class _Trainer:
 
     def step(self) -> jax.Array:
         """One update; the loss before it, in nats per token of the clerk."""
-        slope, loss = self._gradient(self.params, *next(self._batches))
+        slope, loss = self._gradient(self.params, next(self._batches))
         self.params, self._opt_state = self._apply(self.params, self._opt_state, slope)
         return loss
 
@@ -291,41 +293,68 @@ def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.Gradien
     )
 
 
+@struct.dataclass
+class _Batch:
+    """Several dialogues per row.
+
+    Attributes, all [B, S]:
+      tokens: int32.
+      weights: float32; of each token in the loss; 0 where a dialogue begins.
+      agent: float32; 1 at the clerk's tokens.
+      segments: int32; which dialogue of the row, from 1; 0: filler.
+    """
+
+    tokens: jax.Array
+    weights: jax.Array
+    agent: jax.Array
+    segments: jax.Array
+
+
 def _batches(
     demonstrations: list[Demonstration], config: WarmStartConfig
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Endless (tokens, loss weights, clerk's tokens), all [B, S]; similar lengths together."""
+) -> Iterator[_Batch]:
+    """Endless batches; dialogues that share a row are drawn from the same few."""
     rng = np.random.default_rng([config.seed, 1])
+    longest = max(len(d.tokens) for d in demonstrations)
     while True:
         order = rng.permutation(len(demonstrations))
         for start in range(0, len(order), _POOL):
             pool = [demonstrations[i] for i in order[start : start + _POOL]]
-            plans = plan_batches([len(d.tokens) for d in pool], config.batch_tokens)
-            for position in rng.permutation(len(plans)):
-                length, rows, chosen = plans[position]
-                tokens = pad_rows([pool[i].tokens for i in chosen], (rows, length), np.int32)
-                weights = pad_rows(
-                    [np.where(pool[i].agent, 1.0, config.observation_weight) for i in chosen],
-                    (rows, length),
-                )
-                agent = pad_rows([pool[i].agent for i in chosen], (rows, length))
-                yield tokens, weights, agent
+            layouts = packed_layouts([len(d.tokens) for d in pool], config.batch_tokens, longest)
+            for place in rng.permutation(len(layouts)):
+                yield _batch(layouts[place], pool, config.observation_weight)
+
+
+def _batch(layout: Layout, pool: list[Demonstration], observation_weight: float) -> _Batch:
+    def joined(of: Callable[[int, Demonstration], np.ndarray], dtype: type = np.float32) -> Any:
+        rows = [
+            np.concatenate([of(place, pool[i]) for place, i in enumerate(row)])
+            for row in layout.rows
+        ]
+        return pad_rows(rows, layout.shape, dtype)
+
+    def weights(place: int, shown: Demonstration) -> np.ndarray:
+        first = np.arange(len(shown.tokens)) == 0  # which nothing predicts
+        return np.where(first, 0.0, np.where(shown.agent, 1.0, observation_weight))
+
+    return _Batch(
+        tokens=joined(lambda place, d: d.tokens, np.int32),
+        weights=joined(weights),
+        agent=joined(lambda place, d: d.agent),
+        segments=joined(lambda place, d: np.full(len(d.tokens), place + 1), np.int32),
+    )
 
 
 def _gradient(
-    model: ModelConfig,
-    params: decoder.Params,
-    tokens: jax.Array,
-    weights: jax.Array,
-    agent: jax.Array,
+    model: ModelConfig, params: decoder.Params, batch: _Batch
 ) -> tuple[decoder.Params, jax.Array]:
     """Gradient of the weighted loss, and the loss of the clerk's tokens alone."""
 
     def loss_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
-        hidden = decoder.hidden_states(p, model, tokens)
-        log_probs, _ = sampled_log_probs(p, hidden, tokens, weights, 1.0)
-        shown = -jnp.sum(agent * log_probs) / jnp.maximum(agent.sum(), 1.0)
-        return -jnp.sum(weights * log_probs) / jnp.maximum(weights.sum(), 1.0), shown
+        hidden = decoder.hidden_states(p, model, batch.tokens, batch.segments)
+        log_probs, _ = sampled_log_probs(p, hidden, batch.tokens, batch.weights, 1.0)
+        shown = -jnp.sum(batch.agent * log_probs) / jnp.maximum(batch.agent.sum(), 1.0)
+        return -jnp.sum(batch.weights * log_probs) / jnp.maximum(batch.weights.sum(), 1.0), shown
 
     return jax.grad(loss_of, has_aux=True)(params)
 

@@ -52,11 +52,11 @@ def engines(tiny_world):
     return engine
 
 
-def collector(engines, folder, ended=None, **fields):
+def collector(engines, folder, ended=None, supervisor=None, **fields):
     world, engine = engines(**fields)
     config = world.config
     mixture = Mixture(world.train_tasks, [], config.rollout.tasks_per_step, config.maths, 0)
-    return Collector(config, engine, world, mixture, folder, ended)
+    return Collector(config, engine, world, mixture, folder, ended, supervisor)
 
 
 def lines(trajectories):
@@ -81,6 +81,20 @@ def test_a_step_has_the_groups_of_its_tasks(engines, params, tmp_path):
         assert len(groups(found, config.group_size)) == config.tasks_per_step
     assert not {t.seed for t in first} & {t.seed for t in second}
     assert len(ended) == len(first) + len(second)
+
+
+def test_episodes_have_a_supervisor(engines, params, tmp_path):
+    seen = []
+    found = collector(
+        engines, tmp_path, supervisor=lambda t: seen.append(t.turns[-1].text) or "try again",
+        interruptions=2,
+    ).collect(1, params).trajectories
+    counts = [sum("interruption" in s.info for s in t.segments) for t in found]
+    assert max(counts) == 2 and len(seen) == sum(counts)
+    for trajectory in found:
+        shown = engines()[0].tokenizer.decode(trajectory.arrays()[0].tolist())
+        assert shown.count("wrong: try again. Correct") <= 2
+        assert ("wrong: try again. Correct" in shown) == (len(trajectory.turns) > 1)
 
 
 def test_groups_that_are_late_come_whole_in_a_later_step(engines, params, tmp_path, clock):

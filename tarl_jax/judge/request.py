@@ -37,7 +37,7 @@ def evidence(trajectory: Trajectory) -> dict[str, Any]:
         "expected_statements": list(task.outputs),
         "database_changes": trajectory.diff,
         "differences_from_expected": trajectory.gold_diff,
-        "ended": trajectory.stop_reason,
+        "ended": trajectory.stop_reason or "not yet",
         "dialogue": [_entry(segment) for segment in trajectory.segments],
     }
 
@@ -67,8 +67,10 @@ def repair(asked: Messages, answer: str, problem: str) -> Messages:
 
 def _entry(segment: Segment) -> dict[str, Any]:
     if segment.role != "agent":
-        refused = {"refused": True} if segment.info.get("error") else {}
-        return {segment.role: segment.text, **refused}
+        more = {"refused": True} if segment.info.get("error") else {}
+        if "interruption" in segment.info:
+            more["supervisor"] = segment.info["interruption"]
+        return {segment.role: segment.text, **more}
     if "malformed" in segment.info:
         return {"turn": segment.turn, "agent": segment.text, "malformed": segment.info["malformed"]}
     if segment.call is not None:

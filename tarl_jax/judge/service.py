@@ -70,6 +70,14 @@ class Judge:
             for judgement, t in zip(found, trajectories, strict=True)
         ]
 
+    def objection(self, trajectory: Trajectory) -> str | None:
+        """What is wrong with the last turn of an episode that goes on; None if it is not -1.
+
+        Waits for the answer of a language model. Without the config's noise.
+        """
+        judgement = self._submit(trajectory, 0).result()
+        return judgement.notes[-1] if judgement and judgement.scores[-1] < 0 else None
+
     def counts(self) -> dict[str, float]:
         """What a language model was asked since the last time, as metrics named "judge/…"."""
         counts = self._llm.counts() if self._llm else {}

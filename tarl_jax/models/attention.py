@@ -41,9 +41,7 @@ def causal_attention(
 
 def _best(q: Queries) -> str:
     """The fastest kind that the devices and the shape allow."""
-    mesh = jax.sharding.get_abstract_mesh()
-    device = jax.devices()[0]
-    platform = device.platform if mesh.empty else _platform(mesh, device.platform)
+    platform = _platform()
     length, width = q.shape[1], q.shape[3]
     if platform == "tpu" and length % 128 == 0 and width % 64 == 0:
         return "splash"
@@ -52,11 +50,12 @@ def _best(q: Queries) -> str:
     return "xla"
 
 
-def _platform(mesh: jax.sharding.AbstractMesh, default: str) -> str:
+def _platform() -> str:
     """What the mesh is made of: programs are also compiled for devices that are not here."""
-    device = getattr(mesh, "abstract_device", None)
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else getattr(mesh, "abstract_device", None)
     kind = (device.device_kind if device else "").lower()
-    return "tpu" if "tpu" in kind else default
+    return "tpu" if "tpu" in kind else jax.devices()[0].platform
 
 
 def _blocks(q: Queries, k: Keys, v: Keys, segments: Segments | None) -> Queries:
@@ -90,6 +89,8 @@ def attention(
     batch, chunk, heads, width = q.shape
     kv_heads = k.shape[1]
     groups = heads // kv_heads
+    if chunk == 1 and _platform() == "cpu":
+        return _one_by_one(q, k, v, visible)
     # The query heads of a key head become rows of one matrix: two plain batched products.
     q = q.reshape(batch, chunk, kv_heads, groups, width).transpose(0, 2, 3, 1, 4) * width**-0.5
     q = q.reshape(batch, kv_heads, groups * chunk, width)
@@ -99,6 +100,30 @@ def attention(
     out = jnp.einsum("BKCS,BKSH->BKCH", weights, v)
     out = out.reshape(batch, kv_heads, groups, chunk, width).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, chunk, heads, width)
+
+
+def _one_by_one(
+    q: Float[Array, "B 1 N H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    visible: Bool[Array, "#B 1 S"],
+) -> Float[Array, "B 1 N H"]:
+    """`attention` of one position, a product of matrix and vector for each query head.
+
+    A CPU's compiler makes good code of that, and bad code of a product with few rows: 0.3 ms
+    against 3.7 ms for 128 rows of 256 positions, two key heads and four query heads.
+    """
+    batch, _, heads, width = q.shape
+    groups = heads // k.shape[1]
+    q = q.reshape(batch, -1, groups, width) * width**-0.5
+    out = []
+    for member in range(groups):
+        scores = jnp.einsum(
+            "BKH,BKSH->BKS", q[:, :, member], k, preferred_element_type=jnp.float32
+        )
+        weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1).astype(v.dtype)
+        out.append(jnp.einsum("BKS,BKSH->BKH", weights, v))
+    return jnp.stack(out, axis=2).reshape(batch, 1, heads, width)
 
 
 def _cudnn(q: Queries, k: Keys, v: Keys, segments: Segments | None) -> Queries:

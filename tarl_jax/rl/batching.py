@@ -75,29 +75,70 @@ def padded_layouts(
 
 
 def packed_layouts(
-    lengths: Sequence[int], tokens_per_batch: int, length: int, row_multiple: int = 1
+    lengths: Sequence[int], tokens_per_batch: int, longest: int, row_multiple: int = 1
 ) -> list[Layout]:
-    """Several sequences per row of `length`: first fit, longest first. All of one shape.
+    """Several sequences per row: first fit, longest first, what fits no short row in long ones.
+
+    The shapes are those of `packed_shapes`: the last batch of a length has no more rows than it
+    needs.
 
     Raises ValueError for a sequence longer than a row.
     """
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        size = lengths[i]
-        if size > length:
-            raise ValueError(f"a trajectory has {size} tokens, a packed row {length}")
-        place = next((r for r, left in enumerate(room) if left >= size), len(rows))
-        if place == len(rows):
-            rows.append([])
-            room.append(length)
-        rows[place].append(i)
-        room[place] -= size
-    count = packed_rows(tokens_per_batch, length, row_multiple)
-    return [
-        Layout((count, length), rows[start : start + count])
-        for start in range(0, len(rows), count)
-    ]
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if order and lengths[order[0]] > row_lengths(longest)[0]:
+        raise ValueError(f"a trajectory has {lengths[order[0]]} tokens, a packed row"
+                         f" {row_lengths(longest)[0]}")
+    layouts: list[Layout] = []
+    sizes = row_lengths(longest)
+    for length, shorter in zip(sizes, [*sizes[1:], 0], strict=True):
+        rows: list[list[int]] = []
+        room: list[int] = []
+        waiting = []
+        for i in order:
+            place = next((r for r, left in enumerate(room) if left >= lengths[i]), len(rows))
+            if place == len(rows):
+                if lengths[i] <= shorter:
+                    waiting.append(i)
+                    continue
+                rows.append([])
+                room.append(length)
+            rows[place].append(i)
+            room[place] -= lengths[i]
+        order = waiting
+        while rows:
+            count = _rows(len(rows), packed_rows(tokens_per_batch, length, row_multiple),
+                          row_multiple)
+            layouts.append(Layout((count, length), rows[:count]))
+            rows = rows[count:]
+    return layouts
+
+
+def row_lengths(longest: int) -> list[int]:
+    """Lengths of packed rows: that of the longest sequence, and half of it.
+
+    Most sequences are short, and attention pays for the length of a row.
+    """
+    full = padded_length(longest)
+    return [full, full // 2] if full > SHORTEST else [full]
+
+
+def packed_shapes(
+    longest: int, tokens_per_batch: int, row_multiple: int = 1
+) -> list[tuple[int, int]]:
+    """Every (rows, length) that `packed_layouts` can yield."""
+    found = []
+    for length in row_lengths(longest):
+        most = packed_rows(tokens_per_batch, length, row_multiple)
+        found += sorted({(_rows(n, most, row_multiple), length) for n in range(1, most + 1)})
+    return found
+
+
+def _rows(wanted: int, most: int, row_multiple: int) -> int:
+    """Rows of a batch that holds `wanted` rows or `most`: that number, halved while it does."""
+    count = most
+    while count // 2 >= wanted and (count // 2) % row_multiple == 0:
+        count //= 2
+    return count
 
 
 @dataclasses.dataclass(frozen=True)

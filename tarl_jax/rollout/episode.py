@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from tarl_jax.config import RolloutConfig
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.rollout.players import Answer, Turn
-from tarl_jax.sandbox.dialogue import Dialogue, Malformed, User
+from tarl_jax.sandbox.dialogue import Dialogue, Malformed, Observation, User
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
 from tarl_jax.text.chat import Chat
 from tarl_jax.types import Call, Segment, Task, Trajectory
+
+# Told an episode so far, what is wrong with its last turn; None where that may stand.
+Supervisor = Callable[[Trajectory], str | None]
+_INTERRUPTION = "[Supervisor] Your last step was wrong: {}. Correct it before you go on."
 
 
 class Episode:
@@ -24,11 +29,13 @@ class Episode:
     seed: of the user's phrasing and of the sampling.
     system: the system turn, the same for all episodes: its text and its tokens.
     user: who plays the user; None: the task's script.
+    supervisor: looks at every turn, and interrupts at most `rollout.interruptions` times.
     """
 
     def __init__(
         self, task: Task, seed: int, domain: Domain, chat: Chat, config: RolloutConfig,
         system: tuple[str, list[int]], user: User | None = None,
+        supervisor: Supervisor | None = None,
     ):
         self.task = task
         self.seed = seed
@@ -36,8 +43,10 @@ class Episode:
         self._chat = chat
         self._config = config
         self._system = system
-        self.outside = user is not None  # the script answers at once
+        self.outside = bool(user or supervisor)  # the script answers at once
         self._user = user or ScriptedUser(task, seed)
+        self._supervisor = supervisor
+        self._interruptions = 0
         self._dialogue: Dialogue | None = None  # until the user has spoken
         self._segments: list[Segment] = []
         self._tokens = 0
@@ -90,12 +99,15 @@ class Episode:
         if self._cut:
             return None
         render = self._chat.tool if observation.role == "tool" else self._chat.user
-        forced = render(observation.text)
+        text, info = observation.text, dict(observation.info)
+        if observation.stop_reason is None and (wrong := self._objection(observation)):
+            info["interruption"] = _INTERRUPTION.format(wrong)
+            text = f"{text}\n{info['interruption']}"
+        forced = render(text)
         if ids[-1] != self._chat.stop_id:
             forced = [self._chat.stop_id, *forced]  # appended, not sampled: it has no log-prob
         self._stop_reason = observation.stop_reason
-        segment = Segment.forced(observation.role, forced, self._turn, observation.text,
-                                 **observation.info)
+        segment = Segment.forced(observation.role, forced, self._turn, observation.text, **info)
         self._turn += 1
         if self._stop_reason is None and self._late():
             self._stop_reason = "max_seconds"
@@ -127,24 +139,38 @@ class Episode:
         """The finished record, verified. Raises RuntimeError while the episode still runs."""
         if self._stop_reason is None:
             raise RuntimeError(f"task {self.task.task_id!r}: the episode has not ended")
+        return self._record(self._segments, self._stop_reason)
+
+    def _record(self, segments: list[Segment], stop_reason: str) -> Trajectory:
         gold = [(call.name, dict(call.kwargs)) for call in self.task.gold_calls]
-        said = [s.text for s in self._segments if s.role == "agent" and s.call is None]
+        said = [s.text for s in segments if s.role == "agent" and s.call is None]
         state = self._dialogue.state if self._dialogue else self._domain.new_state()
         verdict = verify(self._domain, state, gold, self.task.outputs, said)
         # An episode that was cut off is a failure, whatever the database says.
-        finished = self._stop_reason in ("user_stop", "transfer")
-        broken = self._stop_reason == "infrastructure_error"
+        finished = stop_reason in ("user_stop", "transfer")
+        broken = stop_reason == "infrastructure_error"
         return Trajectory(
             task=self.task,
             seed=self.seed,
-            segments=list(self._segments),
-            stop_reason=self._stop_reason,
+            segments=list(segments),
+            stop_reason=stop_reason,
             success=None if broken else verdict.success and finished,
             outputs_found=verdict.outputs_found,
             diff=list(self._domain.diff(state)),
             gold_diff=list(verdict.diff),
             seconds={"episode": time.perf_counter() - self._begun},
         )
+
+    def _objection(self, observation: Observation) -> str | None:
+        """What the supervisor has against the last turn, whose answer is `observation`."""
+        if self._supervisor is None or self._interruptions == self._config.interruptions:
+            return None
+        answer = Segment.forced(
+            observation.role, [], self._turn, observation.text, **observation.info
+        )
+        wrong = self._supervisor(self._record([*self._segments, answer], ""))
+        self._interruptions += wrong is not None
+        return wrong
 
     def _opening(self) -> str:
         """Begins the dialogue. Raises LLMError."""

@@ -8,7 +8,7 @@ import hashlib
 from tarl_jax.config import RunConfig
 from tarl_jax.mesh import rollout_mesh
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.episode import Episode
+from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.maths import Maths, MathsEpisode
 from tarl_jax.sandbox import phrases, shop
@@ -70,14 +70,17 @@ class World:
         users = LLMUsers(config.user) if config.user.kind == "llm" else None
         return cls(config, domain, tokenizer, chat, train, held_out, system, maths, users)
 
-    def episode(self, task: Task, *stream: str | int) -> Episode | MathsEpisode:
+    def episode(
+        self, task: Task, *stream: str | int, supervisor: Supervisor | None = None
+    ) -> Episode | MathsEpisode:
         """A fresh episode; its seed is a hash of the run's seed, the task and `stream`."""
         name = "/".join(map(str, (self.config.seed, task.task_id, *stream)))
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
         if self.maths is not None and task.kind == "maths":
             return self.maths.episode(task, seed)
         user = self.users.user(task, seed) if self.users else None
-        return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user)
+        return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user,
+                       supervisor)
 
     def engine(self) -> Engine:
         """The rollout engine of this world's policy, on all devices."""

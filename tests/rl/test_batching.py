@@ -11,6 +11,7 @@ from tarl_jax.rl.batching import (
     batch_shapes,
     fill,
     packed_layouts,
+    packed_shapes,
     pad_rows,
     padded_layouts,
     padded_length,
@@ -165,10 +166,12 @@ def numbered(index, length):
 def test_packed_rows_hold_every_trajectory_once(lengths, budget, multiple):
     whole = [numbered(i, n) for i, n in enumerate(lengths)]
     batches = pack_batches(whole, range(1, len(whole) + 1), budget, 200, multiple)
+    announced = packed_shapes(200, budget, multiple)
+    assert len(announced) == len(set(announced))
     seen = []
     for batch in batches:
-        assert batch.tokens.shape == batches[0].tokens.shape == batch.segments.shape
-        assert batch.tokens.shape[0] % multiple == 0 and batch.tokens.shape[1] == 200
+        assert batch.tokens.shape == batch.segments.shape and batch.tokens.shape in announced
+        assert batch.tokens.shape[0] % multiple == 0 and batch.tokens.shape[1] in (256, 128)
         for row in range(batch.tokens.shape[0]):
             for segment in range(1, batch.segments[row].max() + 1):
                 place = np.flatnonzero(batch.segments[row] == segment)
@@ -187,16 +190,35 @@ def test_packed_rows_hold_every_trajectory_once(lengths, budget, multiple):
 
 def test_packing_by_hand():
     whole = [numbered(i, n) for i, n in enumerate([30, 90, 60, 10, 40])]
-    (batch,) = pack_batches(whole, [1.0] * 5, 300, 100)
-    assert batch.segments.shape == (3, 100)
-    assert [np.bincount(row, minlength=4).tolist() for row in batch.segments] == [
-        [0, 90, 10, 0], [0, 60, 40, 0], [70, 30, 0, 0]
+    long, short = pack_batches(whole, [1.0] * 5, 300, 100)  # rows of 128 and 64
+    assert [np.bincount(row, minlength=3).tolist() for row in long.segments] == [[8, 90, 30]]
+    assert [np.bincount(row, minlength=3).tolist() for row in short.segments] == [
+        [4, 60, 0], [14, 40, 10]
     ]  # fmt: skip
 
 
+def test_the_last_batch_of_a_length_has_few_rows():
+    # Rows of 512 and 256; batches of 2,048 tokens, halved down to what is left.
+    layouts = packed_layouts([500] * 5 + [250] * 11 + [100], 2048, 512)
+    assert [layout.shape for layout in layouts] == [(4, 512), (1, 512), (8, 256), (4, 256)]
+    assert packed_shapes(512, 2048) == [
+        (1, 512), (2, 512), (4, 512), (1, 256), (2, 256), (4, 256), (8, 256)
+    ]
+    assert packed_shapes(512, 2048, 4) == [(4, 512), (4, 256), (8, 256)]
+
+
+def test_packing_wastes_little():
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(5.2, 0.45, 50).astype(int), 30, 512).tolist()  # 200 or so each
+    layouts = packed_layouts(lengths, 2048, 512)
+    packed = sum(rows * length for rows, length in (layout.shape for layout in layouts))
+    padded = sum(rows * length for length, rows, _ in plan_batches(lengths, 2048))
+    assert sum(lengths) / packed > 0.85 > sum(lengths) / padded
+
+
 def test_a_trajectory_longer_than_a_row_is_an_error():
-    with pytest.raises(ValueError, match="a trajectory has 101 tokens, a packed row 100"):
-        pack_batches([numbered(0, 101)], [1.0], 1000, 100)
+    with pytest.raises(ValueError, match="a trajectory has 129 tokens, a packed row 128"):
+        pack_batches([numbered(0, 129)], [1.0], 1000, 100)
 
 
 @pytest.mark.parametrize("packed", [False, True])

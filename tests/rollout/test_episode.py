@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tarl_jax.config import RolloutConfig
+from tarl_jax.config import JudgeConfig, RolloutConfig
+from tarl_jax.judge.service import Judge
 from tarl_jax.rollout.episode import Episode
 from tarl_jax.rollout.players import Turn
 from tarl_jax.sandbox.clerk import FAULTLESS, play
@@ -20,10 +21,11 @@ SEED = 5
 class Wire:
     """Plays the engine's side of one episode, and records every token that crosses."""
 
-    def __init__(self, world, task, config=ROOMY, system="Be brief."):
+    def __init__(self, world, task, config=ROOMY, system="Be brief.", supervisor=None):
         self.chat = world.chat
         self.episode = Episode(
-            task, SEED, world.domain, world.chat, config, (system, world.chat.system(system))
+            task, SEED, world.domain, world.chat, config, (system, world.chat.system(system)),
+            supervisor=supervisor,
         )
         self.ids, self.sampled, self.log_probs = [], [], []
         self.rng = np.random.default_rng(0)
@@ -92,6 +94,47 @@ def test_a_faultless_episode_succeeds_and_is_recorded_token_for_token(tiny_world
         assert bool(trajectory.diff) == bool(task.gold_calls)
         actions = [s.call if s.call else s.text for s in trajectory.turns]
         assert actions == [action for action, _ in history]
+
+
+@pytest.fixture(scope="module")
+def objection(tmp_path_factory):
+    """The rule judge as a supervisor."""
+    with Judge(JudgeConfig(), tmp_path_factory.mktemp("judge")) as judge:
+        yield judge.objection
+
+
+def test_a_supervisor_interrupts_after_a_grave_turn(tiny_world, writing_task, objection):
+    config = dataclasses.replace(ROOMY, interruptions=1)
+    wire = Wire(tiny_world, writing_task, config, supervisor=objection)
+    call = writing_task.gold_calls[0]
+    wire.say("What can I do for you?")  # not grave
+    before = len(wire.ids)
+    wire.say(call)  # nobody has agreed to it
+    added = tiny_world.tokenizer.decode(wire.ids[before:])
+    assert "[Supervisor] Your last step was wrong: " in added
+    assert added.endswith("before you go on.\n</tool_response><|im_end|>\n<|im_start|>assistant\n")
+    wire.say("All that you wanted is done.")  # grave too, but once is enough
+    wire.say(Call("transfer_to_human_agents", {"summary": "no"}))
+    trajectory = wire.trajectory()  # what is forced has no log-probs
+    answers = [s for s in trajectory.segments if s.turn >= 0 and s.role != "agent"]
+    assert ["interruption" in s.info for s in answers] == [False, True, False, False]
+    assert "[Supervisor]" not in answers[1].text
+    plain = Wire(tiny_world, writing_task)
+    for segment in trajectory.turns:
+        plain.say(segment.call or segment.text)
+    unseen = [s.text for s in plain.trajectory().segments]
+    assert [s.text for s in trajectory.segments] == unseen
+
+
+def test_a_supervisor_lets_right_turns_pass(tiny_world, objection):
+    config = dataclasses.replace(ROOMY, interruptions=9)
+    for task in tiny_world.train_tasks[:4]:
+        watched = Wire(tiny_world, task, config, supervisor=objection)
+        alone = Wire(tiny_world, task)
+        for action, _ in right_actions(tiny_world, task):
+            watched.say(action)
+            alone.say(action)
+        assert watched.ids == alone.ids
 
 
 def test_the_answer_to_the_last_turn_has_text_but_no_tokens(tiny_world, writing_task):
