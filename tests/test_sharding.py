@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-LEARNING_RATE = 1e-3  # of both models in sharded_update.py
 HERE = Path(__file__).parent
 MESHES = ["(8, 1, 1)", "(1, 8, 1)", "(2, 2, 2)", "(1, 2, 4)", "(4, 1, 2)"]
+ALL = ["(2, 2, 2)", "(1, 2, 4)"]  # of sharded_update.py
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +46,15 @@ def test_a_checkpoint_is_loaded_into_its_place(found, mesh):
     assert found[mesh]["placed"]
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", ALL)
 def test_rollouts_say_the_same(found, mesh):
     assert found[mesh]["words"]
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", ALL)
 def test_a_value_model_is_trained_and_split_alike(found, mesh):
+    assert found[mesh]["ppo_gradient"] < 1e-4
     assert found[mesh]["ppo_values"] < 1e-3
-    # Two steps of Adam: where a gradient is rounding alone, each may go either way.
-    assert found[mesh]["ppo_params"] < 4 * LEARNING_RATE
+    assert found[mesh]["ppo_params"] < 1e-3
     _, fsdp, tensor = json.loads(mesh.replace("(", "[").replace(")", "]"))
     assert 1 / (fsdp * tensor) <= found[mesh]["ppo_share"] < 1 / (fsdp * tensor) + 0.03

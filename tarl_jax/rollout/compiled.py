@@ -29,7 +29,7 @@ from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.rollout.scheduler import Row
 
 # Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
-CHUNKS = ((48, 8), (16, 4))
+CHUNKS = ((44, 8), (12, 4))
 LONG_CHUNK = (256, 64)  # for prompts of thousands of tokens
 LONG = 2048  # tokens of an episode from which on it is used
 SHORTEST = 128  # positions of the smallest cache
