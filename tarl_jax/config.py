@@ -150,7 +150,7 @@ class WarmStartConfig:
     seed: int = 0
     episodes: int = 12_000
     branches: int = 40  # shops with other users and orders that the episodes are spread over
-    steps: int = 1000
+    steps: int = 1100
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms

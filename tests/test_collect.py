@@ -162,7 +162,7 @@ def test_only_what_can_become_a_call_is_drawn(engines, params, tmp_path):
 
     def refused(fields):
         count, collect = 0, collector(engines, tmp_path, **fields)
-        found = [t for step in range(1, 9) for t in collect.collect(step, flat).trajectories]
+        found = [t for step in range(1, 5) for t in collect.collect(step, flat).trajectories]
         for turn in (turn for t in found for turn in t.turns):
             state = START
             for token in turn.token_ids:

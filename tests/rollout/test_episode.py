@@ -103,23 +103,24 @@ def objection(tmp_path_factory):
         yield judge.objection
 
 
-def test_a_supervisor_interrupts_after_a_grave_turn(tiny_world, writing_task, objection):
+def test_a_supervisor_interrupts_after_a_grave_turn(tiny_world, objection):
     config = dataclasses.replace(ROOMY, interruptions=1)
-    wire = Wire(tiny_world, writing_task, config, supervisor=objection)
-    call = writing_task.gold_calls[0]
+    task = next(t for t in tiny_world.train_tasks if len(t.gold_calls) > 1)
+    wire = Wire(tiny_world, task, config, supervisor=objection)
+    first, second = task.gold_calls[:2]
     wire.say("What can I do for you?")  # not grave
     before = len(wire.ids)
-    wire.say(call)  # nobody has agreed to it
+    wire.say(first)  # nobody has agreed to it
     added = tiny_world.tokenizer.decode(wire.ids[before:])
     assert "[Supervisor] Your last step was wrong: " in added
     assert added.endswith("before you go on.\n</tool_response><|im_end|>\n<|im_start|>assistant\n")
-    wire.say("All that you wanted is done.")  # grave too, but once is enough
+    wire.say(second)  # grave too, but once is enough
     wire.say(Call("transfer_to_human_agents", {"summary": "no"}))
     trajectory = wire.trajectory()  # what is forced has no log-probs
     answers = [s for s in trajectory.segments if s.turn >= 0 and s.role != "agent"]
     assert ["interruption" in s.info for s in answers] == [False, True, False, False]
     assert "[Supervisor]" not in answers[1].text
-    plain = Wire(tiny_world, writing_task)
+    plain = Wire(tiny_world, task)
     for segment in trajectory.turns:
         plain.say(segment.call or segment.text)
     unseen = [s.text for s in plain.trajectory().segments]
