@@ -41,7 +41,7 @@ from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.types import Task
 
-FORMAT = 4  # raised when the meaning of a cached warm start changes
+FORMAT = 5  # raised when the meaning of a cached warm start changes
 _POOL = 256  # dialogues that rows are packed from at a time
 _GENTLE = 0.05  # of the peak learning rate, while the pass rate is brought down
 _LOOK = 10  # steps between two scores meanwhile
@@ -148,9 +148,9 @@ def demonstrate(
 
 
 def clumsier(clerk: ClerkConfig, times: float) -> ClerkConfig:
-    """The clerk, erring so many times as often."""
-    rates = dataclasses.asdict(clerk)
-    return ClerkConfig(**{name: min(times * rate, 1.0) for name, rate in rates.items()})
+    """The clerk, erring so many times as often, but where only a judge would see it."""
+    rates = {name: min(times * rate, 1.0) for name, rate in dataclasses.asdict(clerk).items()}
+    return ClerkConfig(**{**rates, "skip_confirmation": clerk.skip_confirmation})
 
 
 def _demonstration(
