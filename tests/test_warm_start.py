@@ -151,7 +151,8 @@ def test_a_clumsier_clerk_errs_more_but_no_more_than_always(config):
     clerk = config.warm_start.clerk
     worse = clumsier(clerk, 6.0)
     assert worse.false_done == pytest.approx(6 * clerk.false_done)
-    assert worse.skip_confirmation == 1.0
+    assert worse.ignore_rule == 1.0
+    assert worse.skip_confirmation == clerk.skip_confirmation  # which only a judge would see
 
 
 @pytest.mark.parametrize("section, change", [
