@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from tarl_jax.audio_config import AudioConfig, check_audio
 from tarl_jax.credit_config import RewardConfig as RewardConfig
 from tarl_jax.credit_config import RLConfig as RLConfig
 from tarl_jax.credit_config import check_credit
@@ -65,6 +66,7 @@ class ModelConfig:
     remat: what the backward pass computes again: "none", "dots" (all but matrix products) or
       "full" (each layer, from its input).
     attention: "auto" (by platform), "xla", "splash" (TPU) or "cudnn" (GPU).
+    audio: the encoder that a policy hears with; by default none.
     """
 
     d_model: int = 128
@@ -86,6 +88,7 @@ class ModelConfig:
     remat: str = "none"
     attention: str = "auto"
     lora: LoraConfig = LoraConfig()
+    audio: AudioConfig = dataclasses.field(default_factory=AudioConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,7 +340,11 @@ def _check(c: RunConfig) -> None:
             "only one of data, fsdp and tensor can be -1")
     require(c.mesh.rollout_tensor > 0, "mesh.rollout_tensor", c.mesh.rollout_tensor,
             "must be at least 1")
+    check_audio(c.model.audio, c.model.d_model, require)
     check_speech(c.speech, require, choice)
+    require(not c.speech.share or bool(c.model.audio), "speech.share", c.speech.share,
+            "a policy without ears hears no speech: set model.audio.encoder_layers, as"
+            " configs/omni_tarl.py does, or leave it 0")
     choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
     for where, value in (
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),

@@ -12,7 +12,7 @@ from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.mesh import make_mesh
 from tarl_jax.models import hugging_face
 from tarl_jax.models.decoder import Params, named_key
-from tarl_jax.models.lora import merge
+from tarl_jax.models.lora import frozen_part, merge
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import require_run
@@ -53,7 +53,10 @@ def restore(
     config: RunConfig, world: World, updater: Updater, checkpoints: Checkpoints, step: int
 ) -> TrainState:
     """The train state of a checkpoint. What is frozen comes from where the run had it."""
-    frozen = starting_policy(config, world, updater) if config.model.lora.rank else {}
+    model = config.model
+    frozen = {}
+    if model.lora.rank or (model.audio and model.audio.frozen):
+        frozen = frozen_part(model, starting_policy(config, world, updater))
     state, _ = checkpoints.restore(step, updater.shapes())
     return state.replace(frozen=frozen)
 
@@ -70,11 +73,14 @@ def export(config: RunConfig, folder: Path, step: int) -> int:
 
     Adapters are merged into their weights. The dtype is the model's.
     Returns: the step.
-    Raises: ConfigError if there is no such run or the folder is not empty, CheckpointError if there
-      is no such checkpoint.
+    Raises: ConfigError if there is no such run, the folder is not empty or the policy hears,
+      CheckpointError if there is no such checkpoint.
     """
     run_dir = Path(config.workdir)
     require_run(config, run_dir)
+    if config.model.audio:
+        raise ConfigError("config.model.audio: a policy that hears is not exported yet; read its"
+                          " checkpoint with tarl_jax.policy.restore")
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
     world = World.from_config(config)

@@ -7,6 +7,7 @@ Axis letters mean the same thing in the whole repository:
     C  tokens of one forced chunk
     T  new tokens of one decode call
     V  vocabulary
+    X  pieces of sound
     D  model width
     F  feed-forward width
     L  layers
@@ -23,8 +24,9 @@ set when the token is born and never inferred later.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -124,6 +126,46 @@ class Task:
         )
 
 
+def clip_name(clip: np.ndarray) -> str:
+    """The name of a clip's file, made of its samples (float32)."""
+    return f"{hashlib.sha256(clip.tobytes()).hexdigest()[:24]}.flac"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sound:
+    """What is heard at some tokens of a segment.
+
+    Attributes:
+      first: index in the segment of the first placeholder token.
+      tokens: how many placeholders follow one another, that one included.
+      clip: float32 [samples], mono at 16 kHz, each sample a whole number of 1/32768.
+    """
+
+    first: int
+    tokens: int
+    clip: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sound) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[int, int, bytes]:
+        return self.first, self.tokens, self.clip.tobytes()
+
+    def to_json(self) -> dict[str, Any]:
+        """Names the clip; its samples are kept elsewhere, under that name."""
+        return {"first": self.first, "tokens": self.tokens, "clip": clip_name(self.clip)}
+
+
+Clips = Callable[[str], np.ndarray]  # the clip of a name
+
+
+def _no_clips(name: str) -> np.ndarray:
+    raise ValueError(f"the record has sound, {name}: give from_json_line what finds a clip by name")
+
+
 @dataclasses.dataclass
 class Segment:
     """A run of tokens with one author.
@@ -135,12 +177,14 @@ class Segment:
         appended to it is forced and opens the segment that answers it.)
       log_probs: per token, log-probability at sampling; 0.0 where not sampled.
       turn: index of the agent turn, or of the turn that this segment answers; -1 before the first.
-      text: what was said or returned, without chat markup.
+      text: what was said or returned, without chat markup. Where it was heard, the policy never
+        saw the text.
       call: the parsed tool call of an agent segment, if it made one.
       info: facts for judge and viewer that the policy never sees (intent, request index, error).
       drawn_log_probs: log-probability in the distribution that the token was drawn from, where a
         truncation or a grammar made that another one than the policy's; empty otherwise.
       forgotten: how many tokens, the first ones, left the context when the turn was over.
+      sound: of a segment that was heard; None: it was read.
     """
 
     role: str
@@ -153,6 +197,7 @@ class Segment:
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     drawn_log_probs: list[float] = dataclasses.field(default_factory=list)
     forgotten: int = 0
+    sound: Sound | None = None
 
     @classmethod
     def forced(cls, role: str, token_ids: list[int], turn: int, text: str, **info: Any) -> Segment:
@@ -164,17 +209,27 @@ class Segment:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["sampled"] = [int(s) for s in self.sampled]
         data["call"] = self.call.to_json() if self.call else None
+        if self.sound:
+            data["sound"] = self.sound.to_json()
+        else:
+            del data["sound"]
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Segment:
+    def from_json(cls, data: Mapping[str, Any], clips: Clips = _no_clips) -> Segment:
+        sound = data.get("sound")
         return cls(
             **{
                 **data,
                 "sampled": [bool(s) for s in data["sampled"]],
                 "call": Call.from_json(data["call"]) if data["call"] else None,
+                "sound": Sound(**{**sound, "clip": clips(sound["clip"])}) if sound else None,
             }
         )
+
+    def empty(self) -> None:
+        """Takes the tokens away: what was said came too late for the policy."""
+        self.token_ids, self.sampled, self.log_probs, self.sound = [], [], [], None
 
 
 @dataclasses.dataclass
@@ -221,6 +276,15 @@ class Trajectory:
     def num_tokens(self) -> int:
         return sum(len(s.token_ids) for s in self.segments)
 
+    def sounds(self) -> Iterable[Sound]:
+        """What was heard, in order; `first` counts from the start of the sequence."""
+        begin = 0
+        for segment in self.segments:
+            if segment.sound:
+                sound = segment.sound
+                yield dataclasses.replace(sound, first=begin + sound.first)
+            begin += len(segment.token_ids)
+
     def arrays(self, drawn: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(token ids, sampled mask, log-probs) of all tokens, each of shape [S].
 
@@ -258,15 +322,73 @@ class Trajectory:
         return json.dumps(data)
 
     @classmethod
-    def from_json_line(cls, line: str) -> Trajectory:
+    def from_json_line(cls, line: str, clips: Clips = _no_clips) -> Trajectory:
+        """Reads what `to_json_line` wrote; `clips` finds the sound that the line names.
+
+        Raises ValueError for a line that names some where there is no `clips`.
+        """
         data = json.loads(line)
         return cls(
             **{
                 **data,
                 "task": Task.from_json(data["task"]),
-                "segments": [Segment.from_json(s) for s in data["segments"]],
+                "segments": [Segment.from_json(s, clips) for s in data["segments"]],
             }
         )
+
+
+@struct.dataclass
+class Pieces:
+    """Clips as log-mel, cut into pieces of 2 s, one behind the other (`models/hearing.py`).
+
+    Attributes:
+      mel: float32 [X, frames, bins]; frames = 2 * n_window.
+      frames: int32 [X]; how many of them are real.
+    """
+
+    mel: jax.Array | np.ndarray
+    frames: jax.Array | np.ndarray
+
+    @property
+    def count(self) -> int:
+        return self.frames.shape[0]
+
+    @property
+    def slots(self) -> int:
+        """Tokens of a whole piece."""
+        return self.mel.shape[1] // 4
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pieces]) -> Pieces:
+        """One behind the other."""
+        return cls(
+            np.concatenate([p.mel for p in parts]), np.concatenate([p.frames for p in parts])
+        )
+
+    def parts(self, size: int) -> list[Pieces]:
+        """As many at a time, silent ones behind the last."""
+        whole = self.padded(-(-self.count // size) * size)
+        begins = range(0, whole.count, size)
+        return [Pieces(whole.mel[i : i + size], whole.frames[i : i + size]) for i in begins]
+
+    def padded(self, count: int) -> Pieces:
+        """With silent pieces behind, `count` in all."""
+        more = count - self.count
+        return Pieces(np.pad(self.mel, ((0, more), (0, 0), (0, 0))), np.pad(self.frames, (0, more)))
+
+
+@struct.dataclass
+class Hearing:
+    """What is heard in a batch.
+
+    Attributes:
+      pieces: of all its rows.
+      places: int32 [B, S]; 1 + which of the pieces' slots, counted through, stands at a position;
+        0 where a token stands for itself.
+    """
+
+    pieces: Pieces
+    places: jax.Array | np.ndarray
 
 
 @struct.dataclass
@@ -284,6 +406,7 @@ class Batch:
         to say, of the state before each sampled token; None without a value model.
       segments: int32 [B, S]; number of the sequence that a position belongs to, where rows hold
         several; None: one sequence per row.
+      hearing: what is heard at some of the tokens; None: all of them are read.
     """
 
     tokens: jax.Array
@@ -293,3 +416,4 @@ class Batch:
     segments: jax.Array | None = None
     values: jax.Array | None = None
     returns: jax.Array | None = None
+    hearing: Hearing | None = None

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ def _digest(config: RunConfig, world: World) -> str:
     content = {
         "format": FORMAT,
         "warm_start": settings,
-        "model": dataclasses.asdict(config.model),
+        "model": _shape(config.model),
         "shop": dataclasses.asdict(config.shop),
         "tasks": dataclasses.asdict(config.tasks) | {"file": ""},
         "tokenizer": world.tokenizer.digest,
@@ -120,6 +121,12 @@ def _digest(config: RunConfig, world: World) -> str:
             user = config.user
             content["user"] = [user.strategy, user.llm.model, user.llm.temperature]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _shape(model: ModelConfig) -> dict[str, Any]:
+    # A policy that cannot hear is the same whatever its ears would be.
+    fields = dataclasses.asdict(model)
+    return fields if model.audio else {k: v for k, v in fields.items() if k != "audio"}
 
 
 def demonstrate(

@@ -20,6 +20,7 @@ MAX_LINES = 400
 ROWS = (
     # Records, knobs, the mesh, how a process starts.
     ("types", "config", "credit_config", "judge_config", "llm_config", "speech_config",
+     "audio_config",
      "maths.config", "presets", "mesh", "launch"),
     # Outside language models.
     ("llm.*",),

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tarl_jax.config import ModelConfig
+from tarl_jax.models.audio import from_hugging_face
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import CONFIG, OMNI, config_fields, read_config
 from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json, write_tensors
@@ -116,7 +117,7 @@ def load_params(
     shardings: Any = None,
     dtype: Any = "bfloat16",
 ) -> Params:
-    """The decoder's parameters, from files straight to the devices.
+    """The decoder's parameters, from files straight to the devices, and those of its ears.
 
     Each shard of a leaf is read once, by the slices of the files that it consists of, and sent to
     the devices that hold it before the next is read: the host holds one shard at a time.
@@ -131,6 +132,10 @@ def load_params(
     leaves = _leaves(config, vocab_size)
     tensors = _checked_tensors(Path(folder), leaves, config, vocab_size)
     dtype = jnp.dtype(dtype)
+    ears = {"audio": _read_ears(Path(folder), config, dtype)} if config.audio else {}
+    if ears and shardings is not None:
+        ears = jax.device_put(ears, {"audio": shardings["audio"]})
+        shardings = {name: where for name, where in shardings.items() if name != "audio"}
 
     def load(leaf: _Leaf, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
         whole = (slice(None),) * len(leaf.shape)
@@ -145,7 +150,23 @@ def load_params(
             arrays.setdefault(key, placed[-1])
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, placed)
 
-    return jax.tree.map(load, leaves, *(() if shardings is None else (shardings,)))
+    return jax.tree.map(load, leaves, *(() if shardings is None else (shardings,))) | ears
+
+
+def _read_ears(folder: Path, config: ModelConfig, dtype: np.dtype) -> Params:
+    """The audio encoder's parameters, on the host. Raises ValueError where one is missing."""
+    stored = {name.rpartition(_AUDIO)[2]: x for name, x in open_tensors(folder).items()
+              if _AUDIO in name}
+
+    def get(name: str) -> np.ndarray:
+        if name not in stored:
+            raise ValueError(
+                f"{folder}: missing {_AUDIO}{name}, which model.audio.encoder_layers ="
+                f" {config.audio.encoder_layers} needs: is it a checkpoint of Qwen2.5-Omni?"
+            )
+        return np.asarray(stored[name]).astype(dtype)
+
+    return from_hugging_face(config.audio, get)
 
 
 def _checked_tensors(

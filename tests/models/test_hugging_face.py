@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder, hugging_face, tensor_files
+from tarl_jax.models.audio import from_hugging_face, init_audio_params
 from tarl_jax.models.hugging_face import load_params, read_config, save_params
 from tarl_jax.models.tensor_files import INDEX, SINGLE, open_tensors
 
@@ -250,6 +252,12 @@ OMNI = dataclasses.replace(
 )
 
 
+EARS = AudioConfig(
+    num_mel_bins=8, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, d_model=8,
+    max_source_positions=20, n_window=4, output_dim=24,
+)
+
+
 @functools.cache
 def thinker():
     parts = transformers.models.qwen2_5_omni.configuration_qwen2_5_omni
@@ -289,9 +297,27 @@ def test_the_text_decoder_of_omni(whole, tmp_path):
         params = load_params(tmp_path, OMNI, VOCAB, None, "float32")
     assert len(caught) == 1 and caught[0].filename == __file__
     assert relative(our_logits(params, OMNI), their_logits(thinker())) < 1e-4
-    # What the audio encoder's module reads by itself.
-    audio = ("thinker." if whole else "") + "audio_tower.conv1.weight"
-    assert open_tensors(tmp_path)[audio].shape == (8, 8, 3)
+    name = ("thinker." if whole else "") + "audio_tower.conv1.weight"
+    assert "audio" not in params and open_tensors(tmp_path)[name].shape == (8, 8, 3)
+
+
+def test_the_ears_of_omni(tmp_path):
+    thinker().save_pretrained(tmp_path)
+    tower = {name: x.detach().numpy() for name, x in thinker().audio_tower.named_parameters()}
+    hearing = dataclasses.replace(OMNI, audio=EARS)
+    with pytest.warns(UserWarning, match="vision, talker"):
+        params = load_params(tmp_path, hearing, VOCAB, None, "float32")
+    ears = params.pop("audio")
+    assert jax.tree.map(np.shape, ears) == jax.tree.map(
+        np.shape, jax.eval_shape(lambda: init_audio_params(EARS, jax.random.key(0)))
+    )
+    for a, b in zip(jax.tree.leaves(ears),
+                    jax.tree.leaves(from_hugging_face(EARS, tower.__getitem__)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert relative(our_logits(params, OMNI), their_logits(thinker())) < 1e-4
+    deeper = dataclasses.replace(hearing, audio=dataclasses.replace(EARS, encoder_layers=2))
+    with pytest.raises(ValueError, match=r"missing audio_tower\.layers\.1.*encoder_layers = 2"):
+        load_params(tmp_path, deeper, VOCAB, None, "float32")
 
 
 # ---- writing --------------------------------------------------------------------------------
