@@ -107,10 +107,13 @@ class Collector:
 
     def _play(self, step: int, params: Params) -> Collected:
         config = self._config.rollout
-        groups: list[Group] = [
-            [self._world.episode(task, "train", step, trial) for trial in range(config.group_size)]
-            for task in self._mixture.tasks(step)
-        ]
+        groups: list[Group] = []
+        for planned in self._mixture.plan(step):
+            world = self._world.speaking(planned.spoken)
+            groups.append([
+                world.episode(planned.task, "train", step, trial)
+                for trial in range(config.group_size)
+            ])
         self._held += groups
         new: Sequence[Dialogue] = [episode for group in groups for episode in group]
         while True:  # until a group has ended: a step needs something to learn from

@@ -27,7 +27,8 @@ from tarl_jax.rl.batching import (
 from tarl_jax.rl.calibration import load_table
 from tarl_jax.rl.objective import needs_score
 from tarl_jax.rl.update import TrainState, Updater
-from tarl_jax.types import Hearing, Trajectory
+from tarl_jax.sounds import Hearing
+from tarl_jax.types import Trajectory
 
 
 class Learner:

@@ -72,9 +72,11 @@ def sized(size: str) -> Any:
     return to_config_dict(config)
 
 
+VOICES = ("en-us", "en-gb-x-rp")  # that the small policies learn to hear
+
 # What a policy of a size hears with. Omni's own, or a small one of the same architecture.
 EARS = {
-    "": AudioConfig(num_mel_bins=80, d_model=128, encoder_layers=2, encoder_attention_heads=4,
+    "": AudioConfig(num_mel_bins=40, d_model=128, encoder_layers=2, encoder_attention_heads=4,
                     encoder_ffn_dim=384, output_dim=128),
     "tiny": AudioConfig(num_mel_bins=40, d_model=32, encoder_layers=1, encoder_attention_heads=2,
                         encoder_ffn_dim=64, output_dim=32),
@@ -97,8 +99,15 @@ def hearing(size: str) -> Any:
     config.model.audio.update(dataclasses.asdict(EARS[size]))
     config.speech.share = 0.5
     if size in ("", "tiny"):
+        config.model.qk_norm, config.model.qkv_bias = False, True  # as Omni's thinker has it
         config.rollout.max_episode_tokens = 1024
         config.rl.micro_batch_tokens = max(config.rl.micro_batch_tokens, 4096)
+        config.warm_start.listen.episodes = 2000 if not size else 16
+        config.speech.voices = VOICES
+    if size == "tiny":
+        config.warm_start.listen.update(
+            {"steps": 4, "joint_steps": 4, "batch_seconds": 16.0, "batch_tokens": 2048}
+        )
     return config
 
 

@@ -10,7 +10,8 @@ from tarl_jax.collect import Collected, Collector
 from tarl_jax.data import Mixture
 from tarl_jax.rollout import players
 from tarl_jax.rollout.engine import EngineStats
-from tarl_jax.types import CUT_OFF, Sound
+from tarl_jax.sounds import Sound
+from tarl_jax.types import CUT_OFF
 
 
 class Clock:

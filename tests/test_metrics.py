@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tarl_jax import metrics
-from tarl_jax.types import Call, Segment, Sound, Task, Trajectory
+from tarl_jax.sounds import Sound
+from tarl_jax.types import Call, Segment, Task, Trajectory
 
 
 def make_trajectory(seed=0):

@@ -10,13 +10,14 @@ import pytest
 
 from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ConfigError, from_config_dict
+from tarl_jax.demonstrations import clumsier, demonstrate
 from tarl_jax.maths.answers import final_answer
 from tarl_jax.presets import sized
 from tarl_jax.rollout.world import World
 from tarl_jax.sandbox import shop
 from tarl_jax.text.chat import Chat
 from tarl_jax.types import Call
-from tarl_jax.warm_start import _digest, clumsier, demonstrate, warm_start
+from tarl_jax.warm_start import _digest, warm_start
 
 
 def demonstrations_of(config, world):
@@ -100,7 +101,7 @@ def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_world):
 def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):
     losses = []
 
-    def progress(step, steps, loss):
+    def progress(what, step, steps, loss):
         losses.append(loss)
 
     params, folder = warm_start(config, tiny_world, jax.random.key(0), progress)

@@ -202,6 +202,21 @@ def from_hugging_face(config: AudioConfig, get: Callable[[str], np.ndarray]) -> 
     return {**params, "layers": layers}
 
 
+def to_hugging_face(config: AudioConfig, params: Params) -> dict[str, np.ndarray]:
+    """The reverse of `from_hugging_face`: the arrays by their names behind `audio_tower.`."""
+
+    def stored(value: np.ndarray, axes: str) -> np.ndarray:
+        return value.reshape(_shape(config, axes.replace("N H", "D"))).T  # heads joined: width D
+
+    found = {
+        theirs: stored(np.asarray(params[ours]), axes) for ours, (theirs, axes) in _OUTER.items()
+    }
+    for ours, (theirs, axes) in _LAYER.items():
+        for index, value in enumerate(np.asarray(params["layers"][ours])):
+            found[f"layers.{index}.{theirs}"] = stored(value, axes)
+    return found
+
+
 # ---- the encoder ----------------------------------------------------------------------------
 
 

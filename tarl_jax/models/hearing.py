@@ -19,7 +19,7 @@ from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import audio, decoder
 from tarl_jax.models.params import Params
-from tarl_jax.types import Hearing, Pieces, Sound
+from tarl_jax.sounds import Hearing, Pieces, Sound
 
 _log_mel = jax.jit(audio.log_mel, static_argnums=1)
 

@@ -34,7 +34,8 @@ from tarl_jax.models.lora import frozen_part, join, trained_part
 from tarl_jax.rl import objective
 from tarl_jax.rl.batching import pieces_of_batch
 from tarl_jax.rl.objective import Sums, Trained
-from tarl_jax.types import Batch, Hearing, Pieces
+from tarl_jax.sounds import Hearing, Pieces
+from tarl_jax.types import Batch
 
 
 class NonFiniteError(FloatingPointError):

@@ -18,10 +18,11 @@ from tarl_jax.sandbox.dialogue import Dialogue, Malformed, Observation, User
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
+from tarl_jax.sounds import Sound
 from tarl_jax.speech.synthesis import SpeechError
 from tarl_jax.speech.user import SpokenUser
 from tarl_jax.text.chat import Chat
-from tarl_jax.types import Call, Segment, Sound, Task, Trajectory
+from tarl_jax.types import Call, Segment, Task, Trajectory
 
 
 class Episode:
@@ -46,7 +47,7 @@ class Episode:
         self._chat = chat
         self._config = config
         self._system = system
-        self.outside = user is not None  # the script answers at once
+        self.outside = not isinstance(user, ScriptedUser | None)  # the script answers at once
         self._user = user or ScriptedUser(task, seed)
         self._dialogue: Dialogue | None = None  # until the user has spoken
         self._segments: list[Segment] = []

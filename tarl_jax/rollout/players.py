@@ -19,7 +19,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from tarl_jax.types import Sound
+from tarl_jax.sounds import Sound
 
 _LEVELS = np.float32(32_768)  # of a clip's samples, which are whole numbers of its inverse
 _POLL = 0.05  # seconds that a process waits for its own answers before it asks the others

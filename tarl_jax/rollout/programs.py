@@ -15,7 +15,7 @@ from tarl_jax.models.cache import resize as resize_cache
 from tarl_jax.models.hearing import encode
 from tarl_jax.rollout.grammar import Grammar, advance, allowed
 from tarl_jax.rollout.sampling import Truncation, sample
-from tarl_jax.types import Pieces
+from tarl_jax.sounds import Pieces
 
 
 @struct.dataclass

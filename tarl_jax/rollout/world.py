@@ -75,23 +75,26 @@ class World:
         system = (text, chat.system(text, schemas))
         maths = Maths.from_config(config, chat)
         users = LLMUsers(config.user) if config.user.kind == "llm" else None
-        speech = Speech.from_config(config.speech) if config.speech.share else None
+        wanted = config.speech.share or config.curriculum.spoken or config.eval.heard
+        speech = Speech.from_config(config.speech) if wanted else None
         return cls(config, domain, tokenizer, chat, train, held_out, system, maths, users, speech)
 
     def episode(self, task: Task, *stream: str | int) -> Episode | MathsEpisode:
         """A fresh episode; its seed is a hash of the run's seed, the task and `stream`.
 
-        The last of `stream` tells the episodes of one group apart. Who speaks, and in which voice,
-        does not hang on it: the policy is compared with itself on the same users.
+        The last of `stream` tells the episodes of one group apart. Where users can speak, what they
+        say to the same words, who speaks, and in which voice, does not hang on it: a group hears
+        its opening from one clip, and the policy is compared with itself on the same users.
         """
         seed = self._seed(task, *stream)
         if self.maths is not None and task.kind == "maths":
             return self.maths.episode(task, seed)
         user: User | None = self.users.user(task, seed) if self.users else None
         if self.speech:
-            written = user or ScriptedUser(task, seed)
-            voice = self._seed(task, "voice", *stream[:-1])
-            user = SpokenUser(written, self.speech, self.config.speech, voice)
+            group = self._seed(task, "voice", *stream[:-1])
+            user = user or ScriptedUser(task, group)
+            if self.config.speech.share:
+                user = SpokenUser(user, self.speech, self.config.speech, group)
         return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user)
 
     def engine(self) -> Engine:
@@ -102,6 +105,19 @@ class World:
         return Engine(
             config.model, config.rollout, self.tokenizer.stop_id, rollout_mesh(config.mesh), grammar
         )
+
+    def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> World:
+        """This world, in which users speak so much (`speech.share`), in these acoustics.
+
+        acoustics: None: as they are. Raises ValueError for a share of a world without speech.
+        """
+        if share and self.speech is None:
+            raise ValueError(f"share = {share}: nobody can speak here: set config.speech.share")
+        old = self.config.speech
+        speech = dataclasses.replace(
+            old, share=share, acoustics=old.acoustics if acoustics is None else acoustics
+        )
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, speech=speech))
 
     def _seed(self, task: Task, *stream: str | int) -> int:
         name = "/".join(map(str, (self.config.seed, task.task_id, *stream)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tarl_jax.sounds import clip_name
 from tarl_jax.speech.synthesis import (
     LEVELS,
     SAMPLE_RATE,
@@ -20,7 +21,6 @@ from tarl_jax.speech.synthesis import (
     not_installed,
     to_clip,
 )
-from tarl_jax.types import clip_name
 
 
 def save_clip(path: Path, clip: np.ndarray) -> None:

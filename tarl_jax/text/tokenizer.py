@@ -41,7 +41,8 @@ MARKUP = (
 class Tokenizer:
     """A SentencePiece model with the markup above as control symbols.
 
-    hears: whether there is markup of sound; its ids come behind those of the model file.
+    hears: whether there is markup of sound; its ids come behind those of the model file. Numbers
+      are then spelled digit by digit, as they are said.
 
     Attributes:
       special_ids: the markup, and what stands for characters that the model does not know.
@@ -67,7 +68,9 @@ class Tokenizer:
             if not self._model.is_control(token):
                 raise ValueError(f"{path}: has no control symbol for {text!r}; train it again")
             self._markup[text] = token
+        self._digits: dict[int, tuple[int, ...]] = {}
         if hears:
+            self._digits = self._spelled()
             for text in (AUDIO_START, AUDIO, AUDIO_END):
                 self._markup[text] = self.vocab_size
                 self.vocab_size += 1
@@ -78,7 +81,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; markup in it is text like any other."""
         # A policy can write half of a surrogate pair as a JSON escape, and a tool may echo it.
-        return self._model.encode(text.encode("utf-8", "replace").decode("utf-8"))
+        ids = self._model.encode(text.encode("utf-8", "replace").decode("utf-8"))
+        if not self._digits:
+            return ids
+        return [digit for token in ids for digit in self._digits.get(token, (token,))]
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  (one tokenizer lives as long as its run)
     def encode_markup(self, text: str) -> tuple[int, ...]:
@@ -112,6 +118,12 @@ class Tokenizer:
                 plain.append(token)
         parts.append(self._model.decode(plain))
         return "".join(parts)
+
+    def _spelled(self) -> dict[int, tuple[int, ...]]:
+        """The digits' ids of each piece that is a number of several."""
+        pieces = {token: self._model.id_to_piece(token) for token in range(self.vocab_size)}
+        numbers = {token: p for token, p in pieces.items() if p.isdecimal() and len(p) > 1}
+        return {t: tuple(self._model.piece_to_id(d) for d in p) for t, p in numbers.items()}
 
     def pieces(self) -> list[bytes]:
         """What each id adds to a decoded text, in UTF-8."""

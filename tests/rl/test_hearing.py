@@ -22,7 +22,8 @@ from tarl_jax.rl.batching import (
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.players import Answer
-from tarl_jax.types import Segment, Sound, Task, Trajectory
+from tarl_jax.sounds import Sound
+from tarl_jax.types import Segment, Task, Trajectory
 
 VOCAB, STOP, AUDIO = 20, 3, 19
 EARS = AudioConfig(

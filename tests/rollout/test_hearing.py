@@ -17,7 +17,7 @@ from tarl_jax.rollout import players
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.players import Answer
 from tarl_jax.rollout.scheduler import BLOCK, Heard, Row, Scheduler
-from tarl_jax.types import Sound
+from tarl_jax.sounds import Sound
 
 EARS = AudioConfig(
     num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
