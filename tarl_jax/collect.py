@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from tarl_jax.config import RunConfig
 from tarl_jax.data import Mixture
+from tarl_jax.metrics import CLIP_DIR, read_trajectories, write_trajectories
 from tarl_jax.models.decoder import Params
 from tarl_jax.rollout.engine import Engine, EngineStats, Unfinished
 from tarl_jax.rollout.episode import Episode, Supervisor
@@ -71,8 +72,7 @@ class Collector:
             return future.result()
         kept = self._folder / f"{step}.jsonl"
         if kept.exists():
-            lines = kept.read_text("utf-8").splitlines()
-            return Collected([Trajectory.from_json_line(line) for line in lines], EngineStats())
+            return Collected(read_trajectories(kept), EngineStats())
         return self._play(step, params)
 
     def play_ahead(self, step: int, params: Params) -> None:
@@ -90,30 +90,32 @@ class Collector:
         if self._ahead is None:
             return
         step, future = self._ahead
-        lines = [t.to_json_line() for t in future.result().trajectories]
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / f"{step}.jsonl"
-        path.with_suffix(".partial").write_text("\n".join(lines), "utf-8")
-        path.with_suffix(".partial").replace(path)
+        write_trajectories(self._folder / f"{step}.jsonl", future.result().trajectories)
 
     def forget(self, oldest: int) -> None:
         """Deletes what was kept for steps that no checkpoint is before."""
+        kept = ""
         for path in self._folder.glob("*.jsonl"):
             if int(path.stem) <= oldest:
                 path.unlink()
+            else:
+                kept += path.read_text("utf-8")
+        for clip in (self._folder / CLIP_DIR).glob("*"):
+            if clip.name not in kept:
+                clip.unlink()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _play(self, step: int, params: Params) -> Collected:
         config = self._config.rollout
-        groups: list[Group] = [
-            [
-                self._world.episode(task, "train", step, trial, supervisor=self._supervisor)
+        groups: list[Group] = []
+        for planned in self._mixture.plan(step):
+            world = self._world.speaking(planned.spoken)
+            groups.append([
+                world.episode(planned.task, "train", step, trial, supervisor=self._supervisor)
                 for trial in range(config.group_size)
-            ]
-            for task in self._mixture.tasks(step)
-        ]
+            ])
         self._held += groups
         new: Sequence[Dialogue] = [episode for group in groups for episode in group]
         while True:  # until a group has ended: a step needs something to learn from

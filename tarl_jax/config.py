@@ -13,16 +13,22 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from tarl_jax.audio_config import AudioConfig, check_audio
 from tarl_jax.credit_config import RewardConfig as RewardConfig
 from tarl_jax.credit_config import RLConfig as RLConfig
 from tarl_jax.credit_config import check_credit
+from tarl_jax.curriculum_config import CurriculumConfig as CurriculumConfig
+from tarl_jax.curriculum_config import check_curriculum
 from tarl_jax.judge_config import JudgeConfig as JudgeConfig
 from tarl_jax.judge_config import NoiseConfig as NoiseConfig
 from tarl_jax.judge_config import check_judge
 from tarl_jax.llm_config import LLMConfig as LLMConfig
 from tarl_jax.llm_config import UserConfig, check_user
 from tarl_jax.maths.config import MathsConfig, check_maths
-from tarl_jax.speech_config import SpeechConfig, check_speech
+from tarl_jax.speech_config import SpeechConfig as SpeechConfig
+from tarl_jax.speech_config import check_speech, parse_chain
+from tarl_jax.warm_start_config import ClerkConfig as ClerkConfig
+from tarl_jax.warm_start_config import WarmStartConfig, check_warm_start
 
 
 class ConfigError(ValueError):
@@ -65,6 +71,7 @@ class ModelConfig:
     remat: what the backward pass computes again: "none", "dots" (all but matrix products) or
       "full" (each layer, from its input).
     attention: "auto" (by platform), "xla", "splash" (TPU) or "cudnn" (GPU).
+    audio: the encoder that a policy hears with; by default none.
     """
 
     d_model: int = 128
@@ -86,6 +93,7 @@ class ModelConfig:
     remat: str = "none"
     attention: str = "auto"
     lora: LoraConfig = LoraConfig()
+    audio: AudioConfig = dataclasses.field(default_factory=AudioConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,44 +130,6 @@ class TaskConfig:
     forbidden: float = 0.2  # per request: the policy forbids it
     change_mind: float = 0.2  # per request: the user changes its mind when asked to confirm
     max_idle: float = 0.03  # share of tasks whose right solution writes nothing
-
-
-@dataclasses.dataclass(frozen=True)
-class ClerkConfig:
-    """How often the scripted clerk errs, per request at which the error is possible."""
-
-    skip_confirmation: float = 0.2
-    wrong_variant: float = 0.06
-    wrong_item: float = 0.05
-    wrong_reason: float = 0.06
-    wrongful_denial: float = 0.04
-    ignore_rule: float = 0.2
-    false_done: float = 0.02
-    transfer: float = 0.01
-    redundant_read: float = 0.02
-
-
-@dataclasses.dataclass(frozen=True)
-class WarmStartConfig:
-    """Imitation of the erring clerk. `steps=0` starts from random parameters.
-
-    target_pass: where the policy then passes more than this share of training tasks, it imitates
-      a clerk that errs `clumsiness` times as often, confirmations apart, until it does not; 0: that
-      is left out.
-    """
-
-    seed: int = 0
-    episodes: int = 12_000
-    branches: int = 40  # shops with other users and orders that the episodes are spread over
-    steps: int = 1200
-    batch_tokens: int = 2048  # padded tokens per step
-    learning_rate: float = 0.01  # of Muon on the matrices
-    adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
-    target_pass: float = 0.44
-    clumsiness: float = 4.0
-    observation_weight: float = 0.5  # weight of the forced tokens in the loss
-    cache_dir: str = "~/.cache/tarl_jax"
-    clerk: ClerkConfig = ClerkConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +183,10 @@ class RolloutConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
+    """heard: acoustics (chains as in `speech.acoustics`) in which every evaluation plays its tasks
+    once more, spoken, beside once in writing; empty: once, as config.speech has it.
+    """
+
     every: int = 20  # steps between evaluations; 0: only before and after training
     tasks: int = 64  # held-out tasks of an evaluation during training
     final_tasks: int = 256  # held-out tasks of the evaluations before and after training
@@ -221,6 +195,7 @@ class EvalConfig:
     temperature: float = 1.0
     bootstrap: int = 2000
     seed: int = 0
+    heard: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +223,7 @@ class RunConfig:
     user: UserConfig = dataclasses.field(default_factory=UserConfig)
     tasks: TaskConfig = TaskConfig()
     maths: MathsConfig = dataclasses.field(default_factory=MathsConfig)
-    warm_start: WarmStartConfig = WarmStartConfig()
+    warm_start: WarmStartConfig = dataclasses.field(default_factory=WarmStartConfig)
     rollout: RolloutConfig = RolloutConfig()
     judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
@@ -257,6 +232,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     speech: SpeechConfig = dataclasses.field(default_factory=SpeechConfig)
+    curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
 
 
 def to_config_dict(config: RunConfig) -> Any:
@@ -342,12 +318,27 @@ def _check(c: RunConfig) -> None:
             "only one of data, fsdp and tensor can be -1")
     require(c.mesh.rollout_tensor > 0, "mesh.rollout_tensor", c.mesh.rollout_tensor,
             "must be at least 1")
+    check_audio(c.model.audio, c.model.d_model, require)
+    check_warm_start(c.warm_start, require)
     check_speech(c.speech, require, choice)
+    require(not c.speech.share or bool(c.model.audio), "speech.share", c.speech.share,
+            "a policy without ears hears no speech: set model.audio.encoder_layers, as"
+            " configs/omni_tarl.py does, or leave it 0")
+    check_curriculum(c.curriculum, bool(c.model.audio), require)
+    require(not c.curriculum.maths or max(c.maths.ratio) > 0, "curriculum.maths",
+            c.curriculum.maths, "the mix that follows has no maths: raise maths.ratio, or leave it"
+            " 0")
+    require(bool(c.model.audio) or not c.eval.heard, "eval.heard", c.eval.heard,
+            "a policy without ears hears no speech: leave it empty")
+    for chain in c.eval.heard:
+        try:
+            parse_chain(chain)
+        except ValueError as error:
+            require(False, "eval.heard", chain, str(error))
     choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
     for where, value in (
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),
         ("rollout.slots", c.rollout.slots),
-        ("warm_start.branches", c.warm_start.branches),
         ("rollout.max_turns", c.rollout.max_turns),
         ("rollout.max_turn_tokens", c.rollout.max_turn_tokens),
         ("model.num_layers", c.model.num_layers),
@@ -362,8 +353,6 @@ def _check(c: RunConfig) -> None:
         ("eval.trials", c.eval.trials),
     ):
         require(value > 0, where, value, "must be at least 1")
-    require(c.warm_start.clumsiness >= 1, "warm_start.clumsiness", c.warm_start.clumsiness,
-            "must be at least 1")
     require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
             "must be above 0: a greedy policy has no log-probabilities to train on")
     require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
@@ -381,10 +370,8 @@ def _check(c: RunConfig) -> None:
         ("shop.held_out_fraction", c.shop.held_out_fraction),
         ("tasks.change_mind", c.tasks.change_mind),
         ("tasks.max_idle", c.tasks.max_idle),
-        ("warm_start.target_pass", c.warm_start.target_pass),
         ("rollout.straggler_fraction", c.rollout.straggler_fraction),
         ("rollout.min_p", c.rollout.min_p),
-        *((f"warm_start.clerk.{k}", v) for k, v in dataclasses.asdict(c.warm_start.clerk).items()),
     ):
         require(0 <= value <= 1, where, value, "must be between 0 and 1")
     require(c.model.num_heads % c.model.num_kv_heads == 0, "model.num_kv_heads",

@@ -6,11 +6,12 @@ an uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from tarl_jax.config import MathsConfig
+from tarl_jax.config import CurriculumConfig, MathsConfig, SpeechConfig
 from tarl_jax.types import Task
 
 
@@ -31,8 +32,17 @@ class TaskStream:
         return self._tasks[order[place]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A task of a step, and how much its user speaks (as `speech.share`)."""
+
+    task: Task
+    spoken: float
+
+
 class Mixture:
-    """The tasks of every step: `tasks_per_step` places, and the maths problems of the schedule.
+    """The tasks of every step: `tasks_per_step` places, the maths problems of the schedule among
+    them, and of the tool tasks those that are spoken.
 
     Args:
       tools, maths: what there is to train on; `maths` may be empty where no step wants any.
@@ -41,19 +51,24 @@ class Mixture:
 
     def __init__(
         self, tools: Sequence[Task], maths: Sequence[Task], tasks_per_step: int,
-        config: MathsConfig, seed: int,
+        config: MathsConfig, seed: int, speech: SpeechConfig | None = None,
+        curriculum: CurriculumConfig | None = None,
     ):
+        self._curriculum = curriculum or CurriculumConfig()
+        self._speech = speech or SpeechConfig()
         if tasks_per_step > len(tools):
             raise ValueError(
                 f"rollout.tasks_per_step = {tasks_per_step}, but there are only {len(tools)}"
                 " training tasks"
             )
-        most = round(max(config.ratio) * tasks_per_step)
+        first = self._curriculum.maths if self._curriculum.warmup_steps else 0.0
+        most = round(max(*config.ratio, first) * tasks_per_step)
         if most > len(maths):
             raise ValueError(
-                f"maths.ratio = {config.ratio}: a step takes up to {most} maths problems, but there"
-                f" are only {len(maths)} to train on; lower it, raise maths.num_train or"
-                " maths.band_problems, or widen the band of maths.min_pass and maths.max_pass"
+                f"maths.ratio = {config.ratio}, curriculum.maths = {first}: a step takes up to"
+                f" {most} maths problems, but there are only {len(maths)} to train on; lower it,"
+                " raise maths.num_train or maths.band_problems, or widen the band of maths.min_pass"
+                " and maths.max_pass"
             )
         self._tools = TaskStream(tools, seed)
         self._maths = TaskStream(maths, [seed, 1])
@@ -64,7 +79,9 @@ class Mixture:
     def counts(self, step: int) -> tuple[int, int]:
         """(tool tasks, maths problems) of `step`."""
         config = self._config
-        maths = round(float(np.interp(step, config.ratio_steps, config.ratio)) * self._per_step)
+        ratio = float(np.interp(step, config.ratio_steps, config.ratio))
+        ratio = self._curriculum.share(step, self._curriculum.maths, ratio)
+        maths = round(ratio * self._per_step)
         return self._per_step - (maths if config.mode == "replace" else 0), maths
 
     def tasks(self, step: int) -> list[Task]:
@@ -77,3 +94,35 @@ class Mixture:
             order = np.random.default_rng([self._seed, 2, step]).permutation(len(chosen))
             chosen = [chosen[i] for i in order]
         return chosen
+
+    def spoken(self, step: int) -> float:
+        """The share of what the users of tool tasks say that is spoken."""
+        return self._curriculum.share(step, self._curriculum.spoken, self._speech.share)
+
+    def plan(self, step: int) -> list[Planned]:
+        """The tasks of `step`, and who of their users speaks.
+
+        Where users speak by the episode, so many speak in all of their turns, and the others write;
+        else all of them speak in so many of their turns.
+        """
+        tasks, share = self.tasks(step), self.spoken(step)
+        if self._speech.per == "turn":
+            return [Planned(task, share) for task in tasks]
+        tools = [i for i, task in enumerate(tasks) if task.kind == "tool"]
+        order = np.random.default_rng([self._seed, 3, step]).permutation(len(tools))
+        speak = {tools[i] for i in order[: round(share * len(tools))]}
+        return [Planned(task, float(i in speak)) for i, task in enumerate(tasks)]
+
+    def state(self, step: int) -> dict[str, float]:
+        """Where the schedule stands after `step`, for its checkpoint.
+
+        The tasks of each kind that were taken so far, and the shares of that step.
+        """
+        counts = [self.counts(s) for s in range(1, step + 1)]
+        tools, maths = counts[-1] if counts else (0, 0)
+        return {
+            "tools_taken": sum(n for n, _ in counts),
+            "maths_taken": sum(n for _, n in counts),
+            "maths": maths / max(tools + maths, 1),
+            "spoken": self.spoken(step) if step else 0.0,
+        }

@@ -3,11 +3,18 @@
     python -m tarl_jax.evaluate --config=configs/grpo_tarl.py --workdir=runs/NAME
 
 evaluates the newest checkpoint of a run (`--step` chooses another, `--step=0` the warm start).
+
+    python -m tarl_jax.evaluate --config=configs/omni_tarl.py --workdir=runs/NAME \\
+      --user=human --audio=file.wav
+
+plays one turn from a file to a policy that hears, and prints what it does about it.
 """
 
 from __future__ import annotations
 
-from tarl_jax.config import RunConfig
+from pathlib import Path
+
+from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.launch import restart_with_tuned_malloc
 
 
@@ -18,7 +25,17 @@ def main() -> None:
 
     chosen = flags.DEFINE_integer("step", -1, "The checkpoint's step; -1: the newest.")
 
+    user = flags.DEFINE_enum("user", "tasks", ["tasks", "human"], "Who speaks to the policy.")
+    audio = flags.DEFINE_string("audio", None, "What a human says: a sound file.")
+
     def job(config: RunConfig) -> None:
+        if (user.value == "human") != bool(audio.value):
+            raise ConfigError("--user=human and --audio=FILE belong together: give both or none")
+        if audio.value:
+            from tarl_jax.human import answer
+
+            answer(config, Path(audio.value), chosen.value)
+            return
         from tarl_jax.evaluation import evaluate_run
 
         evaluate_run(config, chosen.value)

@@ -83,6 +83,37 @@ def evaluate(
     return metrics, trajectories
 
 
+def evaluate_senses(
+    engine: Engine,
+    params: Params,
+    world: World,
+    tasks: Sequence[Task],
+    stream: str,
+    progress: Callable[[int, int], None] | None = None,
+    judge: Judge | None = None,
+) -> tuple[dict[str, float], list[Trajectory]]:
+    """`evaluate`, and with `config.eval.heard` the same users written and spoken, side by side.
+
+    Metrics named "eval/…" are of the written ones; "eval/heard/<acoustics>/…" of the tool tasks
+    spoken, once for each of `config.eval.heard`.
+    """
+    heard = world.config.eval.heard
+    if not heard:
+        return evaluate(engine, params, world, tasks, stream, progress, judge)
+    metrics, trajectories = evaluate(
+        engine, params, world.speaking(0.0), tasks, stream, progress, judge
+    )
+    tools = [task for task in tasks if task.kind == "tool"]
+    for chain in heard:
+        found, spoken = evaluate(
+            engine, params, world.speaking(1.0, (chain,)), tools, stream, progress, judge
+        )
+        trajectories += spoken
+        for name, value in found.items():
+            metrics[f"eval/heard/{chain}/{name.removeprefix('eval/')}"] = value
+    return metrics, trajectories
+
+
 def summarise(
     trajectories: Sequence[Trajectory], trials: int, draws: int, seed: int
 ) -> dict[str, float]:
@@ -146,6 +177,19 @@ def by_kind(trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[
     """(those of tool tasks, those of maths problems), each in order."""
     tools = [t for t in trajectories if t.task.kind == "tool"]
     return tools, [t for t in trajectories if t.task.kind == "maths"]
+
+
+def senses(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Of a training step: the share of episodes that were heard, and pass rates by sense."""
+    heard = np.array([any(t.sounds()) for t in trajectories])
+    success = np.array([bool(t.success) for t in trajectories])
+    if not heard.any():
+        return {}
+    metrics = {"train/heard": float(heard.mean())}
+    for name, part in (("heard", heard), ("read", ~heard)):
+        if part.any():
+            metrics[f"train/pass_rate_{name}"] = float(success[part].mean())
+    return metrics
 
 
 def clean(success: Bool[np.ndarray, ...], major: Bool[np.ndarray, ...]) -> np.ndarray:
@@ -223,7 +267,7 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
             Judge(config.judge, run_dir / "judge", view.log) as judge,
         ):
             judge.check()
-            values, _ = evaluate(
+            values, _ = evaluate_senses(
                 engine, state.policy, world, held_out(world, config.eval.final_tasks), "eval",
                 lambda done, total: view.phase(f"evaluating step {step}", done, total), judge,
             )

@@ -7,11 +7,13 @@ The bounds are rules of thumb, not measurements.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 RECENT = 5  # steps that make up the present, in a trend
+_HEARD = re.compile(r"eval/heard/.+/pass\^1")
 
 # (key, is it bad, why it matters, and the remedy)
 _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -36,12 +38,17 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
 )  # fmt: skip
 
 
-def warnings(values: Mapping[str, float], steps: Sequence[Mapping[str, float]]) -> list[str]:
+def warnings(
+    values: Mapping[str, float],
+    steps: Sequence[Mapping[str, float]],
+    evaluations: Sequence[Mapping[str, float]] = (),
+) -> list[str]:
     """What is wrong, one line each.
 
     Args:
       values: the numbers on display.
       steps: the training numbers of every step so far, in order, the present one included.
+      evaluations: the numbers of every evaluation so far, in order.
     """
     broken = sorted(key for key, x in values.items() if not math.isfinite(x))
     found = [f"not finite: {', '.join(broken)}"] if broken else []
@@ -55,7 +62,8 @@ def warnings(values: Mapping[str, float], steps: Sequence[Mapping[str, float]]) 
             " rollout.max_turn_tokens if they are cut off, else warm-start longer or lower"
             " rl.learning_rate"
         )
-    return found + [line for trend in (_kl, _collapse, _value_model) for line in trend(steps)]
+    trends = [line for trend in (_kl, _collapse, _value_model) for line in trend(steps)]
+    return found + trends + _hearing(evaluations)
 
 
 def _kl(steps: Sequence[Mapping[str, float]]) -> list[str]:
@@ -100,6 +108,31 @@ def _value_model(steps: Sequence[Mapping[str, float]]) -> list[str]:
         f"rl/explained_variance {explained[-RECENT:].mean():.3g}: the value model says less than a"
         " constant would: raise rl.value.warmup_steps, or lower rl.value.learning_rate"
     ]
+
+
+def _hearing(evaluations: Sequence[Mapping[str, float]]) -> list[str]:
+    """The policy unlearns to listen while it gets better at reading.
+
+    Spoken tasks have fallen by more than both intervals explain, and written ones have not.
+    """
+    if len(evaluations) < 2:
+        return []
+    first, now = evaluations[0], evaluations[-1]
+    found = []
+    for key in sorted(k for k in now if _HEARD.fullmatch(k) and k in first):
+        read, heard = (now[k] - first[k] for k in ("eval/pass^1", key))
+        if read >= 0 > heard + math.hypot(*(_half_width(e, key) for e in (first, now))):
+            found.append(
+                f"{key} fell from {first[key]:.3g} to {now[key]:.3g} while eval/pass^1 rose from"
+                f" {first['eval/pass^1']:.3g} to {now['eval/pass^1']:.3g}: the policy unlearns to"
+                " listen; raise speech.share, or freeze the encoder (model.audio.frozen)"
+            )
+    return found
+
+
+def _half_width(values: Mapping[str, float], key: str) -> float:
+    """Of the interval of an evaluation's number."""
+    return (values.get(f"{key}_high", values[key]) - values.get(f"{key}_low", values[key])) / 2
 
 
 def _series(steps: Sequence[Mapping[str, float]], key: str) -> np.ndarray:

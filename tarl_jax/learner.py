@@ -12,6 +12,7 @@ import numpy as np
 from tarl_jax.config import RunConfig
 from tarl_jax.credit import Baselines, Credit, Table, assign
 from tarl_jax.models.decoder import Params
+from tarl_jax.models.hearing import hearing_of
 from tarl_jax.rl.batching import (
     Layout,
     batch_shapes,
@@ -25,6 +26,7 @@ from tarl_jax.rl.batching import (
 from tarl_jax.rl.calibration import load_table
 from tarl_jax.rl.objective import needs_score
 from tarl_jax.rl.update import TrainState, Updater
+from tarl_jax.sounds import Hearing
 from tarl_jax.types import Trajectory
 
 
@@ -61,18 +63,28 @@ class Learner:
         trajectories: Sequence[Trajectory],
     ) -> tuple[TrainState, dict[str, float]]:
         """The state after this step, and metrics named "rl/…". Raises NonFiniteError."""
-        credit = self._credit(state, reference, trajectories)
+        ears = self._config.model.audio
+        heard = [
+            hearing_of(t.sounds(), t.num_tokens, ears) if ears else None for t in trajectories
+        ]
+        credit = self._credit(state, reference, trajectories, heard)
         self.baselines = credit.baselines
-        state, metrics = self._update(step, state, reference, trajectories, credit)
+        state, metrics = self._update(step, state, reference, trajectories, heard, credit)
         return state, metrics | credit.metrics
 
     def _credit(
-        self, state: TrainState, reference: Params | None, trajectories: Sequence[Trajectory]
+        self,
+        state: TrainState,
+        reference: Params | None,
+        trajectories: Sequence[Trajectory],
+        heard: Sequence[Hearing | None],
     ) -> Credit:
         """Advantages; before them, where they need it, what models say of the episodes' tokens."""
         scores: dict[str, list[np.ndarray]] = {}
         if needs_score(self._config.rl):
-            samples = [samples_of(t, 0.0) for t in trajectories]
+            samples = [
+                samples_of(t, 0.0, hearing=of) for t, of in zip(trajectories, heard, strict=True)
+            ]
             flat = [sample for of in samples for sample in of]
             lengths = [len(sample.tokens) for sample in flat]
             layouts = self._layouts(lengths)
@@ -89,6 +101,7 @@ class Learner:
         state: TrainState,
         reference: Params | None,
         trajectories: Sequence[Trajectory],
+        heard: Sequence[Hearing | None],
         credit: Credit,
     ) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step per minibatch of groups; what has nothing to teach is left out."""
@@ -106,7 +119,7 @@ class Learner:
             samples = [
                 sample for i in chosen for sample in samples_of(
                     trajectories[i], credit.advantages[i],
-                    {name: of[i] for name, of in credit.fields.items()}, self._drawn,
+                    {name: of[i] for name, of in credit.fields.items()}, self._drawn, heard[i],
                 )
             ]
             layouts = self._layouts([len(sample.tokens) for sample in samples])

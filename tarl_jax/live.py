@@ -86,6 +86,7 @@ class LiveView:
         self._eval_step: int | None = None
         self._history: collections.deque[float] = collections.deque(maxlen=HISTORY)
         self._steps: list[Mapping[str, float]] = []  # the training values of each step
+        self._evaluations: list[Mapping[str, float]] = []
         self._ends: collections.deque[tuple[int, float]] = collections.deque(maxlen=RATE_WINDOW)
         self._start = time.monotonic()
         self._phase: tuple[str, int | None, int | None] | None = None
@@ -135,6 +136,7 @@ class LiveView:
         self._step = step
         if "eval/pass^1" in numbers:
             self._eval_step = step
+            self._evaluations.append(numbers)
         if "train/pass_rate" in numbers:
             self._history.append(numbers["train/pass_rate"])
             self._steps.append(numbers)
@@ -223,7 +225,7 @@ class LiveView:
         return None if per_step is None else per_step * max(self._total - self._step, 0)
 
     def _warnings(self) -> list[str]:
-        return health.warnings(self._values, self._steps)
+        return health.warnings(self._values, self._steps, self._evaluations)
 
     def _panel(self) -> RenderableType:
         from rich.console import Group
@@ -342,7 +344,12 @@ def summary_table(base: Mapping[str, float | None], final: Mapping[str, float | 
     for name in ("base", "trained", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
     maths = ("maths pass@1", "eval/maths_pass@1", ".3f", True)
-    for row, key, spec, more_is_better in (*_SUMMARY, *([maths] if maths[1] in final else [])):
+    more = [maths] if maths[1] in final else []
+    more += [
+        (f"pass^1 heard, {key.split('/')[2]}", key, ".3f", True)
+        for key in final if re.fullmatch(r"eval/heard/.+/pass\^1", key)
+    ]
+    for row, key, spec, more_is_better in (*_SUMMARY, *more):
         before, after = base.get(key), final.get(key)
         difference = None if before is None or after is None else after - before
         shown = show(difference, "+" + spec)

@@ -141,6 +141,7 @@ def check_fits(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
         "model.num_kv_heads": ("tensor", model.num_kv_heads),
         "model.d_ff": ("tensor", model.d_ff),
         "the vocabulary": ("tensor", vocab_size),
+        **({"model.audio.d_model": ("fsdp", model.audio.d_model)} if model.audio else {}),
     }
     for name, (axis, size) in sizes.items():
         if size % mesh.shape[axis]:

@@ -6,6 +6,7 @@ A run directory holds
     tensorboard/                     the same numbers as TensorBoard events
     trajectories/step_000012.jsonl   training episodes of step 12, one `Trajectory` per line
     trajectories/eval_000020.jsonl   episodes of the evaluation after step 20
+    trajectories/clips/              what was heard in them, one FLAC file per clip
 
 `metrics.jsonl` is the record; the TensorBoard events are a copy for looking at.
 """
@@ -23,10 +24,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:  # importing types imports jax: only the reader of trajectories needs it
+    import numpy as np
+
     from tarl_jax.types import Trajectory
 
 METRICS_FILE = "metrics.jsonl"
 TRAJECTORY_DIR = "trajectories"
+CLIP_DIR = "clips"  # beside the files of episodes
 TRAJECTORY_KINDS = ("step", "eval")
 
 
@@ -136,12 +140,23 @@ def append_trajectories(
     Args:
       kind: "step" for training episodes, "eval" for those of the evaluation after `step`.
 
-    A file of the same step and kind, from before a resume, is replaced.
+    A file of the same step and kind, from before a resume, is replaced. Clips come first, so that
+    no line names one that is not there. Raises SpeechError where they need a package that is not.
     """
     path = _trajectory_dir(run_dir, kind) / f"{kind}_{step:06d}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, "".join(t.to_json_line() + "\n" for t in trajectories))
+    write_trajectories(path, trajectories)
     return path
+
+
+def write_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
+    """Writes the file of `read_trajectories`, and the clips beside it, as `append_trajectories`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trajectories = list(trajectories)
+    if heard := [sound.clip for t in trajectories for sound in t.sounds()]:
+        from tarl_jax.speech.clips import save_clips
+
+        save_clips(path.parent / CLIP_DIR, heard)
+    _replace(path, "".join(t.to_json_line() + "\n" for t in trajectories))
 
 
 def trajectory_files(run_dir: str | os.PathLike[str], kind: str = "step") -> dict[int, Path]:
@@ -154,14 +169,23 @@ def trajectory_files(run_dir: str | os.PathLike[str], kind: str = "step") -> dic
 
 
 def read_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
-    """The episodes of one file. Raises ValueError naming file and line where one is broken."""
+    """The episodes of one file. Raises ValueError naming file and line where one is broken.
+
+    What was heard in them comes from the clips beside it; raises SpeechError where reading those
+    needs a package that is not there, OSError or RuntimeError where one is missing or broken.
+    """
     from tarl_jax.types import Trajectory
+
+    def clip_of(name: str) -> np.ndarray:
+        from tarl_jax.speech.clips import load_clip
+
+        return load_clip(Path(path).parent / CLIP_DIR / name)
 
     trajectories = []
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                trajectories.append(Trajectory.from_json_line(line))
+                trajectories.append(Trajectory.from_json_line(line, clip_of))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise ValueError(f"{path}:{number}: not a trajectory ({reason})") from error

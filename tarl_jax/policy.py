@@ -12,10 +12,12 @@ from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.mesh import make_mesh
 from tarl_jax.models import hugging_face
 from tarl_jax.models.decoder import Params, named_key
-from tarl_jax.models.lora import merge
+from tarl_jax.models.lora import frozen_part, merge
+from tarl_jax.models.omni_files import AudioIds
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import require_run
+from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START
 from tarl_jax.warm_start import Progress, Score, warm_start
 
 
@@ -29,7 +31,7 @@ def starting_policy(
     config: RunConfig,
     world: World,
     updater: Updater,
-    progress: Progress = lambda step, steps, loss: None,
+    progress: Progress = lambda what, step, steps, loss: None,
     log: Callable[[str], None] = lambda line: None,
     score: Score | None = None,
 ) -> Params:
@@ -53,7 +55,10 @@ def restore(
     config: RunConfig, world: World, updater: Updater, checkpoints: Checkpoints, step: int
 ) -> TrainState:
     """The train state of a checkpoint. What is frozen comes from where the run had it."""
-    frozen = starting_policy(config, world, updater) if config.model.lora.rank else {}
+    model = config.model
+    frozen = {}
+    if model.lora.rank or (model.audio and model.audio.frozen):
+        frozen = frozen_part(model, starting_policy(config, world, updater))
     state, _ = checkpoints.restore(step, updater.shapes())
     return state.replace(frozen=frozen)
 
@@ -70,8 +75,8 @@ def export(config: RunConfig, folder: Path, step: int) -> int:
 
     Adapters are merged into their weights. The dtype is the model's.
     Returns: the step.
-    Raises: ConfigError if there is no such run or the folder is not empty, CheckpointError if there
-      is no such checkpoint.
+    Raises: ConfigError if there is no such run, ValueError if the folder is not empty or no Hugging
+      Face model has such a policy's parts, CheckpointError if there is no such checkpoint.
     """
     run_dir = Path(config.workdir)
     require_run(config, run_dir)
@@ -83,5 +88,12 @@ def export(config: RunConfig, folder: Path, step: int) -> int:
     hugging_face.save_params(
         folder, merge(state.policy, config.model), config.model, world.vocab_size,
         dtype=config.model.dtype, tokenizer_files=config.model.pretrained or None,
+        audio_ids=_audio_ids(world) if config.model.audio else None,
     )
     return step
+
+
+def _audio_ids(world: World) -> AudioIds:
+    markup = world.tokenizer.encode_markup
+    (start,), (token,), (end,) = markup(AUDIO_START), markup(AUDIO), markup(AUDIO_END)
+    return AudioIds(start, token, end)

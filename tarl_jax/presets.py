@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ConfigError, LoraConfig, ModelConfig, RunConfig, to_config_dict
 
 _QWEN3 = ModelConfig(
@@ -69,6 +70,45 @@ def sized(size: str) -> Any:
             " default"
         )
     return to_config_dict(config)
+
+
+VOICES = ("en-us", "en-gb-x-rp")  # that the small policies learn to hear
+
+# What a policy of a size hears with. Omni's own, or a small one of the same architecture.
+EARS = {
+    "": AudioConfig(num_mel_bins=40, d_model=128, encoder_layers=2, encoder_attention_heads=4,
+                    encoder_ffn_dim=384, output_dim=128),
+    "tiny": AudioConfig(num_mel_bins=40, d_model=32, encoder_layers=1, encoder_attention_heads=2,
+                        encoder_ffn_dim=64, output_dim=32),
+    "qwen2_5_omni_3b": AudioConfig(encoder_layers=32, output_dim=2048),
+    "qwen2_5_omni_7b": AudioConfig(encoder_layers=32),
+}
+
+
+def hearing(size: str) -> Any:
+    """`sized` with ears, and users of whom half speak.
+
+    Sound has 25 tokens a second, several times as many as its text, so episodes are longer than
+    those of the sizes that read. Raises ConfigError for a size without ears.
+    """
+    if size not in EARS:
+        names = ", ".join(filter(None, EARS))
+        raise ConfigError(f"size {size!r} has no ears: choose one of {names},"
+                          " or none for the embedded default")
+    config = sized(size)
+    config.model.audio.update(dataclasses.asdict(EARS[size]))
+    config.speech.share = 0.5
+    if size in ("", "tiny"):
+        config.model.qk_norm, config.model.qkv_bias = False, True  # as Omni's thinker has it
+        config.rollout.max_episode_tokens = 1024
+        config.rl.micro_batch_tokens = max(config.rl.micro_batch_tokens, 4096)
+        config.warm_start.listen.episodes = 2000 if not size else 16
+        config.speech.voices = VOICES
+    if size == "tiny":
+        config.warm_start.listen.update(
+            {"steps": 4, "joint_steps": 4, "batch_seconds": 16.0, "batch_tokens": 2048}
+        )
+    return config
 
 
 def _tiny(config: RunConfig) -> RunConfig:

@@ -30,6 +30,10 @@ FREE = (
         "max_in_flight", "requests_per_minute", "tokens_per_minute", "max_calls", "max_usd",
         "usd_per_million_input", "usd_per_million_output", "cache_dir", "record", "replay",
     )),
+    *(f"speech.{name}" for name in (
+        "cache_dir", "timeout_seconds", "workers", "retries", "base_url", "api_key_env",
+        "recordings",
+    )),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 
 from tarl_jax import metrics as logs
-from tarl_jax.checkpoint import Checkpoints, load_params, save_params
+from tarl_jax.checkpoint import CheckpointError, Checkpoints, load_params, save_params
 from tarl_jax.collect import Collector
 from tarl_jax.config import RunConfig
 from tarl_jax.credit import reward
@@ -31,9 +32,11 @@ from tarl_jax.evaluation import (
     behaviour,
     by_kind,
     evaluate,
+    evaluate_senses,
     held_out,
     maths_metrics,
     require_some,
+    senses,
 )
 from tarl_jax.judge.service import Judge
 from tarl_jax.learner import Learner
@@ -100,6 +103,7 @@ class _Run:
         self.checkpoints = Checkpoints(run_dir, config.checkpoint)
         self.writer: logs.MetricsWriter | None = None
         self.collector: Collector | None = None
+        self.mixture: Mixture | None = None
 
     def close(self) -> None:
         if self.collector:
@@ -116,9 +120,11 @@ class _Run:
         self.view.phase("compiling")
         self.engine.programs.compile(state.policy)
         self.updater.compile(state, self.learner.shapes(), self.config.rl.pack)
+        self.mixture = self._mixture(state.policy if not step else None)
+        self._require_same_schedule(step)
         self.collector = Collector(
-            self.config, self.engine, self.world, self._mixture(state.policy if not step else None),
-            self.run_dir / "ahead", self.judge.begin,
+            self.config, self.engine, self.world, self.mixture, self.run_dir / "ahead",
+            self.judge.begin,
             self.judge.objection if self.config.rollout.interruptions else None,
         )
         base = self._found("base") or self._evaluation("base", 0, state.policy)
@@ -179,11 +185,24 @@ class _Run:
             self.view.log(f"maths: {len(problems)} of {len(maths.train_tasks)} problems to train"
                           f" on; {maths.too_long} were too long")
         return Mixture(self.world.train_tasks, problems, config.rollout.tasks_per_step,
-                       config.maths, config.seed)
+                       config.maths, config.seed, config.speech, config.curriculum)
+
+    def _require_same_schedule(self, step: int) -> None:
+        """Raises CheckpointError where the run's checkpoint was made by another schedule."""
+        assert self.mixture is not None  # `go` made it
+        kept = self.checkpoints.meta(step).get("curriculum", {})
+        now = self.mixture.state(step)
+        if kept and kept != now:
+            raise CheckpointError(
+                f"{self.run_dir}: at step {step} its curriculum stood at {kept}, and this config's"
+                f" at {now}: use the maths problems and the config that it began with"
+            )
 
     def _save(self, step: int, state: TrainState) -> None:
         # What is frozen is where it came from: it is not written again.
         meta = {"step": step, "config": self.config.name, "baselines": self.learner.baselines}
+        if self.mixture:
+            meta["curriculum"] = self.mixture.state(step)
         if self.collector:
             self.collector.save()
         self.checkpoints.save(step, dataclasses.replace(state, frozen={}), meta)
@@ -194,8 +213,9 @@ class _Run:
         if self.stop.pending:
             raise Interrupted(f"stopped {where}; go on with --workdir={self.run_dir}")
 
-    def _warm_progress(self, step: int, steps: int, loss: float) -> None:
-        self.view.phase("warm start", step, steps, f"loss {loss:.3f}")
+    def _warm_progress(self, what: str, step: int, steps: int, loss: float) -> None:
+        note = f"loss {loss:.3f}" if math.isfinite(loss) else ""
+        self.view.phase(f"warm start: {what}", step, steps, note)
         self._honour_stop("in the warm start, which begins again")
 
     def _warm_score(self, params: Params) -> float:
@@ -270,6 +290,7 @@ class _Run:
         major = [-1 in (t.turn_scores or ()) for t in trajectories]
         success = [bool(t.success) for t in trajectories]
         values |= {f"rollout/{k}": v for k, v in behaviour(trajectories).items()}
+        values |= senses(trajectories)
         return values | rewards | {
             "reward/mean": float(np.mean([t.reward for t in trajectories])),
             "train/pass_rate": float(np.mean(success)),
@@ -297,13 +318,16 @@ class _Run:
 
         # Base and final play the very same episodes.
         stream = f"eval-{step}" if kind == "eval" else "eval"
-        values, trajectories = evaluate(
+        values, trajectories = evaluate_senses(
             self.engine, params, self.world, tasks, stream, progress, self.judge
         )
         values["seconds/eval"] = time.perf_counter() - begun
         self._write(step, kind, values)
         tools, maths = by_kind(trajectories)
-        logs.append_trajectories(self.run_dir, step, [*tools[:64], *maths[:16]], kind="eval")
+        heard = [t for t in tools if any(t.sounds())]
+        read = [t for t in tools if not any(t.sounds())]
+        kept = [*read[:64], *maths[:16], *heard[:16]]
+        logs.append_trajectories(self.run_dir, step, kept, kind="eval")
         self.view.update(step, values)
         return values
 

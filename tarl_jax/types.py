@@ -7,6 +7,7 @@ Axis letters mean the same thing in the whole repository:
     C  tokens of one forced chunk
     T  new tokens of one decode call
     V  vocabulary
+    X  pieces of sound
     D  model width
     F  feed-forward width
     L  layers
@@ -24,12 +25,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import struct
+
+from tarl_jax.sounds import Hearing, Sound
 
 TASK_KINDS = ("tool", "maths")
 STOP_REASONS = (
@@ -124,6 +127,13 @@ class Task:
         )
 
 
+Clips = Callable[[str], np.ndarray]  # the clip of a name
+
+
+def _no_clips(name: str) -> np.ndarray:
+    raise ValueError(f"the record has sound, {name}: give from_json_line what finds a clip by name")
+
+
 @dataclasses.dataclass
 class Segment:
     """A run of tokens with one author.
@@ -135,13 +145,15 @@ class Segment:
         appended to it is forced and opens the segment that answers it.)
       log_probs: per token, log-probability at sampling; 0.0 where not sampled.
       turn: index of the agent turn, or of the turn that this segment answers; -1 before the first.
-      text: what was said or returned, without chat markup.
+      text: what was said or returned, without chat markup. Where it was heard, the policy never
+        saw the text.
       call: the parsed tool call of an agent segment, if it made one.
       info: facts for judge and viewer that the policy never sees (intent, request index, error);
         but for "interruption", what a supervisor added to the text.
       drawn_log_probs: log-probability in the distribution that the token was drawn from, where a
         truncation or a grammar made that another one than the policy's; empty otherwise.
       forgotten: how many tokens, the first ones, left the context when the turn was over.
+      sound: of a segment that was heard; None: it was read.
     """
 
     role: str
@@ -154,6 +166,7 @@ class Segment:
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     drawn_log_probs: list[float] = dataclasses.field(default_factory=list)
     forgotten: int = 0
+    sound: Sound | None = None
 
     @classmethod
     def forced(cls, role: str, token_ids: list[int], turn: int, text: str, **info: Any) -> Segment:
@@ -165,17 +178,27 @@ class Segment:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["sampled"] = [int(s) for s in self.sampled]
         data["call"] = self.call.to_json() if self.call else None
+        if self.sound:
+            data["sound"] = self.sound.to_json()
+        else:
+            del data["sound"]
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Segment:
+    def from_json(cls, data: Mapping[str, Any], clips: Clips = _no_clips) -> Segment:
+        sound = data.get("sound")
         return cls(
             **{
                 **data,
                 "sampled": [bool(s) for s in data["sampled"]],
                 "call": Call.from_json(data["call"]) if data["call"] else None,
+                "sound": Sound(**{**sound, "clip": clips(sound["clip"])}) if sound else None,
             }
         )
+
+    def empty(self) -> None:
+        """Takes the tokens away: what was said came too late for the policy."""
+        self.token_ids, self.sampled, self.log_probs, self.sound = [], [], [], None
 
 
 @dataclasses.dataclass
@@ -222,6 +245,15 @@ class Trajectory:
     def num_tokens(self) -> int:
         return sum(len(s.token_ids) for s in self.segments)
 
+    def sounds(self) -> Iterable[Sound]:
+        """What was heard, in order; `first` counts from the start of the sequence."""
+        begin = 0
+        for segment in self.segments:
+            if segment.sound:
+                sound = segment.sound
+                yield dataclasses.replace(sound, first=begin + sound.first)
+            begin += len(segment.token_ids)
+
     def arrays(self, drawn: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(token ids, sampled mask, log-probs) of all tokens, each of shape [S].
 
@@ -259,13 +291,17 @@ class Trajectory:
         return json.dumps(data)
 
     @classmethod
-    def from_json_line(cls, line: str) -> Trajectory:
+    def from_json_line(cls, line: str, clips: Clips = _no_clips) -> Trajectory:
+        """Reads what `to_json_line` wrote; `clips` finds the sound that the line names.
+
+        Raises ValueError for a line that names some where there is no `clips`.
+        """
         data = json.loads(line)
         return cls(
             **{
                 **data,
                 "task": Task.from_json(data["task"]),
-                "segments": [Segment.from_json(s) for s in data["segments"]],
+                "segments": [Segment.from_json(s, clips) for s in data["segments"]],
             }
         )
 
@@ -285,6 +321,7 @@ class Batch:
         to say, of the state before each sampled token; None without a value model.
       segments: int32 [B, S]; number of the sequence that a position belongs to, where rows hold
         several; None: one sequence per row.
+      hearing: what is heard at some of the tokens; None: all of them are read.
     """
 
     tokens: jax.Array
@@ -294,3 +331,4 @@ class Batch:
     segments: jax.Array | None = None
     values: jax.Array | None = None
     returns: jax.Array | None = None
+    hearing: Hearing | None = None

@@ -21,41 +21,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 
-from tarl_jax import checkpoint
-from tarl_jax.config import ClerkConfig, ModelConfig, RunConfig, WarmStartConfig
-from tarl_jax.maths.arithmetic import make_problems
+from tarl_jax import checkpoint, listening
+from tarl_jax.config import ModelConfig, RunConfig
+from tarl_jax.demonstrations import (
+    Demonstration,
+    clumsier,
+    demonstrate,
+    demonstrate_aloud,
+    played,
+)
 from tarl_jax.models import decoder
 from tarl_jax.models.head import sampled_log_probs
-from tarl_jax.rl.batching import Layout, packed_layouts, pad_rows
+from tarl_jax.models.hearing import hidden_states
+from tarl_jax.rl.batching import fill, packed_layouts
 from tarl_jax.rl.update import NonFiniteError
-from tarl_jax.rollout.maths import Maths
 from tarl_jax.rollout.world import World
-from tarl_jax.sandbox import shop
-from tarl_jax.sandbox.clerk import play
-from tarl_jax.sandbox.dialogue import Dialogue
-from tarl_jax.sandbox.domain import Domain
-from tarl_jax.sandbox.retail import retail_domain
-from tarl_jax.sandbox.tasks import make_tasks
-from tarl_jax.sandbox.user import ScriptedUser
-from tarl_jax.types import Task
+from tarl_jax.speech.service import Speech
+from tarl_jax.text.tokenizer import AUDIO
+from tarl_jax.types import Batch
+from tarl_jax.warm_start_config import WarmStartConfig
 
 FORMAT = 5  # raised when the meaning of a cached warm start changes
 _POOL = 256  # dialogues that rows are packed from at a time
 _GENTLE = 0.05  # of the peak learning rate, while the pass rate is brought down
 _LOOK = 10  # steps between two scores meanwhile
 
-Progress = Callable[[int, int, float], None]
+Progress = Callable[[str, int, int, float], None]
 Score = Callable[[decoder.Params], float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Demonstration:
-    """ids of one dialogue, and which of them the clerk wrote; both of shape [S]."""
-
-    tokens: np.ndarray
-    agent: np.ndarray
 
 
 def warm_start(
@@ -69,10 +62,11 @@ def warm_start(
 
     Args:
       key: of the random parameters that imitation starts from.
-      progress: called with (step, steps, loss in nats per agent token).
+      progress: called with (what is learned, step, steps, loss in nats per token).
       score: share of training tasks that a policy passes, for `warm_start.target_pass`.
     Returns: parameters, and the cache folder.
-    Raises: ValueError where a target is set, there is no `score`, and the cache has nothing.
+    Raises: ValueError where a target is set, there is no `score`, and the cache has nothing;
+      SpeechError where users cannot be made to speak.
     """
     params = decoder.init_params(config.model, world.vocab_size, key)
     folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
@@ -83,6 +77,8 @@ def warm_start(
     settings = config.warm_start
     demonstrations = demonstrate(config, world, settings.clerk, settings.episodes)
     params = imitate(params, config.model, settings, demonstrations, progress)
+    if _listens(config):
+        params = _learn_to_hear(config, world, params, demonstrations, progress)
     if settings.target_pass and score is not None:
         clumsy = clumsier(settings.clerk, settings.clumsiness)
         demonstrations = demonstrate(config, world, clumsy, settings.episodes // 6)
@@ -91,14 +87,60 @@ def warm_start(
     return params, folder
 
 
+def _listens(config: RunConfig) -> bool:
+    return bool(config.model.audio and config.warm_start.listen.episodes)
+
+
+def _learn_to_hear(
+    config: RunConfig,
+    world: World,
+    params: decoder.Params,
+    written: list[Demonstration],
+    progress: Progress,
+) -> decoder.Params:
+    """First what the words are, then what to do about them; a policy that reads goes on reading."""
+    settings, listen = config.warm_start, config.warm_start.listen
+    # Nobody says these things again: they need no place in the cache.
+    with Speech.from_config(dataclasses.replace(config.speech, cache_dir="")) as speech:
+        aloud = demonstrate_aloud(
+            config, world, settings.clerk, listen.episodes, speech,
+            lambda done, total: progress("speaking", done, total, float("nan")),
+        )
+    transcripts = [transcript for one in aloud for transcript in one.said]
+    (placeholder,) = world.tokenizer.encode_markup(AUDIO)
+    spelling = _Lesson(
+        jax.jit(functools.partial(listening.gradient, config.model, placeholder)),
+        listening.spoken_batches(
+            transcripts, listen.batch_seconds, config.model.audio.n_window, settings.seed
+        ),
+    )
+    gentle = dataclasses.replace(
+        settings, learning_rate=listen.joint_rate * settings.learning_rate,
+        adam_learning_rate=listen.learning_rate,
+    )
+    first = dataclasses.replace(gentle, steps=listen.steps)
+    reading = _imitation(config.model, settings, written)
+    trainer = _Trainer(params, make_optimizer(first), spelling, reading)
+    params = _teach(trainer, "transcribing", listen.steps, progress)
+    then = dataclasses.replace(
+        gentle, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
+        adam_learning_rate=listen.learning_rate / 2,
+    )
+    acting = _imitation(config.model, then, [*aloud, *written[: len(aloud)]])
+    trainer = _Trainer(params, make_optimizer(then), acting, spelling)
+    return _teach(trainer, "listening", listen.joint_steps, progress)
+
+
 def _digest(config: RunConfig, world: World) -> str:
     """Names everything that the warm start depends on."""
     settings = dataclasses.asdict(config.warm_start)
     del settings["cache_dir"]
+    if not _listens(config):  # the same however it would listen
+        del settings["listen"]
     content = {
         "format": FORMAT,
         "warm_start": settings,
-        "model": dataclasses.asdict(config.model),
+        "model": _shape(config.model),
         "shop": dataclasses.asdict(config.shop),
         "tasks": dataclasses.asdict(config.tasks) | {"file": ""},
         "tokenizer": world.tokenizer.digest,
@@ -106,11 +148,17 @@ def _digest(config: RunConfig, world: World) -> str:
         "system": world.system,
         "max_tokens": config.rollout.max_episode_tokens,
     }
+    if _listens(config):
+        content["speech"] = {
+            name: value for name, value in dataclasses.asdict(config.speech).items()
+            if name not in ("share", "per", "cache_dir", "timeout_seconds", "workers", "retries",
+                            "base_url", "api_key_env", "recordings")
+        }
     if config.maths.demonstrations:
         assert world.maths is not None
         content["maths"] = [
             config.maths.demonstrations, config.maths.levels, world.maths.system,
-            sorted(_played(world.maths)),
+            sorted(played(world.maths)),
         ]
     if config.warm_start.target_pass:  # the score depends on these too
         evaluation, rollout = config.eval, config.rollout
@@ -124,70 +172,10 @@ def _digest(config: RunConfig, world: World) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def demonstrate(
-    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
-) -> list[Demonstration]:
-    """The clerk's dialogues, and worked maths problems; those beyond the context are left out.
-
-    They play in other branches of the shop, so that nothing about the users and orders of the run,
-    trained on or held out, can be known by heart.
-    """
-    found = []
-    branches = min(config.warm_start.branches, episodes)
-    share = -(-episodes // branches)
-    for branch in range(1, branches + 1):
-        domain = retail_domain(shop.make_shop(config.shop, branch))
-        wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
-        for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
-            seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
-            found.append(_demonstration(config, world, domain, clerk, task, seed))
-    if world.maths is not None:
-        found += _worked_problems(config, world.maths, len(found))
-    longest = config.rollout.max_episode_tokens
-    return [d for d in found if len(d.tokens) <= longest]
-
-
-def clumsier(clerk: ClerkConfig, times: float) -> ClerkConfig:
-    """The clerk, erring so many times as often, but where only a judge would see it."""
-    rates = {name: min(times * rate, 1.0) for name, rate in dataclasses.asdict(clerk).items()}
-    return ClerkConfig(**{**rates, "skip_confirmation": clerk.skip_confirmation})
-
-
-def _demonstration(
-    config: RunConfig, world: World, domain: Domain, clerk: ClerkConfig, task: Task, seed: int
-) -> Demonstration:
-    dialogue = Dialogue(
-        task, domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
-        brief_writes=config.rollout.brief_writes,
-    )
-    parts = [(world.system[1], False), (world.chat.user(dialogue.opening), False)]
-    for action, observation in play(dialogue, clerk, seed):
-        parts.append((world.chat.agent(action), True))
-        if not observation.stop_reason:
-            render = world.chat.tool if observation.role == "tool" else world.chat.user
-            parts.append((render(observation.text), False))
-    tokens = np.array([t for ids, _ in parts for t in ids], np.int32)
-    return Demonstration(tokens, np.array([agent for ids, agent in parts for _ in ids], bool))
-
-
-def _worked_problems(config: RunConfig, maths: Maths, dialogues: int) -> list[Demonstration]:
-    """Maths problems of the run's levels with their solutions; none that the run plays."""
-    share = config.maths.demonstrations
-    problems = make_problems(
-        round(dialogues * share / (1 - share)), config.maths.levels,
-        f"demonstrations-{config.warm_start.seed}", _played(maths),
-    )
-    found = []
-    for problem in problems:
-        prompt = maths.system[1] + maths.chat.user(problem.text)
-        solution = maths.chat.agent(problem.solution)
-        agent = np.arange(len(prompt) + len(solution)) >= len(prompt)
-        found.append(Demonstration(np.array(prompt + solution, np.int32), agent))
-    return found
-
-
-def _played(maths: Maths) -> set[str]:
-    return {task.instruction for task in maths.train_tasks + maths.held_out_tasks}
+def _shape(model: ModelConfig) -> dict[str, Any]:
+    # A policy that cannot hear is the same whatever its ears would be.
+    fields = dataclasses.asdict(model)
+    return fields if model.audio else {k: v for k, v in fields.items() if k != "audio"}
 
 
 def imitate(
@@ -198,15 +186,21 @@ def imitate(
     progress: Progress,
 ) -> decoder.Params:
     """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others)."""
-    trainer = _Trainer(params, model, config, make_optimizer(config), demonstrations)
-    for step in range(1, config.steps + 1):
+    trainer = _Trainer(
+        params, make_optimizer(config), _imitation(model, config, demonstrations)
+    )
+    return _teach(trainer, "imitating", config.steps, progress)
+
+
+def _teach(trainer: _Trainer, what: str, steps: int, progress: Progress) -> decoder.Params:
+    for step in range(1, steps + 1):
         loss = trainer.step()
-        if step % 10 == 0 or step == config.steps:
+        if step % 10 == 0 or step == steps:
             value = float(loss)
             if not np.isfinite(value):
-                raise NonFiniteError(f"warm start: loss {value} at step {step}; lower"
-                                     " warm_start.learning_rate")
-            progress(step, config.steps, value)
+                raise NonFiniteError(f"warm start, {what}: loss {value} at step {step}; lower"
+                                     " the learning rates of warm_start")
+            progress(what, step, steps, value)
     return trainer.params
 
 
@@ -221,7 +215,9 @@ def lower(
 
     Asked every few steps; ends after an eighth of `config.steps` in any case.
     """
-    trainer = _Trainer(params, model, config, make_optimizer(config, _GENTLE), demonstrations)
+    trainer = _Trainer(
+        params, make_optimizer(config, _GENTLE), _imitation(model, config, demonstrations)
+    )
     for step in range(config.steps // 8):
         if step % _LOOK == 0 and score(trainer.params) <= config.target_pass:
             break
@@ -229,28 +225,41 @@ def lower(
     return trainer.params
 
 
+@dataclasses.dataclass(frozen=True)
+class _Lesson:
+    """gradient: (parameters, a batch) to (gradient, loss); batches: endless."""
+
+    gradient: Callable[[decoder.Params, Any], tuple[decoder.Params, jax.Array]]
+    batches: Iterator[Any]
+
+
+def _imitation(
+    model: ModelConfig, config: WarmStartConfig, demonstrations: list[Demonstration]
+) -> _Lesson:
+    gradient = jax.jit(functools.partial(_gradient, model))
+    return _Lesson(gradient, _batches(demonstrations, config))
+
+
 class _Trainer:
-    """Parameters and optimiser over endless batches of demonstrations."""
+    """Parameters and optimiser; each step takes a batch of every lesson."""
 
     def __init__(
         self,
         params: decoder.Params,
-        model: ModelConfig,
-        config: WarmStartConfig,
         optimizer: optax.GradientTransformation,
-        demonstrations: list[Demonstration],
+        *lessons: _Lesson,
     ):
         self.params = jax.tree.map(jnp.copy, params)  # the caller's are not given up
         self._opt_state = jax.jit(optimizer.init)(params)
-        self._gradient = jax.jit(functools.partial(_gradient, model))
+        self._lessons = lessons
         self._apply = jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1))
-        self._batches = _batches(demonstrations, config)
 
     def step(self) -> jax.Array:
-        """One update; the loss before it, in nats per token of the clerk."""
-        slope, loss = self._gradient(self.params, next(self._batches))
-        self.params, self._opt_state = self._apply(self.params, self._opt_state, slope)
-        return loss
+        """One update; the loss of the first lesson before it."""
+        found = [lesson.gradient(self.params, next(lesson.batches)) for lesson in self._lessons]
+        slopes = [slope for slope, _ in found]
+        self.params, self._opt_state = self._apply(self.params, self._opt_state, *slopes)
+        return found[0][1]
 
 
 def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.GradientTransformation:
@@ -293,68 +302,34 @@ def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.Gradien
     )
 
 
-@struct.dataclass
-class _Batch:
-    """Several dialogues per row.
-
-    Attributes, all [B, S]:
-      tokens: int32.
-      weights: float32; of each token in the loss; 0 where a dialogue begins.
-      agent: float32; 1 at the clerk's tokens.
-      segments: int32; which dialogue of the row, from 1; 0: filler.
-    """
-
-    tokens: jax.Array
-    weights: jax.Array
-    agent: jax.Array
-    segments: jax.Array
-
-
-def _batches(
-    demonstrations: list[Demonstration], config: WarmStartConfig
-) -> Iterator[_Batch]:
-    """Endless batches; dialogues that share a row are drawn from the same few."""
+def _batches(demonstrations: list[Demonstration], config: WarmStartConfig) -> Iterator[Batch]:
+    """Endless batches whose advantages are the loss's weights, several dialogues to a row."""
     rng = np.random.default_rng([config.seed, 1])
     longest = max(len(d.tokens) for d in demonstrations)
     while True:
         order = rng.permutation(len(demonstrations))
         for start in range(0, len(order), _POOL):
             pool = [demonstrations[i] for i in order[start : start + _POOL]]
-            layouts = packed_layouts([len(d.tokens) for d in pool], config.batch_tokens, longest)
+            samples = [d.sample(config.observation_weight) for d in pool]
+            for sample in samples:
+                sample.advantages[0] = 0.0  # what is before it is another dialogue
+            lengths = [len(d.tokens) for d in pool]
+            layouts = packed_layouts(lengths, config.batch_tokens, longest)
             for place in rng.permutation(len(layouts)):
-                yield _batch(layouts[place], pool, config.observation_weight)
-
-
-def _batch(layout: Layout, pool: list[Demonstration], observation_weight: float) -> _Batch:
-    def joined(of: Callable[[int, Demonstration], np.ndarray], dtype: type = np.float32) -> Any:
-        rows = [
-            np.concatenate([of(place, pool[i]) for place, i in enumerate(row)])
-            for row in layout.rows
-        ]
-        return pad_rows(rows, layout.shape, dtype)
-
-    def weights(place: int, shown: Demonstration) -> np.ndarray:
-        first = np.arange(len(shown.tokens)) == 0  # which nothing predicts
-        return np.where(first, 0.0, np.where(shown.agent, 1.0, observation_weight))
-
-    return _Batch(
-        tokens=joined(lambda place, d: d.tokens, np.int32),
-        weights=joined(weights),
-        agent=joined(lambda place, d: d.agent),
-        segments=joined(lambda place, d: np.full(len(d.tokens), place + 1), np.int32),
-    )
+                yield fill([layouts[place]], samples, packed=True)[0]
 
 
 def _gradient(
-    model: ModelConfig, params: decoder.Params, batch: _Batch
+    model: ModelConfig, params: decoder.Params, batch: Batch
 ) -> tuple[decoder.Params, jax.Array]:
     """Gradient of the weighted loss, and the loss of the clerk's tokens alone."""
+    weights, agent = batch.advantages, batch.sampled
 
     def loss_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
-        hidden = decoder.hidden_states(p, model, batch.tokens, batch.segments)
-        log_probs, _ = sampled_log_probs(p, hidden, batch.tokens, batch.weights, 1.0)
-        shown = -jnp.sum(batch.agent * log_probs) / jnp.maximum(batch.agent.sum(), 1.0)
-        return -jnp.sum(batch.weights * log_probs) / jnp.maximum(batch.weights.sum(), 1.0), shown
+        hidden = hidden_states(p, model, batch.tokens, batch.segments, batch.hearing)
+        log_probs, _ = sampled_log_probs(p, hidden, batch.tokens, weights, 1.0)
+        shown = -jnp.sum(agent * log_probs) / jnp.maximum(agent.sum(), 1.0)
+        return -jnp.sum(weights * log_probs) / jnp.maximum(weights.sum(), 1.0), shown
 
     return jax.grad(loss_of, has_aux=True)(params)
 
@@ -363,7 +338,8 @@ def _apply(
     optimizer: optax.GradientTransformation,
     params: decoder.Params,
     opt_state: optax.OptState,
-    slope: decoder.Params,
+    *slopes: decoder.Params,
 ) -> tuple[decoder.Params, optax.OptState]:
+    slope = jax.tree.map(lambda *of: sum(of[1:], of[0]), *slopes)
     updates, opt_state = optimizer.update(slope, opt_state, params)
     return optax.apply_updates(params, updates), opt_state

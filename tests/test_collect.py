@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from tarl_jax.collect import Collector
+from tarl_jax.collect import Collected, Collector
 from tarl_jax.data import Mixture
 from tarl_jax.rollout import players
+from tarl_jax.rollout.engine import EngineStats
+from tarl_jax.sounds import Sound
 from tarl_jax.types import CUT_OFF
 
 
@@ -149,6 +151,25 @@ def test_what_was_played_ahead_is_what_a_step_learns_from(engines, params, tmp_p
     resumed.forget(2)
     assert not (tmp_path / "2.jsonl").exists()
     assert lines(resumed.collect(2, other).trajectories) != expected
+
+
+def test_clips_that_were_heard_ahead_are_kept_as_long_as_their_episodes(
+    engines, params, tmp_path, monkeypatch
+):
+    collect = collector(engines, tmp_path)
+    spoken = collect.collect(1, params).trajectories[:1]
+    clip = (np.arange(800) / 32768).astype(np.float32)
+    spoken[0].segments[1].sound = Sound(2, 1, clip)
+    monkeypatch.setattr(collect, "_play", lambda *_: Collected(spoken, EngineStats()))
+    collect.play_ahead(2, params)
+    collect.save()
+    resumed = collector(engines, tmp_path)
+    (again,) = resumed.collect(2, params).trajectories
+    assert again == spoken[0] and next(iter(again.sounds())).clip.tobytes() == clip.tobytes()
+    resumed.forget(1)
+    assert len(list((tmp_path / "clips").iterdir())) == 1
+    resumed.forget(2)
+    assert not list((tmp_path / "clips").iterdir())
 
 
 def test_only_what_can_become_a_call_is_drawn(engines, params, tmp_path):

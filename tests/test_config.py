@@ -173,6 +173,16 @@ def test_an_int_is_good_for_a_float():
     ("rl.loss", "gspo", "set rl.loss_mean to sequence"),
     ("rl.advantage", "gae", "has no group: choose batch or none"),
     ("rl.advantage", "single_stream", "has no group: choose batch or none"),
+    ("speech.share", 1.0, "a policy without ears hears no speech: set model.audio.encoder_layers"),
+    ("model.audio.encoder_layers", -1, "at least 0"),
+    ("model.audio.num_mel_bins", 0, "at least 1"),
+    ("model.audio.encoder_ffn_dim", 0, "at least 1"),
+    ("model.audio.encoder_attention_heads", 0, "at least 1"),
+    ("model.audio.encoder_attention_heads", 3, "model.audio.d_model = 1280: must be even"),
+    ("model.audio.d_model", 2, "at least 4, a multiple of encoder_attention_heads = 20"),
+    ("model.audio.max_source_positions", 99, "model.audio.n_window = 100: must be even"),
+    ("model.audio.n_window", 5, "must be even"),
+    ("model.audio.encoder_layers", 2, "output_dim = 3584: must be model.d_model = 128"),
     ("speech.engine", "festival", "choose one of espeak, server, recordings"),
     ("speech.per", "word", "choose one of episode, turn"),
     ("speech.audio_format", "mp3", "choose one of wav, pcm"),
@@ -269,7 +279,7 @@ def test_an_engine_needs_what_it_needs(speech, key):
 
 
 @pytest.mark.parametrize("key, value", [
-    ("speech.share", 1.0), ("speech.pitch", (0.0, 1.0)), ("speech.speed", (1.0, 1.0)),
+    ("speech.pitch", (0.0, 1.0)), ("speech.speed", (1.0, 1.0)),
     ("tasks.forbidden", 0.0), ("tasks.forbidden", 1.0), ("rollout.straggler_fraction", 1.0),
     ("warm_start.clerk.transfer", 0.0), ("tasks.requests", (0.0, 1.0)), ("rl.minibatches", 16),
 ])
@@ -313,3 +323,10 @@ def test_a_secret_in_a_config_is_refused_and_not_repeated(field, secret):
     message = refused({"user": {"llm": {field: secret}}})
     assert f"config.user.llm.{field}" in message
     assert secret not in message and "hunter2" not in message
+
+
+def test_users_may_speak_to_a_policy_that_hears():
+    ears = {"encoder_layers": 2, "output_dim": 128}
+    got = from_config_dict({"speech": {"share": 1.0}, "model": {"audio": ears}})
+    assert got.model.audio and got.speech.share == 1.0
+    assert not RunConfig().model.audio

@@ -16,7 +16,7 @@ from tarl_jax.learner import Learner
 from tarl_jax.mesh import make_mesh
 from tarl_jax.metrics import read_metrics
 from tarl_jax.policy import make_updater
-from tarl_jax.presets import MODELS
+from tarl_jax.presets import EARS, MODELS
 from tarl_jax.rollout.world import World
 from tarl_jax.train import train
 
@@ -34,7 +34,7 @@ def config_of(name: str, size: str = "") -> RunConfig:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size_passes_the_checks(name):
-    for size in ("", "tiny", *MODELS):
+    for size in EARS if name == "omni_tarl" else ("", "tiny", *MODELS):
         config = config_of(name, size)
         assert config.name == name
         episodes = config.rollout.tasks_per_step * config.rollout.group_size

@@ -19,8 +19,9 @@ ROOT = Path(tarl_jax.__file__).parent
 MAX_LINES = 400
 ROWS = (
     # Records, knobs, the mesh, how a process starts.
-    ("types", "config", "credit_config", "judge_config", "llm_config", "speech_config",
-     "maths.config", "presets", "mesh", "launch"),
+    ("types", "sounds", "config", "credit_config", "judge_config", "llm_config", "speech_config",
+     "audio_config", "curriculum_config", "warm_start_config", "maths.config",
+     "presets", "mesh", "launch"),
     # Outside language models.
     ("llm.*",),
     # Pure functions on arrays; models; text; the sandbox.
@@ -31,9 +32,10 @@ ROWS = (
      "judge.service", "judge.agreement", "judge.incentive", "rl.objective", "rl.update"),
     # What a run keeps and shows, and what its commands share.
     ("data", "collect", "difficulty", "checkpoint", "metrics", "credit", "learner", "health",
-     "live", "curves", "warm_start", "rundir", "cli", "policy"),
+     "live", "curves", "warm_start", "demonstrations", "listening", "rundir", "cli", "policy"),
     # What a user runs.
-    ("train", "evaluate", "evaluation", "calibrate", "judge.*", "aot", "export", "serve", "view.*"),
+    ("train", "evaluate", "evaluation", "human", "calibrate", "judge.*", "aot",
+     "export", "serve", "view.*"),
     ("main",),
 )
 PACKAGES = 2  # the row of packages that stand apart

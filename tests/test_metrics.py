@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tarl_jax import metrics
+from tarl_jax.sounds import Sound
 from tarl_jax.types import Call, Segment, Task, Trajectory
 
 
@@ -191,3 +192,16 @@ def test_broken_trajectory_names_file_and_line(tmp_path, broken):
     path.write_text(path.read_text() + broken + "\n")
     with pytest.raises(ValueError, match=r"step_000001\.jsonl:2: not a trajectory"):
         metrics.read_trajectories(path)
+
+
+def test_what_was_heard_lies_beside_the_episodes(tmp_path):
+    pytest.importorskip("soundfile", reason="FLAC files need soundfile (the speech extra)")
+    rng = np.random.default_rng(0)
+    clips = [(rng.integers(-9000, 9000, n) / 32768).astype(np.float32) for n in (400, 900)]
+    trajectories = [make_trajectory(seed) for seed in range(3)]
+    for index, clip in ((0, clips[0]), (1, clips[1]), (2, clips[0])):
+        trajectories[index].segments[0].sound = Sound(0, 2, clip)
+    path = metrics.append_trajectories(tmp_path, 4, trajectories)
+    assert metrics.read_trajectories(path) == trajectories
+    assert len(list((path.parent / "clips").iterdir())) == 2  # one that two heard is kept once
+    assert metrics.trajectory_files(tmp_path) == {4: path}

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tarl_jax.sounds import Sound, clip_name
 from tarl_jax.types import STOP_REASONS, Call, Segment, Task, Trajectory
 
 TASK = Task(
@@ -75,6 +76,48 @@ def test_missing_stays_missing(success, scores, reward):
     assert again.success is success
     assert again.turn_scores == scores and (again.turn_scores is None) == (scores is None)
     assert again.reward == reward and (again.reward is None) == (reward is None)
+
+
+def clip_of(seed):
+    rng = np.random.default_rng(seed)
+    return (rng.integers(-9000, 9000, 700) / 32768).astype(np.float32)
+
+
+def spoken_trajectory():
+    """The user's first message and its answer are heard, one placeholder a token 50."""
+    trajectory = full_trajectory()
+    first, answer = trajectory.segments[1], trajectory.segments[3]
+    first.token_ids, first.sampled, first.log_probs = [3, 50, 50, 4], [False] * 4, [0.0] * 4
+    first.sound = Sound(1, 2, clip_of(0))
+    answer.token_ids, answer.sound = [50, 6], Sound(0, 1, clip_of(1))
+    return trajectory
+
+
+def test_what_was_heard_round_trips_by_the_names_of_its_clips():
+    trajectory = spoken_trajectory()
+    clips = {clip_name(s.clip): s.clip for s in trajectory.sounds()}
+    line = trajectory.to_json_line()
+    again = Trajectory.from_json_line(line, clips.__getitem__)
+    assert again == trajectory and again.to_json_line() == line
+    assert len(line) < 3000  # the samples are not in it
+    other = dict.fromkeys(clips, clip_of(2))
+    assert Trajectory.from_json_line(line, other.__getitem__) != trajectory
+    with pytest.raises(ValueError, match=r"has sound, \w{24}\.flac"):
+        Trajectory.from_json_line(line)
+
+
+def test_text_names_no_sound():
+    assert "sound" not in full_trajectory().to_json_line()
+
+
+def test_sounds_are_placed_in_the_whole_sequence():
+    trajectory = spoken_trajectory()
+    ids = trajectory.arrays()[0]
+    assert [(s.first, s.tokens) for s in trajectory.sounds()] == [(3, 2), (8, 1)]
+    for sound in trajectory.sounds():
+        assert set(ids[sound.first : sound.first + sound.tokens]) == {50}
+    trajectory.segments[1].empty()
+    assert [(s.first, s.tokens) for s in trajectory.sounds()] == [(4, 1)]
 
 
 def test_sampled_marks_come_back_as_booleans():

@@ -8,14 +8,16 @@ import jax
 import numpy as np
 import pytest
 
+from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ConfigError, from_config_dict
+from tarl_jax.demonstrations import clumsier, demonstrate
 from tarl_jax.maths.answers import final_answer
 from tarl_jax.presets import sized
 from tarl_jax.rollout.world import World
 from tarl_jax.sandbox import shop
 from tarl_jax.text.chat import Chat
 from tarl_jax.types import Call
-from tarl_jax.warm_start import clumsier, demonstrate, warm_start
+from tarl_jax.warm_start import _digest, warm_start
 
 
 def demonstrations_of(config, world):
@@ -99,7 +101,7 @@ def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_world):
 def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):
     losses = []
 
-    def progress(step, steps, loss):
+    def progress(what, step, steps, loss):
         losses.append(loss)
 
     params, folder = warm_start(config, tiny_world, jax.random.key(0), progress)
@@ -179,3 +181,11 @@ def test_no_branches_is_an_error():
     data.warm_start.branches = 0
     with pytest.raises(ConfigError, match=r"config\.warm_start\.branches = 0"):
         from_config_dict(data)
+
+
+def test_ears_that_are_not_there_change_no_warm_start(tiny_config, tiny_world):
+    name = _digest(tiny_config, tiny_world)
+    deaf = dataclasses.replace(tiny_config.model, audio=AudioConfig(d_model=64))
+    assert _digest(dataclasses.replace(tiny_config, model=deaf), tiny_world) == name
+    hearing = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
+    assert _digest(dataclasses.replace(tiny_config, model=hearing), tiny_world) != name

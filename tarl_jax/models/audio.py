@@ -17,7 +17,6 @@ Chunks of all rows lie along one axis, `X`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -29,8 +28,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from tarl_jax.config import ConfigError
-from tarl_jax.models.decoder import Params, named_key
+from tarl_jax.audio_config import AudioConfig
+from tarl_jax.models.params import Params, named_key
 
 SAMPLE_RATE = 16_000
 WINDOW = 400  # samples under one frame
@@ -39,33 +38,6 @@ AUDIO_TOKEN_ID = 151_646  # Qwen2.5-Omni's placeholder for one audio token, <|AU
 
 _MASKED = -1e30  # a finite stand-in for -inf: a row whose every key is masked stays finite
 Count = TypeVar("Count", int, np.ndarray, jax.Array)
-
-
-@dataclasses.dataclass(frozen=True)
-class AudioConfig:
-    """Shape of the audio encoder; names are Hugging Face's, defaults Qwen2.5-Omni-7B's."""
-
-    num_mel_bins: int = 128
-    d_model: int = 1280
-    encoder_layers: int = 32
-    encoder_attention_heads: int = 20
-    encoder_ffn_dim: int = 5120
-    n_window: int = 100  # half of the mel frames of a chunk, so its positions
-    max_source_positions: int = 1500
-    output_dim: int = 3584  # width of the decoder
-
-    def __post_init__(self) -> None:
-        width, heads = self.d_model, self.encoder_attention_heads
-        if width % heads or width % 2 or width < 4:
-            remedy = f"must be even, at least 4, a multiple of encoder_attention_heads = {heads}"
-            raise ConfigError(f"audio d_model = {width}: {remedy}")
-        if not 0 < self.n_window <= self.max_source_positions:
-            remedy = f"must be from 1 to max_source_positions = {self.max_source_positions}"
-            raise ConfigError(f"audio n_window = {self.n_window}: {remedy}")
-
-    @property
-    def head_dim(self) -> int:
-        return self.d_model // self.encoder_attention_heads
 
 
 # ---- features -------------------------------------------------------------------------------
@@ -183,6 +155,15 @@ def init_audio_params(config: AudioConfig, key: jax.Array) -> Params:
     return {**params, "layers": {name: draw(name, shape) for name, shape in block.items()}}
 
 
+def logical_axes(name: str) -> tuple[str | None, ...]:
+    """The axes of an array of the tree for `mesh.RULES`: a matrix is split once, along D."""
+    words = {**_OUTER, **_LAYER}[name][1].split()
+    axes: list[str | None] = [None] * len(words)
+    if len(words) > 1 and "D" in words:
+        axes[len(words) - 1 - words[::-1].index("D")] = "embed"
+    return ("layers", *axes) if name in _LAYER else tuple(axes)
+
+
 def hugging_face_names(config: AudioConfig) -> dict[str, tuple[str, ...]]:
     """For each of our arrays ("conv1", "layers/wq", …) Hugging Face's names behind its prefix.
 
@@ -219,6 +200,21 @@ def from_hugging_face(config: AudioConfig, get: Callable[[str], np.ndarray]) -> 
     for ours, (_, axes) in _LAYER.items():
         layers[ours] = np.stack([load(name, axes) for name in names[f"layers/{ours}"]])
     return {**params, "layers": layers}
+
+
+def to_hugging_face(config: AudioConfig, params: Params) -> dict[str, np.ndarray]:
+    """The reverse of `from_hugging_face`: the arrays by their names behind `audio_tower.`."""
+
+    def stored(value: np.ndarray, axes: str) -> np.ndarray:
+        return value.reshape(_shape(config, axes.replace("N H", "D"))).T  # heads joined: width D
+
+    found = {
+        theirs: stored(np.asarray(params[ours]), axes) for ours, (theirs, axes) in _OUTER.items()
+    }
+    for ours, (theirs, axes) in _LAYER.items():
+        for index, value in enumerate(np.asarray(params["layers"][ours])):
+            found[f"layers.{index}.{theirs}"] = stored(value, axes)
+    return found
 
 
 # ---- the encoder ----------------------------------------------------------------------------

@@ -10,7 +10,6 @@ Low-rank adapters stand beside the weight that they adapt, as `<name>_a` and `<n
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,18 +21,16 @@ from jaxtyping import Array, Float, Int
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.mesh import constrain, place_shapes, tree_shardings
+from tarl_jax.models import audio
 from tarl_jax.models.attention import attention, causal_attention
-
-Params = dict[str, Any]
-
-
-def named_key(key: jax.Array, name: str) -> jax.Array:
-    """A random stream by name: adding a stream never shifts the others."""
-    return jax.random.fold_in(key, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
+from tarl_jax.models.params import Params, named_key
 
 
 def init_params(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
-    """Random parameters: normal with std 0.02, output projections scaled by 1/sqrt(2 L)."""
+    """Random parameters: normal with std 0.02, output projections scaled by 1/sqrt(2 L).
+
+    Those of the audio encoder, where the policy hears, are under "audio".
+    """
     c, layers = config, config.num_layers
     dtype = jnp.dtype(config.param_dtype)
 
@@ -66,6 +63,8 @@ def init_params(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
     }
     if not c.tie_embeddings:
         params["head"] = normal("head", c.d_model, vocab_size)
+    if c.audio:
+        params["audio"] = cast(audio.init_audio_params(c.audio, key), config.param_dtype)
     return params
 
 
@@ -88,6 +87,8 @@ def logical_axes(params: Params) -> Params:
 
     def of(path: tuple[Any, ...], leaf: Any) -> tuple[str | None, ...]:
         name = path[-1].key
+        if path[0].key == "audio":
+            return audio.logical_axes(name)
         if name in _TOP_AXES:
             return _TOP_AXES[name]
         if name.endswith(("_a", "_b")):
@@ -165,8 +166,7 @@ def hidden_states(
         }[config.remat]
         block = jax.checkpoint(block, policy=saved, prevent_cse=not config.scan_layers)
     if embeddings is None:
-        # The table's width is gathered first: a lookup split along it cannot leave by rows.
-        embeddings = constrain(params["embed"], "vocab", "width")[tokens]
+        embeddings = embed(params, tokens)
     x = constrain(embeddings.astype(config.dtype), "rows", "tokens", "width")
     if config.scan_layers:
         x, _ = lax.scan(block, x, params["layers"])
@@ -174,6 +174,12 @@ def hidden_states(
         for layer in unstack(params)["layers"]:
             x, _ = block(x, layer)
     return rms_norm(x, params["final_norm"], config.rms_norm_eps)
+
+
+def embed(params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    """The tokens' own inputs, in training."""
+    # The table's width is gathered first: a lookup split along it cannot leave by rows.
+    return constrain(params["embed"], "vocab", "width")[tokens]
 
 
 def logits(params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -194,6 +200,7 @@ def cached_step(
     tokens: Int[Array, "B C"],
     start: Int[Array, " B"],
     rows: Int[Array, " B"] | None = None,
+    embeddings: Float[Array, "B C D"] | None = None,
 ) -> tuple[Float[Array, "B C D"], tuple[dict[str, Array], ...]]:
     """Runs C tokens per row behind what the cache holds of that row; see `cache.py`.
 
@@ -205,12 +212,13 @@ def cached_step(
       start: number of tokens of each row in the cache before the call.
       rows: which rows of the cache the tokens belong to; None if all, in order. A row beyond the
         cache is a filler: nothing is written for it.
+      embeddings: inputs in place of the tokens' own.
     Returns: final-norm outputs and the cache.
     """
     positions = start[:, None] + jnp.arange(tokens.shape[1])
     rotate = rotary(config, positions)
     owners = (jnp.arange(tokens.shape[0]) if rows is None else rows)[:, None]
-    x = params["embed"][tokens]
+    x = params["embed"][tokens] if embeddings is None else embeddings
     new_cache = []
     for layer, kept in zip(params["layers"], cache, strict=True):
 

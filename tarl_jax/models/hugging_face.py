@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tarl_jax.config import ModelConfig
+from tarl_jax.models.audio import from_hugging_face
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import CONFIG, OMNI, config_fields, read_config
+from tarl_jax.models.omni_files import EARS, AudioIds, omni_checkpoint
 from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json, write_tensors
 
 TOKENIZER_FILES = tuple(
@@ -28,7 +30,6 @@ TOKENIZER_FILES = tuple(
     " added_tokens.json chat_template.jinja chat_template.json generation_config.json".split()
 )
 _LEFT_OUT = ("visual.", "talker.", "token2wav.")  # parts of an Omni checkpoint that nobody reads
-_AUDIO = "audio_tower."  # the part that the audio encoder reads
 # What a checkpoint's config.json decides; the other fields of ModelConfig are the run's choice.
 _DECIDED = tuple(
     "d_model num_layers num_heads num_kv_heads head_dim d_ff rope_theta rms_norm_eps qk_norm"
@@ -116,7 +117,7 @@ def load_params(
     shardings: Any = None,
     dtype: Any = "bfloat16",
 ) -> Params:
-    """The decoder's parameters, from files straight to the devices.
+    """The decoder's parameters, from files straight to the devices, and those of its ears.
 
     Each shard of a leaf is read once, by the slices of the files that it consists of, and sent to
     the devices that hold it before the next is read: the host holds one shard at a time.
@@ -131,6 +132,10 @@ def load_params(
     leaves = _leaves(config, vocab_size)
     tensors = _checked_tensors(Path(folder), leaves, config, vocab_size)
     dtype = jnp.dtype(dtype)
+    ears = {"audio": _read_ears(Path(folder), config, dtype)} if config.audio else {}
+    if ears and shardings is not None:
+        ears = jax.device_put(ears, {"audio": shardings["audio"]})
+        shardings = {name: where for name, where in shardings.items() if name != "audio"}
 
     def load(leaf: _Leaf, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
         whole = (slice(None),) * len(leaf.shape)
@@ -145,7 +150,23 @@ def load_params(
             arrays.setdefault(key, placed[-1])
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, placed)
 
-    return jax.tree.map(load, leaves, *(() if shardings is None else (shardings,)))
+    return jax.tree.map(load, leaves, *(() if shardings is None else (shardings,))) | ears
+
+
+def _read_ears(folder: Path, config: ModelConfig, dtype: np.dtype) -> Params:
+    """The audio encoder's parameters, on the host. Raises ValueError where one is missing."""
+    stored = {name.rpartition(EARS)[2]: x for name, x in open_tensors(folder).items()
+              if EARS in name}
+
+    def get(name: str) -> np.ndarray:
+        if name not in stored:
+            raise ValueError(
+                f"{folder}: missing {EARS}{name}, which model.audio.encoder_layers ="
+                f" {config.audio.encoder_layers} needs: is it a checkpoint of Qwen2.5-Omni?"
+            )
+        return np.asarray(stored[name]).astype(dtype)
+
+    return from_hugging_face(config.audio, get)
 
 
 def _checked_tensors(
@@ -170,7 +191,7 @@ def _checked_tensors(
                 " and audio are in scope",
                 stacklevel=3,
             )
-        tensors = {n: x for n, x in tensors.items() if not n.startswith((*_LEFT_OUT, _AUDIO))}
+        tensors = {n: x for n, x in tensors.items() if not n.startswith((*_LEFT_OUT, EARS))}
     unused = ("rotary_emb.inv_freq", *(("lm_head.weight",) if config.tie_embeddings else ()))
     tensors = {name: x for name, x in tensors.items() if not name.endswith(unused)}
 
@@ -231,8 +252,12 @@ def save_params(
     max_shard_bytes: int = 5 * 10**9,
     tokenizer_files: str | Path | None = None,
     max_position_embeddings: int = 40_960,
+    audio_ids: AudioIds | None = None,
 ) -> None:
     """Writes weights and config.json so that transformers' AutoModelForCausalLM loads them.
+
+    A policy that hears becomes a checkpoint of Qwen2.5-Omni (`omni_files.py`), for
+    Qwen2_5OmniThinkerForConditionalGeneration, or for what the checkpoint that it came from is for.
 
     Tensors pass through the host one layer's at a time. The folder appears only when it is whole:
     it is written beside its place and renamed.
@@ -241,8 +266,10 @@ def save_params(
       params: stacked, without adapters, every shard on a device of this process.
       dtype: of the file: float32, bfloat16 or float16.
       max_shard_bytes: of one file, unless a single tensor is larger.
-      tokenizer_files: a folder whose TOKENIZER_FILES are copied as they are.
+      tokenizer_files: a folder whose TOKENIZER_FILES are copied as they are; of a policy that
+        hears also the checkpoint that it came from.
       max_position_embeddings: the context length that other libraries assume.
+      audio_ids: of a policy that hears.
     Raises: ValueError for parameters that do not fit `config`, a config that neither Qwen3 nor
       Qwen2 has, a destination that holds something, a folder without tokenizer files.
     """
@@ -256,7 +283,15 @@ def save_params(
     if tokenizer_files and not extra:
         raise ValueError(f"{tokenizer_files}: has none of {', '.join(TOKENIZER_FILES)}")
     fields = config_fields(config, vocab_size, dtype.name, max_position_embeddings)
-    tensors = _tensors_of(params, _leaves(config, vocab_size), dtype)
+    decoder = {name: value for name, value in params.items() if name != "audio"}
+    tensors = _tensors_of(decoder, _leaves(config, vocab_size), dtype)
+    if config.audio:
+        if audio_ids is None:
+            raise ValueError("audio_ids = None: a policy that hears has markup of sound")
+        base = Path(tokenizer_files) if tokenizer_files else None
+        fields, tensors = omni_checkpoint(
+            (fields, tensors), params["audio"], config, audio_ids, base
+        )
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")

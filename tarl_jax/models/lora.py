@@ -28,6 +28,21 @@ def init_adapters(config: ModelConfig, params: Params, key: jax.Array) -> Params
     return {"layers": adapters}
 
 
+def frozen_part(config: ModelConfig, params: Params) -> Params:
+    """What of all parameters of a policy (arrays or shapes) does not train; {}: all do."""
+    if config.lora.rank:
+        return params
+    return {"audio": params["audio"]} if config.audio and config.audio.frozen else {}
+
+
+def trained_part(config: ModelConfig, params: Params, key: jax.Array) -> Params:
+    """What trains: fresh adapters on the parameters, or those that are not frozen."""
+    if config.lora.rank:
+        return init_adapters(config, params, key)
+    frozen = frozen_part(config, params)
+    return {name: x for name, x in params.items() if name not in frozen}
+
+
 def join(frozen: Params, trained: Params) -> Params:
     """One tree of two that share no leaf."""
     both = dict(frozen)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tarl_jax.sounds import Hearing, Pieces
 from tarl_jax.types import Batch, Trajectory
 
 SHORTEST = 64  # tokens; the smallest padded length
@@ -146,6 +147,7 @@ class Sample:
     """A sequence that the policy saw at once, and what its tokens train on; all of shape [S].
 
     fields: more of a Batch, by the field's name.
+    hearing: what the policy heard, its `places` [S]; None: it read everything.
     """
 
     tokens: np.ndarray
@@ -153,6 +155,7 @@ class Sample:
     log_probs: np.ndarray
     advantages: np.ndarray
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    hearing: Hearing | None = None
 
 
 def samples_of(
@@ -160,6 +163,7 @@ def samples_of(
     advantage: float | np.ndarray,
     fields: Mapping[str, np.ndarray] | None = None,
     drawn: bool = False,
+    hearing: Hearing | None = None,
 ) -> list[Sample]:
     """One sample for each of the trajectory's parts.
 
@@ -167,6 +171,7 @@ def samples_of(
       advantage: one number for all sampled tokens, or one per token of the trajectory.
       fields: by name, one number per token of the trajectory.
       drawn: as in `Trajectory.arrays`.
+      hearing: of the trajectory, its `places` [S].
     """
     tokens, sampled, log_probs = trajectory.arrays(drawn)
     weights = sampled * np.asarray(advantage, np.float32)
@@ -174,6 +179,7 @@ def samples_of(
         Sample(
             tokens[at], counts, log_probs[at] * counts, weights[at] * counts,
             {name: np.asarray(of)[at] * counts for name, of in (fields or {}).items()},
+            None if hearing is None else _heard_at(hearing, at),
         )
         for at, counts in trajectory.parts()
     ]
@@ -207,8 +213,53 @@ def fill(layouts: Sequence[Layout], samples: Sequence[Sample], packed: bool) -> 
             return lambda s: s.fields[name]
 
         more = {name: joined(field(name)) for name in names}
-        batches.append(dataclasses.replace(batch, **more))
+        hearing = _hearing(layout, samples)
+        batches.append(dataclasses.replace(batch, **more, hearing=hearing))
     return batches
+
+
+def pieces_of_batch(shape: tuple[int, int], slots: int, count: int = 0) -> int:
+    """Room for at least so many pieces of sound in a batch of (rows, length).
+
+    As many as it has if every token is one of `slots` of a piece, twice as many, and so on: short
+    clips leave most of a piece empty.
+    """
+    rows, length = shape
+    room = rows * -(-length // slots)
+    while room < count:
+        room *= 2
+    return room
+
+
+def _heard_at(hearing: Hearing, at: np.ndarray) -> Hearing | None:
+    """What is heard at some of the tokens, which are in order; None: nothing."""
+    places = np.asarray(hearing.places)[at]
+    if not places.any():
+        return None
+    pieces = hearing.pieces  # those behind the last that is heard were heard later
+    count = (int(places.max()) - 1) // pieces.slots + 1
+    return Hearing(Pieces(pieces.mel[:count], pieces.frames[:count]), places)
+
+
+def _hearing(layout: Layout, samples: Sequence[Sample]) -> Hearing | None:
+    """What is heard in one batch; None: nothing."""
+    found: list[Pieces] = []
+    places = np.zeros(layout.shape, np.int32)
+    for row, chosen in enumerate(layout.rows):
+        begin = 0
+        for i in chosen:
+            hearing, end = samples[i].hearing, begin + len(samples[i].tokens)
+            if hearing is not None:
+                shift = sum(p.count for p in found) * hearing.pieces.slots
+                places[row, begin:end] = np.where(hearing.places, hearing.places + shift, 0)
+                found.append(hearing.pieces)
+            begin = end
+    if not found:
+        return None
+    pieces = Pieces.joined(found)
+    return Hearing(
+        pieces.padded(pieces_of_batch(layout.shape, pieces.slots, pieces.count)), places
+    )
 
 
 def take_out(

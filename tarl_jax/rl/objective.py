@@ -15,7 +15,8 @@ from flax import struct
 from tarl_jax.config import ModelConfig, RLConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.head import init_value_params, sampled_log_probs, values
-from tarl_jax.models.lora import init_adapters, join
+from tarl_jax.models.hearing import hidden_states
+from tarl_jax.models.lora import join, trained_part
 from tarl_jax.rl import losses
 from tarl_jax.types import Batch
 
@@ -72,9 +73,12 @@ def init_value(model: ModelConfig, config: RLConfig, policy: decoder.Params) -> 
     head = jnp.zeros(policy["final_norm"].shape, jnp.float32)
     if config.value.trunk == "shared":
         return {"value_head": head}
-    if model.lora.rank:
-        return {**init_adapters(model, policy, jax.random.key(1)), "value_head": head}
-    return init_value_params(policy)
+    own = trained_part(model, policy, jax.random.key(1))
+    return {**own, "value_head": head} if model.lora.rank else init_value_params(own)
+
+
+def _hidden_states(params: decoder.Params, model: ModelConfig, batch: Batch) -> jax.Array:
+    return hidden_states(params, model, batch.tokens, batch.segments, batch.hearing)
 
 
 def state_values(
@@ -91,7 +95,7 @@ def state_values(
     """
     if config.value.trunk == "own":
         own = join(frozen, trained.value)
-        hidden = decoder.hidden_states(own, model, batch.tokens, batch.segments)
+        hidden = _hidden_states(own, model, batch)
     assert hidden is not None
     after = values(trained.value, hidden)  # of the state behind each token
     return jnp.where(batch.sampled > 0, jnp.pad(after[:, :-1], ((0, 0), (1, 0))), 0.0)
@@ -110,7 +114,7 @@ def loss_sum(
     mask, old = batch.sampled, batch.log_probs
 
     def log_probs_of(p: decoder.Params) -> tuple[jax.Array, jax.Array, jax.Array]:
-        hidden = decoder.hidden_states(p, model, batch.tokens, batch.segments)
+        hidden = _hidden_states(p, model, batch)
         return hidden, *sampled_log_probs(p, hidden, batch.tokens, mask, temperature)
 
     hidden, log_probs, entropy = log_probs_of(join(frozen, trained.params))
@@ -181,7 +185,7 @@ def score(
     found: dict[str, Any] = {}
 
     def hidden_of(p: decoder.Params) -> jax.Array:
-        return decoder.hidden_states(p, model, batch.tokens, batch.segments)
+        return _hidden_states(p, model, batch)
 
     def log_probs_of(p: decoder.Params, hidden: jax.Array) -> jax.Array:
         return sampled_log_probs(p, hidden, batch.tokens, mask, temperature)[0]

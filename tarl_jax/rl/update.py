@@ -30,9 +30,11 @@ from tarl_jax.mesh import (
     tree_shardings,
 )
 from tarl_jax.models import decoder
-from tarl_jax.models.lora import init_adapters, join
+from tarl_jax.models.lora import frozen_part, join, trained_part
 from tarl_jax.rl import objective
+from tarl_jax.rl.batching import pieces_of_batch
 from tarl_jax.rl.objective import Sums, Trained
+from tarl_jax.sounds import Hearing, Pieces
 from tarl_jax.types import Batch
 
 
@@ -47,7 +49,7 @@ class TrainState:
     Attributes:
       params: what trains: all parameters, or the adapters.
       opt_state: the optimiser's.
-      frozen: the parameters that adapters stand on; {} where all train.
+      frozen: the parameters that do not train, such as adapters stand on; {} where all train.
       value, value_opt_state: what trains of the value model, and its optimiser's; {} without one.
     """
 
@@ -152,10 +154,8 @@ class Updater:
         return found[0], found[1]
 
     def _trained(self, policy: decoder.Params) -> Trained:
-        model, params = self._model, policy
-        if model.lora.rank:
-            params = init_adapters(model, policy, jax.random.key(0))
-        return Trained(params, objective.init_value(model, self._config, policy))
+        params = trained_part(self._model, policy, jax.random.key(0))
+        return Trained(params, objective.init_value(self._model, self._config, policy))
 
     def place(self, params: decoder.Params) -> decoder.Params:
         """All parameters of a policy, where this mesh keeps them."""
@@ -182,33 +182,37 @@ class Updater:
         params = self.place(params)
         trained = self._own(params)
         opt_state, value_opt_state = self._init(trained)
-        frozen = params if self._model.lora.rank else {}
+        frozen = frozen_part(self._model, params)
         return TrainState(trained.params, opt_state, frozen, trained.value, value_opt_state)
 
     def compile(
         self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool = False
     ) -> None:
         """Compiles the programs for batches of these (rows, length); `state` is left as it was."""
-        batches = []
-        for shape in shapes:
-            batches.append(
-                jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._batch(shape, packed))
-            )
+        heard = (False, True) if self._model.audio else (False,)
+        zeros = functools.partial(jax.tree.map, lambda x: np.zeros(x.shape, x.dtype))
+        batches = [zeros(self._batch(shape, packed, h)) for shape in shapes for h in heard]
         copy = jax.tree.map(jnp.copy, state.trained)
-        reference = state.frozen or state.params  # a reference has no adapters
+        reference = state.frozen if self._model.lora.rank else state.policy  # without adapters
         if objective.needs_score(self._config):
             self.score(state, batches, reference)
         with jax.set_mesh(self._mesh):
             accumulated = self._sum(state, batches, reference)
             self._apply(copy, *self._init(state.trained), accumulated, np.bool_(True))
 
-    def _batch(self, shape: tuple[int, int], packed: bool) -> Batch:
-        """A batch of the updates, as shapes with shardings."""
-        rows = by_rows(self._mesh)
-        ints = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
-        floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
-        valued = (floats, floats) if objective.has_value_model(self._config) else (None, None)
-        return Batch(ints, floats, floats, floats, ints if packed else None, *valued)
+    def _batch(self, shape: tuple[int, int], packed: bool, heard: bool) -> Batch:
+        """A batch of the updates, as shapes with shardings; `heard`: some of it is."""
+        of = functools.partial(jax.ShapeDtypeStruct, sharding=by_rows(self._mesh))
+        ints, floats = of(shape, jnp.int32), of(shape, jnp.float32)
+        valued = floats if objective.has_value_model(self._config) else None
+        numbers = ints if packed else None
+        hearing = None
+        if heard:
+            ears = self._model.audio
+            count = pieces_of_batch(shape, ears.n_window // 2)
+            size = count, 2 * ears.n_window, ears.num_mel_bins
+            hearing = Hearing(Pieces(of(size, jnp.float32), of(size[:1], jnp.int32)), ints)
+        return Batch(ints, floats, floats, floats, numbers, valued, valued, hearing)
 
     def lower(self, shape: tuple[int, int], packed: bool) -> dict[str, Any]:
         """The update's programs for a (rows, length) of micro-batches, lowered but not compiled.
@@ -216,11 +220,11 @@ class Updater:
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
         """
         state = self.shapes()
-        trained, batch = state.trained, self._batch(shape, packed)
+        trained, batch = state.trained, self._batch(shape, packed, bool(self._model.audio))
         whole = replicated(self._mesh)
         sums = jax.eval_shape(Sums.zeros)
         accumulated = trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))
-        frozen = self.policy_shapes if self._model.lora.rank else {}
+        frozen = frozen_part(self._model, self.policy_shapes)
         anchors = self._anchor(self.policy_shapes, objective.in_loss)
         flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
         with jax.set_mesh(self._mesh):
@@ -238,10 +242,9 @@ class Updater:
     def bytes_per_device(self) -> tuple[int, int]:
         """(what trains and is frozen, the optimiser's state), of the device with most."""
         state = self.shapes()
-        parameters = bytes_on_device(state.trained)
-        if self._model.lora.rank:
-            parameters += bytes_on_device(self.policy_shapes)
-        return parameters, bytes_on_device((state.opt_state, state.value_opt_state))
+        parameters = state.trained, frozen_part(self._model, self.policy_shapes)
+        optimizers = state.opt_state, state.value_opt_state
+        return bytes_on_device(parameters), bytes_on_device(optimizers)
 
     @property
     def compilations(self) -> int:

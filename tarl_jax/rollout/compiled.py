@@ -22,6 +22,7 @@ from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.mesh import by_rows, place_shapes, round_up, row_shards, sharding, tree_shardings
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache, empty_cache
+from tarl_jax.models.hearing import clip_sizes, longest_clip, pieces_of, tokens_of
 from tarl_jax.rollout import programs
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.programs import Chunk, EngineState, Written
@@ -35,6 +36,7 @@ LONG = 2048  # tokens of an episode from which on it is used
 SHORTEST = 128  # positions of the smallest cache
 SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
 MOVES = 8  # caches that are moved at a time
+PIECES = 4  # of sound, 2 s each, that are encoded at a time
 _BEYOND = 2**31 - 1  # a row that no cache has
 PREFIXES = 2  # shared prefixes that are kept, one per kind of task
 
@@ -86,13 +88,14 @@ class Compiled:
             lambda length: empty_cache(model, self._store_rows, length), static_argnums=0,
             out_shardings=cache,
         )
+        self._hear = jax.jit(functools.partial(programs.hear, model), out_shardings=whole)
         self._unstack = jax.jit(lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
 
     @property
     def compilations(self) -> int:
         """Programs compiled so far."""
         jitted = (self._extend, self._decode, self._resize, self._move, self._move_within,
-                  self._lengthen, self._zeros, self._store)
+                  self._lengthen, self._zeros, self._store, self._hear)
         return sum(f._cache_size() for f in jitted)
 
     def compile(self, params: decoder.Params) -> None:
@@ -105,6 +108,10 @@ class Compiled:
         while lengths[-1] < self._config.max_episode_tokens:
             lengths.append(grown(lengths[-1]))
         shapes = [(n, s) for n in sizes for s in lengths]
+        if self._model.audio:
+            longest = longest_clip(self._config.max_episode_tokens)
+            for samples in clip_sizes(self._model.audio, longest):
+                self.hear(params, np.zeros(samples, np.float32))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # The list collects what a thread raised.
             list(pool.map(lambda s: self._compile_shape(params, s, sizes, lengths), shapes))
@@ -124,7 +131,11 @@ class Compiled:
         if size > sizes[-1]:
             self.keep(state, list(range(size // 2)))
         for columns, share in self.chunks:
-            state = self.extend(params, state, [], (self.places(size, share), columns))
+            part = self.places(size, share), columns
+            state = self.extend(params, state, [], part)
+            if self._model.audio:
+                silent = _with_sound(_chunk([], size, part), [], self._model.d_model)
+                state = self._extend(params, state, silent)
         if store is not None:
             store = self.park(state, store, [(0, 0)])
             state = self.unpark(state, store, [(0, 0)])
@@ -207,7 +218,18 @@ class Compiled:
         shape: tuple[int, int],
     ) -> EngineState:
         """Feeds the rows' next pending tokens, as many as fit the chunk, and counts them as fed."""
-        return self._extend(params, state, _chunk(rows, batch_of(state), shape))
+        fed = [(row, row.fed) for row in rows]
+        chunk = _chunk(rows, batch_of(state), shape)
+        if any(sound.first < row.fed and begin < sound.end
+               for row, begin in fed for sound in row.heard):
+            chunk = _with_sound(chunk, fed, self._model.d_model)
+        return self._extend(params, state, chunk)
+
+    def hear(self, params: decoder.Params, clip: np.ndarray) -> np.ndarray:
+        """What the decoder reads in place of a clip's tokens: float32 [tokens, D]."""
+        parts = pieces_of(clip, self._model.audio).parts(PIECES)
+        inputs = np.concatenate([jax.device_get(self._hear(params, part)) for part in parts])
+        return inputs.reshape(-1, inputs.shape[-1])[: tokens_of(len(clip))]
 
     def decode(
         self,
@@ -276,6 +298,21 @@ def _chunk(rows: Sequence[Row], batch: int, shape: tuple[int, int]) -> Chunk:
         chunk.dropped[place], chunk.syntax[place] = row.dropped, row.syntax
         row.fed += len(part)
     return chunk
+
+
+def _with_sound(chunk: Chunk, fed: Sequence[tuple[Row, int]], width: int) -> Chunk:
+    """The chunk that rows were fed with, from the position beside each, and what they heard."""
+    heard = np.zeros(chunk.tokens.shape, bool)
+    inputs = np.zeros((*heard.shape, width), np.float32)
+    for place, (row, begin) in enumerate(fed):
+        for sound in row.heard:
+            first, end = max(sound.first, begin), min(sound.end, row.fed)
+            if first < end:
+                heard[place, first - begin : end - begin] = True
+                inputs[place, first - begin : end - begin] = (
+                    sound.inputs[first - sound.first : end - sound.first]
+                )
+    return dataclasses.replace(chunk, heard=heard, inputs=inputs)
 
 
 def _pairs(pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:

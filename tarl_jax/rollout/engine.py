@@ -15,7 +15,9 @@ dialogues that it was given (`players.py`).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,7 +32,7 @@ from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, grown, lengt
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.players import Dialogue, Pending, Players, Turn
 from tarl_jax.rollout.programs import EngineState
-from tarl_jax.rollout.scheduler import Row, Scheduler
+from tarl_jax.rollout.scheduler import Heard, Row, Scheduler
 
 AHEAD = 4  # times the slots: dialogues under way at most, where rollout.in_flight is 0
 
@@ -109,6 +111,7 @@ class _Run:
     queue: list[int]  # dialogues that are not begun, the next one last
     stats: EngineStats
     rows: dict[int, Row]  # under way, by index
+    heard: weakref.WeakValueDictionary[int, np.ndarray]  # what rows hear, by clip
 
 
 class Engine:
@@ -195,12 +198,14 @@ class Engine:
             queue=list(range(players.count))[::-1],
             stats=EngineStats(episodes=players.count),
             rows={},
+            heard=weakref.WeakValueDictionary(),
         )
         for index, left in enumerate(unfinished):
             if left.row is not None:
                 run.queue.remove(index)
                 row = dataclasses.replace(
-                    left.row, index=index, fed=0, slot=None, place=None, blocks=[]
+                    left.row, index=index, fed=0, slot=None, place=None, blocks=[],
+                    heard=[self._hear_again(run, sound) for sound in left.row.heard],
                 )
                 run.rows[index] = row
                 run.scheduler.begin(row)
@@ -227,7 +232,8 @@ class Engine:
             row = run.rows[index]
             if answer is not None:
                 run.stats.forced_tokens += len(answer.tokens)
-                run.scheduler.answered(row, answer.tokens, answer.keep)
+                heard = [self._hear(run, sound.first, sound.clip) for sound in answer.sounds]
+                run.scheduler.answered(row, answer.tokens, answer.keep, heard)
                 continue
             run.scheduler.ended(row)
             del run.rows[index]
@@ -236,6 +242,21 @@ class Engine:
                 ended(episode)
         if idle:
             run.stats.wait_seconds += time.perf_counter() - begun
+
+    def _hear(self, run: _Run, first: int, clip: np.ndarray) -> Heard:
+        """The clip as the decoder reads it; once for all who hear it at a time."""
+        begun = time.perf_counter()
+        key = ~int.from_bytes(hashlib.sha256(clip.tobytes()).digest()[:7])
+        inputs = run.heard.get(key)
+        if inputs is None:
+            inputs = run.heard[key] = self.programs.hear(run.params, clip)
+        run.stats.extend_seconds += time.perf_counter() - begun
+        return Heard(first, inputs, clip, key)
+
+    def _hear_again(self, run: _Run, sound: Heard) -> Heard:
+        """What an earlier run heard, of which the context may have lost the end."""
+        fresh = self._hear(run, sound.first, sound.clip)
+        return dataclasses.replace(fresh, inputs=fresh.inputs[: len(sound.inputs)])
 
     def _admit(self, run: _Run) -> None:
         moves = run.scheduler.admit()

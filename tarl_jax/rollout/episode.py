@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
 
 from tarl_jax.config import RolloutConfig
 from tarl_jax.llm.errors import LLMError
+from tarl_jax.models.hearing import tokens_of
 from tarl_jax.rollout.players import Answer, Turn
 from tarl_jax.sandbox.dialogue import Dialogue, Malformed, Observation, User
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
+from tarl_jax.sounds import Sound
+from tarl_jax.speech.synthesis import SpeechError
+from tarl_jax.speech.user import SpokenUser
 from tarl_jax.text.chat import Chat
 from tarl_jax.types import Call, Segment, Task, Trajectory
 
@@ -23,13 +32,15 @@ _INTERRUPTION = "[Supervisor] Your last step was wrong: {}. Correct it before yo
 class Episode:
     """Turns sampled ids into actions and answers into ids; nothing is ever encoded twice.
 
-    A user whose language model fails ends it as "infrastructure_error"; an error that any other
-    episode would meet too (`LLMError.fatal`) is raised, by `start` or `turn`.
+    Of a user that speaks the policy hears the clip; the text stays on the segment. A user whose
+    language model or voice fails ends it as "infrastructure_error"; an error that any other episode
+    would meet too (its `fatal`) is raised, by `start` or `turn`.
 
     seed: of the user's phrasing and of the sampling.
     system: the system turn, the same for all episodes: its text and its tokens.
     user: who plays the user; None: the task's script.
-    supervisor: looks at every turn, and interrupts at most `rollout.interruptions` times.
+    supervisor: looks at every turn that is answered in writing, and interrupts at most
+      `rollout.interruptions` times.
     """
 
     def __init__(
@@ -43,7 +54,8 @@ class Episode:
         self._chat = chat
         self._config = config
         self._system = system
-        self.outside = bool(user or supervisor)  # the script answers at once
+        # The script answers at once.
+        self.outside = bool(supervisor) or not isinstance(user, ScriptedUser | None)
         self._user = user or ScriptedUser(task, seed)
         self._supervisor = supervisor
         self._interruptions = 0
@@ -56,7 +68,7 @@ class Episode:
         self._begun = time.perf_counter()  # again when it starts
         self.shared = len(system[1])
 
-    def start(self) -> list[int] | None:
+    def start(self) -> list[int] | Answer | None:
         """The system turn and the user's opening; None where the user fails to give one.
 
         Raises ValueError if they leave no room for a turn.
@@ -66,17 +78,18 @@ class Episode:
         self._add(Segment.forced("system", ids, -1, text))
         try:
             opening = self._opening()
-        except LLMError as error:
+        except (LLMError, SpeechError) as error:
             self._add(Segment.forced("user", [], -1, "", **self._broken(error)))
             return None
-        self._add(Segment.forced("user", self._chat.user(opening), -1, opening))
+        self._add(opening)
         if not self._room():
             raise ValueError(
                 f"task {self.task.task_id!r}: its prompt has {self._tokens} tokens, which leaves"
                 f" no room for a turn of {self._config.max_turn_tokens} within"
                 f" rollout.max_episode_tokens = {self._config.max_episode_tokens}"
             )
-        return [t for s in self._segments for t in s.token_ids]
+        prompt = _heard(*self._segments)
+        return prompt if prompt.sounds else prompt.tokens
 
     def turn(self, turn: Turn) -> Answer | None:
         """Plays one sampled turn; returns what follows, None at the end."""
@@ -93,42 +106,32 @@ class Episode:
         self._add(said)
         try:
             observation = self._dialogue.act(action)
-        except LLMError as error:
+            segment = self._answer(observation, ids[-1] == self._chat.stop_id)
+        except (LLMError, SpeechError) as error:
             self._add(Segment.forced("user", [], self._turn, "", **self._broken(error)))
             return None
         if self._cut:
             return None
-        render = self._chat.tool if observation.role == "tool" else self._chat.user
-        text, info = observation.text, dict(observation.info)
-        if observation.stop_reason is None and (wrong := self._objection(observation)):
-            info["interruption"] = _INTERRUPTION.format(wrong)
-            text = f"{text}\n{info['interruption']}"
-        forced = render(text)
-        if ids[-1] != self._chat.stop_id:
-            forced = [self._chat.stop_id, *forced]  # appended, not sampled: it has no log-prob
         self._stop_reason = observation.stop_reason
-        segment = Segment.forced(observation.role, forced, self._turn, observation.text, **info)
         self._turn += 1
         if self._stop_reason is None and self._late():
             self._stop_reason = "max_seconds"
-        if self._stop_reason:
-            segment.token_ids, segment.sampled, segment.log_probs = [], [], []
-            self._add(segment)
-            return None
         forgotten = 0
-        if self._config.reasoning == "dropped":
+        if self._stop_reason is None and self._config.reasoning == "dropped":
             forgotten = self._chat.reasoning(ids)
             self._tokens -= forgotten
-        self._add(segment)
-        if not self._room():
+        if self._stop_reason is None and not self._room(len(segment.token_ids)):
             self._stop_reason = "max_tokens"
-            self._tokens -= len(segment.token_ids)
-            segment.token_ids, segment.sampled, segment.log_probs = [], [], []
+        if self._stop_reason:
+            segment.empty()
+        self._add(segment)
+        if self._stop_reason:
             return None
         if forgotten:
             said.forgotten = forgotten
-            return Answer([*ids[forgotten:], *forced], keep=before)
-        return Answer(forced)
+            kept = Segment.forced("agent", ids[forgotten:], self._turn, "")
+            return dataclasses.replace(_heard(kept, segment), keep=before)
+        return _heard(segment)
 
     def cut(self) -> None:
         """Ends the episode where it is, even while another thread waits in `start` or `turn`."""
@@ -163,7 +166,8 @@ class Episode:
 
     def _objection(self, observation: Observation) -> str | None:
         """What the supervisor has against the last turn, whose answer is `observation`."""
-        if self._supervisor is None or self._interruptions == self._config.interruptions:
+        spent = self._interruptions == self._config.interruptions
+        if self._supervisor is None or spent or observation.clip is not None:
             return None
         answer = Segment.forced(
             observation.role, [], self._turn, observation.text, **observation.info
@@ -172,21 +176,53 @@ class Episode:
         self._interruptions += wrong is not None
         return wrong
 
-    def _opening(self) -> str:
-        """Begins the dialogue. Raises LLMError."""
+    def _answer(self, observation: Observation, ended: bool) -> Segment:
+        """ended: whether the policy ended its turn itself. Raises SpeechError."""
+        o = observation
+        if o.stop_reason:  # too late for the policy: nobody waits for the sound
+            return Segment.forced(o.role, [], self._turn, o.text, **o.info)
+        info = dict(o.info)
+        if wrong := self._objection(o):
+            info["interruption"] = _INTERRUPTION.format(wrong)
+        # Appended, not sampled: it has no log-prob.
+        return self._said(o.role, o.text, o.clip, info, [] if ended else [self._chat.stop_id])
+
+    def _opening(self) -> Segment:
+        """Begins the dialogue. Raises LLMError, SpeechError."""
         dialogue = Dialogue(
             self.task, self._domain, self._user, max_turns=self._config.max_turns,
             brief_writes=self._config.brief_writes,
         )
-        opening = dialogue.opening
+        reply = self._user.opening_reply if isinstance(self._user, SpokenUser) else None
+        clip, info = (reply.clip, reply.info) if reply else (None, {})
+        opening = self._said("user", dialogue.opening, clip, info)
         scripted = isinstance(self._user, ScriptedUser)
-        if not scripted and not self._room(len(self._chat.user(opening))):
+        if not scripted and not self._room(len(opening.token_ids)):
             # What scripts say is known beforehand; a model's whim should not end the run.
-            raise LLMError("malformed", f"the user's opening leaves no room for a turn: {opening}")
+            raise LLMError(
+                "malformed", f"the user's opening leaves no room for a turn: {opening.text}"
+            )
         self._dialogue = dialogue
         return opening
 
-    def _broken(self, error: LLMError) -> dict[str, str]:
+    def _said(
+        self, role: str, text: str, clip: Future[np.ndarray] | None, info: Mapping[str, Any],
+        before: Sequence[int] = (),
+    ) -> Segment:
+        """What the policy reads, or hears, behind the tokens `before`. Raises SpeechError."""
+        turn = -1 if self._dialogue is None else self._turn
+        if clip is None:
+            render = self._chat.tool if role == "tool" else self._chat.user
+            shown = f"{text}\n{info['interruption']}" if "interruption" in info else text
+            return Segment.forced(role, [*before, *render(shown)], turn, text, **info)
+        samples = clip.result()
+        tokens = tokens_of(len(samples))
+        ids, first = self._chat.heard(tokens)
+        segment = Segment.forced(role, [*before, *ids], turn, text, **info)
+        segment.sound = Sound(len(before) + first, tokens, samples)
+        return segment
+
+    def _broken(self, error: LLMError | SpeechError) -> dict[str, str]:
         """Ends the episode, or the run where no other would fare better; returns facts for it."""
         if error.fatal:
             raise error
@@ -203,3 +239,14 @@ class Episode:
 
     def _room(self, more: int = 0) -> bool:
         return self._tokens + more + self._config.max_turn_tokens <= self._config.max_episode_tokens
+
+
+def _heard(*segments: Segment) -> Answer:
+    """The segments' tokens, and what is heard at some of them."""
+    tokens: list[int] = []
+    sounds = []
+    for segment in segments:
+        if sound := segment.sound:
+            sounds.append(dataclasses.replace(sound, first=len(tokens) + sound.first))
+        tokens += segment.token_ids
+    return Answer(tokens, sounds=tuple(sounds))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import queue
 import time
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from tarl_jax.sounds import Sound
+
+_LEVELS = np.float32(32_768)  # of a clip's samples, which are whole numbers of its inverse
 _POLL = 0.05  # seconds that a process waits for its own answers before it asks the others
 
 
@@ -39,10 +43,12 @@ class Answer:
     """The tokens that follow a turn.
 
     keep: how many tokens of the dialogue so far stay in the context before them; None: all.
+    sounds: what is heard at some of the tokens, in order.
     """
 
     tokens: list[int]
     keep: int | None = None
+    sounds: tuple[Sound, ...] = ()
 
 
 class Dialogue(Protocol):
@@ -57,8 +63,8 @@ class Dialogue(Protocol):
     outside: bool
     shared: int
 
-    def start(self) -> list[int] | None:
-        """The tokens before the first turn; None if there will be none."""
+    def start(self) -> list[int] | Answer | None:
+        """The tokens before the first turn, or those with sounds; None if there will be none."""
         ...
 
     def turn(self, turn: Turn) -> Answer | None:
@@ -173,7 +179,7 @@ class Players:
 
 def _opening(episode: Dialogue) -> Answer | None:
     tokens = episode.start()
-    return None if tokens is None else Answer(tokens)
+    return Answer(tokens) if isinstance(tokens, list) else tokens
 
 
 def _encode(arrivals: list[Arrival], late: bool) -> np.ndarray:
@@ -183,21 +189,31 @@ def _encode(arrivals: list[Arrival], late: bool) -> np.ndarray:
             flat += [index, -1, 0]
         else:
             keep = -1 if answer.keep is None else answer.keep
-            flat += [index, len(answer.tokens), keep, *answer.tokens]
+            flat += [index, len(answer.tokens), keep, *answer.tokens, len(answer.sounds)]
+            for sound in answer.sounds:
+                levels = (sound.clip * _LEVELS).astype(int).tolist()
+                flat += [sound.first, sound.tokens, len(levels), *levels]
     return np.array(flat, np.int64)
 
 
 def _decode(flat: np.ndarray) -> tuple[bool, list[Arrival]]:
-    late, *rest = flat.tolist()
+    numbers = iter(flat.tolist())
+    late = bool(next(numbers))
     arrivals: list[Arrival] = []
-    while rest:
-        index, length, keep = rest[:3]
-        answer = None
-        if length >= 0:
-            answer = Answer(rest[3 : 3 + length], None if keep < 0 else keep)
+    for index in numbers:
+        length, keep = next(numbers), next(numbers)
+        if length < 0:
+            arrivals.append((index, None))
+            continue
+        tokens = list(itertools.islice(numbers, length))
+        sounds = []
+        for _ in range(next(numbers)):
+            first, count, samples = next(numbers), next(numbers), next(numbers)
+            levels = np.array(list(itertools.islice(numbers, samples)), np.float32)
+            sounds.append(Sound(first, count, levels / _LEVELS))
+        answer = Answer(tokens, None if keep < 0 else keep, tuple(sounds))
         arrivals.append((index, answer))
-        rest = rest[3 + max(length, 0) :]
-    return bool(late), arrivals
+    return late, arrivals
 
 
 def _all_gather(values: np.ndarray) -> list[np.ndarray]:

@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
+from jaxtyping import Array, Float
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache
 from tarl_jax.models.cache import resize as resize_cache
+from tarl_jax.models.hearing import encode
 from tarl_jax.rollout.grammar import Grammar, advance, allowed
 from tarl_jax.rollout.sampling import Truncation, sample
+from tarl_jax.sounds import Pieces
 
 
 @struct.dataclass
@@ -49,6 +52,8 @@ class Chunk:
       last: int32 [B]; the slot's newest token, which is not fed.
       seeds: uint32 [B].
       dropped, syntax: int32 [B].
+      heard: bool [B, C]; tokens in whose place `inputs`, float32 [B, C, D], are read. None: no row
+        hears anything.
     """
 
     slots: jax.Array
@@ -59,14 +64,28 @@ class Chunk:
     seeds: jax.Array
     dropped: jax.Array
     syntax: jax.Array
+    heard: jax.Array | None = None
+    inputs: jax.Array | None = None
+
+
+def hear(
+    model: ModelConfig, params: decoder.Params, pieces: Pieces
+) -> Float[Array, "X slots D"]:
+    """What the decoder reads in place of the pieces' tokens."""
+    return encode(params, model, pieces).astype(jnp.float32)
 
 
 def extend(
     model: ModelConfig, params: decoder.Params, state: EngineState, chunk: Chunk
 ) -> EngineState:
     """Feeds a chunk: the tokens enter the cache, and the rows are as the chunk says."""
+    inputs = None
+    if chunk.heard is not None:
+        assert chunk.inputs is not None
+        own = params["embed"][chunk.tokens]
+        inputs = jnp.where(chunk.heard[..., None], chunk.inputs.astype(own.dtype), own)
     _, cache = decoder.cached_step(
-        params, model, state.cache, chunk.tokens, chunk.start, chunk.slots
+        params, model, state.cache, chunk.tokens, chunk.start, chunk.slots, inputs
     )
 
     def put(values: jax.Array, new: jax.Array) -> jax.Array:

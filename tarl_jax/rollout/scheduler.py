@@ -1,4 +1,4 @@
-"""Which dialogue holds which slot: admission, parking, shared prefixes. No arrays, no devices.
+"""Which dialogue holds which slot: admission, parking, shared prefixes. Nothing of devices.
 
 A dialogue under way is a `Row`. It holds a slot while it writes. While it waits for an answer it
 keeps the slot until another row needs one; then its cache is moved to the store if there is a free
@@ -12,9 +12,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 BLOCK = 16  # tokens; common prefixes are found in multiples of it
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Heard:
+    """Sound at some tokens of a context.
+
+    Attributes:
+      first: position of the first of them.
+      inputs: float32 [tokens, D]; what the decoder reads in their place.
+      clip: that they were made of.
+      key: negative, the clip's own.
+    """
+
+    first: int
+    inputs: np.ndarray
+    clip: np.ndarray
+    key: int
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.inputs)
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,6 +58,7 @@ class Row:
       written: tokens of the turn being written, which are the last of `tokens`.
       log_probs, drawn_log_probs: of those, as in `players.Turn`.
       syntax: where in the grammar they lead (`grammar.py`).
+      heard: what some of `tokens` sound like, in order.
     """
 
     index: int
@@ -50,12 +74,23 @@ class Row:
     log_probs: list[float] = dataclasses.field(default_factory=list)
     drawn_log_probs: list[float] = dataclasses.field(default_factory=list)
     syntax: int = 0
+    heard: list[Heard] = dataclasses.field(default_factory=list)
     blocks: list[int] = dataclasses.field(default_factory=list)  # its entries in the index
 
     @property
     def pending(self) -> int:
         """Tokens to feed before it can write; the newest one is fed by writing."""
         return len(self.tokens) - 1 - self.fed
+
+    @property
+    def keys(self) -> list[int]:
+        """The tokens, those that are heard told apart by their sound: equal keys, equal caches."""
+        if not self.heard:
+            return self.tokens
+        keys = list(self.tokens)
+        for sound in self.heard:
+            keys[sound.first : sound.end] = range(sound.key, sound.key - len(sound.inputs), -1)
+        return keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +159,22 @@ class Scheduler:
         else:
             self.ready.append(row)
 
-    def answered(self, row: Row, tokens: list[int], keep: int | None = None) -> None:
-        """The tokens that follow; `keep`: how many of the present ones stay, None: all."""
+    def answered(
+        self, row: Row, tokens: list[int], keep: int | None = None, heard: Sequence[Heard] = ()
+    ) -> None:
+        """The tokens that follow; `keep`: how many of the present ones stay, None: all.
+
+        heard: what some of `tokens` sound like, placed from their start.
+        """
         if keep is not None and keep < len(row.tokens):
             row.dropped += len(row.tokens) - keep
             del row.tokens[keep:]
             row.fed = min(row.fed, keep)
+            row.heard = [
+                dataclasses.replace(sound, inputs=sound.inputs[: keep - sound.first])
+                for sound in row.heard if sound.first < keep
+            ]
+        row.heard += [dataclasses.replace(s, first=len(row.tokens) + s.first) for s in heard]
         row.tokens += tokens
         row.asking, row.written, row.log_probs, row.drawn_log_probs = False, 0, [], []
         row.syntax = 0
@@ -263,7 +308,7 @@ class _PrefixIndex:
 
     def add(self, row: Row, length: int) -> None:
         """`row` holds its first `length` tokens, or will by the time they are copied."""
-        row.blocks = list(_chain(row.tokens[:length]))
+        row.blocks = list(_chain(row.keys[:length]))
         for block in row.blocks:
             self._rows.setdefault(block, []).append(row)
 
@@ -278,17 +323,18 @@ class _PrefixIndex:
     def longest(self, row: Row) -> tuple[Row | None, int]:
         """(a row, how many leading tokens it has in common with `row`, its newest left out)."""
         found, length = None, 0
-        for block in _chain(row.tokens[:-1]):
+        keys = row.keys
+        for block in _chain(keys[:-1]):
             if block not in self._rows:
                 break
             found, length = self._rows[block][0], length + BLOCK
         # Hashes may collide; tokens do not.
-        if found is None or found.tokens[:length] != row.tokens[:length]:
+        if found is None or found.keys[:length] != keys[:length]:
             return None, 0
         return found, length
 
 
-def _chain(tokens: list[int]) -> Iterable[int]:
+def _chain(tokens: Sequence[int]) -> Iterable[int]:
     """A hash for each full block, of it and all before it."""
     value = 0
     for end in range(BLOCK, len(tokens) + 1, BLOCK):

@@ -12,11 +12,15 @@ from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.maths import Maths, MathsEpisode
 from tarl_jax.sandbox import phrases, shop
+from tarl_jax.sandbox.dialogue import User
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.llm_user import LLMUsers
 from tarl_jax.sandbox.published import load_benchmark_tasks, load_domain
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.tasks import load_tasks, make_tasks
+from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.speech.service import Speech
+from tarl_jax.speech.user import SpokenUser
 from tarl_jax.text.chat import Chat
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
 from tarl_jax.text.tokenizer import Tokenizer
@@ -30,6 +34,7 @@ class World:
     system: the system turn's text and tokens.
     maths: the problems of the mix; None in a run without.
     users: the language model that plays them; None: scripts do.
+    speech: what they speak with; None: all of them write.
     """
 
     config: RunConfig
@@ -41,6 +46,7 @@ class World:
     system: tuple[str, list[int]]
     maths: Maths | None = None
     users: LLMUsers | None = None
+    speech: Speech | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -50,12 +56,13 @@ class World:
     @classmethod
     def from_config(cls, config: RunConfig) -> World:
         """Raises ValueError for a broken task file, one without tasks of a split, or data that do
-        not suit the user.
+        not suit the user, and what `Speech.from_config` raises.
         """
         domain = _domain(config)
         train, held_out = _tasks(config, domain)
         folder = config.model.pretrained
-        tokenizer = PretrainedTokenizer(folder) if folder else Tokenizer()
+        hears = bool(config.model.audio)
+        tokenizer = PretrainedTokenizer(folder, hears) if folder else Tokenizer(hears=hears)
         chat = Chat(tokenizer)
         if 0 < config.model.vocab_size < tokenizer.vocab_size:
             raise ValueError(
@@ -68,17 +75,28 @@ class World:
         system = (text, chat.system(text, schemas))
         maths = Maths.from_config(config, chat)
         users = LLMUsers(config.user) if config.user.kind == "llm" else None
-        return cls(config, domain, tokenizer, chat, train, held_out, system, maths, users)
+        wanted = config.speech.share or config.curriculum.spoken or config.eval.heard
+        speech = Speech.from_config(config.speech) if wanted else None
+        return cls(config, domain, tokenizer, chat, train, held_out, system, maths, users, speech)
 
     def episode(
         self, task: Task, *stream: str | int, supervisor: Supervisor | None = None
     ) -> Episode | MathsEpisode:
-        """A fresh episode; its seed is a hash of the run's seed, the task and `stream`."""
-        name = "/".join(map(str, (self.config.seed, task.task_id, *stream)))
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+        """A fresh episode; its seed is a hash of the run's seed, the task and `stream`.
+
+        The last of `stream` tells the episodes of one group apart. Where users can speak, what they
+        say to the same words, who speaks, and in which voice, does not hang on it: a group hears
+        its opening from one clip, and the policy is compared with itself on the same users.
+        """
+        seed = self._seed(task, *stream)
         if self.maths is not None and task.kind == "maths":
             return self.maths.episode(task, seed)
-        user = self.users.user(task, seed) if self.users else None
+        user: User | None = self.users.user(task, seed) if self.users else None
+        if self.speech:
+            group = self._seed(task, "voice", *stream[:-1])
+            user = user or ScriptedUser(task, group)
+            if self.config.speech.share:
+                user = SpokenUser(user, self.speech, self.config.speech, group)
         return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user,
                        supervisor)
 
@@ -91,6 +109,23 @@ class World:
             config.model, config.rollout, self.tokenizer.stop_id, rollout_mesh(config.mesh), grammar
         )
 
+    def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> World:
+        """This world, in which users speak so much (`speech.share`), in these acoustics.
+
+        acoustics: None: as they are. Raises ValueError for a share of a world without speech.
+        """
+        if share and self.speech is None:
+            raise ValueError(f"share = {share}: nobody can speak here: set config.speech.share")
+        old = self.config.speech
+        speech = dataclasses.replace(
+            old, share=share, acoustics=old.acoustics if acoustics is None else acoustics
+        )
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, speech=speech))
+
+    def _seed(self, task: Task, *stream: str | int) -> int:
+        name = "/".join(map(str, (self.config.seed, task.task_id, *stream)))
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+
     def check_users(self) -> None:
         """Raises LLMError where users that are language models cannot be asked."""
         if self.users:
@@ -102,9 +137,11 @@ class World:
         return {f"user/{name}": count for name, count in counts.items()}
 
     def close(self) -> None:
-        """Ends what is asked of language models."""
+        """Ends what is asked of language models and synthesisers."""
         if self.users:
             self.users.close()
+        if self.speech:
+            self.speech.close()
 
 
 def _domain(config: RunConfig) -> Domain:

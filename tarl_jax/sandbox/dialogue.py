@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import Future
 from typing import Any, Protocol
+
+import numpy as np
 
 from tarl_jax.sandbox.domain import Domain, Refusal
 from tarl_jax.sandbox.user import Reply
@@ -40,13 +43,15 @@ class Observation:
     """The answer to an agent turn.
 
     role: "tool" or "user"; text: what the agent sees; stop_reason: set if the episode has ended;
-    info: facts for judge and viewer ("error", "wrote", the user's "intent" and "event").
+    info: facts for judge and viewer ("error", "wrote", the user's "intent" and "event"); clip: of
+    a user that speaks, what the agent hears in place of the text, as in `Reply`.
     """
 
     role: str
     text: str
     stop_reason: str | None
     info: dict[str, Any]
+    clip: Future[np.ndarray] | None = None
 
 
 class Dialogue:
@@ -80,6 +85,7 @@ class Dialogue:
         if self._stop_reason:
             raise RuntimeError(f"task {self.task.task_id!r}: the episode has ended already")
         self.turns += 1
+        clip = None
         match action:
             case Call():
                 role, text, stop, info = self._call(action)
@@ -88,12 +94,12 @@ class Dialogue:
                 info = {"error": True, "malformed": True}
             case _:
                 reply = self.user.reply(action)
-                role, text, info = "user", reply.text, reply.info
+                role, text, info, clip = "user", reply.text, reply.info, reply.clip
                 stop = "user_stop" if reply.stop else None
         if stop is None and self.turns >= self._max_turns:
             stop = "max_turns"
         self._stop_reason = stop
-        return Observation(role, text, stop, info)
+        return Observation(role, text, stop, info, clip)
 
     def _call(self, call: Call) -> tuple[str, str, str | None, dict[str, Any]]:
         text = self.domain.call(self.state, call.name, dict(call.kwargs))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tarl_jax.sounds import clip_name
 from tarl_jax.speech.synthesis import (
     LEVELS,
     SAMPLE_RATE,
@@ -52,11 +53,11 @@ def load_clip(path: Path) -> np.ndarray:
 
 
 def save_clips(folder: Path, clips: Iterable[np.ndarray]) -> list[str]:
-    """Writes clips under names made of their content; returns the names, in order."""
+    """Writes clips under the names that `clip_name` gives them; returns those, in order."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for clip in clips:
-        name = f"{hashlib.sha256(clip.tobytes()).hexdigest()[:24]}.flac"
+        name = clip_name(clip)
         if not (folder / name).exists():
             save_clip(folder / name, clip)
         names.append(name)

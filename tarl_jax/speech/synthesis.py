@@ -43,6 +43,11 @@ class SpeechError(RuntimeError):
         super().__init__(f"{kind}: {message}")
         self.kind = kind
 
+    @property
+    def fatal(self) -> bool:
+        """Whether nothing can be said at all."""
+        return self.kind == "not_installed"
+
 
 @dataclasses.dataclass(frozen=True)
 class Voice:

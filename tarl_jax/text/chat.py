@@ -20,7 +20,7 @@ from typing import Any
 
 from tarl_jax.sandbox.dialogue import Action, Malformed
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
-from tarl_jax.text.tokenizer import IM_END, IM_START, Tokenizer
+from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START, IM_END, IM_START, Tokenizer
 from tarl_jax.types import Call
 
 _CALL = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.S)
@@ -41,6 +41,18 @@ class Chat:
     def user(self, text: str) -> list[int]:
         """A user turn and the start of the agent's answer."""
         return self._wrap(f"\n{IM_START}user\n", text, f"{IM_END}\n{IM_START}assistant\n")
+
+    def heard(self, tokens: int) -> tuple[list[int], int]:
+        """A user turn that is heard, and the start of the agent's answer.
+
+        tokens: of the sound, for each of which a placeholder stands.
+        Returns: the ids, and the index of the first placeholder among them.
+        Raises ValueError where the tokenizer has no markup of sound.
+        """
+        markup = self._tokenizer.encode_markup
+        before = [*markup(f"\n{IM_START}user\n"), *markup(AUDIO_START)]
+        after = [*markup(AUDIO_END), *markup(f"{IM_END}\n{IM_START}assistant\n")]
+        return before + list(markup(AUDIO)) * tokens + after, len(before)
 
     def tool(self, text: str) -> list[int]:
         """A tool result and the start of the agent's next turn."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +16,34 @@ from typing import Any
 
 import numpy as np
 
-from tarl_jax.text.tokenizer import IM_END, IM_START
+from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START, IM_END, IM_START
+
+_TOOLS = """
+
+# Tools
+
+To use a tool, write a call of it alone, and nothing beside it in that turn:
+<tool_call>
+{"name": its name, "arguments": {an argument's name: its value, and so on}}
+</tool_call>
+These are there:
+<tools>
+{schemas}
+</tools>"""
 
 
 class PretrainedTokenizer:
     """A Hugging Face tokenizer with Qwen's chat markup.
 
-    special_ids: everything that was added to the vocabulary, the markup among it.
+    hears: whether the markup of sound is needed too, as Qwen2.5-Omni has it.
+
+    Attributes:
+      special_ids: everything that was added to the vocabulary, the markup among it.
 
     Raises FileNotFoundError if the folder holds none, ValueError if it lacks the markup.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, hears: bool = False):
         import transformers
 
         if not (Path(folder) / "tokenizer_config.json").is_file():
@@ -36,7 +53,8 @@ class PretrainedTokenizer:
             )
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         special = self._tokenizer.get_added_vocab()
-        if missing := [m for m in (IM_START, IM_END) if m not in special]:
+        needed = (IM_START, IM_END, *((AUDIO_START, AUDIO, AUDIO_END) if hears else ()))
+        if missing := [m for m in needed if m not in special]:
             raise ValueError(f"{folder}: its tokenizer has no special tokens {missing}")
         longest_first = sorted(special, key=len, reverse=True)
         self._markup = re.compile(f"(?={'|'.join(map(re.escape, longest_first))})")
@@ -65,7 +83,14 @@ class PretrainedTokenizer:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def encode_system(self, text: str, schemas: Sequence[dict[str, Any]]) -> list[int]:
-        """The system turn as the checkpoint's own template lays it out, tools included."""
+        """The system turn as the checkpoint's own template lays it out, tools included.
+
+        A template that knows of no tools (Omni's), or none, is done without.
+        """
+        if "tools" not in (self._tokenizer.chat_template or ""):
+            lines = "\n".join(map(json.dumps, schemas))
+            tools = _TOOLS.replace("{schemas}", lines) if schemas else ""
+            return list(self.encode_markup(f"{IM_START}system\n{text}{tools}{IM_END}"))
         rendered = self._tokenizer.apply_chat_template(
             [{"role": "system", "content": text}], tools=list(schemas) or None, tokenize=False
         )

@@ -19,6 +19,8 @@ import numpy as np
 EMBEDDED_MODEL = Path(__file__).with_name("shop.model")
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+# Around what is heard, and in the place of each of its tokens; Qwen2.5-Omni's.
+AUDIO_START, AUDIO, AUDIO_END = "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"
 # Each is one piece. The longer ones are runs of Qwen's chat markup that always occur together; the
 # text they stand for is the same as if written out piece by piece.
 MARKUP = (
@@ -39,13 +41,17 @@ MARKUP = (
 class Tokenizer:
     """A SentencePiece model with the markup above as control symbols.
 
-    special_ids: the markup, and what stands for characters that the model does not know.
+    hears: whether there is markup of sound; its ids come behind those of the model file. Numbers
+      are then spelled digit by digit, as they are said.
+
+    Attributes:
+      special_ids: the markup, and what stands for characters that the model does not know.
 
     Raises FileNotFoundError if there is no model at `path`, ValueError if the model was not made
     for this markup.
     """
 
-    def __init__(self, path: Path = EMBEDDED_MODEL):
+    def __init__(self, path: Path = EMBEDDED_MODEL, hears: bool = False):
         import sentencepiece
 
         if not Path(path).is_file():
@@ -62,6 +68,12 @@ class Tokenizer:
             if not self._model.is_control(token):
                 raise ValueError(f"{path}: has no control symbol for {text!r}; train it again")
             self._markup[text] = token
+        self._digits: dict[int, tuple[int, ...]] = {}
+        if hears:
+            self._digits = self._spelled()
+            for text in (AUDIO_START, AUDIO, AUDIO_END):
+                self._markup[text] = self.vocab_size
+                self.vocab_size += 1
         self._surface = {token: text for text, token in self._markup.items()}
         self.stop_id = self._markup[IM_END]
         self.special_ids = frozenset({*self._surface, self._model.unk_id()})
@@ -69,7 +81,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; markup in it is text like any other."""
         # A policy can write half of a surrogate pair as a JSON escape, and a tool may echo it.
-        return self._model.encode(text.encode("utf-8", "replace").decode("utf-8"))
+        ids = self._model.encode(text.encode("utf-8", "replace").decode("utf-8"))
+        if not self._digits:
+            return ids
+        return [digit for token in ids for digit in self._digits.get(token, (token,))]
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  (one tokenizer lives as long as its run)
     def encode_markup(self, text: str) -> tuple[int, ...]:
@@ -77,9 +92,9 @@ class Tokenizer:
         ids: list[int] = []
         rest = text
         while rest:
-            found = max((m for m in MARKUP if rest.startswith(m)), key=len, default=None)
+            found = max((m for m in self._markup if rest.startswith(m)), key=len, default=None)
             if found is None:
-                raise ValueError(f"{rest!r} is not chat markup; known: {list(MARKUP)}")
+                raise ValueError(f"{rest!r} is not chat markup; known: {list(self._markup)}")
             ids.append(self._markup[found])
             rest = rest[len(found):]
         return tuple(ids)
@@ -103,6 +118,12 @@ class Tokenizer:
                 plain.append(token)
         parts.append(self._model.decode(plain))
         return "".join(parts)
+
+    def _spelled(self) -> dict[int, tuple[int, ...]]:
+        """The digits' ids of each piece that is a number of several."""
+        pieces = {token: self._model.id_to_piece(token) for token in range(self.vocab_size)}
+        numbers = {token: p for token, p in pieces.items() if p.isdecimal() and len(p) > 1}
+        return {t: tuple(self._model.piece_to_id(d) for d in p) for t, p in numbers.items()}
 
     def pieces(self) -> list[bytes]:
         """What each id adds to a decoded text, in UTF-8."""

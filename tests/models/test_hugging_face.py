@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ModelConfig
-from tarl_jax.models import decoder, hugging_face, tensor_files
+from tarl_jax.models import audio, decoder, hugging_face, tensor_files
+from tarl_jax.models.audio import from_hugging_face, init_audio_params
 from tarl_jax.models.hugging_face import load_params, read_config, save_params
+from tarl_jax.models.omni_files import AudioIds
 from tarl_jax.models.tensor_files import INDEX, SINGLE, open_tensors
 
 torch = pytest.importorskip("torch", reason="the comparison needs torch (the test extra)")
@@ -250,6 +253,12 @@ OMNI = dataclasses.replace(
 )
 
 
+EARS = AudioConfig(
+    num_mel_bins=8, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, d_model=8,
+    max_source_positions=20, n_window=4, output_dim=24,
+)
+
+
 @functools.cache
 def thinker():
     parts = transformers.models.qwen2_5_omni.configuration_qwen2_5_omni
@@ -289,9 +298,101 @@ def test_the_text_decoder_of_omni(whole, tmp_path):
         params = load_params(tmp_path, OMNI, VOCAB, None, "float32")
     assert len(caught) == 1 and caught[0].filename == __file__
     assert relative(our_logits(params, OMNI), their_logits(thinker())) < 1e-4
-    # What the audio encoder's module reads by itself.
-    audio = ("thinker." if whole else "") + "audio_tower.conv1.weight"
-    assert open_tensors(tmp_path)[audio].shape == (8, 8, 3)
+    name = ("thinker." if whole else "") + "audio_tower.conv1.weight"
+    assert "audio" not in params and open_tensors(tmp_path)[name].shape == (8, 8, 3)
+
+
+def test_the_ears_of_omni(tmp_path):
+    thinker().save_pretrained(tmp_path)
+    tower = {name.rpartition("audio_tower.")[2]: x.detach().numpy()
+             for name, x in thinker().named_parameters() if "audio_tower." in name}
+    hearing = dataclasses.replace(OMNI, audio=EARS)
+    with pytest.warns(UserWarning, match="vision, talker"):
+        params = load_params(tmp_path, hearing, VOCAB, None, "float32")
+    ears = params.pop("audio")
+    assert jax.tree.map(np.shape, ears) == jax.tree.map(
+        np.shape, jax.eval_shape(lambda: init_audio_params(EARS, jax.random.key(0)))
+    )
+    for a, b in zip(jax.tree.leaves(ears),
+                    jax.tree.leaves(from_hugging_face(EARS, tower.__getitem__)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert relative(our_logits(params, OMNI), their_logits(thinker())) < 1e-4
+    deeper = dataclasses.replace(hearing, audio=dataclasses.replace(EARS, encoder_layers=2))
+    with (
+        pytest.warns(UserWarning, match="vision, talker"),
+        pytest.raises(ValueError, match=r"missing audio_tower\.layers\.1.*encoder_layers = 2"),
+    ):
+        load_params(tmp_path, deeper, VOCAB, None, "float32")
+
+
+AUDIO_IDS = AudioIds(start=45, token=46, end=47)
+
+
+def test_a_policy_that_hears_is_written_as_omnis_thinker(tmp_path, random_params):
+    """transformers reads it, and says the same of sound between words."""
+    model = dataclasses.replace(OMNI, head_dim=8, num_heads=3, num_kv_heads=1, audio=EARS)
+    params = random_params(model, VOCAB, 12)
+    save_params(tmp_path / "saved", params, model, VOCAB, "float32", audio_ids=AUDIO_IDS,
+                max_position_embeddings=128)  # fmt: skip
+    assert read_config(tmp_path / "saved")[0] == dataclasses.replace(model, audio=AudioConfig())
+    assert_same(load_params(tmp_path / "saved", model, VOCAB, None, "float32"), params)
+
+    theirs = transformers.Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        tmp_path / "saved", attn_implementation="eager"
+    ).eval()
+    frames = 21
+    count = audio.token_count(frames)
+    tokens = np.array([[3, 9, 45, *[46] * count, 47, 12, 5]])
+    features = np.random.default_rng(0).normal(0.3, 0.6, (1, frames, 8)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(
+            input_ids=torch.tensor(tokens), attention_mask=torch.ones(tokens.shape, dtype=int),
+            input_features=torch.tensor(features.swapaxes(1, 2)),
+            feature_attention_mask=torch.ones((1, frames), dtype=int),
+        ).logits.numpy()
+
+    @jax.jit
+    def scores(params):
+        heard, counts = audio.audio_embeddings(params["audio"], EARS, features, np.array([frames]))
+        inputs = audio.merge(params["embed"][tokens], tokens, 46, heard, counts)
+        hidden = decoder.hidden_states(params, model, jnp.array(tokens), embeddings=inputs)
+        return decoder.logits(params, hidden)
+
+    assert relative(scores(params), expected) < 1e-3
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["thinker", "whole"])
+def test_what_an_omni_checkpoint_has_besides_stays(whole, tmp_path, random_params):
+    source = tmp_path / "source"
+    thinker().save_pretrained(source)
+    (source / "tokenizer.json").write_text("{}")
+    if whole:
+        state = safetensors.torch.load_file(source / SINGLE)
+        state = {f"thinker.{name}": value for name, value in state.items()}
+        safetensors.torch.save_file(state | {"talker.a.weight": torch.ones(2)}, source / SINGLE)
+        config = json.loads((source / "config.json").read_text())
+        config = {"model_type": "qwen2_5_omni", "thinker_config": config, "talker_config": {}}
+        (source / "config.json").write_text(json.dumps(config))
+    hearing = dataclasses.replace(OMNI, audio=EARS)
+    params = random_params(hearing, VOCAB, 13)
+    save_params(tmp_path / "saved", params, hearing, VOCAB, "float32", audio_ids=AUDIO_IDS,
+                tokenizer_files=source)  # fmt: skip
+    before, after = open_tensors(source), open_tensors(tmp_path / "saved")
+    assert before.keys() == after.keys()
+    assert any("talker" in name for name in after) == whole
+    for name, value in before.items():
+        kept = "visual" in name or "talker" in name or "audio_bos_eos" in name
+        assert np.array_equal(value, after[name]) == kept, name
+    with pytest.warns(UserWarning, match="vision, talker"):
+        assert_same(load_params(tmp_path / "saved", hearing, VOCAB, None, "float32"), params)
+
+
+def test_ears_on_another_decoder_are_no_model_of_theirs(tmp_path, random_params):
+    model = dataclasses.replace(SMALL, audio=EARS)
+    params = random_params(model, VOCAB, 14)
+    with pytest.raises(ValueError, match="qk_norm = True: a policy that hears"):
+        save_params(tmp_path / "saved", params, model, VOCAB, audio_ids=AUDIO_IDS)
+    assert not (tmp_path / "saved").exists()
 
 
 # ---- writing --------------------------------------------------------------------------------

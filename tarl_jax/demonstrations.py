@@ -1,0 +1,204 @@
+"""What a warm start imitates: dialogues of the scripted clerk that errs on purpose.
+
+They play in other branches of the shop, so that nothing about the users and orders of the run,
+trained on or held out, can be known by heart. Users write or, to a policy that hears, speak.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import numpy as np
+
+from tarl_jax.config import ClerkConfig, RunConfig
+from tarl_jax.maths.arithmetic import make_problems
+from tarl_jax.models.hearing import hearing_of, pieces_of, tokens_of
+from tarl_jax.rl.batching import Sample
+from tarl_jax.rollout.maths import Maths
+from tarl_jax.rollout.world import World
+from tarl_jax.sandbox import shop
+from tarl_jax.sandbox.clerk import play
+from tarl_jax.sandbox.dialogue import Dialogue
+from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.tasks import make_tasks
+from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.sounds import Hearing, Pieces, Sound
+from tarl_jax.speech.service import Speech
+from tarl_jax.speech.speakable import speakable
+from tarl_jax.speech.synthesis import draw_voice
+from tarl_jax.speech_config import parse_chain
+from tarl_jax.types import Task
+
+Said = Future[np.ndarray]  # the clip of a text
+Part = tuple[str, str | list[int]]  # "user" and its text, or "clerk" or "world" and their tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcript:
+    """A clip and what is said in it.
+
+    Attributes:
+      pieces: of the clip.
+      tokens: that it has, 25 a second.
+      text: int32 [S]; the ids of what the user would have written.
+    """
+
+    pieces: Pieces
+    tokens: int
+    text: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """One dialogue.
+
+    Attributes:
+      tokens: int32 [S].
+      agent: bool [S]; which of them the clerk wrote.
+      hearing: what is heard at some of them, its `places` [S]; None: all are read.
+      said: the clips of it.
+    """
+
+    tokens: np.ndarray
+    agent: np.ndarray
+    hearing: Hearing | None = None
+    said: tuple[Transcript, ...] = ()
+
+    def sample(self, observation_weight: float) -> Sample:
+        """For a batch: `sampled` marks the clerk's tokens, `advantages` are the loss's weights."""
+        weights = np.where(self.agent, 1.0, observation_weight)
+        if self.hearing is not None:
+            weights = np.where(self.hearing.places, 0.0, weights)  # placeholders teach nothing
+        return Sample(self.tokens, self.agent, np.zeros(len(self.tokens)), weights,
+                      hearing=self.hearing)
+
+
+def demonstrate(
+    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
+) -> list[Demonstration]:
+    """The clerk's dialogues, and worked maths problems; those beyond the context are left out."""
+    dialogues = _dialogues(config, world, clerk, episodes)
+    found = [_demonstration(world, parts, None) for parts, _ in dialogues]
+    if world.maths is not None:
+        found += _worked_problems(config, world.maths, len(found))
+    return _short(found, config)
+
+
+def demonstrate_aloud(
+    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int, speech: Speech,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Demonstration]:
+    """The same dialogues, their users speaking. Raises SpeechError."""
+    begun = []
+    for parts, seed in _dialogues(config, world, clerk, episodes):
+        rng = random.Random(f"aloud-{seed}")
+        voice = draw_voice(config.speech, rng)
+        chain = rng.choice(config.speech.acoustics) if config.speech.acoustics else "clean"
+        effects = parse_chain(chain)
+        said = [
+            speech.submit(speakable(text), voice, effects, rng.getrandbits(32))
+            for role, text in parts if role == "user" and isinstance(text, str)
+        ]
+        begun.append((parts, said))
+    found = []
+    begun.reverse()
+    while begun:  # what is done with is let go
+        parts, said = begun.pop()
+        found.append(_demonstration(world, parts, said))
+        progress(len(found), len(found) + len(begun))
+    return _short(found, config)
+
+
+def clumsier(clerk: ClerkConfig, times: float) -> ClerkConfig:
+    """The clerk, erring so many times as often, but where only a judge would see it."""
+    rates = {name: min(times * rate, 1.0) for name, rate in dataclasses.asdict(clerk).items()}
+    return ClerkConfig(**{**rates, "skip_confirmation": clerk.skip_confirmation})
+
+
+def played(maths: Maths) -> set[str]:
+    """The problems of a run, which no demonstration shows."""
+    return {task.instruction for task in maths.train_tasks + maths.held_out_tasks}
+
+
+def _short(found: list[Demonstration], config: RunConfig) -> list[Demonstration]:
+    longest = config.rollout.max_episode_tokens
+    return [d for d in found if len(d.tokens) <= longest]
+
+
+def _dialogues(
+    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
+) -> Iterator[tuple[list[Part], int]]:
+    """The parts of each dialogue behind the system turn, and its seed."""
+    branches = min(config.warm_start.branches, episodes)
+    share = -(-episodes // branches)
+    for branch in range(1, branches + 1):
+        domain = retail_domain(shop.make_shop(config.shop, branch))
+        wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
+        for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
+            seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
+            yield _parts(config, world, domain, clerk, task, seed), seed
+
+
+def _parts(
+    config: RunConfig, world: World, domain: Domain, clerk: ClerkConfig, task: Task, seed: int
+) -> list[Part]:
+    dialogue = Dialogue(
+        task, domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
+        brief_writes=config.rollout.brief_writes,
+    )
+    parts: list[Part] = [("user", dialogue.opening)]
+    for action, observation in play(dialogue, clerk, seed):
+        parts.append(("clerk", world.chat.agent(action)))
+        if not observation.stop_reason:
+            tool = observation.role == "tool"
+            parts.append(
+                ("world", world.chat.tool(observation.text)) if tool else ("user", observation.text)
+            )
+    return parts
+
+
+def _demonstration(world: World, parts: list[Part], said: list[Said] | None) -> Demonstration:
+    """said: the clips of what the users say, in order; None: it is read."""
+    ears = world.config.model.audio
+    tokens, agent = list(world.system[1]), [False] * len(world.system[1])
+    sounds: list[Sound] = []
+    transcripts = []
+    clips = iter(said or ())
+    for role, content in parts:
+        if isinstance(content, list):
+            ids = content
+        elif said is None:
+            ids = world.chat.user(content)
+        else:
+            clip = next(clips).result()
+            count = tokens_of(len(clip))
+            ids, first = world.chat.heard(count)
+            sounds.append(Sound(len(tokens) + first, count, clip))
+            text = np.array(world.tokenizer.encode(content), np.int32)
+            transcripts.append(Transcript(pieces_of(clip, ears), count, text))
+        tokens += ids
+        agent += [role == "clerk"] * len(ids)
+    return Demonstration(
+        np.array(tokens, np.int32), np.array(agent),
+        hearing_of(sounds, len(tokens), ears) if sounds else None, tuple(transcripts),
+    )
+
+
+def _worked_problems(config: RunConfig, maths: Maths, dialogues: int) -> list[Demonstration]:
+    """Maths problems of the run's levels with their solutions; none that the run plays."""
+    share = config.maths.demonstrations
+    problems = make_problems(
+        round(dialogues * share / (1 - share)), config.maths.levels,
+        f"demonstrations-{config.warm_start.seed}", played(maths),
+    )
+    found = []
+    for problem in problems:
+        prompt = maths.system[1] + maths.chat.user(problem.text)
+        solution = maths.chat.agent(problem.solution)
+        agent = np.arange(len(prompt) + len(solution)) >= len(prompt)
+        found.append(Demonstration(np.array(prompt + solution, np.int32), agent))
+    return found

@@ -1,0 +1,86 @@
+"""The knobs of the warm start; `tarl_jax.config` joins them to the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ClerkConfig:
+    """How often the scripted clerk errs, per request at which the error is possible."""
+
+    skip_confirmation: float = 0.2
+    wrong_variant: float = 0.06
+    wrong_item: float = 0.05
+    wrong_reason: float = 0.06
+    wrongful_denial: float = 0.04
+    ignore_rule: float = 0.2
+    false_done: float = 0.02
+    transfer: float = 0.01
+    redundant_read: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class ListenConfig:
+    """How a warm start learns to hear, once the policy reads; only where there are ears.
+
+    episodes: demonstrations whose users speak, in the voices of config.speech. 0: ears stay random.
+    steps: of transcription (`listening.py`), on `batch_seconds` of sound each, beside imitation in
+      writing, so that the policy goes on reading.
+    joint_steps: of imitation of spoken and as many written demonstrations, `batch_tokens` each,
+      beside transcription.
+    learning_rate: of Adam (half of it in the joint steps); Muon has `joint_rate` of the warm
+      start's.
+    """
+
+    episodes: int = 0
+    steps: int = 600
+    batch_seconds: float = 120.0
+    learning_rate: float = 2e-3
+    joint_steps: int = 400
+    batch_tokens: int = 4096
+    joint_rate: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStartConfig:
+    """Imitation of the erring clerk. `steps=0` starts from random parameters.
+
+    target_pass: where the policy then passes more than this share of training tasks, it imitates
+      a clerk that errs `clumsiness` times as often, confirmations apart, until it does not; 0: that
+      is left out.
+    """
+
+    seed: int = 0
+    episodes: int = 12_000
+    branches: int = 40  # shops with other users and orders that the episodes are spread over
+    steps: int = 1200
+    batch_tokens: int = 2048  # padded tokens per step
+    learning_rate: float = 0.01  # of Muon on the matrices
+    adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
+    target_pass: float = 0.44
+    clumsiness: float = 4.0
+    observation_weight: float = 0.5  # weight of the forced tokens in the loss
+    cache_dir: str = "~/.cache/tarl_jax"
+    clerk: ClerkConfig = ClerkConfig()
+    listen: ListenConfig = dataclasses.field(default_factory=ListenConfig)
+
+
+def check_warm_start(
+    c: WarmStartConfig, require: Callable[[bool, str, Any, str], None]
+) -> None:
+    """Calls `require` of `config._check` for all conditions."""
+    where = "warm_start."
+    require(c.branches > 0, f"{where}branches", c.branches, "must be at least 1")
+    require(c.clumsiness >= 1, f"{where}clumsiness", c.clumsiness, "must be at least 1")
+    rates = {f"clerk.{name}": rate for name, rate in dataclasses.asdict(c.clerk).items()}
+    for name, value in {"target_pass": c.target_pass, **rates}.items():
+        require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
+    for name in ("episodes", "steps", "joint_steps"):
+        value = getattr(c.listen, name)
+        require(value >= 0, f"{where}listen.{name}", value, "must be at least 0")
+    for name in ("batch_seconds", "learning_rate", "batch_tokens", "joint_rate"):
+        value = getattr(c.listen, name)
+        require(value > 0, f"{where}listen.{name}", value, "must be above 0")
