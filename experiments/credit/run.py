@@ -4,10 +4,10 @@
     python experiments/credit/run.py --tier=long
 
 `standard` has the default's tasks; `long` has four to six requests each: the warm start seldom
-serves all of them, so a verdict is rarely good news. A run takes about ten minutes on 2 cores, and
-adds a line to `TIER.jsonl` beside this file; runs whose line is there are not made again. Then draws
-`TIER.png` and prints the table. The warm start has seen worked maths problems in every arm, so that
-those with maths in the mix begin like the others.
+serves all of them, so a verdict is rarely good news. A run takes about ten minutes on 2 cores and
+adds a line to `TIER.jsonl` beside this file; runs whose line is there are not made again. Then
+draws `TIER.png` and prints the table. The warm start has seen worked maths problems in every arm,
+so that those with maths in the mix begin like the others.
 """
 
 from __future__ import annotations
