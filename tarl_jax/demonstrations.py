@@ -24,6 +24,7 @@ from tarl_jax.sandbox.clerk import play
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sounds import Hearing, Pieces, Sound
@@ -82,7 +83,7 @@ def demonstrate(
 ) -> list[Demonstration]:
     """The clerk's dialogues, and worked maths problems; those beyond the context are left out."""
     dialogues = _dialogues(config, world, clerk, episodes)
-    found = [_demonstration(world, parts, None) for parts, _ in dialogues]
+    found = [_demonstration(world, parts, None) for _, parts, _ in dialogues]
     if world.maths is not None:
         found += _worked_problems(config, world.maths, len(found))
     return _short(found, config)
@@ -91,26 +92,42 @@ def demonstrate(
 def demonstrate_aloud(
     config: RunConfig, world: World, clerk: ClerkConfig, episodes: int, speech: Speech,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Demonstration]:
-    """The same dialogues, their users speaking. Raises SpeechError."""
+) -> tuple[list[Demonstration], list[Transcript]]:
+    """The same dialogues, their users speaking; and what matters in them, each said alone.
+
+    Raises SpeechError.
+    """
     begun = []
-    for parts, seed in _dialogues(config, world, clerk, episodes):
+    for task, parts, seed in _dialogues(config, world, clerk, episodes):
         rng = random.Random(f"aloud-{seed}")
         voice = draw_voice(config.speech, rng)
         chain = rng.choice(config.speech.acoustics) if config.speech.acoustics else "clean"
         effects = parse_chain(chain)
-        said = [
-            speech.submit(speakable(text), voice, effects, rng.getrandbits(32))
-            for role, text in parts if role == "user" and isinstance(text, str)
-        ]
-        begun.append((parts, said))
-    found = []
+
+        def say(text: str, rng=rng, voice=voice, effects=effects) -> Said:
+            return speech.submit(speakable(text), voice, effects, rng.getrandbits(32))
+
+        said = [say(text) for role, text in parts if role == "user" and isinstance(text, str)]
+        values = _values(task, rng)
+        begun.append((parts, said, values, [say(value) for value in values]))
+    found, alone = [], []
     begun.reverse()
     while begun:  # what is done with is let go
-        parts, said = begun.pop()
+        parts, said, values, clips = begun.pop()
         found.append(_demonstration(world, parts, said))
+        alone += [_transcript(world, *of) for of in zip(values, clips, strict=True)]
         progress(len(found), len(found) + len(begun))
-    return _short(found, config)
+    return _short(found, config), alone
+
+
+def _values(task: Task, rng: random.Random) -> list[str]:
+    """The number of each order that a task is about, and another thing that its user may name."""
+    assert task.script is not None  # a scripted user plays it
+    script = Script.from_json(task.script)
+    others = [script.email, f"{script.first_name} {script.last_name}, {script.zip}."]
+    for request in script.requests:
+        others += filter(None, (request.item, request.option, request.method))
+    return [*(f"{request.order_id}." for request in script.requests), rng.choice(others)]
 
 
 def clumsier(clerk: ClerkConfig, times: float) -> ClerkConfig:
@@ -131,8 +148,8 @@ def _short(found: list[Demonstration], config: RunConfig) -> list[Demonstration]
 
 def _dialogues(
     config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
-) -> Iterator[tuple[list[Part], int]]:
-    """The parts of each dialogue behind the system turn, and its seed."""
+) -> Iterator[tuple[Task, list[Part], int]]:
+    """Each dialogue's task, its parts behind the system turn, and its seed."""
     branches = min(config.warm_start.branches, episodes)
     share = -(-episodes // branches)
     for branch in range(1, branches + 1):
@@ -140,7 +157,7 @@ def _dialogues(
         wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
         for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
             seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
-            yield _parts(config, world, domain, clerk, task, seed), seed
+            yield task, _parts(config, world, domain, clerk, task, seed), seed
 
 
 def _parts(
@@ -174,18 +191,23 @@ def _demonstration(world: World, parts: list[Part], said: list[Said] | None) -> 
         elif said is None:
             ids = world.chat.user(content)
         else:
-            clip = next(clips).result()
-            count = tokens_of(len(clip))
+            clip = next(clips)
+            transcripts.append(_transcript(world, content, clip))
+            count = transcripts[-1].tokens
             ids, first = world.chat.heard(count)
-            sounds.append(Sound(len(tokens) + first, count, clip))
-            text = np.array(world.tokenizer.encode(content), np.int32)
-            transcripts.append(Transcript(pieces_of(clip, ears), count, text))
+            sounds.append(Sound(len(tokens) + first, count, clip.result()))
         tokens += ids
         agent += [role == "clerk"] * len(ids)
     return Demonstration(
         np.array(tokens, np.int32), np.array(agent),
         hearing_of(sounds, len(tokens), ears) if sounds else None, tuple(transcripts),
     )
+
+
+def _transcript(world: World, text: str, said: Said) -> Transcript:
+    clip = said.result()
+    ids = np.array(world.tokenizer.encode(text), np.int32)
+    return Transcript(pieces_of(clip, world.config.model.audio), tokens_of(len(clip)), ids)
 
 
 def _worked_problems(config: RunConfig, maths: Maths, dialogues: int) -> list[Demonstration]:

@@ -77,7 +77,7 @@ VOICES = ("en-us", "en-gb-x-rp")  # that the small policies learn to hear
 # What a policy of a size hears with. Omni's own, or a small one of the same architecture.
 EARS = {
     "": AudioConfig(num_mel_bins=40, d_model=128, encoder_layers=2, encoder_attention_heads=4,
-                    encoder_ffn_dim=384, output_dim=128),
+                    encoder_ffn_dim=384, n_window=200, output_dim=128),
     "tiny": AudioConfig(num_mel_bins=40, d_model=32, encoder_layers=1, encoder_attention_heads=2,
                         encoder_ffn_dim=64, output_dim=32),
     "qwen2_5_omni_3b": AudioConfig(encoder_layers=32, output_dim=2048),
@@ -101,12 +101,16 @@ def hearing(size: str) -> Any:
     if size in ("", "tiny"):
         config.model.qk_norm, config.model.qkv_bias = False, True  # as Omni's thinker has it
         config.rollout.max_episode_tokens = 1024
+        config.rl.pack = True  # few programs to compile
         config.rl.micro_batch_tokens = max(config.rl.micro_batch_tokens, 4096)
-        config.warm_start.listen.episodes = 2000 if not size else 16
-        config.speech.voices = VOICES
+        config.warm_start.listen.episodes = 1000 if not size else 16
+        config.speech.voices, config.speech.speed = VOICES, (1.05, 1.25)
+        config.warm_start.target_pass = 0.0  # learning to hear comes after
     if size == "tiny":
+        config.rollout.max_episode_tokens, config.rollout.slots = 512, 4
         config.warm_start.listen.update(
-            {"steps": 4, "joint_steps": 4, "batch_seconds": 16.0, "batch_tokens": 2048}
+            {"value_steps": 2, "steps": 4, "joint_steps": 4, "batch_seconds": 16.0,
+             "batch_tokens": 2048}
         )
     return config
 

@@ -26,6 +26,7 @@ from tarl_jax import checkpoint, listening
 from tarl_jax.config import ModelConfig, RunConfig
 from tarl_jax.demonstrations import (
     Demonstration,
+    Transcript,
     clumsier,
     demonstrate,
     demonstrate_aloud,
@@ -102,32 +103,37 @@ def _learn_to_hear(
     settings, listen = config.warm_start, config.warm_start.listen
     # Nobody says these things again: they need no place in the cache.
     with Speech.from_config(dataclasses.replace(config.speech, cache_dir="")) as speech:
-        aloud = demonstrate_aloud(
+        aloud, alone = demonstrate_aloud(
             config, world, settings.clerk, listen.episodes, speech,
             lambda done, total: progress("speaking", done, total, float("nan")),
         )
     transcripts = [transcript for one in aloud for transcript in one.said]
     (placeholder,) = world.tokenizer.encode_markup(AUDIO)
-    spelling = _Lesson(
-        jax.jit(functools.partial(listening.gradient, config.model, placeholder)),
-        listening.spoken_batches(
-            transcripts, listen.batch_seconds, config.model.audio.n_window, settings.seed
-        ),
-    )
+    spelling = jax.jit(functools.partial(listening.gradient, config.model, placeholder))
+
+    def lesson(of: list[Transcript]) -> _Lesson:
+        window = config.model.audio.n_window
+        return _Lesson(
+            spelling, listening.spoken_batches(of, listen.batch_seconds, window, settings.seed)
+        )
+
     gentle = dataclasses.replace(
         settings, learning_rate=listen.joint_rate * settings.learning_rate,
         adam_learning_rate=listen.learning_rate,
     )
-    first = dataclasses.replace(gentle, steps=listen.steps)
     reading = _imitation(config.model, settings, written)
-    trainer = _Trainer(params, make_optimizer(first), spelling, reading)
-    params = _teach(trainer, "transcribing", listen.steps, progress)
+    for what, steps, of in (
+        ("spelling", listen.value_steps, alone), ("transcribing", listen.steps, alone + transcripts)
+    ):
+        optimizer = make_optimizer(dataclasses.replace(gentle, steps=steps))
+        trainer = _Trainer(params, optimizer, lesson(of), reading)
+        params = _teach(trainer, what, steps, progress)
     then = dataclasses.replace(
         gentle, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
         adam_learning_rate=listen.learning_rate / 2,
     )
     acting = _imitation(config.model, then, [*aloud, *written[: len(aloud)]])
-    trainer = _Trainer(params, make_optimizer(then), acting, spelling)
+    trainer = _Trainer(params, make_optimizer(then), acting, lesson(alone + transcripts))
     return _teach(trainer, "listening", listen.joint_steps, progress)
 
 

@@ -27,8 +27,9 @@ class ListenConfig:
     """How a warm start learns to hear, once the policy reads; only where there are ears.
 
     episodes: demonstrations whose users speak, in the voices of config.speech. 0: ears stay random.
-    steps: of transcription (`listening.py`), on `batch_seconds` of sound each, beside imitation in
-      writing, so that the policy goes on reading.
+    value_steps, steps: of transcription (`listening.py`), on `batch_seconds` of sound each, beside
+      imitation in writing, so that the policy goes on reading: first of numbers, names and the like
+      said alone, without which digits are hardly ever learned; then of these and whole turns.
     joint_steps: of imitation of spoken and as many written demonstrations, `batch_tokens` each,
       beside transcription.
     learning_rate: of Adam (half of it in the joint steps); Muon has `joint_rate` of the warm
@@ -36,11 +37,12 @@ class ListenConfig:
     """
 
     episodes: int = 0
-    steps: int = 600
-    batch_seconds: float = 120.0
+    value_steps: int = 300
+    steps: int = 500
+    batch_seconds: float = 40.0
     learning_rate: float = 2e-3
-    joint_steps: int = 400
-    batch_tokens: int = 4096
+    joint_steps: int = 300
+    batch_tokens: int = 3072
     joint_rate: float = 0.3
 
 
@@ -78,7 +80,7 @@ def check_warm_start(
     rates = {f"clerk.{name}": rate for name, rate in dataclasses.asdict(c.clerk).items()}
     for name, value in {"target_pass": c.target_pass, **rates}.items():
         require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
-    for name in ("episodes", "steps", "joint_steps"):
+    for name in ("episodes", "value_steps", "steps", "joint_steps"):
         value = getattr(c.listen, name)
         require(value >= 0, f"{where}listen.{name}", value, "must be at least 0")
     for name in ("batch_seconds", "learning_rate", "batch_tokens", "joint_rate"):

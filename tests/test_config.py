@@ -330,3 +330,17 @@ def test_users_may_speak_to_a_policy_that_hears():
     got = from_config_dict({"speech": {"share": 1.0}, "model": {"audio": ears}})
     assert got.model.audio and got.speech.share == 1.0
     assert not RunConfig().model.audio
+
+
+@pytest.mark.parametrize("data, key", [
+    ({"eval": {"heard": ["clean"]}}, "eval.heard"),
+    ({"curriculum": {"spoken": 0.5}}, "curriculum.spoken"),
+    ({"curriculum": {"maths": 0.5}}, "curriculum.maths"),
+    ({"curriculum": {"warmup_steps": -1}}, "curriculum.warmup_steps"),
+    ({"warm_start": {"listen": {"episodes": -1}}}, "warm_start.listen.episodes"),
+    ({"warm_start": {"listen": {"joint_rate": 0.0}}}, "warm_start.listen.joint_rate"),
+    ({"eval": {"heard": ["mumble"]},
+      "model": {"audio": {"encoder_layers": 2, "output_dim": 128}}}, "eval.heard"),
+])
+def test_what_only_ears_and_a_mix_can_use_needs_them(data, key):
+    assert f"config.{key} = " in refused(data)

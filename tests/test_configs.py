@@ -22,7 +22,8 @@ from tarl_jax.train import train
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"ahead": True}}  # states hold more
+# Their states hold more, the last one ears.
+MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"ahead": True}, "omni_tarl": {}}
 
 
 def config_of(name: str, size: str = "") -> RunConfig:
@@ -45,12 +46,14 @@ def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
     """The tiny size, smaller still; what fails at once still differs in its turns."""
     config = config_of(name, "tiny")
     replace = dataclasses.replace
+    longest = 320 if config.model.audio else 192  # sound has more tokens than text
     return replace(
         config,
         workdir=str(run),
         model=replace(config.model, num_layers=1),
         warm_start=replace(config.warm_start, cache_dir=str(cache_dir), steps=60),
-        rollout=replace(config.rollout, max_episode_tokens=192, max_turns=4),
+        rollout=replace(config.rollout, max_episode_tokens=longest, max_turns=4),
+        speech=replace(config.speech, cache_dir=str(cache_dir / "speech")),
         reward=replace(config.reward, max_majors=8),
         rl=replace(config.rl, **rl, steps=steps, learning_rate=1e-3, micro_batch_tokens=1024,
                    value=replace(config.rl.value, warmup_steps=1)),
@@ -80,6 +83,15 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, cache_dir, tmp_path):
     valued = config.rl.advantage == "gae"
     assert bool(state.value) == valued == all("rl/value_loss" in r for r in steps)
     assert bool(meta["baselines"]) == (config.rl.advantage == "single_stream")
+    if config.model.audio:
+        assert meta["curriculum"]["spoken"] == 0.5  # the warm-up of two steps is over
+        assert [r.get("train/heard", 0) > 0 for r in steps] == [True, True]
+        ears = [
+            not np.array_equal(a, b)
+            for a, b in zip(*(jax.tree.leaves(s.policy["audio"]) for s in (state, earlier)),
+                            strict=True)
+        ]
+        assert any(ears)
     if valued:
         changed = [
             not np.array_equal(a, b)

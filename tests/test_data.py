@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tarl_jax.config import CurriculumConfig, SpeechConfig
 from tarl_jax.data import Mixture, TaskStream
 from tarl_jax.maths.config import MathsConfig
 from tarl_jax.types import Task
@@ -86,3 +87,36 @@ def test_a_step_that_wants_more_than_there_is_is_refused():
         mixture(ratio=(0.1, 1.0), ratio_steps=(0.0, 5.0))
     with pytest.raises(ValueError, match=r"tasks_per_step = 21, but there are only 20"):
         Mixture(TOOLS, MATHS, 21, MathsConfig(), 0)
+
+
+def planned(per="episode", share=0.5, **curriculum):
+    return Mixture(
+        TOOLS, MATHS, 8, MathsConfig(ratio=(0.25,)), 0, SpeechConfig(share=share, per=per),
+        CurriculumConfig(**curriculum),
+    )
+
+
+def test_the_warm_up_goes_over_into_the_mix():
+    mixed = planned(warmup_steps=4)
+    assert [mixed.spoken(step) for step in range(1, 7)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    mixed = Mixture(TOOLS, MATHS, 8, MathsConfig(ratio=(0.25,)), 0, SpeechConfig(share=0.5),
+                    CurriculumConfig(warmup_steps=4, spoken=1.0, maths=0.75))
+    assert [mixed.counts(step) for step in range(1, 6)] == [(3, 5), (4, 4), (5, 3), (6, 2), (6, 2)]
+    assert [mixed.spoken(step) for step in (1, 4, 9)] == [0.875, 0.5, 0.5]
+
+
+def test_so_many_users_speak_and_no_problem_is_spoken():
+    mixed = planned()
+    spoken = [[p.spoken for p in mixed.plan(step) if p.task.kind == "tool"] for step in range(1, 9)]
+    assert all(sorted(of) == [0.0] * 3 + [1.0] * 3 for of in spoken)
+    assert len(set(map(tuple, spoken))) > 3  # not always the same places
+    assert {p.spoken for p in mixed.plan(1) if p.task.kind == "maths"} == {0.0}
+    assert [p.task for p in mixed.plan(3)] == mixed.tasks(3)
+    assert {p.spoken for p in planned(per="turn").plan(1)} == {0.5}
+
+
+def test_the_state_says_where_the_schedule_stands():
+    mixed = planned(warmup_steps=2)
+    assert mixed.state(0) == {"tools_taken": 0, "maths_taken": 0, "maths": 0.0, "spoken": 0.0}
+    assert mixed.state(1) == {"tools_taken": 7, "maths_taken": 1, "maths": 0.125, "spoken": 0.25}
+    assert mixed.state(3) == {"tools_taken": 19, "maths_taken": 5, "maths": 0.25, "spoken": 0.5}

@@ -51,3 +51,24 @@ def test_a_trend(key, start, end, remedy):
 
 def test_a_level_is_no_rise():
     assert warnings(FINE, [{**FINE, "rl/kl": 0.1}] * 40) == []
+
+
+HEARD = "eval/heard/clean/pass^1"
+
+
+def evaluation(read, heard, half=0.05):
+    return {"eval/pass^1": read, HEARD: heard, f"{HEARD}_low": heard - half,
+            f"{HEARD}_high": heard + half}
+
+
+@pytest.mark.parametrize("evaluations, said", [
+    ([evaluation(0.4, 0.4), evaluation(0.5, 0.3)], True),
+    ([evaluation(0.4, 0.4), evaluation(0.4, 0.3), evaluation(0.5, 0.45)], False),  # has recovered
+    ([evaluation(0.4, 0.4), evaluation(0.5, 0.35)], False),  # inside the intervals
+    ([evaluation(0.4, 0.4), evaluation(0.3, 0.2)], False),  # both fall: another trouble
+    ([evaluation(0.4, 0.4)], False),
+    ([{"eval/pass^1": 0.4}, {"eval/pass^1": 0.5}], False),  # nobody speaks
+])
+def test_a_policy_that_unlearns_to_listen_is_noticed(evaluations, said):
+    found = warnings({}, [], evaluations)
+    assert any("unlearns to listen" in line and "speech.share" in line for line in found) == said

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from pretrained import write_checkpoint
+from pretrained import QWEN_TOKENS, write_checkpoint, write_tokenizer
 
 from tarl_jax.config import from_config_dict
 from tarl_jax.judge.rules import Judgement
 from tarl_jax.metrics import read_metrics
 from tarl_jax.models import decoder
+from tarl_jax.models.hugging_face import save_params
+from tarl_jax.models.omni_files import AudioIds
+from tarl_jax.models.tensor_files import open_tensors
 from tarl_jax.policy import export, make_updater, starting_policy
 from tarl_jax.presets import sized
 from tarl_jax.rollout.world import World
@@ -84,6 +87,40 @@ def test_train_a_pretrained_policy_and_export_it(checkpoint, tmp_path, scores):
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").decode([1]) != ""
     with pytest.raises(ValueError, match=str(tmp_path / "out")):
         export(config, tmp_path / "out", -1)  # never written over
+
+
+def test_a_policy_with_ears_is_loaded_trained_resumed_and_exported(tmp_path, scores):
+    """From a checkpoint of Omni's kind, whose encoder is frozen: only the decoder changes."""
+    folder = tmp_path / "omni"
+    ears = {
+        "num_mel_bins": 8, "d_model": 12, "encoder_layers": 1, "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 16, "n_window": 100, "output_dim": 32, "frozen": True,
+    }
+    changes = {
+        "model.pretrained": str(folder), "model.qk_norm": False, "model.qkv_bias": True,
+        **{f"model.audio.{name}": value for name, value in ears.items()},
+        "speech.share": 1.0, "speech.voices": ("en-us",), "speech.cache_dir": str(tmp_path / "s"),
+        "rollout.max_episode_tokens": 512,
+    }
+    config = config_of(tmp_path / "run", **changes)
+    params = decoder.init_params(config.model, 512, jax.random.key(3))
+    save_params(folder, params, config.model, 512, "float32", audio_ids=AudioIds(309, 310, 311))
+    write_tokenizer(folder, [*QWEN_TOKENS, "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"])
+
+    train(config)
+    (step,) = (r for r in read_metrics(tmp_path / "run") if r["kind"] == "train")
+    assert step["train/heard"] == 1.0 and step["rl/log_prob_gap"] < 1e-4
+    export(config, tmp_path / "first", 0)
+    train(dataclasses.replace(config, rl=dataclasses.replace(config.rl, steps=2)))
+    export(config, tmp_path / "last", 2)
+    before, first, last = map(open_tensors, (folder, tmp_path / "first", tmp_path / "last"))
+    assert before.keys() == first.keys() == last.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(value, first[name])
+        if "audio_tower" in name:
+            np.testing.assert_array_equal(value, last[name])
+    name = "model.embed_tokens.weight"
+    assert not np.array_equal(before[name], last[name])
 
 
 def test_adapters_continue_and_hold_on_to_their_reference(checkpoint, tmp_path, scores):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -10,14 +11,17 @@ import pytest
 
 from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ConfigError, from_config_dict
-from tarl_jax.demonstrations import clumsier, demonstrate
+from tarl_jax.demonstrations import clumsier, demonstrate, demonstrate_aloud
 from tarl_jax.maths.answers import final_answer
+from tarl_jax.models import decoder
 from tarl_jax.presets import sized
 from tarl_jax.rollout.world import World
 from tarl_jax.sandbox import shop
+from tarl_jax.speech.service import Speech
 from tarl_jax.text.chat import Chat
 from tarl_jax.types import Call
 from tarl_jax.warm_start import _digest, warm_start
+from tarl_jax.warm_start_config import ListenConfig
 
 
 def demonstrations_of(config, world):
@@ -189,3 +193,91 @@ def test_ears_that_are_not_there_change_no_warm_start(tiny_config, tiny_world):
     assert _digest(dataclasses.replace(tiny_config, model=deaf), tiny_world) == name
     hearing = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
     assert _digest(dataclasses.replace(tiny_config, model=hearing), tiny_world) != name
+
+
+# ---- by ear ---------------------------------------------------------------------------------
+
+
+class Hum:
+    """A synthesiser whose clips are as long as their texts."""
+
+    engine = "hum"
+
+    def say(self, text, voice):
+        time = np.arange(640 * len(text)) / 16_000
+        return (np.sin(2 * np.pi * 300 * time) * 9000).astype(np.int16) / np.float32(32768)
+
+    def close(self): ...
+
+
+@pytest.fixture
+def by_ear(config):
+    listen = ListenConfig(episodes=6, value_steps=2, steps=2, joint_steps=2, batch_seconds=4.0,
+                          batch_tokens=1024)  # fmt: skip
+    ears = AudioConfig(
+        num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
+        encoder_ffn_dim=16, n_window=10, output_dim=config.model.d_model,
+    )
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, audio=ears),
+        warm_start=dataclasses.replace(config.warm_start, steps=2, listen=listen),
+        rollout=dataclasses.replace(config.rollout, max_episode_tokens=1024),
+    )
+    return config, World.from_config(config)
+
+
+def test_spoken_demonstrations_are_the_written_ones_aloud(by_ear):
+    config, world = by_ear
+    clerk, episodes = config.warm_start.clerk, 6
+    written = demonstrate(config, world, clerk, episodes)
+    with Speech(Hum(), workers=1, voices=("a",)) as speech:
+        aloud, alone = demonstrate_aloud(config, world, clerk, episodes, speech)
+    assert len(aloud) == len(written) == 6
+    (placeholder,) = world.tokenizer.encode_markup("<|AUDIO|>")
+    for read, heard in zip(written, aloud, strict=True):
+        np.testing.assert_array_equal(read.tokens[read.agent], heard.tokens[heard.agent])
+        places = heard.hearing.places
+        assert set(heard.tokens[places > 0]) == {placeholder} and placeholder not in read.tokens
+        assert (places > 0).sum() == sum(t.tokens for t in heard.said)
+        sample = heard.sample(0.5)
+        assert not sample.advantages[places > 0].any() and sample.hearing is heard.hearing
+        text, said = world.tokenizer.decode(read.tokens), heard.said
+        assert all(world.tokenizer.decode(t.text) in text for t in said)
+        assert text.count("<|im_start|>user\n") - text.count("<tool_response>") == len(said)
+    values = [world.tokenizer.decode(t.text) for t in alone]
+    ids = {v for v in values if v.startswith("#W")}
+    assert len(values) >= 12 and len(ids) >= 6
+    assert all(re.fullmatch(r"#W\d{3}\.", v) for v in ids)
+
+
+def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
+    config, world = by_ear
+    hum = Speech(Hum(), workers=1, voices=("a",))
+    monkeypatch.setattr(Speech, "from_config", lambda config: hum)
+    seen = []
+    params, folder = warm_start(config, world, jax.random.key(0), lambda *now: seen.append(now[:3]))
+    assert [what for what, step, steps in seen if step == steps] == [
+        "imitating", "speaking", "spelling", "transcribing", "listening"]
+    deaf = dataclasses.replace(config.warm_start, listen=ListenConfig())
+    reader, other = warm_start(
+        dataclasses.replace(config, warm_start=deaf), world, jax.random.key(0), lambda *_: None
+    )
+    start = decoder.init_params(config.model, world.vocab_size, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, reader["audio"], start["audio"])
+    assert folder != other and not np.array_equal(params["audio"]["conv1"], start["audio"]["conv1"])
+    assert not np.array_equal(params["layers"]["wq"], reader["layers"]["wq"])
+    monkeypatch.setattr(Speech, "from_config", None)
+    again, same = warm_start(config, world, jax.random.key(0), lambda *_: None)
+    assert same == folder
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_who_speaks_is_in_the_name_of_a_policy_that_listens(by_ear):
+    config, world = by_ear
+    names = []
+    for change in ({}, {"voices": ("en",)}, {"speed": (1.0, 1.1)}, {"acoustics": ("telephone",)},
+                   {"share": 1.0, "cache_dir": "elsewhere", "workers": 7}):  # fmt: skip
+        speech = dataclasses.replace(config.speech, **change)
+        names.append(_digest(dataclasses.replace(config, speech=speech), world))
+    assert len(set(names[:4])) == 4 and names[4] == names[0]

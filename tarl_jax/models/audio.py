@@ -141,13 +141,19 @@ def _shape(config: AudioConfig, axes: str) -> tuple[int, ...]:
 
 
 def init_audio_params(config: AudioConfig, key: jax.Array) -> Params:
-    """Random parameters: normal with std 0.02, output projections scaled by 1/sqrt(2 L)."""
+    """Random parameters: normal with std 0.02, output projections scaled by 1/sqrt(2 L).
+
+    Those of the convolutions have std sqrt(2 / inputs) (arXiv 1502.01852): the sinusoids of size 1
+    are added to what comes out of them, and would drown anything smaller.
+    """
     layers = config.encoder_layers
 
     def draw(name: str, shape: tuple[int, ...]) -> jax.Array:
         if name.endswith(("norm", "bias")):
             return jnp.full(shape, float(name.endswith("norm")), jnp.float32)
         std = 0.02 / (2 * layers) ** 0.5 if name in ("wo", "w_down") else 0.02
+        if name.startswith("conv"):
+            std = (2 / math.prod(shape[:-1])) ** 0.5
         return std * jax.random.normal(named_key(key, f"audio/{name}"), shape, jnp.float32)
 
     params = {name: draw(name, _shape(config, axes)) for name, (_, axes) in _OUTER.items()}

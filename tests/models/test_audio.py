@@ -250,6 +250,8 @@ def test_initial_tree_has_the_shapes_and_the_stated_spread():
         assert np.std(layers[name]) == pytest.approx(0.02, rel=0.05)
     for name in ("wo", "w_down"):
         assert np.std(layers[name]) == pytest.approx(0.02 / 4, rel=0.05)
+    for name, inputs in (("conv1", 3 * config.num_mel_bins), ("conv2", 3 * 64)):
+        assert np.std(params[name]) == pytest.approx((2 / inputs) ** 0.5, rel=0.05)
     assert np.all(layers["mlp_norm"] == 1) and not np.any(layers["mlp_norm_bias"])
     assert not np.allclose(layers["wq"], layers["wk"])
     # Queries of the decoder are drawn from another stream, also with the same key.

@@ -1,0 +1,133 @@
+"""Transcription: the loss against CTC summed path by path, what is said of clips, batches."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tarl_jax import listening
+from tarl_jax.audio_config import AudioConfig
+from tarl_jax.config import ModelConfig
+from tarl_jax.demonstrations import Transcript
+from tarl_jax.models import audio, decoder
+from tarl_jax.models.hearing import pieces_of, tokens_of
+
+EARS = AudioConfig(
+    num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
+    n_window=10, output_dim=16,
+)
+MODEL = ModelConfig(
+    d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24, audio=EARS
+)
+VOCAB, PLACEHOLDER = 5, 4
+
+
+def transcript(samples, text, seed=0):
+    rng = np.random.default_rng([seed, samples])
+    clip = (rng.integers(-9000, 9000, samples) / 32768).astype(np.float32)
+    return Transcript(pieces_of(clip, EARS), tokens_of(samples), np.array(text, np.int32))
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    return random_params(MODEL, VOCAB, 0)
+
+
+def collapsed(path):
+    return [k for k, _ in itertools.groupby(path) if k != PLACEHOLDER]
+
+
+def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
+    one = transcript(3200 + 1900, [1, 2], seed=1)  # two pieces, 8 tokens
+    batch = listening.batch_of([one], 5, longest=4)
+    assert batch.silent.tolist() == [[0.0] * 8 + [1.0] * 2]
+    assert batch.absent.tolist() == [[0.0, 0.0, 1.0, 1.0]]
+    _, loss = listening.gradient(MODEL, PLACEHOLDER, params, batch)
+
+    heard, _ = audio.audio_embeddings(
+        params["audio"], EARS, audio.log_mel(_clip(1), 8)[None], np.array([32])
+    )
+    x = np.asarray(heard[0], np.float64)
+    x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + MODEL.rms_norm_eps)
+    scores = (x * params["final_norm"]) @ params["embed"].T.astype(np.float64)
+    shares = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    total = sum(
+        np.prod(shares[np.arange(8), list(path)])
+        for path in itertools.product((1, 2, PLACEHOLDER), repeat=8) if collapsed(path) == [1, 2]
+    )
+    assert float(loss) == pytest.approx(-np.log(total) / 2, rel=1e-3)
+
+
+def _clip(seed):
+    rng = np.random.default_rng([seed, 5100])
+    return (rng.integers(-9000, 9000, 5100) / 32768).astype(np.float32)
+
+
+def test_the_best_path_is_collapsed():
+    scores = np.eye(5)[[1, 1, 4, 1, 2, 4, 4, 3, 0]]
+    assert listening.transcribed(scores, 8, PLACEHOLDER) == [1, 1, 2, 3]
+    assert listening.transcribed(scores, 0, PLACEHOLDER) == []
+
+
+def tones(text):
+    """Each token a tone of its own, of 0.3 s."""
+    time = np.arange(4800) / 16_000
+    parts = [0.3 * np.sin(2 * np.pi * 300 * 2**token * time) for token in text]
+    clip = np.concatenate(parts).astype(np.float32)
+    return Transcript(pieces_of(clip, EARS), tokens_of(len(clip)), np.array(text, np.int32))
+
+
+def test_ears_and_head_learn_to_spell():
+    """Tones in every order; the decoder's layers have no part in it."""
+    texts = [(a, b) for a in range(4) for b in range(4) if a != b]
+    start = decoder.init_params(MODEL, VOCAB, jax.random.key(0))
+    optimizer = optax.adam(0.01)
+    batches = listening.spoken_batches([tones(text) for text in texts], 3.0, 10, seed=0)
+
+    @jax.jit
+    def step(params, state, batch):
+        slope, _ = listening.gradient(MODEL, PLACEHOLDER, params, batch)
+        updates, state = optimizer.update(slope, state)
+        return optax.apply_updates(params, updates), state
+
+    learned, state = start, optimizer.init(start)
+    for _ in range(600):
+        learned, state = step(learned, state, next(batches))
+    jax.tree.map(np.testing.assert_array_equal, learned["layers"], start["layers"])
+    for text in texts:
+        clip = tones(text)
+        scores = listening.spelling(learned, MODEL, listening.batch_of([clip], 5, longest=2))
+        said = listening.transcribed(np.asarray(scores)[0], clip.tokens, PLACEHOLDER)
+        assert said == list(text)
+
+
+def test_batches_hold_every_clip_once_a_pass_and_shapes_are_few():
+    rng = np.random.default_rng(0)
+    clips = [
+        transcript(int(rng.integers(800, 9000)), rng.integers(0, 4, 1 + i % 5).tolist(), seed=i)
+        for i in range(40)
+    ]
+    batches = listening.spoken_batches(clips, 2.0, EARS.n_window, seed=0)
+    rows = {n: round(2.0 / (0.2 * n)) for n in {c.pieces.count for c in clips}}
+    per_pass = sum(-(-sum(c.pieces.count == n for c in clips) // rows[n]) for n in rows)
+    for _ in range(2):
+        found = []
+        for batch in itertools.islice(batches, per_pass):
+            count = batch.pieces.count // len(batch.text)
+            assert batch.pieces.count == rows[count] * count
+            found += [row[gone == 0].tolist() for row, gone in zip(batch.text, batch.absent,
+                                                                    strict=True)]
+        assert {tuple(f) for f in found} == {tuple(c.text.tolist()) for c in clips}
+    assert len({b.text.shape for b in itertools.islice(batches, 3 * per_pass)}) == len(rows)
+
+
+def test_a_frozen_field_does_not_matter_to_what_is_heard(params):
+    one = transcript(4000, [1, 2])
+    frozen = dataclasses.replace(MODEL, audio=dataclasses.replace(EARS, frozen=True))
+    batch = listening.batch_of([one], 5, longest=2)
+    np.testing.assert_array_equal(
+        listening.spelling(params, MODEL, batch), listening.spelling(params, frozen, batch)
+    )
