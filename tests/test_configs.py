@@ -55,7 +55,7 @@ def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
         rollout=replace(config.rollout, max_episode_tokens=longest, max_turns=4),
         speech=replace(config.speech, cache_dir=str(cache_dir / "speech")),
         reward=replace(config.reward, max_majors=8),
-        rl=replace(config.rl, **rl, steps=steps, learning_rate=1e-3, micro_batch_tokens=1024,
+        rl=replace(config.rl, **rl, steps=steps, learning_rate=1e-3, micro_batch_tokens=256,
                    value=replace(config.rl.value, warmup_steps=1)),
         eval=replace(config.eval, every=0, tasks=1, final_tasks=1, trials=1),
         log=replace(config.log, live=False),

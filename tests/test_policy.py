@@ -35,7 +35,7 @@ OVERRIDES = {
     "model.d_model": 32, "model.d_ff": 48, "model.num_layers": 2, "model.num_heads": 4,
     "model.num_kv_heads": 2, "model.head_dim": 8, "model.rope_theta": 1e6,
     "model.vocab_size": 512, "model.scan_layers": True, "model.remat": "full",
-    "warm_start.steps": 0, "rl.steps": 1, "rl.pack": True, "rl.learning_rate": 1e-3,
+    "warm_start.steps": 0, "rl.steps": 1, "rl.micro_batch_tokens": 384, "rl.learning_rate": 1e-3,
     "reward.max_majors": 8, "rollout.max_episode_tokens": 384, "rollout.max_turns": 2,
     "rollout.slots": 2, "rollout.tasks_per_step": 1, "rollout.group_size": 4,
     "rollout.max_turn_tokens": 8, "eval.final_tasks": 1, "eval.trials": 2, "eval.every": 0,

@@ -39,6 +39,7 @@ SMALL = {
     "reward.max_majors": 8,  # more deviations cost more: the episodes of a group differ
     "rl.steps": STEPS,
     "rl.learning_rate": 1e-3,
+    "rl.micro_batch_tokens": 256,
     "eval.every": 2,
     "eval.tasks": 2,
     "eval.final_tasks": 3,

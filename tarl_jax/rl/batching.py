@@ -11,6 +11,7 @@ from tarl_jax.sounds import Hearing, Pieces
 from tarl_jax.types import Batch, Trajectory
 
 SHORTEST = 64  # tokens; the smallest padded length
+HALVINGS = 2  # how often the rows of a packed batch may be halved: each is a program to compile
 
 
 def padded_length(tokens: int) -> int:
@@ -135,9 +136,11 @@ def packed_shapes(
 
 
 def _rows(wanted: int, most: int, row_multiple: int) -> int:
-    """Rows of a batch that holds `wanted` rows or `most`: that number, halved while it does."""
+    """Rows of a batch for `wanted` rows or `most` of them: that number, halved as may be."""
     count = most
-    while count // 2 >= wanted and (count // 2) % row_multiple == 0:
+    for _ in range(HALVINGS):
+        if count // 2 < wanted or (count // 2) % row_multiple:
+            break
         count //= 2
     return count
 

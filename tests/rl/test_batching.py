@@ -202,7 +202,7 @@ def test_the_last_batch_of_a_length_has_few_rows():
     layouts = packed_layouts([500] * 5 + [250] * 11 + [100], 2048, 512)
     assert [layout.shape for layout in layouts] == [(4, 512), (1, 512), (8, 256), (4, 256)]
     assert packed_shapes(512, 2048) == [
-        (1, 512), (2, 512), (4, 512), (1, 256), (2, 256), (4, 256), (8, 256)
+        (1, 512), (2, 512), (4, 512), (2, 256), (4, 256), (8, 256)
     ]
     assert packed_shapes(512, 2048, 4) == [(4, 512), (4, 256), (8, 256)]
 
