@@ -37,11 +37,11 @@ class ListenConfig:
     """
 
     episodes: int = 0
-    value_steps: int = 300
-    steps: int = 500
+    value_steps: int = 500
+    steps: int = 700
     batch_seconds: float = 40.0
     learning_rate: float = 2e-3
-    joint_steps: int = 300
+    joint_steps: int = 400
     batch_tokens: int = 3072
     joint_rate: float = 0.3
 
