@@ -53,7 +53,7 @@ def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
         workdir=str(run),
         model=replace(config.model, num_layers=1),
         warm_start=replace(config.warm_start, cache_dir=str(cache_dir), steps=warm_steps),
-        rollout=replace(config.rollout, max_episode_tokens=longest, max_turns=4),
+        rollout=replace(config.rollout, max_episode_tokens=longest, max_turns=4, slots=4),
         speech=replace(config.speech, cache_dir=str(cache_dir / "speech")),
         reward=replace(config.reward, max_majors=8),
         rl=replace(config.rl, **rl, steps=steps, learning_rate=1e-3, micro_batch_tokens=256,
