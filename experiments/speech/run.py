@@ -9,91 +9,76 @@
 | mixed | half of them speak | no |
 | mixed_maths | half of them speak, from none at first | yes |
 
-Runs the main job once per arm and seed, one after the other. What is there already is continued or
-skipped, so the command may be stopped and given again. Every run is evaluated on the same held-out
-tasks, written, spoken, and spoken in noise at 10 dB. Then writes `results.jsonl` (one line per run
-and sense) and `plot.png` beside this file. Arguments at the end are for every run, e.g.
-config.rl.steps=20.
+Runs the main job once per arm and seed, one after the other, where `results.jsonl` beside this file
+has no line of it yet, so the command may be stopped and given again. Every run is evaluated on the
+same held-out tasks, written, spoken, and spoken in noise at 10 dB. Then draws `plot.png`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent))
+
+import study  # noqa: E402
+
 NOISE = "white:10"
-WRITTEN = ["speech.share=0.0", "curriculum.spoken=0.0"]
-NO_MIX = ["maths.ratio=(0.0,)", "maths.min_pass=0.0", "maths.max_pass=1.0",
-          "curriculum.warmup_steps=0", "curriculum.maths=0.0"]
+WRITTEN = ("config.speech.share=0.0", "config.curriculum.spoken=0.0")
+NO_MIX = ("config.maths.ratio=(0.0,)", "config.maths.min_pass=0.0", "config.maths.max_pass=1.0",
+          "config.curriculum.warmup_steps=0", "config.curriculum.maths=0.0")
+CONFIG = "configs/omni_tarl.py"
 ARMS = {
-    "text": WRITTEN + NO_MIX,
-    "text_maths": WRITTEN,
-    "mixed": NO_MIX,
-    "mixed_maths": [],
+    "text": study.Arm(CONFIG, WRITTEN + NO_MIX),
+    "text_maths": study.Arm(CONFIG, WRITTEN),
+    "mixed": study.Arm(CONFIG, NO_MIX),
+    "mixed_maths": study.Arm(CONFIG),
 }
 SENSES = {"read": "eval/", "heard": "eval/heard/clean/", "heard_noise": f"eval/heard/{NOISE}/"}
 SHOWN = ("pass^1", "pass^4", "clean_pass", "waits", "turns", "episode_tokens")
+Record = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/speech")
+    parser.add_argument("--out", type=Path, default=study.ROOT / "runs/speech")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--size", default="", help="of configs/omni_tarl.py, e.g. tiny")
     parser.add_argument("--tag", default="", help="at the end of the two files' names")
-    parser.add_argument("--collect", action="store_true", help="runs nothing")
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("fields", nargs="*", help="of every arm, e.g. config.rl.steps=20")
     args = parser.parse_args()
-    for seed in args.seeds:
-        for arm in args.arms:
-            if not args.collect:
-                run(arm, seed, args)
-    results = collect(args.out)
-    text = "".join(json.dumps(r) + "\n" for r in results)
-    (HERE / f"results{args.tag}.jsonl").write_text(text)
+    size = f":{args.size}" if args.size else ""
+    arms = {n: dataclasses.replace(ARMS[n], config=f"{CONFIG}{size}") for n in args.arms}
+    runs = study.make(
+        arms, args.seeds, args.out, HERE / f"results{args.tag}.jsonl",
+        (f"config.eval.heard=('clean','{NOISE}')", *args.fields),
+    )
+    results = by_sense(runs)
     plot(results, HERE / f"plot{args.tag}.png")
     print(table(results))
 
 
-def run(arm: str, seed: int, args: argparse.Namespace) -> None:
-    workdir = args.out / f"{arm}-{seed}"
-    if (workdir / "summary.json").is_file():
-        return
-    size = f":{args.size}" if args.size else ""
-    values = [*ARMS[arm], f"eval.heard=('clean','{NOISE}')", f"seed={seed}", f"name={arm}"]
-    command = [
-        sys.executable, "-m", "tarl_jax.main", f"--config={ROOT}/configs/omni_tarl.py{size}",
-        f"--workdir={workdir}", *(f"--config.{value}" for value in values),
-        *(f"--{override}" for override in args.overrides),
-    ]
-    subprocess.run(command, check=True, cwd=ROOT)
-
-
-def collect(out: Path) -> list[dict]:
-    """One record per finished run, evaluation and sense, with 95% intervals."""
+def by_sense(runs: list[Record]) -> list[Record]:
+    """One record per run, evaluation and sense, with 95% intervals."""
     results = []
-    for path in sorted(out.glob("*/summary.json")):
-        arm, seed = path.parent.name.rsplit("-", 1)
-        summary = json.loads(path.read_text())
-        versions = json.loads((path.parent / "versions.json").read_text())[-1]
+    for run in runs:
         for when in ("base", "trained"):
             for sense, prefix in SENSES.items():
                 values = {
-                    name.removeprefix(prefix): value for name, value in summary[when].items()
+                    name.removeprefix(prefix): value for name, value in run[when].items()
                     if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
                 }
-                results.append({"arm": arm, "seed": int(seed), "when": when, "sense": sense,
-                                "commit": versions["commit"], "time": versions["time"], **values})
+                results.append({"arm": run["arm"], "seed": run["seed"], "when": when,
+                                "sense": sense, **values})
     return results
 
 
-def table(results: list[dict]) -> str:
+def table(results: list[Record]) -> str:
     """Markdown: one row per run and sense, base → trained."""
     lines = ["| arm | seed | sense | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 3) + "|"]
     keys = sorted({(r["arm"], r["seed"], r["sense"]) for r in results})
@@ -108,7 +93,7 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _show(record: dict, name: str) -> str:
+def _show(record: Record, name: str) -> str:
     if name not in record:
         return "-"
     interval = ""
@@ -117,7 +102,7 @@ def _show(record: dict, name: str) -> str:
     return f"{record[name]:.3g}{interval}"
 
 
-def plot(results: list[dict], path: Path) -> None:
+def plot(results: list[Record], path: Path) -> None:
     """pass^1 and pass^4 by sense and arm: bars are means over seeds, dots single seeds."""
     import matplotlib
 
