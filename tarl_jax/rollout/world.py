@@ -84,18 +84,18 @@ class World:
     ) -> Episode | MathsEpisode:
         """A fresh episode; its seed is a hash of the run's seed, the task and `stream`.
 
-        The last of `stream` tells the episodes of one group apart. Where users can speak, what they
-        say to the same words, who speaks, and in which voice, does not hang on it: a group hears
-        its opening from one clip, and the policy is compared with itself on the same users.
+        The last of `stream` tells the episodes of one group apart. Where the policy has ears, what
+        users say to the same words, who speaks, and in which voice, does not hang on it: a group
+        hears its opening from one clip, and is compared with itself on the same users.
         """
         seed = self._seed(task, *stream)
         if self.maths is not None and task.kind == "maths":
             return self.maths.episode(task, seed)
         user: User | None = self.users.user(task, seed) if self.users else None
-        if self.speech:
+        if self.config.model.audio:
             group = self._seed(task, "voice", *stream[:-1])
             user = user or ScriptedUser(task, group)
-            if self.config.speech.share:
+            if self.speech and self.config.speech.share:
                 user = SpokenUser(user, self.speech, self.config.speech, group)
         return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user,
                        supervisor)
