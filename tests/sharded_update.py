@@ -26,7 +26,7 @@ MODEL = ModelConfig(
 )
 CONFIG = RLConfig(learning_rate=1e-3, warmup_steps=0, kl_coef=0.1)
 PPO = dataclasses.replace(CONFIG, advantage="gae")
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
+MESHES = [(8, 1, 1), (2, 2, 2), (1, 2, 4)]
 ALL = (2, 2, 2), (1, 2, 4)  # on which a value model trains and dialogues are played, too
 
 

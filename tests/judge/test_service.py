@@ -90,14 +90,14 @@ def test_thirty_in_a_hundred_requests_fail_and_nothing_is_paid_twice(
     faults = ("429", "500", "malformed", "truncated", "drop", "prose", "miscounted", "majors")
     openai_server.plan(fractions=dict.fromkeys(faults, 0.3 / len(faults)), seed=3,
                        retry_after="0")
-    played, record = episodes(60), str(tmp_path / "record.jsonl")
+    played, record = episodes(200), str(tmp_path / "record.jsonl")
     first = judge(record=record)
     found, counts = scores(first.judge_all(played)), first.counts()
     report = openai_server.report()
     assert report["injected"].keys() == set(faults) and counts["judge/requests"] == (
         report["requests"])
     lost = found.count(None)
-    assert 0 < lost < 20 and lost == sum(v for k, v in counts.items() if "/abstained/" in k)
+    assert 0 < lost < 60 and lost == sum(v for k, v in counts.items() if "/abstained/" in k)
     assert all(s in (None, [1, 0, 1], [-1, 0, 0]) for s in found)
     assert counts["judge/knock_ons"] == 2 * found.count([-1, 0, 0]) > 0
 
