@@ -110,8 +110,7 @@ def _one_by_one(
 ) -> Float[Array, "B 1 N H"]:
     """`attention` of one position, a product of matrix and vector for each query head.
 
-    A CPU's compiler makes good code of that, and bad code of a product with few rows: 0.3 ms
-    against 3.7 ms for 128 rows of 256 positions, two key heads and four query heads.
+    A CPU's compiler makes good code of that, and bad code of products with a few rows.
     """
     batch, _, heads, width = q.shape
     groups = heads // k.shape[1]
