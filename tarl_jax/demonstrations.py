@@ -72,6 +72,7 @@ class Demonstration:
     def sample(self, observation_weight: float) -> Sample:
         """For a batch: `sampled` marks the clerk's tokens, `advantages` are the loss's weights."""
         weights = np.where(self.agent, 1.0, observation_weight)
+        weights[0] = 0.0  # in a packed row what is before it is another dialogue
         if self.hearing is not None:
             weights = np.where(self.hearing.places, 0.0, weights)  # placeholders teach nothing
         return Sample(self.tokens, self.agent, np.zeros(len(self.tokens)), weights,

@@ -317,8 +317,6 @@ def _batches(demonstrations: list[Demonstration], config: WarmStartConfig) -> It
         for start in range(0, len(order), _POOL):
             pool = [demonstrations[i] for i in order[start : start + _POOL]]
             samples = [d.sample(config.observation_weight) for d in pool]
-            for sample in samples:
-                sample.advantages[0] = 0.0  # what is before it is another dialogue
             lengths = [len(d.tokens) for d in pool]
             layouts = packed_layouts(lengths, config.batch_tokens, longest)
             for place in rng.permutation(len(layouts)):

@@ -18,7 +18,8 @@ os.environ["XLA_FLAGS"] = " ".join((
     "--xla_force_host_platform_device_count=2",
     "--xla_backend_optimization_level=0",
 ))
-# On few cores, programs of several devices that are under way at once can wait for one another.
+# One program at a time: a worker was once aborted on a busy machine while several programs of two
+# devices were under way.
 os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _PROGRAMS.name)

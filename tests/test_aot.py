@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from tarl_jax.aot import Program, Report, show, topology_devices, update_flops
-from tarl_jax.config import ConfigError, ModelConfig, from_config_dict
+from tarl_jax.config import ConfigError, MeshConfig, ModelConfig, RolloutConfig, from_config_dict
+from tarl_jax.mesh import rollout_mesh
+from tarl_jax.models import attention
 from tarl_jax.presets import MODELS, sized
+from tarl_jax.rollout.compiled import Compiled
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,3 +81,18 @@ def test_a_small_model_is_compiled_for_a_slice():
         assert f"  {name}" in done.stdout
     gathers = [word for word in done.stdout.split(",") if "all-gather" in word]
     assert gathers, "parameters split over fsdp must be gathered"
+
+
+def test_decoding_is_compiled_for_the_slice_not_for_this_host(monkeypatch):
+    """A CPU's way of attending to one position is none of a TPU's program."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("TPU's compiler is not installed (pip install libtpu)")
+    called = []
+    plain = attention._one_by_one
+    monkeypatch.setattr(attention, "_one_by_one", lambda *a: called.append(1) or plain(*a))
+    model = ModelConfig(num_layers=1)
+    for devices, expected in ((topology_devices("v5e:2x4", 1), False), (None, True)):
+        called.clear()
+        mesh = rollout_mesh(MeshConfig(), devices)
+        Compiled(model, RolloutConfig(slots=8), 0, mesh).lower(64, 128)
+        assert bool(called) == expected

@@ -165,12 +165,14 @@ class Compiled:
         columns, share = self.chunks[0]
         chunk = _chunk([], self.slots, (self.places(self.slots, share), columns))
         chunk = jax.tree.map(lambda x: array(*x.shape, dtype=x.dtype), chunk)
-        return {
-            "prefill": self._extend.lower(params, state, chunk),
-            "decode": self._decode.lower(
-                params, self._grammar, state, array(self.slots), array(), array(dtype=jnp.float32)
-            ),
-        }
+        with jax.set_mesh(self._mesh):  # attention asks it what it is made of
+            return {
+                "prefill": self._extend.lower(params, state, chunk),
+                "decode": self._decode.lower(
+                    params, self._grammar, state, array(self.slots), array(),
+                    array(dtype=jnp.float32),
+                ),
+            }
 
     def prepare(self, params: decoder.Params) -> decoder.Params:
         """The stacked parameters of training as decoding takes them, on the engine's mesh."""
