@@ -12,7 +12,7 @@ The architecture is that of Qwen2.5-Omni's thinker (arXiv 2503.20215), a small o
 how well has not been measured.
 """
 
-from tarl_jax.presets import hearing
+from tarl_jax.presets import hearing, mix_in_maths
 
 
 def get_config(size: str = ""):
@@ -20,10 +20,5 @@ def get_config(size: str = ""):
     config.name = "omni_tarl"
     config.eval.heard = ("clean",)
     config.curriculum.warmup_steps = 2 if size == "tiny" else 30
-    config.maths.ratio = (0.25,)
-    config.eval.maths_tasks = 8 if size == "tiny" else 64
-    if size != "tiny":  # which solves none: it has no problem of medium difficulty
-        config.maths.min_pass, config.maths.max_pass = 0.1, 0.9
-    if config.warm_start.steps:
-        config.maths.demonstrations = 0.2
+    mix_in_maths(config, size)
     return config

@@ -115,6 +115,16 @@ def hearing(size: str) -> Any:
     return config
 
 
+def mix_in_maths(config: Any, size: str) -> None:
+    """A quarter of each step's tasks become maths problems of medium difficulty."""
+    config.maths.ratio = (0.25,)
+    config.eval.maths_tasks = 8 if size == "tiny" else 64
+    if size != "tiny":  # which solves none: it has no problem of medium difficulty
+        config.maths.min_pass, config.maths.max_pass = 0.1, 0.9
+    if config.warm_start.steps:
+        config.maths.demonstrations = 0.2
+
+
 def _tiny(config: RunConfig) -> RunConfig:
     """Every part of a run in under a minute; for tests and for a first look."""
     replace = dataclasses.replace
