@@ -104,9 +104,7 @@ class Compiled:
         sizes = [self.slots]
         while (smaller := self.bucket_rows(sizes[-1] // 2)) < sizes[-1]:
             sizes.append(smaller)
-        lengths = [SHORTEST]
-        while lengths[-1] < self._config.max_episode_tokens:
-            lengths.append(grown(lengths[-1]))
+        lengths = cache_lengths(self._config.max_episode_tokens)
         shapes = [(n, s) for n in sizes for s in lengths]
         if self._model.audio:
             longest = longest_clip(self._config.max_episode_tokens)
@@ -114,21 +112,21 @@ class Compiled:
                 self.hear(params, np.zeros(samples, np.float32))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # The list collects what a thread raised.
-            list(pool.map(lambda s: self._compile_shape(params, s, sizes, lengths), shapes))
+            list(pool.map(lambda s: self._compile_shape(params, s, sizes[-1], lengths[-1]), shapes))
 
     def _compile_shape(
         self,
         params: decoder.Params,
         shape: tuple[int, int],
-        sizes: list[int],
-        lengths: list[int],
+        fewest: int,
+        longest: int,
     ) -> None:
         """Runs every program once at one shape (rows, positions) of the state."""
         size, length = shape
         state, store = self.empty(size, length), self.empty_store(length)
-        if length < lengths[-1]:
-            self.lengthen(state, store, grown(length))
-        if size > sizes[-1]:
+        if length < longest:
+            self.lengthen(state, store)
+        if size > fewest:
             self.keep(state, list(range(size // 2)))
         for columns, share in self.chunks:
             part = self.places(size, share), columns
@@ -251,10 +249,18 @@ class Compiled:
         """The state of these slots alone, half of them."""
         return self._resize(state, np.array(slots, np.int32), length_of(state))
 
-    def lengthen(
-        self, state: EngineState, store: Cache | None, length: int
-    ) -> tuple[EngineState, Cache | None]:
-        """Both with room for `length` positions."""
+    def lengthen(self, state: EngineState, store: Cache | None) -> tuple[EngineState, Cache | None]:
+        """Both with room for more positions.
+
+        Raises: ValueError where they have room for the longest episode.
+        """
+        limit = self._config.max_episode_tokens
+        length = next((n for n in cache_lengths(limit) if n > length_of(state)), None)
+        if length is None:
+            raise ValueError(
+                f"a dialogue needs more than {length_of(state)} positions:"
+                f" rollout.max_episode_tokens is {limit}"
+            )
         state = self._resize(state, np.arange(batch_of(state), dtype=np.int32), length)
         return state, None if store is None else self._lengthen(store, length)
 
@@ -323,9 +329,17 @@ def _pairs(pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     return [np.array(p + [(0, _BEYOND)] * (MOVES - len(p)), np.int32) for p in parts]
 
 
-def grown(length: int) -> int:
-    """The next size of a cache: few sizes, and at most twice as large as needed."""
-    return length + SHORTEST if length < 4 * SHORTEST else 2 * length
+def cache_lengths(most: int) -> list[int]:
+    """Positions of the caches that hold up to `most` tokens: half an octave apart from 512 on.
+
+    Few, for each is compiled, and close, for decoding reads all of a cache for every token.
+    """
+    lengths = [SHORTEST]
+    while lengths[-1] < most:
+        octave = 1 << (lengths[-1].bit_length() - 1)
+        lengths.append(lengths[-1] + max(octave // 2, SHORTEST))
+    lengths[-1] = -(-most // SHORTEST) * SHORTEST  # rounded up
+    return lengths
 
 
 def length_of(state: EngineState) -> int:

@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache
-from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, grown, length_of
+from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, length_of
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.players import Dialogue, Pending, Players, Turn
 from tarl_jax.rollout.programs import EngineState
@@ -275,8 +275,7 @@ class Engine:
         limit = self._config.max_turn_tokens
         need = max(len(row.tokens) - 1 + limit - row.written for row in scheduler.writing)
         while length_of(run.state) < need:
-            length = grown(length_of(run.state))
-            run.state, run.store = self.programs.lengthen(run.state, run.store, length)
+            run.state, run.store = self.programs.lengthen(run.state, run.store)
 
     def _feed(self, run: _Run) -> None:
         """Feeds all pending tokens but each row's last, which sampling feeds."""

@@ -196,6 +196,25 @@ def test_nothing_compiles_for_dialogues_as_long_as_allowed(engine, params):
     assert engine.programs.compilations == before
 
 
+@pytest.mark.parametrize(
+    ("most", "lengths"),
+    [
+        (60, [128]),
+        (300, [128, 256, 384]),
+        (1275, [128, 256, 384, 512, 768, 1024, 1280]),
+        (3000, [128, 256, 384, 512, 768, 1024, 1536, 2048, 3072]),
+    ],
+)
+def test_caches_are_few_and_close_to_what_is_needed(most, lengths):
+    assert compiled.cache_lengths(most) == lengths
+
+
+def test_a_dialogue_beyond_the_longest_is_an_error(engine, params):
+    too_long = Scripted(0, LONGEST, [])
+    with pytest.raises(ValueError, match=f"rollout.max_episode_tokens is {LONGEST}"):
+        engine.run(params, [too_long], TEMPERATURE)
+
+
 # ---- sampling -------------------------------------------------------------------------------
 
 
