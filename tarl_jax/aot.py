@@ -10,16 +10,20 @@ and the largest micro-batch that fits (`--search`).
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tarl_jax.config import ConfigError, ModelConfig, RunConfig
 
 # GiB of a chip's memory that programs may use: what the compiler names when it runs out.
 MEMORY_GIB = {"v4": 30.75, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
+LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)  # of rows that a search tries
+ROWS_PER_CHIP = (1, 2, 4, 8)
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -133,27 +137,33 @@ def report(
     )
 
 
-def largest(config: RunConfig, topology: str, slices: int = 1) -> tuple[int, int] | None:
+def largest(
+    config: RunConfig,
+    topology: str,
+    slices: int = 1,
+    tried: Callable[[int, int, bool], None] = lambda rows, length, fits: None,
+) -> tuple[int, int] | None:
     """The largest (rows, length) that fits: the longest row first, then more rows; None if none.
 
-    Lengths and rows are tried by doubling, from 1,024 tokens and one row per chip.
+    Args:
+      tried: called after each compilation with (rows, length, whether that fits). There are about
+        five, bisecting `LENGTHS` at one row per chip and then `ROWS_PER_CHIP`.
     """
     from tarl_jax.mesh import make_mesh, row_shards
 
     shards = row_shards(make_mesh(config.mesh, topology_devices(topology, slices)))
 
-    def fits(rows: int, length: int) -> bool:
-        return report(config, topology, slices, (rows, length), rollout=False).fits
+    def too_large(rows: int, length: int) -> bool:
+        fits = report(config, topology, slices, (rows, length), rollout=False).fits
+        tried(rows, length, fits)
+        return not fits
 
-    length = 0
-    while length < 65_536 and fits(shards, 2 * length or 1024):
-        length = 2 * length or 1024
-    if not length:
+    fitting = bisect.bisect(LENGTHS, False, key=lambda length: too_large(shards, length))
+    if not fitting:
         return None
-    rows = shards
-    while rows < 8 * shards and fits(2 * rows, length):
-        rows *= 2
-    return rows, length
+    length = LENGTHS[fitting - 1]
+    more = bisect.bisect(ROWS_PER_CHIP, False, lo=1, key=lambda n: too_large(n * shards, length))
+    return ROWS_PER_CHIP[more - 1] * shards, length
 
 
 def update_flops(model: ModelConfig, vocab: int, rows: int, length: int) -> float:
@@ -216,6 +226,10 @@ def show(found: Report) -> str:
     return "\n".join([*lines, "fits" if found.fits else "does NOT fit"])
 
 
+def _show_try(rows: int, length: int, fits: bool) -> None:
+    print(f"  {rows} x {length} tokens: {'fits' if fits else 'does not fit'}", flush=True)
+
+
 def main() -> None:
     from absl import flags
 
@@ -226,9 +240,13 @@ def main() -> None:
     search = flags.DEFINE_bool("search", False, "Look for the largest micro-batch that fits.")
 
     def job(config: RunConfig) -> None:
+        import jax
+
+        # What was compiled for devices that are not here cannot be read back.
+        jax.config.update("jax_enable_compilation_cache", False)
         print(show(report(config, topology.value, slices.value)), flush=True)
         if search.value:
-            best = largest(config, topology.value, slices.value)
+            best = largest(config, topology.value, slices.value, _show_try)
             print(f"largest micro-batch: {best[0]} x {best[1]} tokens" if best else
                   "no micro-batch fits")
 

@@ -7,10 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
+from tarl_jax import aot
 from tarl_jax.aot import Program, Report, show, topology_devices, update_flops
-from tarl_jax.config import ConfigError, MeshConfig, ModelConfig, RolloutConfig, from_config_dict
+from tarl_jax.config import (
+    ConfigError,
+    MeshConfig,
+    ModelConfig,
+    RolloutConfig,
+    RunConfig,
+    from_config_dict,
+)
 from tarl_jax.mesh import rollout_mesh
 from tarl_jax.models import attention
 from tarl_jax.presets import MODELS, sized
@@ -33,8 +42,6 @@ def test_operations_by_hand():
     ("qwen2_5_omni_7b", 7.62),
 ])
 def test_presets_have_the_published_number_of_parameters(size, billions):
-    import jax
-
     from tarl_jax.models import decoder
 
     model = MODELS[size]
@@ -59,6 +66,30 @@ def test_too_much_memory_is_said_plainly():
     assert show(dataclasses.replace(report, programs=[over])).endswith("does NOT fit")
     broken = dataclasses.replace(program, peak_gib=float("inf"))
     assert "peak out of memory" in show(dataclasses.replace(report, programs=[broken]))
+
+
+@pytest.mark.parametrize("room, found", [
+    (8 * 1024, (8, 1024)),
+    (8 * 3000, (8, 2048)),
+    (8 * 65_536 * 5, (32, 65_536)),
+    (8 * 65_536 * 9, (64, 65_536)),
+    (1000, None),
+])
+def test_the_search_takes_the_longest_row_then_more_rows(monkeypatch, room, found):
+    tried = []
+
+    def fake(config, topology, slices, shape, rollout):
+        rows, length = shape
+        peak = rows * length / room
+        program = Program("gradient", peak, 0.0, 0.0, {}, 0.0)
+        return Report(topology, 8, {}, 1.0, 0.0, 0.0, rows, length, 0.0, [program])
+
+    monkeypatch.setattr(aot, "report", fake)
+    monkeypatch.setattr(aot, "topology_devices", lambda *_: jax.devices("cpu") * 8)
+    monkeypatch.setattr("tarl_jax.mesh.make_mesh", lambda *_: None)
+    monkeypatch.setattr("tarl_jax.mesh.row_shards", lambda _: 8)
+    assert aot.largest(RunConfig(), "v5e:2x4", 1, lambda *args: tried.append(args)) == found
+    assert len(tried) <= 5 and all(fits == (r * n <= room) for r, n, fits in tried)
 
 
 def test_a_small_model_is_compiled_for_a_slice():
