@@ -86,3 +86,36 @@ def table(results: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> str:
         cells = [f"{r['base'][f'eval/{k}']:.3g} → {r['trained'][f'eval/{k}']:.3g}" for k in shown]
         lines.append(f"| {r['arm']} | {r['seed']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def means(
+    results: Sequence[Mapping[str, Any]], shown: Sequence[str], against: str, metric: str
+) -> str:
+    """Markdown: a row per arm, mean over its seeds after training, lowest to highest.
+
+    The last column is the difference of `metric` from the arm `against` on the same seeds: mean and
+    standard error over seeds.
+    """
+    arms = list(dict.fromkeys(r["arm"] for r in results))
+    values = {
+        (r["arm"], r["seed"]): {k: r["trained"][f"eval/{k}"] for k in (*shown, metric)}
+        for r in results
+    }
+    lines = [
+        "| arm | seeds | " + " | ".join(shown) + f" | {metric} against {against} |",
+        "|---" * (len(shown) + 3) + "|",
+    ]
+    for arm in arms:
+        own = {seed: v for (name, seed), v in values.items() if name == arm}
+        cells = []
+        for k in shown:
+            found = [v[k] for v in own.values()]
+            cells.append(f"{statistics.mean(found):.3g} ({min(found):.3g} to {max(found):.3g})")
+        gaps = [
+            v[metric] - values[against, seed][metric]
+            for seed, v in own.items() if arm != against and (against, seed) in values
+        ]
+        error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
+        last = f"{statistics.mean(gaps):+.3f} ± {error:.3f}" if gaps else ""
+        lines.append(f"| {arm} | {len(own)} | " + " | ".join([*cells, last]) + " |")
+    return "\n".join(lines)

@@ -45,9 +45,9 @@ def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
     batch = listening.batch_of([one], 5, longest=4)
     assert batch.silent.tolist() == [[0.0] * 8 + [1.0] * 2]
     assert batch.absent.tolist() == [[0.0, 0.0, 1.0, 1.0]]
-    _, loss = listening.gradient(MODEL, PLACEHOLDER, params, batch)
+    _, loss = jax.jit(listening.gradient, static_argnums=(0, 1))(MODEL, PLACEHOLDER, params, batch)
 
-    heard, _ = audio.audio_embeddings(
+    heard, _ = jax.jit(audio.audio_embeddings, static_argnums=1)(
         params["audio"], EARS, audio.log_mel(_clip(1), 8)[None], np.array([32])
     )
     x = np.asarray(heard[0], np.float64)

@@ -72,7 +72,8 @@ def main() -> None:
     order = list(ARMS)
     results = sorted(study.read(path), key=lambda r: (order.index(r["arm"]), r["seed"]))
     plot(results, args.tier, HERE / f"{args.tier}.png")
-    print(study.table(results, SHOWN))
+    print(study.table(results, SHOWN), "\n")
+    print(study.means(results, SHOWN, "grpo", "pass^1"))
 
 
 def plot(results: Sequence[dict[str, Any]], tier: str, path: Path) -> None:

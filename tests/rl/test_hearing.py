@@ -132,15 +132,18 @@ def test_inputs_equal_those_of_whole_clips(params, trajectories):
     """Against clips encoded one by one and put in place by `audio.merge`."""
     batch = batches_of(trajectories, tokens=4096)[0]
     plain = jax.device_get(params)
-    ours = hidden_states(plain, MODEL, batch.tokens, None, batch.hearing)
+    ours = jax.jit(hidden_states, static_argnums=1)(
+        plain, MODEL, batch.tokens, None, batch.hearing
+    )
+    embeddings = jax.jit(audio.audio_embeddings, static_argnums=1)
+    states = jax.jit(decoder.hidden_states, static_argnums=1)
     order = sorted(range(8), key=lambda i: (-trajectories[i].num_tokens, i))
     for row, i in list(enumerate(order))[::3]:
         joined = [np.zeros((0, 16), np.float32)]
         for sound in trajectories[i].sounds():
             mel = audio.log_mel(sound.clip, 8)[None]
-            joined.append(audio.audio_embeddings(
-                plain["audio"], EARS, mel, np.array([mel.shape[1]])
-            )[0][0, : sound.tokens])
+            inputs, _ = embeddings(plain["audio"], EARS, mel, np.array([mel.shape[1]]))
+            joined.append(inputs[0, : sound.tokens])
         heard = np.concatenate(joined)
         spoken = heard if len(heard) else np.zeros((1, 16), np.float32)
         tokens = batch.tokens[row : row + 1]
@@ -149,7 +152,7 @@ def test_inputs_equal_those_of_whole_clips(params, trajectories):
         inputs = audio.merge(
             plain["embed"][tokens], placed, AUDIO + 1, spoken[None], np.array([len(heard)])
         )
-        expected = decoder.hidden_states(plain, MODEL, tokens, embeddings=inputs)
+        expected = states(plain, MODEL, tokens, embeddings=inputs)
         np.testing.assert_allclose(ours[row], expected[0], atol=2e-4)
 
 
