@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import queue
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,8 @@ class Arm:
 
 
 def make(
-    arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, results: Path, fields: Sequence[str]
+    arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, results: Path, fields: Sequence[str],
+    jobs: int = 1,
 ) -> list[dict[str, Any]]:
     """Runs what has no result yet, seed after seed; returns the results of these arms.
 
@@ -36,21 +41,56 @@ def make(
       out: folder of the runs.
       results: JSON lines; each is made of what `summary` says.
       fields: of every arm.
+      jobs: runs at a time. More than one share the CPU's cores among them, which together is
+        faster than one after the other, and write to OUT/ARM-SEED.log.
     """
-    for seed in seeds:
-        for name, arm in arms.items():
-            if any((r["arm"], r["seed"]) == (name, seed) for r in read(results)):
-                continue
-            workdir = out / f"{name}-{seed}"
-            command = [
-                sys.executable, "-m", "tarl_jax.main", f"--config={ROOT / arm.config}",
-                f"--workdir={workdir}", f"--config.seed={seed}",
-                *(f"--{field}" for field in (*arm.fields, *fields)),
-            ]
-            subprocess.run(command, check=True, cwd=ROOT)
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"arm": name, "seed": seed, **summary(workdir)}) + "\n")
+    made = {(r["arm"], r["seed"]) for r in read(results)}
+    wanted = [(name, seed) for seed in seeds for name in arms if (name, seed) not in made]
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for place in range(jobs):
+        free.put(place)
+    writing, failed = threading.Lock(), threading.Event()
+
+    def run(name: str, seed: int) -> None:
+        if failed.is_set():
+            return
+        workdir = out / f"{name}-{seed}"
+        command = [
+            sys.executable, "-m", "tarl_jax.main", f"--config={ROOT / arms[name].config}",
+            f"--workdir={workdir}", f"--config.seed={seed}",
+            *(f"--{field}" for field in (*arms[name].fields, *fields)),
+        ]
+        place = free.get()
+        try:
+            if jobs == 1:
+                subprocess.run(command, check=True, cwd=ROOT)
+            else:
+                _run_on(place, jobs, command, workdir.with_name(f"{workdir.name}.log"))
+        except BaseException:
+            failed.set()  # no other is begun
+            raise
+        finally:
+            free.put(place)
+        line = json.dumps({"arm": name, "seed": seed, **summary(workdir)})
+        with writing, results.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        for one in [pool.submit(run, *one) for one in wanted]:
+            one.result()
     return [r for r in read(results) if r["arm"] in arms]
+
+
+def _run_on(place: int, places: int, command: Sequence[str], log: Path) -> None:
+    """Runs it on one of so many equal shares of the cores; what it prints goes to the log."""
+    print(f"{log.stem}: begun, {log}", flush=True)
+    if hasattr(os, "sched_setaffinity"):  # Linux; of this thread and what it starts
+        cores = sorted(os.sched_getaffinity(threading.main_thread().native_id or 0))
+        os.sched_setaffinity(0, cores[place::places] or cores)
+    with log.open("a", encoding="utf-8") as file:
+        subprocess.run(command, check=True, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    print(f"{log.stem}: done", flush=True)
 
 
 def read(results: Path) -> list[dict[str, Any]]:

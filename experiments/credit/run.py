@@ -1,13 +1,13 @@
 """Every way of crediting turns that the paper compares, from one warm start, in two tiers.
 
-    python experiments/credit/run.py --tier=standard
-    python experiments/credit/run.py --tier=long
+    python experiments/credit/run.py --tier=standard --jobs=2
+    python experiments/credit/run.py --tier=long --jobs=2
 
 `standard` has the default's tasks; `long` has four to six requests each: the warm start seldom
-serves all of them, so a verdict is rarely good news. A run takes about ten minutes on 2 cores and
-adds a line to `TIER.jsonl` beside this file; runs whose line is there are not made again. Then
-draws `TIER.png` and prints the table. The warm start has seen worked maths problems in every arm,
-so that those with maths in the mix begin like the others.
+serves all of them, so a verdict is rarely good news. A run adds a line to `TIER.jsonl` beside this
+file, and runs whose line is there are not made again; then `TIER.png` is drawn and the tables are
+printed. The warm start has seen worked maths problems in every arm, so that those with maths in the
+mix begin like the others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ARMS = {
 PAPER = list(ARMS)[:8]
 # Both tiers: one warm start for all arms; a score on maths too.
 SHARED = ("config.maths.demonstrations=0.2", "config.eval.maths_tasks=64", "config.eval.every=0",
-          "config.rl.steps=80")
+          "config.rl.steps=60")
 TIERS = {
     "standard": SHARED,
     "long": (
@@ -62,12 +62,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=study.ROOT / "runs/credit")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=PAPER, choices=list(ARMS))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, on cores of their own")
     parser.add_argument("fields", nargs="*", help="of every arm, e.g. config.rl.steps=20")
     args = parser.parse_args()
     path = HERE / f"{args.tier}.jsonl"
     study.make(
         {name: ARMS[name] for name in args.arms}, args.seeds, args.out / args.tier, path,
-        (*TIERS[args.tier], *args.fields),
+        (*TIERS[args.tier], *args.fields), args.jobs,
     )
     order = list(ARMS)
     results = sorted(study.read(path), key=lambda r: (order.index(r["arm"]), r["seed"]))

@@ -29,11 +29,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--tag", default="", help="at the end of the two files' names")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, on cores of their own")
     parser.add_argument("fields", nargs="*", help="e.g. config.rl.steps=20")
     args = parser.parse_args()
     arms = {name: ARMS[name] for name in args.arms}
     results = study.make(
-        arms, args.seeds, args.out, HERE / f"results{args.tag}.jsonl", args.fields
+        arms, args.seeds, args.out, HERE / f"results{args.tag}.jsonl", args.fields, args.jobs
     )
     results.sort(key=lambda r: (r["arm"], r["seed"]))
     plot(results, HERE / f"plot{args.tag}.png")

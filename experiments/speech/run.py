@@ -50,13 +50,14 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--size", default="", help="of configs/omni_tarl.py, e.g. tiny")
     parser.add_argument("--tag", default="", help="at the end of the two files' names")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, on cores of their own")
     parser.add_argument("fields", nargs="*", help="of every arm, e.g. config.rl.steps=20")
     args = parser.parse_args()
     size = f":{args.size}" if args.size else ""
     arms = {n: dataclasses.replace(ARMS[n], config=f"{CONFIG}{size}") for n in args.arms}
     runs = study.make(
         arms, args.seeds, args.out, HERE / f"results{args.tag}.jsonl",
-        (f"config.eval.heard=('clean','{NOISE}')", *args.fields),
+        (f"config.eval.heard=('clean','{NOISE}')", *args.fields), args.jobs,
     )
     results = by_sense(runs)
     plot(results, HERE / f"plot{args.tag}.png")
