@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from tarl_jax import hosts
 from tarl_jax.config import CheckpointConfig
 
 
@@ -54,7 +55,8 @@ class Checkpoints:
         """Raises CheckpointError, e.g. for a full disk; earlier checkpoints stay."""
         import orbax.checkpoint as ocp
 
-        if not self._swept:  # here, not on opening: another process may read while one writes
+        # Here, not on opening: another process may read while one writes.
+        if not self._swept and hosts.first():
             for half_written in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(half_written)
             self._swept = True

@@ -68,6 +68,10 @@ def _run(job: Callable[[RunConfig], Any]) -> int:
         config = from_config_dict(flags.FLAGS.config)
         if flags.FLAGS.workdir:
             config = dataclasses.replace(config, workdir=flags.FLAGS.workdir)
+        if config.mesh.processes != 1:
+            from tarl_jax import hosts
+
+            hosts.join(config.mesh)
         _keep_compiled_programs(Path(config.warm_start.cache_dir).expanduser())
         job(config)
     except (ConfigError, ValueError, FileNotFoundError) as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from tarl_jax import hosts
 from tarl_jax.config import RunConfig
 from tarl_jax.data import Mixture
 from tarl_jax.metrics import CLIP_DIR, read_trajectories, write_trajectories
@@ -32,7 +33,9 @@ Ended = Callable[[Dialogue], None]
 
 @dataclasses.dataclass
 class Collected:
-    """Of one step: the trajectories, the episodes of a task side by side; how they were played."""
+    """Of one step: this process's trajectories, the episodes of a task side by side; how they were
+    played.
+    """
 
     trajectories: list[Trajectory]
     stats: EngineStats
@@ -110,7 +113,7 @@ class Collector:
     def _play(self, step: int, params: Params) -> Collected:
         config = self._config.rollout
         groups: list[Group] = []
-        for planned in self._mixture.plan(step):
+        for planned in hosts.share(self._mixture.plan(step)):
             world = self._world.speaking(planned.spoken)
             groups.append([
                 world.episode(planned.task, "train", step, trial, supervisor=self._supervisor)
@@ -128,7 +131,7 @@ class Collector:
                 self._cut()
             going = {id(left.episode) for left in self._left}
             done = [group for group in self._held if not going & set(map(id, group))]
-            if done:
+            if any(hosts.gathered(bool(done))):
                 break
         self._held = [group for group in self._held if going & set(map(id, group))]
         return Collected([episode.trajectory() for group in done for episode in group], stats)

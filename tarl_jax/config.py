@@ -42,12 +42,14 @@ class MeshConfig:
     data: copies of the parameters, each on other rows. fsdp: parameters split, other rows. tensor:
     heads, feed-forward and vocabulary split, the same rows. rollout_tensor: `tensor` while rollouts
     run (their parameters are split in no other way, since decoding would gather them each token).
+    processes: of the run, one per host (`hosts.py`); 0: as many as the cluster says.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
     rollout_tensor: int = 1
+    processes: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,6 +318,7 @@ def _check(c: RunConfig) -> None:
         require(value > 0 or value == -1, f"mesh.{where}", value, "must be at least 1, or -1")
     require((c.mesh.data, c.mesh.fsdp, c.mesh.tensor).count(-1) <= 1, "mesh.data", c.mesh.data,
             "only one of data, fsdp and tensor can be -1")
+    require(c.mesh.processes >= 0, "mesh.processes", c.mesh.processes, "must be at least 0")
     require(c.mesh.rollout_tensor > 0, "mesh.rollout_tensor", c.mesh.rollout_tensor,
             "must be at least 1")
     check_audio(c.model.audio, c.model.d_model, require)

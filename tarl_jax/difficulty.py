@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tarl_jax import hosts
 from tarl_jax.config import MathsConfig
 from tarl_jax.models.decoder import Params
 from tarl_jax.rollout.engine import Engine
@@ -43,11 +44,11 @@ def medium_problems(
     if (config.min_pass, config.max_pass) == (0.0, 1.0):
         return problems
     problems, path = problems[: config.band_problems], run_dir / FILE
-    if path.is_file():
+    if hosts.from_first(path.is_file):
         rates = json.loads(path.read_text(encoding="utf-8"))
     elif params is not None:
         rates = _pass_rates(engine, params, world, problems, progress)
-        write_json(path, rates)
+        hosts.from_first(lambda: write_json(path, rates))
     else:
         raise ValueError(f"{path}: is gone, and the policy that it was measured with has changed;"
                          " put it back, or start a new run")
@@ -76,8 +77,11 @@ def _pass_rates(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, float]:
     trials = world.config.maths.band_trials
-    episodes = [world.episode(p, "maths-band", trial) for p in problems for trial in range(trials)]
+    episodes = [
+        world.episode(p, "maths-band", trial)
+        for p in hosts.share(problems) for trial in range(trials)
+    ]
     engine.run(params, episodes, world.config.rollout.temperature, progress)
-    passed = np.reshape([bool(e.trajectory().success) for e in episodes], (-1, trials))
-    rates = passed.mean(axis=1).tolist()
+    passed = hosts.joined([bool(e.trajectory().success) for e in episodes])
+    rates = np.reshape(passed, (-1, trials)).mean(axis=1).tolist()
     return dict(zip((p.task_id for p in problems), rates, strict=True))

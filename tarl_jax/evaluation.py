@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
+from tarl_jax import hosts
 from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import RunConfig
 from tarl_jax.judge.service import Judge
@@ -63,22 +64,23 @@ def evaluate(
     """
     config = world.config.eval
     episodes = [world.episode(task, stream, config.seed, trial)
-                for task in tasks for trial in range(config.trials)]
+                for task in hosts.share(tasks) for trial in range(config.trials)]
     ended = judge.begin if judge else None
     stats = engine.run(params, episodes, config.temperature, progress, ended=ended)
     trajectories = [episode.trajectory() for episode in episodes]
-    require_some(trajectories)
-    tools, maths = by_kind(trajectories)
     if judge:
         verdicts = judge.judge_all(trajectories, exact=True)
         for trajectory, verdict in zip(trajectories, verdicts, strict=True):
             if verdict is not None:
                 trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
+    trajectories = hosts.joined(trajectories)
+    require_some(trajectories)
+    tools, maths = by_kind(trajectories)
     metrics = summarise(tools, config.trials, config.bootstrap, config.seed)
     if maths:
         metrics |= summarise_maths(maths, config.trials, config.bootstrap, config.seed)
     metrics["eval/tokens_per_second"] = stats.tokens_per_second
-    counts = world.user_counts() | (judge.counts() if judge else {})
+    counts = hosts.total(world.user_counts() | (judge.counts() if judge else {}))
     metrics |= {f"eval/{name}": count for name, count in counts.items()}
     return metrics, trajectories
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tarl_jax import hosts
 from tarl_jax.config import RunConfig
 from tarl_jax.credit import Baselines, Credit, Table, assign
 from tarl_jax.models.decoder import Params
@@ -156,10 +157,14 @@ def _kept_table(config: RunConfig, run_dir: Path) -> Table | None:
     if not config.reward.calibration:
         return None
     kept = run_dir / "calibration.json"
-    if not kept.exists():
-        path = Path(config.reward.calibration).expanduser()
-        load_table(path)
-        shutil.copyfile(path, kept)
+
+    def keep() -> None:
+        if not kept.exists():
+            path = Path(config.reward.calibration).expanduser()
+            load_table(path)
+            shutil.copyfile(path, kept)
+
+    hosts.from_first(keep)
     return load_table(kept)
 
 

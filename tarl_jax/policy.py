@@ -46,9 +46,9 @@ def starting_policy(
         )
     if not config.warm_start.steps:
         return updater.random(key)
-    params, folder = warm_start(config, world, key, progress, score)
+    params, folder = warm_start(config, world, updater, key, progress, score)
     log(f"warm start: {folder}")
-    return updater.place(params)
+    return params
 
 
 def restore(

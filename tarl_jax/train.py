@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import Self
 import jax
 import numpy as np
 
+from tarl_jax import hosts
 from tarl_jax import metrics as logs
 from tarl_jax.checkpoint import CheckpointError, Checkpoints, load_params, save_params
 from tarl_jax.collect import Collector
@@ -60,8 +62,14 @@ def train(config: RunConfig) -> dict[str, dict[str, float]]:
     Raises ConfigError, CheckpointError, NonFiniteError, LLMError or Interrupted, each with a
     message for the user.
     """
-    run_dir = open_run_dir(config)
-    with LiveView(config.rl.steps, config.log.live, str(run_dir)) as view, StopRequest() as stop:
+    hosts.check(config)
+    run_dir = hosts.from_first(lambda: open_run_dir(config))
+    with (
+        open(os.devnull, "w") as nowhere,
+        LiveView(config.rl.steps, config.log.live, str(run_dir),
+                 None if hosts.first() else nowhere) as view,
+        StopRequest() as stop,
+    ):
         run = _Run(config, run_dir, view, stop)
         try:
             return run.go()
@@ -95,7 +103,8 @@ class _Run:
         view.phase("building the shop and its tasks")
         self.world = World.from_config(config)
         self.world.check_users()
-        self.judge = Judge(config.judge, run_dir / "judge", view.log)
+        folder = "judge" if hosts.first() else f"judge-{jax.process_index()}"
+        self.judge = Judge(config.judge, run_dir / folder, view.log)
         self.judge.check()
         self.engine = self.world.engine()
         self.updater = make_updater(config, self.world)
@@ -116,7 +125,8 @@ class _Run:
 
     def go(self) -> dict[str, dict[str, float]]:
         step, state, reference = self._start()
-        self.writer = logs.MetricsWriter(self.run_dir, resume_step=step)
+        if hosts.first():
+            self.writer = logs.MetricsWriter(self.run_dir, resume_step=step)
         self.view.phase("compiling")
         self.engine.programs.compile(state.policy)
         self.updater.compile(state, self.learner.shapes(), self.config.rl.pack)
@@ -136,17 +146,19 @@ class _Run:
             every = self.config.eval.every
             if every and step % every == 0 and not last:
                 self._evaluation("eval", step, state.policy)
-            stopping = self.stop.pending  # read once: a stop after this line waits for the next
+            # Read once: a stop after this line waits for the next.
+            stopping = any(hosts.gathered(self.stop.pending))
             if step % self.config.checkpoint.every == 0 or last or stopping:
                 self._save(step, state)
             if stopping:
-                self._honour_stop(f"after step {step}")
+                raise self._stopped(f"after step {step}")
         trained = base  # where there is nothing but the warm start
         if step > 0:
             trained = self._found("final") or self._evaluation("final", step, state.policy)
-        plot_curves(self.run_dir)
         summary = {"base": base, "trained": trained}
-        write_json(self.run_dir / "summary.json", summary)
+        if hosts.first():
+            plot_curves(self.run_dir)
+            write_json(self.run_dir / "summary.json", summary)
         return summary
 
     def _start(self) -> tuple[int, TrainState, Params | None]:
@@ -166,7 +178,7 @@ class _Run:
             state = self.updater.init(reference)
         if config.rl.kl_coef > 0:
             folder = self.run_dir / "reference"
-            if folder.exists():
+            if hosts.from_first(folder.exists):
                 reference = load_params(folder, self.updater.policy_shapes)
             else:
                 save_params(folder, reference)
@@ -210,8 +222,11 @@ class _Run:
             self.collector.forget(self.checkpoints.steps[0])
 
     def _honour_stop(self, where: str) -> None:
-        if self.stop.pending:
-            raise Interrupted(f"stopped {where}; go on with --workdir={self.run_dir}")
+        if self.stop.pending and not hosts.several():  # who stop between steps alone, together
+            raise self._stopped(where)
+
+    def _stopped(self, where: str) -> Interrupted:
+        return Interrupted(f"stopped {where}; go on with --workdir={self.run_dir}")
 
     def _warm_progress(self, what: str, step: int, steps: int, loss: float) -> None:
         note = f"loss {loss:.3f}" if math.isfinite(loss) else ""
@@ -239,12 +254,12 @@ class _Run:
         self.view.phase("rollout")
         assert self.collector is not None  # `go` made it
         collected = self.collector.collect(step, state.policy)
-        trajectories, stats = collected.trajectories, collected.stats
-        require_some(trajectories)
         if self.config.rl.ahead and step < self.config.rl.steps:
             self.collector.play_ahead(step + 1, state.policy)
         after_rollout = time.perf_counter()
         self.view.phase("judge")
+        trajectories = self._judged(collected.trajectories)
+        require_some(trajectories)
         values = self._reward(trajectories)
         after_judge = time.perf_counter()
         self.view.phase("update")
@@ -258,7 +273,8 @@ class _Run:
                 f" trajectories in {self.run_dir}"
             ) from error
         done = time.perf_counter()
-        values |= losses | stats.metrics() | self.world.user_counts() | self.judge.counts() | {
+        counts = hosts.total(self.world.user_counts() | self.judge.counts())
+        values |= losses | collected.stats.metrics() | counts | {
             "seconds/rollout": after_rollout - begun,
             "seconds/judge": after_judge - after_rollout,
             "seconds/update": done - after_judge,
@@ -267,16 +283,21 @@ class _Run:
         }
         self._write(step, "train", values)
         kept = trajectories[: self.config.log.trajectories]
-        if kept:
+        if kept and hosts.first():
             logs.append_trajectories(self.run_dir, step, kept)
         self.view.update(step, values)
         return state
 
-    def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-        """Judges and rewards in place; returns metrics, those of maths problems apart."""
-        for t, verdict in zip(trajectories, self.judge.judge_all(trajectories), strict=True):
+    def _judged(self, played: Sequence[Trajectory]) -> list[Trajectory]:
+        """Those of all processes, each judged where it was played."""
+        for t, verdict in zip(played, self.judge.judge_all(played), strict=True):
             if verdict:
                 t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
+        return hosts.joined(played)
+
+    def _reward(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+        """Rewards in place; returns metrics, those of maths problems apart."""
+        for t in trajectories:
             earned = reward(t, self.config, self.learner.table)
             t.reward, t.reward_parts = earned.total, dataclasses.asdict(earned)
         trajectories, maths = by_kind(trajectories)
@@ -327,18 +348,19 @@ class _Run:
         heard = [t for t in tools if any(t.sounds())]
         read = [t for t in tools if not any(t.sounds())]
         kept = [*read[:64], *maths[:16], *heard[:16]]
-        logs.append_trajectories(self.run_dir, step, kept, kind="eval")
+        if hosts.first():
+            logs.append_trajectories(self.run_dir, step, kept, kind="eval")
         self.view.update(step, values)
         return values
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        assert self.writer is not None  # `go` opens it before there is anything to write
-        self.writer.write(step, kind, values)
+        if self.writer:  # of the first process
+            self.writer.write(step, kind, values)
 
     @contextlib.contextmanager
     def _traced(self, step: int) -> Iterator[None]:
         """Records what the step does, for Perfetto, where it is the one that was asked for."""
-        if step != self.config.log.trace_step:
+        if step != self.config.log.trace_step or not hosts.first():
             yield
             return
         with jax.profiler.trace(self.run_dir / "trace", create_perfetto_trace=True):
@@ -347,7 +369,7 @@ class _Run:
 
     def _found(self, kind: str) -> dict[str, float]:
         """The metrics of an evaluation that an earlier start has made; {} if there is none."""
-        for record in logs.read_metrics(self.run_dir):
+        for record in hosts.from_first(lambda: logs.read_metrics(self.run_dir)):
             if record["kind"] == kind and record["step"] in (0, self.config.rl.steps):
                 return {k: v for k, v in record.items() if k not in ("step", "kind")}
         return {}
@@ -359,4 +381,5 @@ class _Run:
 def run_and_report(config: RunConfig) -> None:
     """`train`, then the table of base and trained side by side."""
     summary = train(config)
-    print_summary(summary["base"], summary["trained"])
+    if hosts.first():
+        print_summary(summary["base"], summary["trained"])

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tarl_jax import checkpoint, listening
+from tarl_jax import checkpoint, hosts, listening
 from tarl_jax.config import ModelConfig, RunConfig
 from tarl_jax.demonstrations import (
     Demonstration,
@@ -36,7 +36,7 @@ from tarl_jax.models import decoder
 from tarl_jax.models.head import sampled_log_probs
 from tarl_jax.models.hearing import hidden_states
 from tarl_jax.rl.batching import fill, packed_layouts
-from tarl_jax.rl.update import NonFiniteError
+from tarl_jax.rl.update import NonFiniteError, Updater
 from tarl_jax.rollout.world import World
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
@@ -55,11 +55,14 @@ Score = Callable[[decoder.Params], float]
 def warm_start(
     config: RunConfig,
     world: World,
+    updater: Updater,
     key: jax.Array,
     progress: Progress,
     score: Score | None = None,
 ) -> tuple[decoder.Params, Path]:
-    """Parameters after imitation, from the cache where it has them.
+    """Parameters after imitation, from the cache where it has them, on the updater's mesh.
+
+    Several processes imitate the same, each for itself.
 
     Args:
       key: of the random parameters that imitation starts from.
@@ -69,13 +72,13 @@ def warm_start(
     Raises: ValueError where a target is set, there is no `score`, and the cache has nothing;
       SpeechError where users cannot be made to speak.
     """
-    params = decoder.init_params(config.model, world.vocab_size, key)
     folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
-    if folder.exists():
-        return checkpoint.load_params(folder, params), folder
+    if hosts.from_first(folder.exists):
+        return checkpoint.load_params(folder, updater.policy_shapes), folder
     if config.warm_start.target_pass and score is None:
         raise ValueError(f"{folder}: the warm start of this run is gone, and only a run makes one")
     settings = config.warm_start
+    params = decoder.init_params(config.model, world.vocab_size, key)
     demonstrations = demonstrate(config, world, settings.clerk, settings.episodes)
     params = imitate(params, config.model, settings, demonstrations, progress)
     if _listens(config):
@@ -84,6 +87,7 @@ def warm_start(
         clumsy = clumsier(settings.clerk, settings.clumsiness)
         demonstrations = demonstrate(config, world, clumsy, settings.episodes // 6)
         params = lower(params, config.model, settings, demonstrations, score)
+    params = updater.place(params)
     checkpoint.save_params(folder, params)
     return params, folder
 

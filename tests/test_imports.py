@@ -21,7 +21,7 @@ ROWS = (
     # Records, knobs, the mesh, how a process starts.
     ("types", "sounds", "config", "credit_config", "judge_config", "llm_config", "speech_config",
      "audio_config", "curriculum_config", "warm_start_config", "maths.config",
-     "presets", "mesh", "launch"),
+     "presets", "mesh", "hosts", "launch"),
     # Outside language models.
     ("llm.*",),
     # Pure functions on arrays; models; text; the sandbox.

@@ -20,6 +20,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from tarl_jax import hosts
 from tarl_jax.config import ModelConfig, RLConfig
 from tarl_jax.mesh import (
     by_rows,
@@ -126,7 +127,7 @@ class Updater:
             donate_argnums=(0, 1, 2),
             out_shardings=(self._shardings, self._opt_shardings, whole, whole),
         )
-        self._score = jax.jit(score, out_shardings=by_rows(mesh))
+        self._score = jax.jit(score, out_shardings=whole)
         self._zeros = jax.jit(_zeros, out_shardings=accumulated)
         self._own = jax.jit(
             lambda policy: jax.tree.map(jnp.copy, self._trained(policy)),
@@ -159,7 +160,7 @@ class Updater:
 
     def place(self, params: decoder.Params) -> decoder.Params:
         """All parameters of a policy, where this mesh keeps them."""
-        return jax.device_put(params, self.policy_shardings)
+        return hosts.put(params, self.policy_shardings)
 
     def random(self, key: jax.Array) -> decoder.Params:
         """Random parameters of a policy, made where this mesh keeps them."""
@@ -265,7 +266,7 @@ class Updater:
                 if objective.has_value_model(self._config):  # of the update's type: one program
                     ignored = batch.advantages
                     batch = dataclasses.replace(batch, values=ignored, returns=ignored)
-                batch = jax.device_put(batch, by_rows(self._mesh))
+                batch = hosts.put(batch, by_rows(self._mesh))
                 scores = self._score(state.trained, state.frozen, reference, batch)
                 for name, values in jax.device_get(scores).items():
                     found.setdefault(name, []).append(values)
@@ -341,7 +342,7 @@ class Updater:
         reference = self._anchor(reference, objective.in_loss)
         accumulated = self._zeros(state.trained)
         for batch in batches:
-            batch = jax.device_put(batch, by_rows(self._mesh))
+            batch = hosts.put(batch, by_rows(self._mesh))
             accumulated = self._gradient(
                 accumulated, state.trained, state.frozen, reference, batch
             )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from tarl_jax import hosts
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.mesh import by_rows, place_shapes, round_up, row_shards, sharding, tree_shardings
 from tarl_jax.models import decoder
@@ -60,7 +61,7 @@ class Compiled:
         self._model = model
         self._config = config
         self._mesh = mesh
-        self._grammar = None if grammar is None else jax.device_put(grammar, sharding(mesh))
+        self._grammar = None if grammar is None else hosts.put(grammar, sharding(mesh))
         self.slots = round_up(config.slots, mesh)
         self.chunks = CHUNKS if config.max_episode_tokens < LONG else (LONG_CHUNK, *CHUNKS)
         share = config.share_prefix > 0
@@ -110,7 +111,8 @@ class Compiled:
             longest = longest_clip(self._config.max_episode_tokens)
             for samples in clip_sizes(self._model.audio, longest):
                 self.hear(params, np.zeros(samples, np.float32))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Several processes must run their programs in one order.
+        with ThreadPoolExecutor(1 if hosts.several() else os.cpu_count()) as pool:
             # The list collects what a thread raised.
             list(pool.map(lambda s: self._compile_shape(params, s, sizes[-1], lengths[-1]), shapes))
 
@@ -176,7 +178,7 @@ class Compiled:
         """The stacked parameters of training as decoding takes them, on the engine's mesh."""
         params = self._unstack(params)
         axes = decoder.logical_axes(params)
-        return jax.device_put(params, tree_shardings(self._mesh, axes))
+        return hosts.put(params, tree_shardings(self._mesh, axes))
 
     def bucket_rows(self, wanted: int) -> int:
         """The smallest batch that holds `wanted` rows: the slots, halved as often as allowed."""

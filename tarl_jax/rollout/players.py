@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import queue
 import time
 from collections.abc import Sequence
@@ -17,11 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import jax
-import numpy as np
 
+from tarl_jax import hosts
 from tarl_jax.sounds import Sound
 
-_LEVELS = np.float32(32_768)  # of a clip's samples, which are whole numbers of its inverse
 _POLL = 0.05  # seconds that a process waits for its own answers before it asks the others
 
 
@@ -98,12 +96,10 @@ class Players:
         self.waiting: dict[int, Pending] = {}
         self.late = False
         self.outside_seconds = 0.0
-        facts = np.array([(e.seed, e.shared) for e in episodes], np.int64).reshape(-1, 2)
-        rank = jax.process_index()
-        parts = _all_gather(facts.ravel())
-        self._first = sum(len(part) // 2 for part in parts[:rank])
-        everyone = np.concatenate(parts).reshape(-1, 2)
-        self.seeds, self.shared = everyone[:, 0].tolist(), everyone[:, 1].tolist()
+        facts = hosts.gathered([(e.seed, e.shared) for e in episodes])
+        self._first = sum(len(part) for part in facts[: jax.process_index()])
+        self.seeds = [seed for part in facts for seed, _ in part]
+        self.shared = [shared for part in facts for _, shared in part]
 
     @property
     def count(self) -> int:
@@ -137,7 +133,7 @@ class Players:
 
         Raises what a dialogue raised.
         """
-        alone = jax.process_count() == 1
+        alone = not hosts.several()
         mine, self._inline = self._inline, []
         begun = time.perf_counter()
         patience = min(self._end - begun, float("inf") if alone else _POLL)
@@ -150,12 +146,9 @@ class Players:
         if alone:
             self.late = late
             return mine
-        found: list[Arrival] = []
-        for rank, part in enumerate(_all_gather(_encode(mine, late))):
-            lates, arrivals = _decode(part)
-            found += arrivals
-            self.late = lates if rank == 0 else self.late
-        return found
+        found = hosts.gathered((late, mine))
+        self.late = found[0][0]
+        return [arrival for _, arrivals in found for arrival in arrivals]
 
     def _call(self, index: int, episode: Dialogue, answer) -> None:
         if not episode.outside:
@@ -180,52 +173,3 @@ class Players:
 def _opening(episode: Dialogue) -> Answer | None:
     tokens = episode.start()
     return Answer(tokens) if isinstance(tokens, list) else tokens
-
-
-def _encode(arrivals: list[Arrival], late: bool) -> np.ndarray:
-    flat = [int(late)]
-    for index, answer in arrivals:
-        if answer is None:
-            flat += [index, -1, 0]
-        else:
-            keep = -1 if answer.keep is None else answer.keep
-            flat += [index, len(answer.tokens), keep, *answer.tokens, len(answer.sounds)]
-            for sound in answer.sounds:
-                levels = (sound.clip * _LEVELS).astype(int).tolist()
-                flat += [sound.first, sound.tokens, len(levels), *levels]
-    return np.array(flat, np.int64)
-
-
-def _decode(flat: np.ndarray) -> tuple[bool, list[Arrival]]:
-    numbers = iter(flat.tolist())
-    late = bool(next(numbers))
-    arrivals: list[Arrival] = []
-    for index in numbers:
-        length, keep = next(numbers), next(numbers)
-        if length < 0:
-            arrivals.append((index, None))
-            continue
-        tokens = list(itertools.islice(numbers, length))
-        sounds = []
-        for _ in range(next(numbers)):
-            first, count, samples = next(numbers), next(numbers), next(numbers)
-            levels = np.array(list(itertools.islice(numbers, samples)), np.float32)
-            sounds.append(Sound(first, count, levels / _LEVELS))
-        answer = Answer(tokens, None if keep < 0 else keep, tuple(sounds))
-        arrivals.append((index, answer))
-    return late, arrivals
-
-
-def _all_gather(values: np.ndarray) -> list[np.ndarray]:
-    """Each process's integers, of any number, in the order of the processes."""
-    if jax.process_count() == 1:
-        return [values]
-    from jax.experimental.multihost_utils import process_allgather
-
-    sizes = process_allgather(np.array([values.size], np.int32)).ravel()
-    longest = 1 << int(sizes.max()).bit_length()  # few shapes
-    halves = np.zeros((longest, 2), np.uint32)  # 64 bits would be cut to 32
-    halves[: values.size] = values.astype(np.uint64)[:, None] >> np.array([0, 32], np.uint64)
-    every = np.asarray(process_allgather(halves)).reshape(len(sizes), longest, 2)
-    joined = (every[..., 0].astype(np.uint64) | every[..., 1].astype(np.uint64) << 32)
-    return [row[:size].astype(np.int64) for row, size in zip(joined, sizes, strict=True)]
