@@ -276,6 +276,7 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     finally:
         world.close()
     checkpoints.close()
-    write_json(run_dir / f"evaluation-{step}.json", values)
-    print_summary({}, values)
+    if hosts.first():
+        write_json(run_dir / f"evaluation-{step}.json", values)
+        print_summary({}, values)
     return values

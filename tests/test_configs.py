@@ -1,13 +1,16 @@
 """Every config passes the checks in every size; those with more state train and resume exactly."""
 
 import dataclasses
+import functools
 import importlib.util
+import pickle
 import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from processes import free_port, outputs, start
 
 from tarl_jax.calibrate import main as calibrate
 from tarl_jax.checkpoint import Checkpoints
@@ -71,15 +74,27 @@ def state_of(config: RunConfig, step: int):
     return jax.device_get(state), meta
 
 
+@pytest.fixture(scope="module")
+def trained(cache_dir, tmp_path_factory):
+    """The config of a small run of two steps that has ended, by name."""
+
+    @functools.cache
+    def run(name: str) -> RunConfig:
+        config = small(name, cache_dir, tmp_path_factory.mktemp(name) / "run", 2, **MORE[name])
+        train(config)
+        return config
+
+    return run
+
+
 @pytest.mark.parametrize("name", MORE)
-def test_a_small_run_trains_and_resumes_bit_for_bit(name, cache_dir, tmp_path):
+def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     """Two steps, then again from the first one's checkpoint.
 
     The policy with ears is resumed in test_policy.py, in less time.
     """
-    config = small(name, cache_dir, tmp_path / "whole", steps=2, **MORE[name])
-    train(config)
-    assert (tmp_path / "whole/ahead/2.jsonl").exists() == config.rl.ahead
+    config = trained(name)
+    assert (Path(config.workdir) / "ahead/2.jsonl").exists() == config.rl.ahead
     steps = [r for r in read_metrics(config.workdir) if r["kind"] == "train"]
     assert len(steps) == 2 and not any(r["compilations"] for r in steps)
     state, meta = state_of(config, 2)
@@ -108,6 +123,37 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, cache_dir, tmp_path):
     assert resumed_meta == meta
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_two_processes_train_as_one_does(trained, tmp_path):
+    """The second of them writes nothing, and the pair goes on from its own checkpoint."""
+    one = trained("ppo_turn_end")
+    script, pair = Path(__file__).with_name("two_trainers.py"), tmp_path / "pair"
+    for steps in (1, 2):
+        where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
+        config = dataclasses.replace(
+            one, workdir=str(pair), rl=dataclasses.replace(one.rl, steps=steps)
+        )
+        given = tmp_path / "config.pickle"
+        given.write_bytes(pickle.dumps(config))
+        said = outputs([
+            start([script, given], devices=1, JAX_PROCESS_ID=str(rank), **where)
+            for rank in range(2)
+        ])
+        assert "pass^1" in said[0] and not said[1].strip()
+    assert "resuming" in said[0]
+    alone, together = (
+        [r for r in read_metrics(path) if r["kind"] in ("base", "train")]
+        for path in (one.workdir, pair)
+    )
+    assert [r["kind"] for r in alone] == [r["kind"] for r in together] == ["base", "train", "train"]
+    same = [k for k in alone[-1] if k.startswith(("train/", "reward/", "judge/", "rl/"))]
+    assert len(same) > 20
+    for a, b in zip(alone[1:], together[1:], strict=True):
+        for key in same:
+            assert b[key] == pytest.approx(a[key], rel=2e-3, abs=2e-4), key
+        assert b["compilations"] == 0
+    assert alone[0]["eval/episode_tokens"] == together[0]["eval/episode_tokens"]
 
 
 def test_a_run_calibrates_the_next_one(cache_dir, tmp_path, tiny_config, capsys):
