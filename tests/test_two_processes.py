@@ -1,5 +1,6 @@
 """Two processes say what one with as many devices says (whole runs: test_configs.py)."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 from processes import free_port, outputs, start
 
 from tarl_jax import hosts
-from tarl_jax.config import ConfigError, MeshConfig
+from tarl_jax.config import ConfigError, MeshConfig, RunConfig
+from tarl_jax.rollout.players import Answer
+from tarl_jax.sounds import Sound
 
 HERE = Path(__file__).parent
 
@@ -36,6 +39,34 @@ def test_processes_that_cannot_meet_are_an_error(monkeypatch):
     monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match=r"mesh.processes = 2: set JAX_COORDINATOR_ADDRESS"):
         hosts.join(MeshConfig(processes=2))
+
+
+def test_answers_reach_other_processes_to_the_sample(monkeypatch):
+    def stacked(x):
+        return np.stack([x, x])
+
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", stacked)
+    clip = np.random.default_rng(0).integers(-9000, 9000, 900).astype(np.float32) / 32768
+    mine = (True, [(3, Answer([5, 9, 9, 1], 7, (Sound(1, 2, clip),))), (4, None), (2**40, 0.1)])
+    assert hosts.gathered(mine) == [mine, mine]
+    assert hosts.total({"calls": 2.0}) == {"calls": 4.0}
+    with pytest.raises(ConfigError, match="no such file"):
+        hosts.from_first(lambda: _fail("no such file"))
+
+
+def _fail(reason):
+    raise ConfigError(reason)
+
+
+def test_only_one_process_plays_ahead_or_records(monkeypatch):
+    config = RunConfig()
+    ahead = dataclasses.replace(config, rl=dataclasses.replace(config.rl, ahead=True))
+    hosts.check(ahead)
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    hosts.check(config)
+    with pytest.raises(ConfigError, match=r"rl.ahead = True: only a run of one process"):
+        hosts.check(ahead)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -16,17 +16,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from tarl_jax import hosts
 from tarl_jax.config import ModelConfig, RolloutConfig
-from tarl_jax.mesh import by_rows, place_shapes, round_up, row_shards, sharding, tree_shardings
+from tarl_jax.mesh import (
+    ROW_AXES,
+    by_rows,
+    place_shapes,
+    round_up,
+    row_shards,
+    sharding,
+    spec,
+    tree_shardings,
+)
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache, empty_cache
 from tarl_jax.models.hearing import clip_sizes, longest_clip, pieces_of, tokens_of
-from tarl_jax.rollout import programs
+from tarl_jax.rollout import chunks, programs
 from tarl_jax.rollout.grammar import Grammar
-from tarl_jax.rollout.programs import Chunk, EngineState, Written
+from tarl_jax.rollout.programs import EngineState, Written
 from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.rollout.scheduler import Row
 
@@ -47,6 +56,7 @@ class Compiled:
 
     Attributes:
       slots: rows of the largest batch.
+      shards: parts of the batch that stand on devices of their own.
       chunks: (columns, share of the rows) of the programs that feed tokens, the widest first.
     """
 
@@ -71,9 +81,15 @@ class Compiled:
         by = by_rows(mesh)
         rows = EngineState(cache=cache, lengths=by, last=by, seeds=by, dropped=by, syntax=by)
         self._state_shardings = rows
-        self._extend = jax.jit(
-            functools.partial(programs.extend, model), donate_argnums=1, out_shardings=rows
-        )
+        self.shards = row_shards(mesh)
+        extend = functools.partial(programs.extend, model)
+        if self.shards > 1:
+            # Each shard feeds rows of its own: a cache that is taken from another costs its length.
+            extend = jax.shard_map(
+                extend, mesh=mesh, in_specs=(PartitionSpec(), spec("rows"), spec("rows")),
+                out_specs=spec("rows"), axis_names=set(ROW_AXES), check_vma=False,
+            )
+        self._extend = jax.jit(extend, donate_argnums=1, out_shardings=rows)
         truncation = Truncation(config.top_k, config.top_p, config.min_p)
         self._decode = jax.jit(
             functools.partial(programs.decode, model, truncation, stop_id, config.max_turn_tokens),
@@ -134,7 +150,7 @@ class Compiled:
             part = self.places(size, share), columns
             state = self.extend(params, state, [], part)
             if self._model.audio:
-                silent = _with_sound(_chunk([], size, part), [], self._model.d_model)
+                silent = chunks.with_sound(chunks.empty(part, size), {}, {}, self._model.d_model)
                 state = self._extend(params, state, silent)
         if store is not None:
             store = self.park(state, store, [(0, 0)])
@@ -163,7 +179,7 @@ class Compiled:
             return jax.ShapeDtypeStruct(shape, dtype, sharding=rows if shape else None)
 
         columns, share = self.chunks[0]
-        chunk = _chunk([], self.slots, (self.places(self.slots, share), columns))
+        chunk = chunks.empty((self.places(self.slots, share), columns), self.slots)
         chunk = jax.tree.map(lambda x: array(*x.shape, dtype=x.dtype), chunk)
         with jax.set_mesh(self._mesh):  # attention asks it what it is made of
             return {
@@ -188,8 +204,8 @@ class Compiled:
         return size
 
     def places(self, batch: int, share: int) -> int:
-        """Rows of a chunk that serves this share of the batch."""
-        return max(batch // share, row_shards(self._mesh))
+        """Rows of a chunk that serves this share of the batch, as many in each shard."""
+        return round_up(max(batch // share, 1), self._mesh)
 
     # ---- arrays -----------------------------------------------------------------------------
 
@@ -220,11 +236,8 @@ class Compiled:
         shape: tuple[int, int],
     ) -> EngineState:
         """Feeds the rows' next pending tokens, as many as fit the chunk, and counts them as fed."""
-        fed = [(row, row.fed) for row in rows]
-        chunk = _chunk(rows, batch_of(state), shape)
-        if any(sound.first < row.fed and begin < sound.end
-               for row, begin in fed for sound in row.heard):
-            chunk = _with_sound(chunk, fed, self._model.d_model)
+        width = self._model.d_model
+        chunk = chunks.chunk_of(rows, batch_of(state), self.shards, shape, width)
         return self._extend(params, state, chunk)
 
     def hear(self, params: decoder.Params, clip: np.ndarray) -> np.ndarray:
@@ -289,40 +302,6 @@ class Compiled:
         for part in _pairs(pairs):
             cache = self._move_within(cache, part)
         return dataclasses.replace(state, cache=cache)
-
-
-def _chunk(rows: Sequence[Row], batch: int, shape: tuple[int, int]) -> Chunk:
-    """The next pending tokens of the rows, as many as fit, all but each one's newest."""
-    places, columns = shape
-    ints: Any = lambda *dims: np.zeros(dims, np.int32)  # noqa: E731
-    chunk = Chunk(
-        slots=np.full(places, batch, np.int32),  # beyond the batch: fillers
-        tokens=ints(*shape), start=ints(places), used=ints(places), last=ints(places),
-        seeds=np.zeros(places, np.uint32), dropped=ints(places), syntax=ints(places),
-    )
-    for place, row in enumerate(rows):
-        part = row.tokens[row.fed : min(row.fed + columns, len(row.tokens) - 1)]
-        chunk.slots[place], chunk.start[place], chunk.used[place] = row.slot, row.fed, len(part)
-        chunk.tokens[place, : len(part)] = part
-        chunk.last[place], chunk.seeds[place] = row.tokens[-1], row.seed
-        chunk.dropped[place], chunk.syntax[place] = row.dropped, row.syntax
-        row.fed += len(part)
-    return chunk
-
-
-def _with_sound(chunk: Chunk, fed: Sequence[tuple[Row, int]], width: int) -> Chunk:
-    """The chunk that rows were fed with, from the position beside each, and what they heard."""
-    heard = np.zeros(chunk.tokens.shape, bool)
-    inputs = np.zeros((*heard.shape, width), np.float32)
-    for place, (row, begin) in enumerate(fed):
-        for sound in row.heard:
-            first, end = max(sound.first, begin), min(sound.end, row.fed)
-            if first < end:
-                heard[place, first - begin : end - begin] = True
-                inputs[place, first - begin : end - begin] = (
-                    sound.inputs[first - sound.first : end - sound.first]
-                )
-    return dataclasses.replace(chunk, heard=heard, inputs=inputs)
 
 
 def _pairs(pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:

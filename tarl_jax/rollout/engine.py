@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache
+from tarl_jax.rollout.chunks import fitting
 from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, length_of
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.players import Dialogue, Pending, Players, Turn
@@ -292,7 +293,7 @@ class Engine:
                     (c for c in reversed(programs.chunks) if c[0] >= longest), programs.chunks[0]
                 )
                 places = programs.places(batch, share)
-                chosen, waiting = waiting[:places], waiting[places:]
+                chosen, waiting = fitting(waiting, batch, places, programs.shards)
                 before = sum(row.fed for row in chosen)
                 run.state = programs.extend(run.params, run.state, chosen, (places, columns))
                 stats.fed_tokens += sum(row.fed for row in chosen) - before

@@ -13,7 +13,6 @@ from scripted import CONFIG, MODEL, STOP, TEMPERATURE, VOCAB, Scripted
 from tarl_jax.audio_config import AudioConfig
 from tarl_jax.mesh import make_mesh
 from tarl_jax.models import audio, decoder, hearing
-from tarl_jax.rollout import players
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.players import Answer
 from tarl_jax.rollout.scheduler import BLOCK, Heard, Row, Scheduler
@@ -150,14 +149,6 @@ def test_the_longest_clip_of_a_number_of_tokens():
         longest = hearing.longest_clip(tokens)
         assert hearing.tokens_of(longest) == tokens
         assert hearing.tokens_of(longest + 1) == tokens + 1
-
-
-def test_answers_reach_other_processes_to_the_sample():
-    sounds = (Sound(1, 2, clip_of(0, 900)), Sound(4, 1, clip_of(1, 500)))
-    arrivals = [(3, Answer([5, 9, 9, 1, 9], 7, sounds)), (4, None), (8, Answer([1, 2])),
-                (9, Answer([]))]
-    late, found = players._decode(players._encode(arrivals, True))
-    assert late and found == arrivals
 
 
 def test_a_context_may_lose_the_end_of_what_was_heard():
