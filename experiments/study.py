@@ -45,11 +45,13 @@ def make(
         faster than one after the other, and write to OUT/ARM-SEED.log.
     """
     made = {(r["arm"], r["seed"]) for r in read(results)}
-    wanted = [(name, seed) for seed in seeds for name in arms if (name, seed) not in made]
+    wanted = [
+        (name, seed) for seed in dict.fromkeys(seeds) for name in arms if (name, seed) not in made
+    ]
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for place in range(jobs):
         free.put(place)
-    writing, failed = threading.Lock(), threading.Event()
+    writing, failed, first_ended = threading.Lock(), threading.Event(), threading.Event()
 
     def run(name: str, seed: int) -> None:
         if failed.is_set():
@@ -65,21 +67,35 @@ def make(
             if jobs == 1:
                 subprocess.run(command, check=True, cwd=ROOT)
             else:
+                if (name, seed) != wanted[0]:
+                    _await_warm_start(out / "{}-{}".format(*wanted[0]), first_ended)
                 _run_on(place, jobs, command, workdir.with_name(f"{workdir.name}.log"))
+            line = json.dumps({"arm": name, "seed": seed, **summary(workdir)})
+            with writing, results.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
         except BaseException:
             failed.set()  # no other is begun
             raise
         finally:
+            if (name, seed) == wanted[0]:
+                first_ended.set()
             free.put(place)
-        line = json.dumps({"arm": name, "seed": seed, **summary(workdir)})
-        with writing, results.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
-        for one in [pool.submit(run, *one) for one in wanted]:
-            one.result()
+        try:
+            for one in [pool.submit(run, *one) for one in wanted]:
+                one.result()
+        except BaseException:
+            failed.set()
+            raise
     return [r for r in read(results) if r["arm"] in arms]
+
+
+def _await_warm_start(workdir: Path, ended: threading.Event) -> None:
+    """Until the run has its warm start, which the others then find in the cache."""
+    while not ended.is_set() and not (workdir / "checkpoints" / "0").is_dir():
+        ended.wait(0.2)
 
 
 def _run_on(place: int, places: int, command: Sequence[str], log: Path) -> None:

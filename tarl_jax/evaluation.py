@@ -255,6 +255,7 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     Prints the table and writes `evaluation-<step>.json` to the run directory.
     Raises ConfigError if there is no such run, CheckpointError if there is no such checkpoint.
     """
+    hosts.check(config)
     run_dir = Path(config.workdir)
     require_run(config, run_dir)
     checkpoints = Checkpoints(run_dir, config.checkpoint)
@@ -265,8 +266,8 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     try:
         world.check_users()
         with (
-            LiveView(0, config.log.live, str(run_dir)) as view,
-            Judge(config.judge, run_dir / "judge", view.log) as judge,
+            LiveView(0, config.log.live, str(run_dir), hosts.output()) as view,
+            Judge(config.judge, hosts.own(run_dir / "judge"), view.log) as judge,
         ):
             judge.check()
             values, _ = evaluate_senses(

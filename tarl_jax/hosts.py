@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +22,11 @@ import numpy as np
 from tarl_jax.config import ConfigError, MeshConfig, RunConfig
 
 T = TypeVar("T")
+_BLOCK = 1 << 26  # bytes that are sent at a time: they pass through the devices' memory
+
+
+class HostError(RuntimeError):
+    """Another process of the run failed; the message says which, and how."""
 
 
 def join(config: MeshConfig) -> None:
@@ -31,7 +39,7 @@ def join(config: MeshConfig) -> None:
     known: dict[str, Any] = {}
     if config.processes:
         rank = os.environ.get("JAX_PROCESS_ID", "")
-        if not rank.isdigit() or "JAX_COORDINATOR_ADDRESS" not in os.environ:
+        if not rank.isdigit() or ":" not in os.environ.get("JAX_COORDINATOR_ADDRESS", ""):
             raise ConfigError(
                 f"config.mesh.processes = {config.processes}: set JAX_COORDINATOR_ADDRESS to"
                 " HOST:PORT of the first process, and JAX_PROCESS_ID to 0, 1, … in each"
@@ -50,15 +58,43 @@ def check(config: RunConfig) -> None:
     """Raises ConfigError for what only a run of one process does."""
     if not several():
         return
-    settings = {"rl.ahead": config.rl.ahead} | {
+    if not jax.distributed.is_initialized():
+        raise ConfigError(
+            f"config.mesh.processes = {config.mesh.processes}: the devices belong to"
+            f" {jax.process_count()} processes; give --config.mesh.processes=0"
+        )
+    carries = config.rollout.unfinished == "carry" and config.rollout.step_seconds
+    settings = {"rl.ahead": config.rl.ahead, "rollout.step_seconds": carries} | {
         f"{who}.llm.{name}": getattr(group.llm, name)
         for who, group in (("user", config.user), ("judge", config.judge))
         for name in ("record", "replay")
     }
     for name, value in settings.items():
         if value:
+            hint = ", or set rollout.unfinished to cut" if name == "rollout.step_seconds" else ""
             raise ConfigError(f"config.{name} = {value}: only a run of one process does this, and"
-                              f" there are {jax.process_count()}; leave it out")
+                              f" there are {jax.process_count()}; leave it out{hint}")
+
+
+def require_shared(folder: Path) -> None:
+    """Raises ConfigError where not all processes see the same files in the folder."""
+    if not several():
+        return
+    token = from_first(lambda: _write_token(folder))
+    seen = gathered(token.is_file())
+    from_first(token.unlink)
+    if not all(seen):
+        raise ConfigError(
+            f"{folder}: process {seen.index(False)} does not see what the first one writes there;"
+            " choose a folder on a file system that all hosts share"
+        )
+
+
+def _write_token(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / f".shared-{uuid.uuid4().hex}"
+    token.write_text("")
+    return token
 
 
 def several() -> bool:
@@ -69,6 +105,16 @@ def several() -> bool:
 def first() -> bool:
     """Whether this process prints and writes."""
     return jax.process_index() == 0
+
+
+def output() -> TextIO:
+    """Where this process prints what the user should read once."""
+    return sys.stdout if first() else open(os.devnull, "w")
+
+
+def own(folder: Path) -> Path:
+    """A folder beside it where this process alone writes; the first one's is the folder itself."""
+    return folder if first() else folder.with_name(f"{folder.name}-{jax.process_index()}")
 
 
 def share(items: Sequence[T]) -> list[T]:
@@ -82,40 +128,65 @@ def joined(items: Sequence[T]) -> list[T]:
     return [item for part in gathered(items) for item in part]
 
 
-def gathered(mine: T) -> list[T]:
-    """What each process has, in their order; it must be one that can be pickled."""
+def gathered(mine: T, failure: Exception | None = None) -> list[T]:
+    """What each process has, in their order; it must be one that can be pickled.
+
+    Raises: `failure`, if this process failed, HostError in the others.
+    """
     if not several():
+        if failure:
+            raise failure
         return [mine]
+    said = failure and f"{type(failure).__name__}: {failure}"
+    parts = [pickle.loads(data) for data in _all_gather(pickle.dumps((mine, said)))]
+    if failure:
+        raise failure
+    for rank, (_, reason) in enumerate(parts):
+        if reason:
+            raise HostError(f"process {rank} failed: {reason}")
+    return [part for part, _ in parts]
+
+
+def _all_gather(data: bytes) -> list[bytes]:
     from jax.experimental.multihost_utils import process_allgather
 
-    data = np.frombuffer(pickle.dumps(mine), np.uint8)
-    sizes = np.asarray(process_allgather(np.array([data.size], np.int32))).ravel()
-    padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few shapes
-    padded[: data.size] = data
-    rows = np.asarray(process_allgather(padded)).reshape(len(sizes), -1)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    sizes = np.asarray(process_allgather(np.array([len(data)], np.uint32))).ravel()
+    found = [b""] * len(sizes)
+    for begin in range(0, int(sizes.max()), _BLOCK):
+        longest = min(int(sizes.max()) - begin, _BLOCK)
+        padded = np.zeros(1 << (longest - 1).bit_length(), np.uint8)  # few shapes
+        part = np.frombuffer(data[begin : begin + _BLOCK], np.uint8)
+        padded[: part.size] = part
+        rows = np.asarray(process_allgather(padded)).reshape(len(sizes), -1)
+        found = [
+            whole + row[: max(min(int(size) - begin, _BLOCK), 0)].tobytes()
+            for whole, row, size in zip(found, rows, sizes, strict=True)
+        ]
+    return found
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make` comes to in the first process, which alone calls it; raises what it raised."""
+    """What `make` comes to in the first process, which alone calls it.
+
+    Raises: what it raised, HostError in the others.
+    """
     if not several():
         return make()
     found: Any = None
+    failure: Exception | None = None
     if first():
         try:
             found = make()
         except Exception as error:
-            found = error
-    found = gathered(found)[0]
-    if isinstance(found, Exception):
-        raise found
-    return found
+            failure = error
+    return gathered(found, failure)[0]
 
 
 def total(counts: Mapping[str, float]) -> dict[str, float]:
     """The sums over all processes, key by key."""
     parts = gathered(dict(counts))
-    return {key: sum(part.get(key, 0.0) for part in parts) for key in parts[0]}
+    keys = dict.fromkeys(key for part in parts for key in part)
+    return {key: sum(part.get(key, 0.0) for part in parts) for key in keys}
 
 
 def put(tree: Any, shardings: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tarl_jax import hosts
 from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.live import printable
@@ -58,6 +59,8 @@ def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
     Raises ConfigError for a run whose policy has no ears, a file that is not there or holds no
     sound, or one that is too long; SpeechError for one that is silent or broken.
     """
+    if hosts.several():
+        raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
     run_dir = Path(config.workdir)
     require_run(config, run_dir)
     if not config.model.audio:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from tarl_jax import hosts
 from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.mesh import make_mesh
@@ -65,9 +66,10 @@ def restore(
 
 def newest(checkpoints: Checkpoints, run_dir: Path, step: int) -> int:
     """`step`, or the newest checkpoint's where it is negative; ConfigError if there is none."""
-    if not checkpoints.steps:
+    steps = hosts.from_first(lambda: checkpoints.steps)
+    if not steps:
         raise ConfigError(f"--workdir {run_dir}: has no checkpoint yet")
-    return checkpoints.steps[-1] if step < 0 else step
+    return steps[-1] if step < 0 else step
 
 
 def export(config: RunConfig, folder: Path, step: int) -> int:

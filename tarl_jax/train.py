@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -64,10 +63,10 @@ def train(config: RunConfig) -> dict[str, dict[str, float]]:
     """
     hosts.check(config)
     run_dir = hosts.from_first(lambda: open_run_dir(config))
+    hosts.require_shared(run_dir)
+    output = hosts.output()
     with (
-        open(os.devnull, "w") as nowhere,
-        LiveView(config.rl.steps, config.log.live, str(run_dir),
-                 None if hosts.first() else nowhere) as view,
+        LiveView(config.rl.steps, config.log.live, str(run_dir), output) as view,
         StopRequest() as stop,
     ):
         run = _Run(config, run_dir, view, stop)
@@ -103,8 +102,7 @@ class _Run:
         view.phase("building the shop and its tasks")
         self.world = World.from_config(config)
         self.world.check_users()
-        folder = "judge" if hosts.first() else f"judge-{jax.process_index()}"
-        self.judge = Judge(config.judge, run_dir / folder, view.log)
+        self.judge = Judge(config.judge, hosts.own(run_dir / "judge"), view.log)
         self.judge.check()
         self.engine = self.world.engine()
         self.updater = make_updater(config, self.world)
@@ -156,15 +154,14 @@ class _Run:
         if step > 0:
             trained = self._found("final") or self._evaluation("final", step, state.policy)
         summary = {"base": base, "trained": trained}
-        if hosts.first():
-            plot_curves(self.run_dir)
-            write_json(self.run_dir / "summary.json", summary)
+        hosts.from_first(lambda: plot_curves(self.run_dir))
+        hosts.from_first(lambda: write_json(self.run_dir / "summary.json", summary))
         return summary
 
     def _start(self) -> tuple[int, TrainState, Params | None]:
         """(last finished step, state, reference parameters), from a checkpoint or warm start."""
         config = self.config
-        steps = self.checkpoints.steps
+        steps = hosts.from_first(lambda: self.checkpoints.steps)
         if steps:
             state = restore(config, self.world, self.updater, self.checkpoints, steps[-1])
             self.learner.baselines = self.checkpoints.meta(steps[-1]).get("baselines", {})
@@ -283,8 +280,8 @@ class _Run:
         }
         self._write(step, "train", values)
         kept = trajectories[: self.config.log.trajectories]
-        if kept and hosts.first():
-            logs.append_trajectories(self.run_dir, step, kept)
+        if kept:
+            hosts.from_first(lambda: logs.append_trajectories(self.run_dir, step, kept))
         self.view.update(step, values)
         return state
 
@@ -348,14 +345,16 @@ class _Run:
         heard = [t for t in tools if any(t.sounds())]
         read = [t for t in tools if not any(t.sounds())]
         kept = [*read[:64], *maths[:16], *heard[:16]]
-        if hosts.first():
-            logs.append_trajectories(self.run_dir, step, kept, kind="eval")
+        hosts.from_first(lambda: logs.append_trajectories(self.run_dir, step, kept, kind="eval"))
         self.view.update(step, values)
         return values
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        if self.writer:  # of the first process
+        def write() -> None:
+            assert self.writer is not None  # `go` opens it before there is anything to write
             self.writer.write(step, kind, values)
+
+        hosts.from_first(write)
 
     @contextlib.contextmanager
     def _traced(self, step: int) -> Iterator[None]:

@@ -73,6 +73,7 @@ def warm_start(
       SpeechError where users cannot be made to speak.
     """
     folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
+    hosts.require_shared(folder.parent)
     if hosts.from_first(folder.exists):
         return checkpoint.load_params(folder, updater.policy_shapes), folder
     if config.warm_start.target_pass and score is None:
@@ -87,6 +88,9 @@ def warm_start(
         clumsy = clumsier(settings.clerk, settings.clumsiness)
         demonstrations = demonstrate(config, world, clumsy, settings.episodes // 6)
         params = lower(params, config.model, settings, demonstrations, score)
+    if hosts.several():  # whose results may differ by rounding
+        trained = params
+        params = hosts.from_first(lambda: jax.device_get(trained))
     params = updater.place(params)
     checkpoint.save_params(folder, params)
     return params, folder

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from processes import free_port, outputs, start
 
 from tarl_jax import hosts
-from tarl_jax.config import ConfigError, MeshConfig, RunConfig
+from tarl_jax.config import ConfigError, LLMConfig, MeshConfig, RunConfig
 from tarl_jax.rollout.players import Answer
 from tarl_jax.sounds import Sound
 
@@ -50,23 +51,71 @@ def test_answers_reach_other_processes_to_the_sample(monkeypatch):
     clip = np.random.default_rng(0).integers(-9000, 9000, 900).astype(np.float32) / 32768
     mine = (True, [(3, Answer([5, 9, 9, 1], 7, (Sound(1, 2, clip),))), (4, None), (2**40, 0.1)])
     assert hosts.gathered(mine) == [mine, mine]
+    monkeypatch.setattr(hosts, "_BLOCK", 100)
+    assert hosts.gathered(mine) == [mine, mine]
     assert hosts.total({"calls": 2.0}) == {"calls": 4.0}
-    with pytest.raises(ConfigError, match="no such file"):
-        hosts.from_first(lambda: _fail("no such file"))
 
 
-def _fail(reason):
-    raise ConfigError(reason)
+def test_what_fails_in_one_process_fails_in_all(monkeypatch):
+    def fail():
+        raise ConfigError("no such file")
 
+    kept = []
 
-def test_only_one_process_plays_ahead_or_records(monkeypatch):
-    config = RunConfig()
-    ahead = dataclasses.replace(config, rl=dataclasses.replace(config.rl, ahead=True))
-    hosts.check(ahead)
+    def gather(data):
+        kept.append(data)
+        return [kept[0], data]
+
     monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
-    hosts.check(config)
-    with pytest.raises(ConfigError, match=r"rl.ahead = True: only a run of one process"):
-        hosts.check(ahead)
+    monkeypatch.setattr(hosts, "_all_gather", gather)
+    with pytest.raises(ConfigError, match="no such file"):
+        hosts.from_first(fail)
+    monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
+    with pytest.raises(hosts.HostError, match="process 0 failed: ConfigError: no such file"):
+        hosts.from_first(fail)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_folder_that_is_not_shared_is_an_error(monkeypatch, tmp_path, shared):
+    def gather(data):
+        mine, said = pickle.loads(data)
+        other = shared if isinstance(mine, bool) else mine
+        return [data, pickle.dumps((other, said))]
+
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "_all_gather", gather)
+    if shared:
+        hosts.require_shared(tmp_path / "new")
+    else:
+        with pytest.raises(ConfigError, match="new: process 1 does not see"):
+            hosts.require_shared(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_what_only_one_process_does_is_an_error_in_two(monkeypatch):
+    def changed(group, **fields):
+        config = RunConfig()
+        return dataclasses.replace(
+            config, **{group: dataclasses.replace(getattr(config, group), **fields)}
+        )
+
+    alone = {
+        "rl.ahead = True": changed("rl", ahead=True),
+        "rollout.step_seconds = 5.0": changed("rollout", step_seconds=5.0),
+        "user.llm.record = a": changed("user", llm=LLMConfig(record="a")),
+        "judge.llm.replay = b": changed("judge", llm=LLMConfig(replay="b")),
+    }
+    for config in alone.values():
+        hosts.check(config)
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"give --config\.mesh\.processes=0"):
+        hosts.check(RunConfig())
+    monkeypatch.setattr(hosts.jax.distributed, "is_initialized", lambda: True)
+    hosts.check(RunConfig())
+    hosts.check(changed("rollout", step_seconds=5.0, unfinished="cut"))
+    for name, config in alone.items():
+        with pytest.raises(ConfigError, match=f"config.{name}: only a run of one process"):
+            hosts.check(config)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

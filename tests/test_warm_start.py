@@ -14,6 +14,7 @@ from tarl_jax.config import ConfigError, from_config_dict
 from tarl_jax.demonstrations import clumsier, demonstrate, demonstrate_aloud
 from tarl_jax.maths.answers import final_answer
 from tarl_jax.models import decoder
+from tarl_jax.policy import make_updater
 from tarl_jax.presets import sized
 from tarl_jax.rollout.world import World
 from tarl_jax.sandbox import shop
@@ -102,15 +103,20 @@ def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_world):
     assert len(names | {plain}) == 5
 
 
+def started(config, world, progress=lambda *_: None, score=None):
+    updater = make_updater(config, world)
+    return warm_start(config, world, updater, jax.random.key(0), progress, score)
+
+
 def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):
     losses = []
 
     def progress(what, step, steps, loss):
         losses.append(loss)
 
-    params, folder = warm_start(config, tiny_world, jax.random.key(0), progress)
+    params, folder = started(config, tiny_world, progress)
     assert len(losses) == 3 and losses[-1] < losses[0] - 0.5
-    again, same = warm_start(config, tiny_world, jax.random.key(0), progress)
+    again, same = started(config, tiny_world, progress)
     assert same == folder and len(losses) == 3
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
@@ -130,26 +136,26 @@ def test_a_policy_that_is_too_good_imitates_a_clumsier_clerk(config, tiny_world)
     settings = dataclasses.replace(config.warm_start, target_pass=0.4, steps=200)
     config = dataclasses.replace(config, warm_start=settings)
     with pytest.raises(ValueError, match="the warm start of this run is gone"):
-        warm_start(config, tiny_world, jax.random.key(0), lambda *_: None)
+        started(config, tiny_world)
     scores, seen = iter([0.9, 0.41, 0.4, 0.1]), []
 
     def score(params):
         seen.append(jax.device_get(params["embed"]))
         return next(scores)
 
-    params, _ = warm_start(config, tiny_world, jax.random.key(0), lambda *_: None, score)
+    params, _ = started(config, tiny_world, score=score)
     assert len(seen) == 3 and not np.array_equal(seen[0], seen[1])
     np.testing.assert_array_equal(params["embed"], seen[-1])
-    again, _ = warm_start(config, tiny_world, jax.random.key(0), lambda *_: None)
+    again, _ = started(config, tiny_world)
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
 def test_a_policy_that_is_no_better_than_wanted_stays_as_it_is(config, tiny_world):
     assert config.warm_start.target_pass == 0.0
-    plain, _ = warm_start(config, tiny_world, jax.random.key(0), lambda *_: None)
+    plain, _ = started(config, tiny_world)
     settings = dataclasses.replace(config.warm_start, target_pass=0.4)
     config = dataclasses.replace(config, warm_start=settings)
-    other, _ = warm_start(config, tiny_world, jax.random.key(0), lambda *_: None, lambda _: 0.4)
+    other, _ = started(config, tiny_world, score=lambda _: 0.4)
     jax.tree.map(np.testing.assert_array_equal, plain, other)
 
 
@@ -256,19 +262,17 @@ def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
     hum = Speech(Hum(), workers=1, voices=("a",))
     monkeypatch.setattr(Speech, "from_config", lambda config: hum)
     seen = []
-    params, folder = warm_start(config, world, jax.random.key(0), lambda *now: seen.append(now[:3]))
+    params, folder = started(config, world, lambda *now: seen.append(now[:3]))
     assert [what for what, step, steps in seen if step == steps] == [
         "imitating", "speaking", "spelling", "transcribing", "listening"]
     deaf = dataclasses.replace(config.warm_start, listen=ListenConfig())
-    reader, other = warm_start(
-        dataclasses.replace(config, warm_start=deaf), world, jax.random.key(0), lambda *_: None
-    )
+    reader, other = started(dataclasses.replace(config, warm_start=deaf), world)
     start = decoder.init_params(config.model, world.vocab_size, jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, reader["audio"], start["audio"])
     assert folder != other and not np.array_equal(params["audio"]["conv1"], start["audio"]["conv1"])
     assert not np.array_equal(params["layers"]["wq"], reader["layers"]["wq"])
     monkeypatch.setattr(Speech, "from_config", None)
-    again, same = warm_start(config, world, jax.random.key(0), lambda *_: None)
+    again, same = started(config, world)
     assert same == folder
     jax.tree.map(np.testing.assert_array_equal, params, again)
 

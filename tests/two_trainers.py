@@ -14,7 +14,8 @@ from tarl_jax.train import run_and_report
 
 def main():
     config = pickle.loads(Path(sys.argv[1]).read_bytes())
-    config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, processes=2))
+    mesh = dataclasses.replace(config.mesh, processes=2, data=1, fsdp=2)
+    config = dataclasses.replace(config, mesh=mesh)
     hosts.join(config.mesh)
     run_and_report(config)
 

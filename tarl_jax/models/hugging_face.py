@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tarl_jax import hosts
 from tarl_jax.config import ModelConfig
 from tarl_jax.models.audio import from_hugging_face
 from tarl_jax.models.decoder import Params
@@ -134,7 +135,7 @@ def load_params(
     dtype = jnp.dtype(dtype)
     ears = {"audio": _read_ears(Path(folder), config, dtype)} if config.audio else {}
     if ears and shardings is not None:
-        ears = jax.device_put(ears, {"audio": shardings["audio"]})
+        ears = hosts.put(ears, {"audio": shardings["audio"]})
         shardings = {name: where for name, where in shardings.items() if name != "audio"}
 
     def load(leaf: _Leaf, sharding: jax.sharding.Sharding | None = None) -> jax.Array:

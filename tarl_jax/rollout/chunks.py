@@ -20,7 +20,8 @@ def fitting(
     waiting: Sequence[Row], batch: int, places: int, shards: int
 ) -> tuple[list[Row], list[Row]]:
     """(the first of them that a chunk has places for, the others)."""
-    chosen, others = [], []
+    chosen: list[Row] = []
+    others: list[Row] = []
     used = [0] * shards
     for row in waiting:
         shard = _shard(row, batch, shards)

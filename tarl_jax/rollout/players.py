@@ -93,6 +93,7 @@ class Players:
         self._end = time.perf_counter() + seconds if seconds else float("inf")
         self._done: queue.SimpleQueue[tuple[int, Pending]] = queue.SimpleQueue()
         self._inline: list[Arrival] = []
+        self._failure: Exception | None = None  # until all processes know of it
         self.waiting: dict[int, Pending] = {}
         self.late = False
         self.outside_seconds = 0.0
@@ -146,13 +147,16 @@ class Players:
         if alone:
             self.late = late
             return mine
-        found = hosts.gathered((late, mine))
+        found = hosts.gathered((late, mine), self._failure)
         self.late = found[0][0]
         return [arrival for _, arrivals in found for arrival in arrivals]
 
     def _call(self, index: int, episode: Dialogue, answer) -> None:
         if not episode.outside:
-            self._inline.append((index, answer()))
+            try:
+                self._inline.append((index, answer()))
+            except Exception as error:
+                self._fail(error)
             return
         begun = time.perf_counter()
 
@@ -167,7 +171,17 @@ class Players:
     def _collect(self, done: tuple[int, Pending]) -> list[Arrival]:
         index, future = done
         del self.waiting[index]
-        return [(index, future.result())]
+        try:
+            return [(index, future.result())]
+        except Exception as error:
+            self._fail(error)
+            return []
+
+    def _fail(self, error: Exception) -> None:
+        """Raises it; one of several processes waits until the others can hear of it."""
+        if not hosts.several():
+            raise error
+        self._failure = self._failure or error
 
 
 def _opening(episode: Dialogue) -> Answer | None:

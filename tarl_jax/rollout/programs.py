@@ -45,7 +45,7 @@ class Chunk:
     """Forced tokens for some slots.
 
     Attributes:
-      slots: int32 [B]; a slot beyond the batch marks a filler.
+      slots: int32 [B]; counted within the shard that the place is in; one beyond it marks a filler.
       tokens: int32 [B, C].
       start: int32 [B]; where they go in the cache.
       used: int32 [B]; how many of them count.
