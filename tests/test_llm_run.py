@@ -196,10 +196,18 @@ def run_config(server, folder, cache_dir, **changes):
 
 
 def played(folder):
-    """What the run wrote of its episodes, but for the clock."""
+    """What the run wrote of its episodes, but for the clock; and the log-probs of all tokens.
+
+    These hang on how many rows a batch has, in their last digits: who answers when is chance.
+    """
     files = [f for kind in ("step", "eval") for f in trajectory_files(folder, kind).values()]
-    found = [t for f in files for t in read_trajectories(f)]
-    return [dataclasses.replace(t, seconds={}).to_json_line() for t in found]
+    lines, log_probs = [], []
+    for trajectory in (t for f in files for t in read_trajectories(f)):
+        line = json.loads(dataclasses.replace(trajectory, seconds={}).to_json_line())
+        for segment in line["segments"]:
+            log_probs += segment.pop("log_probs")
+        lines.append(json.dumps(line))
+    return lines, log_probs
 
 
 def test_a_recorded_run_repeats_to_the_letter_without_a_server(openai_server, tmp_path, cache_dir):
@@ -208,7 +216,7 @@ def test_a_recorded_run_repeats_to_the_letter_without_a_server(openai_server, tm
     first = run_config(openai_server, tmp_path / "first", cache_dir, **{"user.llm.record": record})
     train(first)
     sent = openai_server.report()
-    episodes = played(tmp_path / "first")
+    episodes, log_probs = played(tmp_path / "first")
     assert any('"infrastructure_error"' in line for line in episodes)
     assert any("I have a wish" in line for line in episodes)
     values = read_metrics(tmp_path / "first")
@@ -225,11 +233,14 @@ def test_a_recorded_run_repeats_to_the_letter_without_a_server(openai_server, tm
                        **{"user.llm.replay": record, "user.llm.base_url": "http://127.0.0.1:9"})
     train(again)
     assert openai_server.report()["requests"] == 0
-    assert played(tmp_path / "again") == episodes
+    same, again_log_probs = played(tmp_path / "again")
+    assert same == episodes
+    np.testing.assert_allclose(again_log_probs, log_probs, atol=1e-5)
     replayed = next(r for r in read_metrics(tmp_path / "again") if r["kind"] == "train")
     assert replayed["user/replayed"] == replayed["user/calls"] == step["user/calls"]
     for name in ("rl/loss", "reward/mean", "train/pass_rate", "rollout/broken"):
-        assert replayed.get(name) == step.get(name)
+        expected = step.get(name)
+        assert replayed.get(name) == (expected and pytest.approx(expected, rel=1e-4))
 
 
 def test_a_run_is_judged_by_a_model_and_an_evaluation_of_it_pays_nothing_twice(
