@@ -8,7 +8,9 @@ a file such as DeepScaleR's, whose answers the extra `maths` checks:
     python -m tarl_jax.main --config=configs/math_tarl.py:qwen3_8b --config.model.pretrained=DIR \\
       --config.maths.file=deepscaler.json
 
-No figures yet: docs/maths.md says what there is to set.
+docs/maths.md says what there is to set.
+Seen in experiments/credit, three seeds of 60 steps at commit 796eb73: pass^1 0.376-0.392 ->
+0.571-0.617, pass^4 0.105-0.121 -> 0.309-0.371; six minutes a run on one core.
 """
 
 from tarl_jax.presets import mix_in_maths, sized

@@ -3,7 +3,7 @@
     python -m tarl_jax.main --config=configs/ppo.py
 
 The value model has a trunk of its own and trains alone for the first ten steps; give it
---config.rl.value.trunk=shared where memory is short. Figures: experiments/credit.
+--config.rl.value.trunk=shared where memory is short. No figures yet.
 """
 
 from tarl_jax.presets import sized

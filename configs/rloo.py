@@ -2,7 +2,8 @@
 
     python -m tarl_jax.main --config=configs/rloo.py
 
-Figures: experiments/credit.
+Seen in experiments/credit, three seeds of 60 steps at commit 796eb73: pass^1 0.376-0.392 ->
+0.608-0.620, pass^4 0.105-0.121 -> 0.363-0.387; six minutes a run on one core.
 """
 
 from tarl_jax.presets import sized

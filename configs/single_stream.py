@@ -3,8 +3,8 @@
     python -m tarl_jax.main --config=configs/single_stream.py
 
 As many episodes a step as the other configs, each of another task; a task's baseline is what it
-earned on earlier visits. Two methods are called SPO; the other one is configs/spo.py. Figures:
-experiments/credit.
+earned on earlier visits. Two methods are called SPO; the other one is configs/spo.py. No figures
+yet.
 """
 
 from tarl_jax.presets import sized
