@@ -47,7 +47,8 @@ SHARED = ("config.maths.demonstrations=0.2", "config.eval.maths_tasks=64", "conf
 TIERS = {
     "standard": SHARED,
     "long": (
-        *SHARED, "config.tasks.requests=(0.0,0.0,0.0,0.4,0.4,0.2)", "config.shop.orders_per_user=8",
+        *SHARED, "config.tasks.requests=(0.0,0.0,0.0,0.4,0.4,0.2)",
+        "config.shop.num_users=110", "config.shop.orders_per_user=8",
         "config.rollout.max_turns=50", "config.rollout.max_episode_tokens=1280",
         "config.rollout.tasks_per_step=8", "config.eval.final_tasks=128",
     ),

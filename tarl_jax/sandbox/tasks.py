@@ -20,6 +20,8 @@ from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import Verdict, verify
 from tarl_jax.types import Call, Task
 
+LONGEST = 100  # turns that a task may take its expert; how many an episode has is its config's
+
 
 def make_tasks(
     domain: Domain, shop_config: ShopConfig, config: TaskConfig, split: str
@@ -58,7 +60,7 @@ def make_tasks(
             idle += 1
         seen.add(key)
         task = draft_task(domain, script, f"shop-{split}-{len(tasks)}", split, "shop")
-        turns, verdict = expert_plays(domain, task)
+        turns, verdict = expert_plays(domain, task, LONGEST)
         if not verdict.success:
             raise RuntimeError(
                 f"{task.task_id}: the faultless clerk fails; script {script.to_json()}"
@@ -124,10 +126,10 @@ def draft_task(
 
 
 def expert_plays(
-    domain: Domain, task: Task
+    domain: Domain, task: Task, max_turns: int = 30
 ) -> tuple[list[tuple[Call | str, Observation]], Verdict]:
     """The faultless clerk serves the task's scripted user: the turns, and the verdict on them."""
-    dialogue = Dialogue(task, domain, ScriptedUser(task, seed=0))
+    dialogue = Dialogue(task, domain, ScriptedUser(task, seed=0), max_turns=max_turns)
     turns = play(dialogue, FAULTLESS, seed=0)
     gold = [(call.name, dict(call.kwargs)) for call in task.gold_calls]
     said = [action for action, _ in turns if isinstance(action, str)]

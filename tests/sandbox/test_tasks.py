@@ -291,3 +291,11 @@ def test_an_empty_file_is_an_error(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
         load_tasks(tmp_path / "nowhere.jsonl")
+
+
+def test_tasks_may_take_more_turns_than_an_episode_has_by_default():
+    shop_config = ShopConfig(num_users=60, orders_per_user=8)
+    config = TaskConfig(num_train=300, requests=(0.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+    domain = retail_domain(shop.make_shop(shop_config))
+    tasks = make_tasks(domain, shop_config, config, "train")
+    assert len(tasks) == 300 and max(task.expert_turns for task in tasks) > 30
