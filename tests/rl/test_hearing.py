@@ -52,7 +52,7 @@ class Played:
         ids = self.rng.integers(0, AUDIO, int(self.rng.integers(4, 30))).tolist()
         segment = Segment.forced("user", ids, len(self.segments), "")
         if self.speaks:
-            clip = self.rng.integers(-9000, 9000, self.rng.choice((731, 4217, 8999))) / 32768
+            clip = self.rng.integers(-9000, 9000, int(self.rng.integers(700, 9000))) / 32768
             count = audio.token_count(audio.frame_count(len(clip)))
             sound = Sound(2, count, clip.astype(np.float32))
             ids = [*ids[:2], *[AUDIO] * count, *ids[2:]]
@@ -161,8 +161,7 @@ def test_splitting_and_packing_change_nothing(params, trajectories, whole):
     for packed, tokens in ((True, 512), (False, 4096)):
         _, other, same = updated(MODEL, params, batches_of(trajectories, packed, tokens))
         for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True):
-            # A step is up to 1e-3 whatever the gradient's size: rounding of a tiny one shows.
-            np.testing.assert_allclose(a, b, atol=2e-5)
+            np.testing.assert_allclose(a, b, atol=2e-6)
         assert same["loss"] == pytest.approx(values["loss"], rel=1e-3, abs=1e-5)
 
 
