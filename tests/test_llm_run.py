@@ -198,7 +198,8 @@ def run_config(server, folder, cache_dir, **changes):
 def played(folder):
     """What the run wrote of its episodes, but for the clock; and the log-probs of all tokens.
 
-    These hang on how many rows a batch has, in their last digits: who answers when is chance.
+    Their last digits may differ on two devices: who answers when, and so what is fed together, is
+    chance.
     """
     files = [f for kind in ("step", "eval") for f in trajectory_files(folder, kind).values()]
     lines, log_probs = [], []
