@@ -42,15 +42,14 @@ ARMS = {
 }
 PAPER = list(ARMS)[:8]
 # Both tiers: one warm start for all arms; a score on maths too.
-SHARED = ("config.maths.demonstrations=0.2", "config.eval.maths_tasks=64", "config.eval.every=0",
-          "config.rl.steps=60")
+SHARED = ("config.maths.demonstrations=0.2", "config.eval.maths_tasks=64", "config.eval.every=0")
 TIERS = {
-    "standard": SHARED,
+    "standard": (*SHARED, "config.rl.steps=60"),
     "long": (
-        *SHARED, "config.tasks.requests=(0.0,0.0,0.0,0.4,0.4,0.2)",
+        *SHARED, "config.tasks.requests=(0.0,0.0,0.0,0.3,0.4,0.3)",
         "config.shop.num_users=110", "config.shop.orders_per_user=8",
         "config.rollout.max_turns=50", "config.rollout.max_episode_tokens=1280",
-        "config.rollout.tasks_per_step=8", "config.eval.final_tasks=128",
+        "config.rollout.tasks_per_step=8", "config.eval.final_tasks=96", "config.rl.steps=40",
     ),
 }
 SHOWN = ("pass^1", "pass^4", "clean_pass", "major_share", "waits", "turns", "episode_tokens")
