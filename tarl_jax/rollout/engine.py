@@ -31,7 +31,7 @@ from tarl_jax.models.cache import Cache
 from tarl_jax.rollout.chunks import fitting
 from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, length_of
 from tarl_jax.rollout.grammar import Grammar
-from tarl_jax.rollout.players import Dialogue, Pending, Players, Turn
+from tarl_jax.rollout.players import POLL, Dialogue, Pending, Players, Turn
 from tarl_jax.rollout.programs import EngineState
 from tarl_jax.rollout.scheduler import Heard, Row, Scheduler
 
@@ -112,6 +112,7 @@ class _Run:
     queue: list[int]  # dialogues that are not begun, the next one last
     stats: EngineStats
     rows: dict[int, Row]  # under way, by index
+    starved: bool  # nothing could be written when last looked at, and no answer came
     heard: weakref.WeakValueDictionary[int, np.ndarray]  # what rows hear, by clip
 
 
@@ -199,6 +200,7 @@ class Engine:
             queue=list(range(players.count))[::-1],
             stats=EngineStats(episodes=players.count),
             rows={},
+            starved=False,
             heard=weakref.WeakValueDictionary(),
         )
         for index, left in enumerate(unfinished):
@@ -215,10 +217,9 @@ class Engine:
         return run
 
     def _start_new(self, run: _Run) -> None:
-        """Begins as many dialogues as there are slots that no row wants."""
-        for _ in range(min(run.scheduler.free_slots(), self._under_way - len(run.rows))):
-            if not run.queue:
-                break
+        """Begins as many dialogues as there are slots that no row wants; more while none comes."""
+        wanted = self.programs.slots if run.starved else run.scheduler.free_slots()
+        for _ in range(min(wanted, self._room(run))):
             index = run.queue.pop()
             players = run.players
             row = Row(index, players.seeds[index], shared=players.shared[index])
@@ -226,10 +227,17 @@ class Engine:
             run.scheduler.begin(row)
             players.start(index)
 
+    def _room(self, run: _Run) -> int:
+        """How many more dialogues may be begun."""
+        return min(len(run.queue), self._under_way - len(run.rows))
+
     def _take_answers(self, run: _Run, ended: Callable[[Dialogue], None] | None) -> None:
         begun = time.perf_counter()
         idle = not run.scheduler.writing and not run.scheduler.ready
-        for index, answer in run.players.arrived(block=idle):
+        patience = (POLL if self._room(run) else float("inf")) if idle else 0.0
+        arrived = run.players.arrived(patience)
+        run.starved = idle and not arrived
+        for index, answer in arrived:
             row = run.rows[index]
             if answer is not None:
                 run.stats.forced_tokens += len(answer.tokens)

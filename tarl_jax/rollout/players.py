@@ -20,7 +20,7 @@ import jax
 from tarl_jax import hosts
 from tarl_jax.sounds import Sound
 
-_POLL = 0.05  # seconds that a process waits for its own answers before it asks the others
+POLL = 0.05  # seconds that a process waits for its own answers before it asks the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +129,15 @@ class Players:
         self.waiting[index] = pending
         pending.add_done_callback(lambda done: self._done.put((index, done)))
 
-    def arrived(self, block: bool) -> list[Arrival]:
-        """The answers that are there; waits for one if `block`, but not past the end.
+    def arrived(self, patience: float) -> list[Arrival]:
+        """The answers that are there; waits for one for so many seconds, but not past the end.
 
         Raises what a dialogue raised.
         """
         alone = not hosts.several()
         mine, self._inline = self._inline, []
-        begun = time.perf_counter()
-        patience = min(self._end - begun, float("inf") if alone else _POLL)
-        if block and not mine and patience > 0:
+        patience = min(patience, self._end - time.perf_counter(), float("inf") if alone else POLL)
+        if not mine and patience > 0:
             with contextlib.suppress(queue.Empty):
                 mine += self._collect(self._done.get(timeout=min(patience, 1e6)))
         while not self._done.empty():

@@ -114,6 +114,21 @@ def test_no_more_than_allowed_are_under_way(params):
     assert most == 6 and going == 0
 
 
+def test_more_are_begun_while_no_answer_comes(params):
+    """Nobody opens before all have been asked: six times as many as there are slots."""
+    all_asked = threading.Barrier(24)
+
+    class Reluctant(Slow):
+        def start(self):
+            all_asked.wait(timeout=60)
+            return Scripted.start(self)
+
+    engine = Engine(MODEL, BUSY, STOP, make_mesh())
+    episodes = [Reluctant(seed, 5, [3]) for seed in range(24)]
+    assert engine.run(params, episodes, TEMPERATURE).episodes == 24
+    assert all(len(e.turns) == 2 for e in episodes)
+
+
 def test_what_a_dialogue_raises_ends_the_run(params):
     def fail():
         raise RuntimeError("the user has left")
