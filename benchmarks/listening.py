@@ -1,11 +1,11 @@
-"""How well ears learn to transcribe, without the decoder's layers: numbers alone, turns, both.
+"""How well a policy's ears transcribe: order numbers, names, addresses and words alone, and turns.
 
-    python benchmarks/listening.py --episodes 400 --value-steps 300 --steps 200
+    python benchmarks/listening.py --run=RUN [--step 0] [--dialogues 60]
 
-Trains the default encoder and the table of embeddings from random parameters on what users of the
-embedded shop say, by `tarl_jax.listening`: first values said alone, then these and whole turns.
-After each part it prints how many clips that were not trained on come out right, to the token, and
-how many of their three-digit numbers.
+RUN is a run of configs/omni_tarl.py; step 0 is its warm start. The clips are of demonstrations
+that no warm start sees (another seed). What is heard goes through the policy's own final norm and
+head, as its warm start had it (`tarl_jax/listening.py`): the decoder's layers have no part in it.
+Prints the share that comes out right, to the token, by kind, and some of what does not.
 """
 
 from __future__ import annotations
@@ -14,90 +14,66 @@ import argparse
 import dataclasses
 import functools
 import re
-import time
+from pathlib import Path
 
 import jax
 import numpy as np
-import optax
+from finished import config_of, policy_of
 
 from tarl_jax import listening
-from tarl_jax.config import from_config_dict
-from tarl_jax.demonstrations import Transcript, demonstrate_aloud
-from tarl_jax.models import decoder
-from tarl_jax.presets import hearing
+from tarl_jax.demonstrations import demonstrate_aloud
 from tarl_jax.rollout.world import World
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
 
-HELD_OUT = 100  # clips of each sort
+OTHER_SEED = 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--episodes", type=int, default=400)
-    parser.add_argument("--value-steps", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=40.0, help="of sound in a batch")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--run", type=Path, required=True, help="a run of configs/omni_tarl.py")
+    parser.add_argument("--step", type=int, default=-1, help="checkpoint; 0: the warm start")
+    parser.add_argument("--dialogues", type=int, default=60)
     args = parser.parse_args()
-    config = from_config_dict(hearing(""))
+    config = config_of(args.run)
     world = World.from_config(config)
-    begun = time.perf_counter()
+    params = policy_of(args.run, world, args.step)
+    other = dataclasses.replace(
+        config, warm_start=dataclasses.replace(config.warm_start, seed=OTHER_SEED)
+    )
     with Speech.from_config(dataclasses.replace(config.speech, cache_dir="")) as speech:
-        aloud, values = demonstrate_aloud(
-            config, world, config.warm_start.clerk, args.episodes, speech
+        aloud, alone = demonstrate_aloud(
+            other, world, config.warm_start.clerk, args.dialogues, speech
         )
     turns = [transcript for one in aloud for transcript in one.said]
-    world.close()
-    print(f"{len(values)} values and {len(turns)} turns in {time.perf_counter() - begun:.0f} s")
-    held = {"values": values[:HELD_OUT], "turns": turns[:HELD_OUT]}
-    values, turns = values[HELD_OUT:], turns[HELD_OUT:]
-    params = decoder.init_params(config.model, world.vocab_size, jax.random.key(0))
-    params["embed"] = 5 * params["embed"]  # about what a policy that reads has
-    for name, steps, clips in (
-        ("values", args.value_steps, values), ("values and turns", args.steps, values + turns)
-    ):
-        begun = time.perf_counter()
-        params = train(params, config, world, clips, steps, args)
-        print(f"{name}: {steps} steps in {time.perf_counter() - begun:.0f} s")
-        for sort, of in held.items():
-            right, numbers, count = score(params, config, world, of)
-            print(f"  {sort}: {right:.2f} of {len(of)} right, {numbers:.2f} of {count} numbers")
-
-
-def train(params, config, world, clips: list[Transcript], steps: int, args):
-    (placeholder,) = world.tokenizer.encode_markup(AUDIO)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, steps // 20, steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98))
-    state = optimizer.init(params)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, batch):
-        slope, _ = listening.gradient(config.model, placeholder, params, batch)
-        updates, state = optimizer.update(slope, state, params)
-        return optax.apply_updates(params, updates), state
-
-    batches = listening.spoken_batches(clips, args.seconds, config.model.audio.n_window, 0)
-    for _ in range(steps):
-        params, state = step(params, state, next(batches))
-    return params
-
-
-def score(params, config, world, clips: list[Transcript]) -> tuple[float, float, int]:
-    """(share of clips that come out right, share of numbers that do, how many numbers)."""
     (placeholder,) = world.tokenizer.encode_markup(AUDIO)
     spell = jax.jit(functools.partial(listening.spelling, model=config.model))
-    longest = max(len(clip.text) for clip in clips)
-    right, found = [], []
-    for clip in clips:
-        batch = listening.batch_of([clip], config.model.audio.n_window // 2, longest)
-        scores = np.asarray(spell(params, batch=batch))[0]
-        said = listening.transcribed(scores, clip.tokens, placeholder)
-        right.append(said == clip.text.tolist())
-        wanted = re.findall(r"\d{3}", world.tokenizer.decode(clip.text))
-        heard = re.findall(r"\d{3}", world.tokenizer.decode(said))
-        found += [number in heard for number in wanted]
-    return float(np.mean(right)), float(np.mean(found)), len(found)
+    slots = config.model.audio.n_window // 2
+    longest = max(len(clip.text) for clip in (*alone, *turns))
+    right: dict[str, list[bool]] = {}
+    wrong: list[tuple[str, str]] = []
+    for clips, kind_of in ((alone, kind), (turns, lambda text: "whole turn")):
+        for clip in clips:
+            batch = listening.batch_of([clip], slots, longest)
+            scores = np.asarray(spell(params, batch=batch))[0]
+            said = listening.transcribed(scores, clip.tokens, placeholder)
+            text = world.tokenizer.decode(clip.text)
+            right.setdefault(kind_of(text), []).append(said == clip.text.tolist())
+            if said != clip.text.tolist():
+                wrong.append((text, world.tokenizer.decode(said)))
+    world.close()
+    for name, values in sorted(right.items()):
+        print(f"{name:14} {np.mean(values):.2f} of {len(values)}")
+    for text, said in wrong[:: max(len(wrong) // 8, 1)]:
+        print(f"  {text!r} was heard as {said!r}")
+
+
+def kind(text: str) -> str:
+    if "#" in text:
+        return "order number"
+    if "@" in text:
+        return "email"
+    return "name and zip" if re.search(r"\d{3}", text) else "word"
 
 
 if __name__ == "__main__":

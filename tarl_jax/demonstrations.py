@@ -122,13 +122,15 @@ def demonstrate_aloud(
 
 
 def _values(task: Task, rng: random.Random) -> list[str]:
-    """The number of each order that a task is about, and another thing that its user may name."""
+    """Who the user of a task is, the orders' numbers, and one other thing that is named."""
     assert task.script is not None  # a scripted user plays it
     script = Script.from_json(task.script)
-    others = [script.email, f"{script.first_name} {script.last_name}, {script.zip}."]
+    values = [script.email, f"{script.first_name} {script.last_name}, {script.zip}."]
+    values += [f"{request.order_id}." for request in script.requests]
+    others: list[str] = []
     for request in script.requests:
         others += filter(None, (request.item, request.option, request.method))
-    return [*(f"{request.order_id}." for request in script.requests), rng.choice(others)]
+    return [*values, rng.choice(others)] if others else values
 
 
 def clumsier(clerk: ClerkConfig, times: float) -> ClerkConfig:

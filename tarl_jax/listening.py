@@ -3,7 +3,7 @@
 The loss (CTC, A. Graves et al., ICML 2006) wants that what is heard, put through the decoder's own
 final norm and head, spells what was said, with the placeholder of sound where nothing new is. So
 sound comes to look like text to a decoder that can read, and imitating spoken dialogues begins
-there, not at noise.
+there, not at noise. Ears may learn it alone: the rest of the policy then stays as it reads.
 """
 
 from __future__ import annotations
@@ -45,16 +45,28 @@ def gradient(
     model: ModelConfig, placeholder: int, params: Params, batch: Spoken
 ) -> tuple[Params, jax.Array]:
     """Gradient of the loss, and the loss, in nats per token of text."""
-
-    def loss_of(p: Params) -> jax.Array:
-        losses = optax.ctc_loss(
-            spelling(p, model, batch), batch.silent, batch.text, batch.absent,
-            blank_id=placeholder,
-        )
-        return losses.sum() / jnp.maximum((1 - batch.absent).sum(), 1)
-
-    loss, slope = jax.value_and_grad(loss_of)(params)
+    loss, slope = jax.value_and_grad(_loss, 2)(model, placeholder, params, batch)
     return slope, loss
+
+
+def gradient_of_ears(
+    model: ModelConfig, placeholder: int, rest: Params, ears: Params, batch: Spoken
+) -> tuple[Params, jax.Array]:
+    """The same for the encoder alone; `rest`: parameters, those of the encoder left out or not."""
+
+    def loss_of(ears: Params) -> jax.Array:
+        return _loss(model, placeholder, {**rest, "audio": ears}, batch)
+
+    loss, slope = jax.value_and_grad(loss_of)(ears)
+    return slope, loss
+
+
+def _loss(model: ModelConfig, placeholder: int, params: Params, batch: Spoken) -> jax.Array:
+    losses = optax.ctc_loss(
+        spelling(params, model, batch), batch.silent, batch.text, batch.absent,
+        blank_id=placeholder,
+    )
+    return losses.sum() / jnp.maximum((1 - batch.absent).sum(), 1)
 
 
 def spelling(params: Params, model: ModelConfig, batch: Spoken) -> Float[Array, "B S V"]:

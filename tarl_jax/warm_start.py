@@ -117,31 +117,31 @@ def _learn_to_hear(
         )
     transcripts = [transcript for one in aloud for transcript in one.said]
     (placeholder,) = world.tokenizer.encode_markup(AUDIO)
-    spelling = jax.jit(functools.partial(listening.gradient, config.model, placeholder))
+    model, window = config.model, config.model.audio.n_window
 
-    def lesson(of: list[Transcript]) -> _Lesson:
-        window = config.model.audio.n_window
-        return _Lesson(
-            spelling, listening.spoken_batches(of, listen.batch_seconds, window, settings.seed)
-        )
+    def batches(of: list[Transcript]) -> Iterator[listening.Spoken]:
+        return listening.spoken_batches(of, listen.batch_seconds, window, settings.seed)
 
-    gentle = dataclasses.replace(
-        settings, learning_rate=listen.joint_rate * settings.learning_rate,
-        adam_learning_rate=listen.learning_rate,
-    )
-    reading = _imitation(config.model, settings, written)
+    gradient = jax.jit(functools.partial(listening.gradient_of_ears, model, placeholder))
     for what, steps, of in (
         ("spelling", listen.value_steps, alone), ("transcribing", listen.steps, alone + transcripts)
     ):
-        optimizer = make_optimizer(dataclasses.replace(gentle, steps=steps))
-        trainer = _Trainer(params, optimizer, lesson(of), reading)
-        params = _teach(trainer, what, steps, progress)
+        optimizer = make_optimizer(dataclasses.replace(
+            settings, steps=steps, learning_rate=listen.learning_rate,
+            adam_learning_rate=listen.adam_learning_rate,
+        ))
+        lesson = _Lesson(functools.partial(gradient, params), batches(of))
+        ears = _teach(_Trainer(params["audio"], optimizer, lesson), what, steps, progress)
+        params = {**params, "audio": ears}
     then = dataclasses.replace(
-        gentle, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
-        adam_learning_rate=listen.learning_rate / 2,
+        settings, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
+        learning_rate=listen.joint_rate * settings.learning_rate,
+        adam_learning_rate=listen.joint_rate * settings.adam_learning_rate,
     )
-    acting = _imitation(config.model, then, [*aloud, *written[: len(aloud)]])
-    trainer = _Trainer(params, make_optimizer(then), acting, lesson(alone + transcripts))
+    acting = _imitation(model, then, [*aloud, *written[: len(aloud)]])
+    spelling = jax.jit(functools.partial(listening.gradient, model, placeholder))
+    hearing = _Lesson(spelling, batches(alone + transcripts))
+    trainer = _Trainer(params, make_optimizer(then), acting, hearing)
     return _teach(trainer, "listening", listen.joint_steps, progress)
 
 
@@ -279,6 +279,9 @@ class _Trainer:
 def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.GradientTransformation:
     """Muon on the matrices of the layers, Adam on embeddings and norms.
 
+    For the parameters of a policy, whose ears have Adam alone, or of ears, whose convolutions and
+    projection have Muon too.
+
     share: constant learning rates at this share of their peak; 0: linear decay to nearly zero.
     """
 
@@ -300,9 +303,11 @@ def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.Gradien
             "wq": (1, (2, 3)), "wk": (1, (2, 3)), "wv": (1, (2, 3)), "wo": ((1, 2), 3),
             "w_gate": (1, 2), "w_up": (1, 2), "w_down": (1, 2),
         }
+        of_ears = {"conv1": ((0, 1), 2), "conv2": ((0, 1), 2), "project": (0, 1)}
         specs = jax.tree.map(lambda _: None, params)
-        for name, (inputs, outputs) in shapes.items():
-            specs["layers"][name] = optax.contrib.MuonDimensionNumbers(inputs, outputs)
+        for part, axes in ((specs["layers"], shapes), (specs, of_ears)):
+            for name in part.keys() & axes.keys():
+                part[name] = optax.contrib.MuonDimensionNumbers(*axes[name])
         return specs
 
     return optax.chain(

@@ -27,20 +27,20 @@ class ListenConfig:
     """How a warm start learns to hear, once the policy reads; only where there are ears.
 
     episodes: demonstrations whose users speak, in the voices of config.speech. 0: ears stay random.
-    value_steps, steps: of transcription (`listening.py`), on `batch_seconds` of sound each, beside
-      imitation in writing, so that the policy goes on reading: first of numbers, names and the like
-      said alone, without which digits are hardly ever learned; then of these and whole turns.
+    value_steps, steps: of transcription (`listening.py`), on `batch_seconds` of sound each, by the
+      ears alone: first of numbers, names and the like said alone, without which they are hardly
+      ever learned; then of these and whole turns.
+    learning_rate, adam_learning_rate: of these, Muon on the ears' matrices and Adam on the rest.
     joint_steps: of imitation of spoken and as many written demonstrations, `batch_tokens` each,
-      beside transcription.
-    learning_rate: of Adam (half of it in the joint steps); Muon has `joint_rate` of the warm
-      start's.
+      beside transcription; all parameters learn, at `joint_rate` of the warm start's rates.
     """
 
     episodes: int = 0
-    value_steps: int = 500
-    steps: int = 700
+    value_steps: int = 300
+    steps: int = 2000
     batch_seconds: float = 40.0
-    learning_rate: float = 2e-3
+    learning_rate: float = 0.02
+    adam_learning_rate: float = 2e-3
     joint_steps: int = 400
     batch_tokens: int = 3072
     joint_rate: float = 0.3
@@ -83,6 +83,7 @@ def check_warm_start(
     for name in ("episodes", "value_steps", "steps", "joint_steps"):
         value = getattr(c.listen, name)
         require(value >= 0, f"{where}listen.{name}", value, "must be at least 0")
-    for name in ("batch_seconds", "learning_rate", "batch_tokens", "joint_rate"):
+    for name in ("batch_seconds", "learning_rate", "adam_learning_rate", "joint_rate",
+                 "batch_tokens"):
         value = getattr(c.listen, name)
         require(value > 0, f"{where}listen.{name}", value, "must be above 0")

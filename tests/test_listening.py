@@ -61,6 +61,20 @@ def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
     assert float(loss) == pytest.approx(-np.log(total) / 2, rel=1e-3)
 
 
+def test_ears_alone_have_the_same_gradient(params):
+    batch = listening.batch_of([transcript(5100, [1, 2], seed=1)], 5, longest=4)
+    whole, loss = jax.jit(listening.gradient, static_argnums=(0, 1))(
+        MODEL, PLACEHOLDER, params, batch
+    )
+    ears, same = jax.jit(listening.gradient_of_ears, static_argnums=(0, 1))(
+        MODEL, PLACEHOLDER, params, params["audio"], batch
+    )
+    assert float(loss) == pytest.approx(float(same), rel=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ears, whole["audio"]
+    )
+
+
 def _clip(seed):
     rng = np.random.default_rng([seed, 5100])
     return (rng.integers(-9000, 9000, 5100) / 32768).astype(np.float32)

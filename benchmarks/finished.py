@@ -1,0 +1,33 @@
+"""Finished runs, opened again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tarl_jax.checkpoint import Checkpoints
+from tarl_jax.config import RunConfig, from_config_dict
+from tarl_jax.models.decoder import Params
+from tarl_jax.policy import make_updater, newest, restore
+from tarl_jax.rollout.world import World
+
+
+def config_of(run: Path) -> RunConfig:
+    """The config that the run directory records."""
+    fields: dict[str, Any] = {}
+    for name, value in json.loads((run / "config.json").read_text("utf-8")).items():
+        *groups, last = name.split(".")
+        inner = fields
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return from_config_dict(fields)
+
+
+def policy_of(run: Path, world: World, step: int = -1) -> Params:
+    """The policy of a checkpoint; -1: the newest."""
+    config = world.config
+    checkpoints = Checkpoints(run, config.checkpoint)
+    step = newest(checkpoints, run, step)
+    return restore(config, world, make_updater(config, world), checkpoints, step).policy
