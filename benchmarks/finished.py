@@ -9,7 +9,7 @@ from typing import Any
 from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import RunConfig, from_config_dict
 from tarl_jax.models.decoder import Params
-from tarl_jax.policy import make_updater, newest, restore
+from tarl_jax.policy import make_updater, newest, restore, starting_policy
 from tarl_jax.rollout.world import World
 
 
@@ -26,8 +26,13 @@ def config_of(run: Path) -> RunConfig:
 
 
 def policy_of(run: Path, world: World, step: int = -1) -> Params:
-    """The policy of a checkpoint; -1: the newest."""
+    """The policy of a checkpoint; -1: the newest, 0: the warm start, from its cache."""
     config = world.config
+    updater = make_updater(config, world)
+    if step == 0:
+        return starting_policy(config, world, updater)
     checkpoints = Checkpoints(run, config.checkpoint)
     step = newest(checkpoints, run, step)
-    return restore(config, world, make_updater(config, world), checkpoints, step).policy
+    params = restore(config, world, updater, checkpoints, step).policy
+    checkpoints.close()
+    return params

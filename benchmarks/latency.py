@@ -74,16 +74,15 @@ def main() -> None:
     args = parser.parse_args()
     ahead = args.dialogues
     ways = {
-        "as many as slots": {"in_flight": args.slots},
-        "more, caches parked": {"in_flight": ahead, "parked": ahead},
-        "more, caches made again": {"in_flight": ahead},
+        "as many as slots": (ahead // 8 or 1, {"in_flight": args.slots}),
+        "more, caches parked": (ahead, {"in_flight": ahead, "parked": ahead}),
+        "more, caches made again": (ahead, {"in_flight": ahead}),
     }
     print(f"{args.dialogues} dialogues of {args.turns} turns, {args.slots} slots")
     at_once = 0.0
     for seconds in args.seconds:
-        for name, fields in ways.items() if seconds else [("answered at once", {})]:
-            few = fields.get("in_flight") == args.slots
-            dialogues = args.dialogues // 8 if few else args.dialogues
+        at_0 = {"answered at once": (ahead, {})}
+        for name, (dialogues, fields) in (ways if seconds else at_0).items():
             stats = run(args, dialogues, args.turns, seconds, **fields)
             at_once = at_once or stats.tokens_per_second
             print(

@@ -1,11 +1,12 @@
 """How well a policy's ears transcribe: order numbers, names, addresses and words alone, and turns.
 
-    python benchmarks/listening.py --run=RUN [--step 0] [--dialogues 60]
+    python benchmarks/listening.py --run=RUN [--step 0] [--dialogues 80]
 
-RUN is a run of configs/omni_tarl.py; step 0 is its warm start. The clips are of demonstrations
-that no warm start sees (another seed). What is heard goes through the policy's own final norm and
-head, as its warm start had it (`tarl_jax/listening.py`): the decoder's layers have no part in it.
-Prints the share that comes out right, to the token, by kind, and some of what does not.
+RUN is a run of configs/omni_tarl.py; step 0 is its warm start. The clips are of other shops than
+the warm start's: other users and orders, made of the same names, zip codes, numbers and words. What
+is heard goes through the policy's own final norm and head, as in the warm start's loss
+(`tarl_jax/listening.py`): the decoder's layers have no part in it. Prints the share that comes out
+right, to the token, by kind, and some of what does not.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="a run of configs/omni_tarl.py")
     parser.add_argument("--step", type=int, default=-1, help="checkpoint; 0: the warm start")
-    parser.add_argument("--dialogues", type=int, default=60)
+    parser.add_argument("--dialogues", type=int, default=80)
     args = parser.parse_args()
     config = config_of(args.run)
     world = World.from_config(config)
     params = policy_of(args.run, world, args.step)
     other = dataclasses.replace(
-        config, warm_start=dataclasses.replace(config.warm_start, seed=OTHER_SEED)
+        config, shop=dataclasses.replace(config.shop, seed=OTHER_SEED),
+        warm_start=dataclasses.replace(config.warm_start, seed=OTHER_SEED),
     )
     with Speech.from_config(dataclasses.replace(config.speech, cache_dir="")) as speech:
         aloud, alone = demonstrate_aloud(

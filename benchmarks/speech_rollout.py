@@ -3,9 +3,9 @@
     python benchmarks/speech_rollout.py --run=RUN [--tasks 16] [--rounds 3]
 
 RUN is a finished run of configs/omni_tarl.py. Its newest policy plays the same training episodes
-(groups as in a step) in three ways, in turns:
+(groups as in a step) in turns:
 
-  synthesised   nothing is in the cache: every clip is made while others decode, then its features
+  synthesised   the cache is empty: every clip is made while others decode, then its features
   from disk     the clips are in the cache of an earlier run
   given         clips and features are in memory: what is left is the policy's own work, encoder
                 included
@@ -34,11 +34,13 @@ from finished import config_of, policy_of
 from tarl_jax.config import RunConfig
 from tarl_jax.launch import MALLOC
 from tarl_jax.metrics import CLIP_DIR, write_trajectories
+from tarl_jax.models.decoder import Params
 from tarl_jax.models.hearing import pieces_of
 from tarl_jax.rollout import compiled
+from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.world import World
 from tarl_jax.speech.service import Speech
-from tarl_jax.speech.synthesis import SAMPLE_RATE
+from tarl_jax.speech.synthesis import SAMPLE_RATE, Voice
 from tarl_jax.types import Trajectory
 
 
@@ -55,9 +57,6 @@ class Remembered:
             self._said[key] = self._speech.submit(*what)
         return self._said[key]
 
-    def close(self) -> None:
-        self._speech.close()
-
 
 def remembering(function: Callable[..., Any]) -> Callable[..., Any]:
     known: dict[bytes, Any] = {}
@@ -71,7 +70,9 @@ def remembering(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def play(args: argparse.Namespace, config: RunConfig, world: World, params: Any, engine: Any):
+def play(
+    args: argparse.Namespace, config: RunConfig, world: World, params: Params, engine: Engine
+) -> tuple[float, list[Trajectory]]:
     """(seconds, trajectories) of the groups."""
     episodes = [
         world.episode(task, "benchmark", 0, trial)
@@ -80,6 +81,22 @@ def play(args: argparse.Namespace, config: RunConfig, world: World, params: Any,
     begun = time.perf_counter()
     engine.run(params, episodes, 1.0)
     return time.perf_counter() - begun, [episode.trajectory() for episode in episodes]
+
+
+def synthesised(
+    args: argparse.Namespace, config: RunConfig, world: World, params: Params, engine: Engine
+) -> tuple[float, list[Trajectory]]:
+    """`play` with an empty cache; the synthesiser's processes have started."""
+    with tempfile.TemporaryDirectory() as empty:
+        config = dataclasses.replace(
+            config, speech=dataclasses.replace(config.speech, cache_dir=empty)
+        )
+        with Speech.from_config(config.speech) as speech:
+            voice = Voice(config.speech.voices[0])
+            words = [speech.submit(word, voice) for word in ("one", "two", "three", "four")]
+            for word in words:
+                word.result()
+            return play(args, config, dataclasses.replace(world, speech=speech), params, engine)
 
 
 def size(trajectories: list[Trajectory]) -> tuple[float, float]:
@@ -104,42 +121,44 @@ def main() -> None:
     engine.programs.compile(params)
     spoken = world.speaking(1.0)
     remembered = Remembered(world.speech)
-    plain, given = pieces_of, remembering(pieces_of)
+    given = remembering(pieces_of)
 
     with tempfile.TemporaryDirectory() as disk:
         kept = Speech.from_config(dataclasses.replace(config.speech, cache_dir=disk))
         ways = ("synthesised", "from disk", "given", "written")
         seconds: dict[str, list[float]] = {way: [] for way in ways}
-        trajectories: list[Trajectory] = []
+        differ = 0
         for turn in range(-1, args.rounds):  # the first fills what remembers
+            trajectories: dict[str, list[Trajectory]] = {}
             for way in ways:
-                compiled.pieces_of = given if way == "given" else plain
-                fresh = Speech.from_config(dataclasses.replace(config.speech, cache_dir=""))
-                speech = {"from disk": kept, "given": remembered}.get(way, fresh)
-                one = dataclasses.replace(spoken, speech=speech)
-                if way == "written":
-                    one = world.speaking(0.0)
-                took, played = play(args, config, one, params, engine)
-                fresh.close()
+                compiled.pieces_of = given if way == "given" else pieces_of
                 if way == "synthesised":
-                    trajectories = played
-                elif way != "written":
-                    assert [t.arrays()[0].tolist() for t in played] == [
-                        t.arrays()[0].tolist() for t in trajectories
-                    ], f"{way}: other episodes"
+                    took, trajectories[way] = synthesised(args, config, spoken, params, engine)
+                else:
+                    speech = {"from disk": kept, "given": remembered}.get(way)
+                    one = dataclasses.replace(spoken, speech=speech)
+                    one = world.speaking(0.0) if way == "written" else one
+                    took, trajectories[way] = play(args, config, one, params, engine)
                 if turn >= 0:
                     seconds[way].append(took)
+                    print(f"round {turn + 1}: {way:12} {took:6.2f} s", flush=True)
+            heard = zip(*(trajectories[way] for way in ways[:3]), strict=True)
+            differ += sum(len({t.arrays()[0].tobytes() for t in three}) > 1 for three in heard)
         kept.close()
-    count = len(trajectories)
-    heard = [sound.clip for t in trajectories for sound in t.sounds()]
-    print(f"{count} episodes of {len(heard) / count:.1f} clips,"
-          f" {sum(map(len, heard)) / SAMPLE_RATE / count:.1f} s of sound an episode")
+    played = trajectories["synthesised"]
+    failed = sum(t.stop_reason == "infrastructure_error" for t in played)
+    if failed or differ > 0.05 * len(played) * (args.rounds + 1):
+        raise SystemExit(f"the ways played other episodes: {differ} differ, {failed} failed")
+    count = len(played)
+    clips = [sound.clip for t in played for sound in t.sounds()]
+    print(f"{count} episodes of {len(clips) / count:.1f} clips,"
+          f" {sum(map(len, clips)) / SAMPLE_RATE / count:.1f} s of sound an episode")
     least = statistics.median(seconds["given"])
     for way, values in seconds.items():
         took = statistics.median(values)
         cost = "" if way in ("given", "written") else f"   speech: {1 - least / took:6.1%} of it"
         print(f"  {way:12} {took:6.2f} s{cost}")
-    line, sound = size(trajectories)
+    line, sound = size(played)
     print(f"a trajectory on disk: {line:,.0f} bytes of JSON, {sound:,.0f} of FLAC")
     world.close()
 

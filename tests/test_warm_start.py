@@ -21,7 +21,7 @@ from tarl_jax.sandbox import shop
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.chat import Chat
 from tarl_jax.types import Call
-from tarl_jax.warm_start import _digest, warm_start
+from tarl_jax.warm_start import _digest, make_optimizer, warm_start
 from tarl_jax.warm_start_config import ListenConfig
 
 
@@ -253,7 +253,9 @@ def test_spoken_demonstrations_are_the_written_ones_aloud(by_ear):
         assert text.count("<|im_start|>user\n") - text.count("<tool_response>") == len(said)
     values = [world.tokenizer.decode(t.text) for t in alone]
     ids = {v for v in values if v.startswith("#W")}
-    assert len(values) >= 12 and len(ids) >= 6
+    assert len(values) >= 18 and len(ids) >= 6
+    assert sum("@" in v for v in values) == 6
+    assert sum(bool(re.fullmatch(r"\w+ \w+, \d{3}\.", v)) for v in values) == 6
     assert all(re.fullmatch(r"#W\d{3}\.", v) for v in ids)
 
 
@@ -275,6 +277,21 @@ def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
     again, same = started(config, world)
     assert same == folder
     jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_muon_trains_the_matrices_of_ears_and_of_a_policy(by_ear):
+    config, world = by_ear
+    params = decoder.init_params(config.model, world.vocab_size, jax.random.key(0))
+
+    def with_muon(tree):
+        chain = jax.eval_shape(make_optimizer(config.warm_start).init, tree)
+        momenta = chain[1].inner_states["muon"].inner_state[0].mu
+        found = jax.tree_util.tree_leaves_with_path(momenta)
+        return {"/".join(part.key for part in path) for path, _ in found}
+
+    layers = {f"layers/{name}" for name in ("wq", "wk", "wv", "wo", "w_up", "w_down")}
+    assert with_muon(params["audio"]) == layers | {"conv1", "conv2", "project"}
+    assert with_muon(params) == layers | {"layers/w_gate"}
 
 
 def test_who_speaks_is_in_the_name_of_a_policy_that_listens(by_ear):

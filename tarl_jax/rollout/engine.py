@@ -217,7 +217,10 @@ class Engine:
         return run
 
     def _start_new(self, run: _Run) -> None:
-        """Begins as many dialogues as there are slots that no row wants; more while none comes."""
+        """Begins as many dialogues as there are slots that no row wants.
+
+        A batch more each time that nothing could be written and no answer came.
+        """
         wanted = self.programs.slots if run.starved else run.scheduler.free_slots()
         for _ in range(min(wanted, self._room(run))):
             index = run.queue.pop()
@@ -229,7 +232,7 @@ class Engine:
 
     def _room(self, run: _Run) -> int:
         """How many more dialogues may be begun."""
-        return min(len(run.queue), self._under_way - len(run.rows))
+        return max(min(len(run.queue), self._under_way - len(run.rows)), 0)
 
     def _take_answers(self, run: _Run, ended: Callable[[Dialogue], None] | None) -> None:
         begun = time.perf_counter()

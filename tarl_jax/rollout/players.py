@@ -20,7 +20,7 @@ import jax
 from tarl_jax import hosts
 from tarl_jax.sounds import Sound
 
-POLL = 0.05  # seconds that a process waits for its own answers before it asks the others
+POLL = 0.05  # seconds without an answer before others are asked: other processes, or new dialogues
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +131,8 @@ class Players:
 
     def arrived(self, patience: float) -> list[Arrival]:
         """The answers that are there; waits for one for so many seconds, but not past the end.
+
+        With several processes it waits for POLL at most.
 
         Raises what a dialogue raised.
         """
