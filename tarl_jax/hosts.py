@@ -189,6 +189,15 @@ def total(counts: Mapping[str, float]) -> dict[str, float]:
     return {key: sum(part.get(key, 0.0) for part in parts) for key in keys}
 
 
+def whole(tree: Any) -> Any:
+    """The arrays of a tree on the host, whole, wherever their parts are."""
+    if not several():
+        return jax.device_get(tree)
+    from jax.experimental.multihost_utils import process_allgather
+
+    return process_allgather(tree, tiled=True)
+
+
 def put(tree: Any, shardings: Any) -> Any:
     """Arrays that every process holds whole, placed on the devices of all.
 

@@ -3,7 +3,7 @@
 The loss (CTC, A. Graves et al., ICML 2006) wants that what is heard, put through the decoder's own
 final norm and head, spells what was said, with the placeholder of sound where nothing new is. So
 sound comes to look like text to a decoder that can read, and imitating spoken dialogues begins
-there, not at noise. Ears may learn it alone: the rest of the policy then stays as it reads.
+there, not at noise. Ears may learn it alone too: the rest then stays as it is.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def warm_start(
 ) -> tuple[decoder.Params, Path]:
     """Parameters after imitation, from the cache where it has them, on the updater's mesh.
 
-    Several processes imitate the same, each for itself.
+    Several processes imitate the same, each for itself. What learns to hear begins with the warm
+    start that only reads, which is cached too.
 
     Args:
       key: of the random parameters that imitation starts from.
@@ -79,11 +80,14 @@ def warm_start(
     if config.warm_start.target_pass and score is None:
         raise ValueError(f"{folder}: the warm start of this run is gone, and only a run makes one")
     settings = config.warm_start
-    params = decoder.init_params(config.model, world.vocab_size, key)
     demonstrations = demonstrate(config, world, settings.clerk, settings.episodes)
-    params = imitate(params, config.model, settings, demonstrations, progress)
     if _listens(config):
+        reader, _ = warm_start(_deaf(config), world, updater, key, progress)
+        params = jax.tree.map(jnp.asarray, hosts.whole(reader))
         params = _learn_to_hear(config, world, params, demonstrations, progress)
+    else:
+        params = decoder.init_params(config.model, world.vocab_size, key)
+        params = imitate(params, config.model, settings, demonstrations, progress)
     if settings.target_pass and score is not None:
         clumsy = clumsier(settings.clerk, settings.clumsiness)
         demonstrations = demonstrate(config, world, clumsy, settings.episodes // 6)
@@ -98,6 +102,15 @@ def warm_start(
 
 def _listens(config: RunConfig) -> bool:
     return bool(config.model.audio and config.warm_start.listen.episodes)
+
+
+def _deaf(config: RunConfig) -> RunConfig:
+    """Of the warm start that one by ear begins with, which has a place of its own in the cache."""
+    settings = config.warm_start
+    listen = dataclasses.replace(settings.listen, episodes=0)
+    return dataclasses.replace(
+        config, warm_start=dataclasses.replace(settings, listen=listen, target_pass=0.0)
+    )
 
 
 def _learn_to_hear(
@@ -122,25 +135,32 @@ def _learn_to_hear(
     def batches(of: list[Transcript]) -> Iterator[listening.Spoken]:
         return listening.spoken_batches(of, listen.batch_seconds, window, settings.seed)
 
-    gradient = jax.jit(functools.partial(listening.gradient_of_ears, model, placeholder))
-    for what, steps, of in (
-        ("spelling", listen.value_steps, alone), ("transcribing", listen.steps, alone + transcripts)
-    ):
-        optimizer = make_optimizer(dataclasses.replace(
-            settings, steps=steps, learning_rate=listen.learning_rate,
-            adam_learning_rate=listen.adam_learning_rate,
-        ))
-        lesson = _Lesson(functools.partial(gradient, params), batches(of))
-        ears = _teach(_Trainer(params["audio"], optimizer, lesson), what, steps, progress)
-        params = {**params, "audio": ears}
-    then = dataclasses.replace(
-        settings, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
+    spelling = jax.jit(functools.partial(listening.gradient, model, placeholder))
+    gentle = dataclasses.replace(
+        settings, steps=listen.value_steps,
         learning_rate=listen.joint_rate * settings.learning_rate,
-        adam_learning_rate=listen.joint_rate * settings.adam_learning_rate,
+        adam_learning_rate=listen.adam_learning_rate,
+    )
+    reading = _imitation(model, settings, written)
+    trainer = _Trainer(params, make_optimizer(gentle), _Lesson(spelling, batches(alone)), reading)
+    params = _teach(trainer, "spelling", listen.value_steps, progress)
+
+    ears = make_optimizer(dataclasses.replace(
+        settings, steps=listen.steps, learning_rate=listen.learning_rate,
+        adam_learning_rate=listen.adam_learning_rate,
+    ))
+    everything = alone + transcripts
+    gradient = jax.jit(functools.partial(listening.gradient_of_ears, model, placeholder))
+    lesson = _Lesson(functools.partial(gradient, params), batches(everything))
+    trainer = _Trainer(params["audio"], ears, lesson)
+    params = {**params, "audio": _teach(trainer, "transcribing", listen.steps, progress)}
+
+    then = dataclasses.replace(
+        gentle, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
+        adam_learning_rate=listen.adam_learning_rate / 2,
     )
     acting = _imitation(model, then, [*aloud, *written[: len(aloud)]])
-    spelling = jax.jit(functools.partial(listening.gradient, model, placeholder))
-    hearing = _Lesson(spelling, batches(alone + transcripts))
+    hearing = _Lesson(spelling, batches(everything))
     trainer = _Trainer(params, make_optimizer(then), acting, hearing)
     return _teach(trainer, "listening", listen.joint_steps, progress)
 

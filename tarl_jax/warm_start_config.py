@@ -27,17 +27,21 @@ class ListenConfig:
     """How a warm start learns to hear, once the policy reads; only where there are ears.
 
     episodes: demonstrations whose users speak, in the voices of config.speech. 0: ears stay random.
-    value_steps, steps: of transcription (`listening.py`), on `batch_seconds` of sound each, by the
-      ears alone: first of numbers, names and the like said alone, without which they are hardly
-      ever learned; then of these and whole turns.
-    learning_rate, adam_learning_rate: of these, Muon on the ears' matrices and Adam on the rest.
+    value_steps: of transcription (`listening.py`) of numbers, names and the like said alone,
+      without which they are hardly ever learned, beside imitation in writing: the table of tokens,
+      which the loss shares with the decoder, learns too, and the policy goes on reading.
+    steps: of transcription of these and whole turns, by the ears alone.
+    batch_seconds: of sound in a step of either.
+    learning_rate: of `steps`, for Muon on the ears' matrices.
+    adam_learning_rate: of Adam on the rest, and on ears and table in `value_steps`.
     joint_steps: of imitation of spoken and as many written demonstrations, `batch_tokens` each,
-      beside transcription; all parameters learn, at `joint_rate` of the warm start's rates.
+      beside transcription; all parameters learn, with half of Adam's rate.
+    joint_rate: Muon's on the decoder, in `value_steps` and `joint_steps`, over the warm start's.
     """
 
     episodes: int = 0
-    value_steps: int = 300
-    steps: int = 2000
+    value_steps: int = 500
+    steps: int = 1200
     batch_seconds: float = 40.0
     learning_rate: float = 0.02
     adam_learning_rate: float = 2e-3
