@@ -147,7 +147,7 @@ def table(results: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> str:
 def means(
     results: Sequence[Mapping[str, Any]], shown: Sequence[str], against: str, metric: str
 ) -> str:
-    """Markdown: a row per arm, mean over its seeds after training, lowest to highest.
+    """Markdown: a row per arm, mean over its seeds after training, lowest to highest if several.
 
     The last column is the difference of `metric` from the arm `against` on the same seeds: mean and
     standard error over seeds.
@@ -166,12 +166,14 @@ def means(
         cells = []
         for k in shown:
             found = [v[k] for v in own.values()]
-            cells.append(f"{statistics.mean(found):.3g} ({min(found):.3g} to {max(found):.3g})")
+            spread = f" ({min(found):.3g} to {max(found):.3g})" if len(found) > 1 else ""
+            cells.append(f"{statistics.mean(found):.3g}{spread}")
         gaps = [
             v[metric] - values[against, seed][metric]
             for seed, v in own.items() if arm != against and (against, seed) in values
         ]
-        error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
-        last = f"{statistics.mean(gaps):+.3f} ± {error:.3f}" if gaps else ""
+        last = f"{statistics.mean(gaps):+.3f}" if gaps else ""
+        if len(gaps) > 1:
+            last += f" ± {statistics.stdev(gaps) / len(gaps) ** 0.5:.3f}"
         lines.append(f"| {arm} | {len(own)} | " + " | ".join([*cells, last]) + " |")
     return "\n".join(lines)

@@ -88,3 +88,5 @@ def test_means_are_of_the_seeds_and_differences_of_pairs(study, runs, tmp_path):
     assert rows[2] == "| grpo | 2 | 0.45 (0.4 to 0.5) |  |"
     error = statistics.stdev([0.1, 0.2]) / 2**0.5
     assert rows[3] == f"| tarl | 2 | 0.6 (0.5 to 0.7) | +0.150 ± {error:.3f} |"
+    first = study.means([r for r in found if r["seed"] == 0], ["pass^1"], "grpo", "pass^1")
+    assert first.splitlines()[2:] == ["| grpo | 1 | 0.4 |  |", "| tarl | 1 | 0.5 | +0.100 |"]
