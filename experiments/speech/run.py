@@ -1,6 +1,6 @@
 """Does a policy that trains on text alone stop listening? Four arms from one warm start by ear.
 
-    python experiments/speech/run.py --out=runs/speech
+    python experiments/speech/run.py --out=runs/speech --jobs=2
 
 | arm | users | warm-up and maths |
 |---|---|---|
@@ -9,7 +9,7 @@
 | mixed | half of them speak | no |
 | mixed_maths | half of them speak, from none at first | yes |
 
-Runs the main job once per arm and seed, one after the other, where `results.jsonl` beside this file
+Runs the main job once per arm and seed, 60 steps each, where `results.jsonl` beside this file
 has no line of it yet, so the command may be stopped and given again. Every run is evaluated on the
 same held-out tasks, written, spoken, and spoken in noise at 10 dB. Then draws `plot.png`.
 """
@@ -32,6 +32,8 @@ WRITTEN = ("config.speech.share=0.0", "config.curriculum.spoken=0.0")
 NO_MIX = ("config.maths.ratio=(0.0,)", "config.maths.min_pass=0.0", "config.maths.max_pass=1.0",
           "config.curriculum.warmup_steps=0", "config.curriculum.maths=0.0")
 CONFIG = "configs/omni_tarl.py"
+HEARD = f"config.eval.heard=('clean','{NOISE}')"
+LENGTH = ("config.eval.every=0", "config.eval.final_tasks=96", "config.rl.steps=60")
 ARMS = {
     "text": study.Arm(CONFIG, WRITTEN + NO_MIX),
     "text_maths": study.Arm(CONFIG, WRITTEN),
@@ -57,7 +59,7 @@ def main() -> None:
     arms = {n: dataclasses.replace(ARMS[n], config=f"{CONFIG}{size}") for n in args.arms}
     runs = study.make(
         arms, args.seeds, args.out, HERE / f"results{args.tag}.jsonl",
-        (f"config.eval.heard=('clean','{NOISE}')", *args.fields), args.jobs,
+        (HEARD, *(() if args.size else LENGTH), *args.fields), args.jobs,
     )
     results = by_sense(runs)
     plot(results, HERE / f"plot{args.tag}.png")
