@@ -122,7 +122,7 @@ def demonstrate_aloud(
 
 
 def _values(task: Task, rng: random.Random) -> list[str]:
-    """Who the user of a task is, the orders' numbers, and one other thing that is named."""
+    """Who the user of a task is, the orders' numbers, and two other things that are named."""
     assert task.script is not None  # a scripted user plays it
     script = Script.from_json(task.script)
     values = [script.email, f"{script.first_name} {script.last_name}, {script.zip}."]
@@ -130,7 +130,7 @@ def _values(task: Task, rng: random.Random) -> list[str]:
     others: list[str] = []
     for request in script.requests:
         others += filter(None, (request.item, request.option, request.method))
-    return [*values, rng.choice(others)] if others else values
+    return values + rng.sample(others, min(2, len(others)))
 
 
 def clumsier(clerk: ClerkConfig, times: float) -> ClerkConfig:

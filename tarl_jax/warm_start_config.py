@@ -45,7 +45,7 @@ class ListenConfig:
     batch_seconds: float = 40.0
     learning_rate: float = 0.02
     adam_learning_rate: float = 2e-3
-    joint_steps: int = 400
+    joint_steps: int = 1200
     batch_tokens: int = 3072
     joint_rate: float = 0.3
 
