@@ -1,6 +1,6 @@
 """What users' speech costs rollouts: synthesis and features, while the device decodes.
 
-    python benchmarks/speech_rollout.py --run=RUN [--tasks 16] [--rounds 3]
+    python benchmarks/speech_rollout.py --run=RUN [--tasks 16] [--rounds 3] [--share 1.0]
 
 RUN is a finished run of configs/omni_tarl.py. Its newest policy plays the same training episodes
 (groups as in a step) in turns:
@@ -113,13 +113,14 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a run of configs/omni_tarl.py")
     parser.add_argument("--tasks", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share", type=float, default=1.0, help="of the users who speak")
     args = parser.parse_args()
     config = config_of(args.run)
     world = World.from_config(config)
     params = policy_of(args.run, world)
     engine = world.engine()
     engine.programs.compile(params)
-    spoken = world.speaking(1.0)
+    spoken = world.speaking(args.share)
     remembered = Remembered(world.speech)
     given = remembering(pieces_of)
 
