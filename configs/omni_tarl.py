@@ -8,8 +8,8 @@ the same tasks read and heard.
 
 The architecture is that of Qwen2.5-Omni's thinker (arXiv 2503.20215), a small one, or with
 `:qwen2_5_omni_7b` and `--config.model.pretrained=FOLDER` its own. Needs `pip install -e
-'.[speech]'`. The small one is taught to hear in its warm start, which is cached (docs/speech.md says
-how well). What training makes of it has not been measured.
+'.[speech]'`. The small one is taught to hear in its warm start, which is cached; how well is in
+docs/speech.md. What training makes of it has not been measured.
 """
 
 from tarl_jax.presets import hearing, mix_in_maths

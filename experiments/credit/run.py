@@ -35,6 +35,7 @@ ARMS = {
     # Beyond the paper's: what the answer to "when does it pay?" may hang on.
     "grpo_tarl_taken": study.Arm("configs/grpo_tarl.py", ("config.reward.denominator=taken",)),
     "grpo_tarl_batch": study.Arm("configs/grpo_tarl.py", ("config.rl.normalise=batch",)),
+    "grpo_tarl_unscaled": study.Arm("configs/grpo_tarl.py", ("config.rl.normalise=none",)),
     "grpo_tarl_noise": study.Arm("configs/grpo_tarl.py", ("config.judge.noise.flip=0.2",)),
     "grpo_tarl_turns": study.Arm("configs/grpo.py", ("config.reward.turn_weight=0.5",)),
     "grpo_tarl_entropy": study.Arm("configs/grpo_tarl.py", ("config.rl.entropy_coef=0.01",)),
