@@ -2,7 +2,7 @@
 
     python -m tarl_jax.evaluate --config=configs/grpo_tarl.py --workdir=runs/NAME
 
-evaluates the newest checkpoint of a run (`--step` chooses another, `--step=0` the warm start).
+evaluates the newest checkpoint of a run (`--step` chooses another that is kept).
 
     python -m tarl_jax.evaluate --config=configs/omni_tarl.py --workdir=runs/NAME \\
       --user=human --audio=file.wav
