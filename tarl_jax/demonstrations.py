@@ -34,6 +34,7 @@ from tarl_jax.speech.synthesis import draw_voice
 from tarl_jax.speech_config import parse_chain
 from tarl_jax.types import Task
 
+Made = Callable[[int, int], None]  # told of dialogues: (made, to make)
 Said = Future[np.ndarray]  # the clip of a text
 Part = tuple[str, str | list[int]]  # "user" and its text, or "clerk" or "world" and their tokens
 
@@ -80,11 +81,14 @@ class Demonstration:
 
 
 def demonstrate(
-    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
+    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int,
+    progress: Made = lambda made, total: None,
 ) -> list[Demonstration]:
     """The clerk's dialogues, and worked maths problems; those beyond the context are left out."""
-    dialogues = _dialogues(config, world, clerk, episodes)
-    found = [_demonstration(world, parts, None) for _, parts, _ in dialogues]
+    found = []
+    for _, parts, _ in _dialogues(config, world, clerk, episodes):
+        found.append(_demonstration(world, parts, None))
+        progress(len(found), episodes)
     if world.maths is not None:
         found += _worked_problems(config, world.maths, len(found))
     return _short(found, config)
@@ -92,7 +96,7 @@ def demonstrate(
 
 def demonstrate_aloud(
     config: RunConfig, world: World, clerk: ClerkConfig, episodes: int, speech: Speech,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Made = lambda made, total: None,
 ) -> tuple[list[Demonstration], list[Transcript]]:
     """The same dialogues, their users speaking; and what matters in them, each said alone.
 

@@ -10,6 +10,7 @@ import jax
 from tarl_jax import hosts
 from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.imitation import Progress, Score
 from tarl_jax.mesh import make_mesh
 from tarl_jax.models import hugging_face
 from tarl_jax.models.decoder import Params, named_key
@@ -19,7 +20,7 @@ from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import require_run
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START
-from tarl_jax.warm_start import Progress, Score, warm_start
+from tarl_jax.warm_start import warm_start
 
 
 def make_updater(config: RunConfig, world: World) -> Updater:

@@ -58,6 +58,9 @@ class Compiled:
       slots: rows of the largest batch.
       shards: parts of the batch that stand on devices of their own.
       chunks: (columns, share of the rows) of the programs that feed tokens, the widest first.
+
+    Args of the constructor:
+      least: tokens that every dialogue has; caches that do not hold them are not compiled for.
     """
 
     def __init__(
@@ -67,9 +70,11 @@ class Compiled:
         stop_id: int,
         mesh: Mesh,
         grammar: Grammar | None = None,
+        least: int = 0,
     ):
         self._model = model
         self._config = config
+        self._lengths = cache_lengths(config.max_episode_tokens, least)
         self._mesh = mesh
         self._grammar = None if grammar is None else hosts.put(grammar, sharding(mesh))
         self.slots = round_up(config.slots, mesh)
@@ -121,7 +126,7 @@ class Compiled:
         sizes = [self.slots]
         while (smaller := self.bucket_rows(sizes[-1] // 2)) < sizes[-1]:
             sizes.append(smaller)
-        lengths = cache_lengths(self._config.max_episode_tokens)
+        lengths = self._lengths
         shapes = [(n, s) for n in sizes for s in lengths]
         if self._model.audio:
             longest = longest_clip(self._config.max_episode_tokens)
@@ -209,12 +214,13 @@ class Compiled:
 
     # ---- arrays -----------------------------------------------------------------------------
 
-    def empty(self, rows: int, length: int = SHORTEST) -> EngineState:
-        return self._zeros(rows, length)
+    def empty(self, rows: int, length: int = 0) -> EngineState:
+        """length: 0: of the smallest cache."""
+        return self._zeros(rows, length or self._lengths[0])
 
-    def empty_store(self, length: int = SHORTEST) -> Cache | None:
+    def empty_store(self, length: int = 0) -> Cache | None:
         """Room for caches that are out of the batch; None where there is none."""
-        return self._store(length) if self._store_rows else None
+        return self._store(length or self._lengths[0]) if self._store_rows else None
 
     def _new_state(self, rows: int, length: int) -> EngineState:
         return EngineState(
@@ -270,7 +276,7 @@ class Compiled:
         Raises: ValueError where they have room for the longest episode.
         """
         limit = self._config.max_episode_tokens
-        length = next((n for n in cache_lengths(limit) if n > length_of(state)), None)
+        length = next((n for n in self._lengths if n > length_of(state)), None)
         if length is None:
             raise ValueError(
                 f"a dialogue needs more than {length_of(state)} positions:"
@@ -310,17 +316,18 @@ def _pairs(pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     return [np.array(p + [(0, _BEYOND)] * (MOVES - len(p)), np.int32) for p in parts]
 
 
-def cache_lengths(most: int) -> list[int]:
+def cache_lengths(most: int, least: int = 0) -> list[int]:
     """Positions of the caches that hold up to `most` tokens: half an octave apart from 512 on.
 
-    Few, for each is compiled, and close, for decoding reads all of a cache for every token.
+    Few, for each is compiled, and close, for decoding reads all of a cache for every token. Those
+    that do not hold `least` tokens are left out.
     """
     lengths = [SHORTEST]
     while lengths[-1] < most:
         octave = 1 << (lengths[-1].bit_length() - 1)
         lengths.append(lengths[-1] + max(octave // 2, SHORTEST))
     lengths[-1] = -(-most // SHORTEST) * SHORTEST  # rounded up
-    return lengths
+    return [n for n in lengths[:-1] if n >= least] + lengths[-1:]
 
 
 def length_of(state: EngineState) -> int:

@@ -130,9 +130,10 @@ class Engine:
         stop_id: int,
         mesh: Mesh,
         grammar: Grammar | None = None,
+        least: int = 0,
     ):
         self._config = config
-        self.programs = Compiled(model, config, stop_id, mesh, grammar)
+        self.programs = Compiled(model, config, stop_id, mesh, grammar, least)
         self._under_way = config.in_flight or AHEAD * self.programs.slots
         self._pool = ThreadPoolExecutor(self._under_way, "dialogue")
 

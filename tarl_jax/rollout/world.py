@@ -105,9 +105,10 @@ class World:
         config, grammar = self.config, None
         if config.rollout.constrain_calls:
             grammar = build(self.tokenizer, self.domain.tools, self.vocab_size)
-        return Engine(
-            config.model, config.rollout, self.tokenizer.stop_id, rollout_mesh(config.mesh), grammar
-        )
+        mesh = rollout_mesh(config.mesh)
+        # Maths problems have no system turn of the shop, but run in one batch with its dialogues.
+        return Engine(config.model, config.rollout, self.tokenizer.stop_id, mesh, grammar,
+                      least=len(self.system[1]))
 
     def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> World:
         """This world, in which users speak so much (`speech.share`), in these acoustics.

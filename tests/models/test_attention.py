@@ -15,6 +15,13 @@ from tarl_jax.models import attention, decoder
 KINDS = ("splash", "cudnn")
 
 
+@pytest.fixture(autouse=True)
+def exact_products():
+    """A GPU multiplies float32 in 19 bits, unless it is told not to."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 def inputs(length, width=128, heads=4, kv_heads=2, rows=2, dtype=np.float32):
     rng = np.random.default_rng(length)
     q = rng.normal(size=(rows, length, heads, width))

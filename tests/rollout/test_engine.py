@@ -209,6 +209,20 @@ def test_caches_are_few_and_close_to_what_is_needed(most, lengths):
     assert compiled.cache_lengths(most) == lengths
 
 
+def test_caches_that_are_too_small_for_every_dialogue_are_left_out(params, played):
+    assert compiled.cache_lengths(8192, 4000) == [4096, 6144, 8192]
+    assert compiled.cache_lengths(300, 500) == [384]  # the largest stays, for the error's sake
+    engine = Engine(MODEL, CONFIG, STOP, make_mesh(), least=compiled.SHORTEST + 1)
+    episodes = [Scripted.random(seed) for seed in range(0, 64, 9)]
+    engine.run(params, episodes, TEMPERATURE)
+    for episode in episodes:
+        assert episode.sampled_ids == played[0][episode.seed].sampled_ids
+    engine.programs.compile(params)
+    whole = Engine(MODEL, CONFIG, STOP, make_mesh())
+    whole.programs.compile(params)
+    assert engine.programs.compilations < whole.programs.compilations
+
+
 def test_a_dialogue_beyond_the_longest_is_an_error(engine, params):
     too_long = Scripted(0, LONGEST, [])
     with pytest.raises(ValueError, match=f"rollout.max_episode_tokens is {LONGEST}"):
