@@ -32,7 +32,9 @@ ARMS = {
     "ppo_turn_end": study.Arm("configs/ppo_turn_end.py"),
     "rloo": study.Arm("configs/rloo.py"),
     "spo": study.Arm("configs/spo.py"),
-    # Beyond the paper's: what the answer to "when does it pay?" may hang on.
+    # Beyond the paper's: two more configs, and what the answer to "when does it pay?" may hang on.
+    "ppo": study.Arm("configs/ppo.py"),
+    "single_stream": study.Arm("configs/single_stream.py"),
     "grpo_tarl_taken": study.Arm("configs/grpo_tarl.py", ("config.reward.denominator=taken",)),
     "grpo_tarl_batch": study.Arm("configs/grpo_tarl.py", ("config.rl.normalise=batch",)),
     "grpo_tarl_unscaled": study.Arm("configs/grpo_tarl.py", ("config.rl.normalise=none",)),
