@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,11 @@ def main() -> None:
     results = by_sense(runs)
     plot(results, HERE / f"plot{args.tag}.png")
     print(table(results))
+    for sense in SENSES:
+        rows = [{"arm": r["arm"], "seed": r["seed"],
+                 "trained": {f"eval/{name}": r.get(name, math.nan) for name in SHOWN}}
+                for r in results if (r["sense"], r["when"]) == (sense, "trained")]
+        print(f"\n{sense}, after training\n\n{study.means(rows, SHOWN, 'text', 'pass^1')}")
 
 
 def by_sense(runs: list[Record]) -> list[Record]:
