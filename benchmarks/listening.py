@@ -6,7 +6,8 @@ RUN is a run of configs/omni_tarl.py; step 0 is its warm start. The clips are of
 the warm start's: other users and orders, made of the same names, zip codes, numbers and words. What
 is heard goes through the policy's own final norm and head, as in the warm start's loss
 (`tarl_jax/listening.py`): the decoder's layers have no part in it. Prints the share that comes out
-right, to the token, by kind, and some of what does not.
+right, by kind: of what is said alone and of whole turns to the token, of what turns say of orders
+and users to the letter; and some of what does not.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
 
 OTHER_SEED = 5
+IN_TURNS = {
+    "order number in a turn": r"#W\d+",
+    "email in a turn": r"[\w.]+@mail\.com",
+    "name in a turn": r"[A-Z]\w+ [A-Z]\w+(?=, )",
+}
 
 
 def main() -> None:
@@ -61,11 +67,17 @@ def main() -> None:
             said = listening.transcribed(scores, clip.tokens, placeholder)
             text = world.tokenizer.decode(clip.text)
             right.setdefault(kind_of(text), []).append(said == clip.text.tolist())
-            if said != clip.text.tolist():
-                wrong.append((text, world.tokenizer.decode(said)))
+            words = world.tokenizer.decode(said)
+            if words != text:
+                wrong.append((text, words))
+            if clips is turns:
+                for name, pattern in IN_TURNS.items():
+                    for value in re.findall(pattern, text):
+                        found = re.search(rf"{re.escape(value)}\b", words) is not None
+                        right.setdefault(name, []).append(found)
     world.close()
     for name, values in sorted(right.items()):
-        print(f"{name:14} {np.mean(values):.2f} of {len(values)}")
+        print(f"{name:22} {np.mean(values):.2f} of {len(values)}")
     for text, said in wrong[:: max(len(wrong) // 8, 1)]:
         print(f"  {text!r} was heard as {said!r}")
 

@@ -7,6 +7,7 @@ trained on or held out, can be known by heart. Users write or, to a policy that 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -33,6 +34,8 @@ from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import draw_voice
 from tarl_jax.speech_config import parse_chain
 from tarl_jax.types import Task
+
+_SPACE = 7  # 1/25 s from one token of what is heard to the next, at most
 
 Made = Callable[[int, int], None]  # told of dialogues: (made, to make)
 Said = Future[np.ndarray]  # the clip of a text
@@ -61,12 +64,14 @@ class Demonstration:
     Attributes:
       tokens: int32 [S].
       agent: bool [S]; which of them the clerk wrote.
-      hearing: what is heard at some of them, its `places` [S]; None: all are read.
+      heard: bool [S]; which of them stand for sound, and teach nothing.
+      hearing: what is heard there; None: nothing is.
       said: the clips of it.
     """
 
     tokens: np.ndarray
     agent: np.ndarray
+    heard: np.ndarray
     hearing: Hearing | None = None
     said: tuple[Transcript, ...] = ()
 
@@ -74,8 +79,7 @@ class Demonstration:
         """For a batch: `sampled` marks the clerk's tokens, `advantages` are the loss's weights."""
         weights = np.where(self.agent, 1.0, observation_weight)
         weights[0] = 0.0  # in a packed row what is before it is another dialogue
-        if self.hearing is not None:
-            weights = np.where(self.hearing.places, 0.0, weights)  # placeholders teach nothing
+        weights[self.heard] = 0.0
         return Sample(self.tokens, self.agent, np.zeros(len(self.tokens)), weights,
                       hearing=self.hearing)
 
@@ -87,10 +91,25 @@ def demonstrate(
     """The clerk's dialogues, and worked maths problems; those beyond the context are left out."""
     found = []
     for _, parts, _ in _dialogues(config, world, clerk, episodes):
-        found.append(_demonstration(world, parts, None))
+        found.append(_demonstration(world, parts, _written))
         progress(len(found), episodes)
     if world.maths is not None:
         found += _worked_problems(config, world.maths, len(found))
+    return _short(found, config)
+
+
+def demonstrate_spaced(
+    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
+) -> list[Demonstration]:
+    """The same dialogues as perfect ears would give them to the decoder, without a sound.
+
+    The tokens of what users say stand as far apart as they would be heard, with placeholders in
+    between: from these a policy learns, cheaply, to read what is not closely set.
+    """
+    found = []
+    for _, parts, seed in _dialogues(config, world, clerk, episodes):
+        turn = functools.partial(_spaced, rng=np.random.default_rng(seed))
+        found.append(_demonstration(world, parts, turn))
     return _short(found, config)
 
 
@@ -119,7 +138,7 @@ def demonstrate_aloud(
     begun.reverse()
     while begun:  # what is done with is let go
         parts, said, values, clips = begun.pop()
-        found.append(_demonstration(world, parts, said))
+        found.append(_demonstration(world, parts, functools.partial(_spoken, clips=iter(said))))
         alone += [_transcript(world, *of) for of in zip(values, clips, strict=True)]
         progress(len(found), len(found) + len(begun))
     return _short(found, config), alone
@@ -185,29 +204,65 @@ def _parts(
     return parts
 
 
-def _demonstration(world: World, parts: list[Part], said: list[Said] | None) -> Demonstration:
-    """said: the clips of what the users say, in order; None: it is read."""
-    ears = world.config.model.audio
-    tokens, agent = list(world.system[1]), [False] * len(world.system[1])
+@dataclasses.dataclass(frozen=True)
+class _UserTurn:
+    """ids, which of them stand for sound, and the sound."""
+
+    ids: list[int]
+    heard: np.ndarray
+    clip: np.ndarray | None = None
+    transcript: Transcript | None = None
+
+
+def _written(world: World, text: str) -> _UserTurn:
+    ids = world.chat.user(text)
+    return _UserTurn(ids, np.zeros(len(ids), bool))
+
+
+def _spaced(world: World, text: str, rng: np.random.Generator) -> _UserTurn:
+    words = world.tokenizer.encode(text)
+    at = np.cumsum(rng.integers(1, _SPACE + 1, len(words) + 1))  # 1: the next token
+    ids, first = world.chat.heard(int(at[-1]))
+    for place, word in zip(at[:-1], words, strict=True):
+        ids[first + int(place)] = word
+    heard = np.zeros(len(ids), bool)
+    heard[first : first + int(at[-1])] = True
+    return _UserTurn(ids, heard)
+
+
+def _spoken(world: World, text: str, clips: Iterator[Said]) -> _UserTurn:
+    said = next(clips)
+    transcript = _transcript(world, text, said)
+    ids, first = world.chat.heard(transcript.tokens)
+    heard = np.zeros(len(ids), bool)
+    heard[first : first + transcript.tokens] = True
+    return _UserTurn(ids, heard, said.result(), transcript)
+
+
+def _demonstration(
+    world: World, parts: list[Part], user: Callable[[World, str], _UserTurn]
+) -> Demonstration:
+    tokens = list(world.system[1])
+    agent, heard = [False] * len(tokens), [False] * len(tokens)
     sounds: list[Sound] = []
     transcripts = []
-    clips = iter(said or ())
     for role, content in parts:
+        turn = None
         if isinstance(content, list):
             ids = content
-        elif said is None:
-            ids = world.chat.user(content)
         else:
-            clip = next(clips)
-            transcripts.append(_transcript(world, content, clip))
-            count = transcripts[-1].tokens
-            ids, first = world.chat.heard(count)
-            sounds.append(Sound(len(tokens) + first, count, clip.result()))
+            turn = user(world, content)
+            ids = turn.ids
+            if turn.clip is not None and turn.transcript is not None:
+                first = len(tokens) + int(turn.heard.argmax())
+                sounds.append(Sound(first, turn.transcript.tokens, turn.clip))
+                transcripts.append(turn.transcript)
         tokens += ids
         agent += [role == "clerk"] * len(ids)
+        heard += [False] * len(ids) if turn is None else turn.heard.tolist()
+    hearing = hearing_of(sounds, len(tokens), world.config.model.audio) if sounds else None
     return Demonstration(
-        np.array(tokens, np.int32), np.array(agent),
-        hearing_of(sounds, len(tokens), ears) if sounds else None, tuple(transcripts),
+        np.array(tokens, np.int32), np.array(agent), np.array(heard), hearing, tuple(transcripts)
     )
 
 
@@ -229,5 +284,6 @@ def _worked_problems(config: RunConfig, maths: Maths, dialogues: int) -> list[De
         prompt = maths.system[1] + maths.chat.user(problem.text)
         solution = maths.chat.agent(problem.solution)
         agent = np.arange(len(prompt) + len(solution)) >= len(prompt)
-        found.append(Demonstration(np.array(prompt + solution, np.int32), agent))
+        nothing = np.zeros(len(agent), bool)
+        found.append(Demonstration(np.array(prompt + solution, np.int32), agent, nothing))
     return found

@@ -109,7 +109,7 @@ def hearing(size: str) -> Any:
     if size == "tiny":
         config.rollout.max_episode_tokens, config.rollout.slots = 512, 4
         config.warm_start.listen.update(
-            {"value_steps": 2, "steps": 4, "joint_steps": 4, "batch_seconds": 16.0,
+            {"spaced": 16, "value_steps": 2, "steps": 4, "joint_steps": 4, "batch_seconds": 16.0,
              "batch_tokens": 2048}
         )
     return config

@@ -28,6 +28,7 @@ from tarl_jax.demonstrations import (
     clumsier,
     demonstrate,
     demonstrate_aloud,
+    demonstrate_spaced,
     played,
 )
 from tarl_jax.imitation import (
@@ -152,7 +153,11 @@ def _learn_to_hear(
     model, window = config.model, config.model.audio.n_window
 
     def batches(of: list[Transcript]) -> Iterator[listening.Spoken]:
-        return listening.spoken_batches(of, listen.batch_seconds, window, settings.seed)
+        """One of clips as they are, one of clips strung together, and so on."""
+        kinds = listening.spoken_batches, listening.strung_batches
+        each = [kind(of, listen.batch_seconds, window, settings.seed) for kind in kinds]
+        for both in zip(*each, strict=True):
+            yield from both
 
     spelling = jax.jit(functools.partial(listening.gradient, model, placeholder))
     gentle = dataclasses.replace(
@@ -160,7 +165,10 @@ def _learn_to_hear(
         learning_rate=listen.joint_rate * settings.learning_rate,
         adam_learning_rate=listen.adam_learning_rate,
     )
-    reading = imitation(model, settings, written)
+    spaced = (
+        demonstrate_spaced(config, world, settings.clerk, listen.spaced) if listen.spaced else []
+    )
+    reading = imitation(model, settings, [*spaced, *written[: len(spaced) or None]])
     trainer = Trainer(params, make_optimizer(gentle), Lesson(spelling, batches(alone)), reading)
     params = teach(trainer, "spelling", listen.value_steps, progress)
 
@@ -178,7 +186,7 @@ def _learn_to_hear(
         gentle, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
         adam_learning_rate=listen.adam_learning_rate / 2,
     )
-    acting = imitation(model, then, [*aloud, *written[: len(aloud)]])
+    acting = imitation(model, then, [*aloud, *spaced[: len(aloud)], *written[: len(aloud)]])
     hearing = Lesson(spelling, batches(everything))
     trainer = Trainer(params, make_optimizer(then), acting, hearing)
     return teach(trainer, "listening", listen.joint_steps, progress)

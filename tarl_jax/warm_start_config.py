@@ -27,6 +27,8 @@ class ListenConfig:
     """How a warm start learns to hear, once the policy reads; only where there are ears.
 
     episodes: demonstrations whose users speak, in the voices of config.speech. 0: ears stay random.
+    spaced: written ones whose users' tokens stand as far apart as if they were heard; from these,
+      in `value_steps` and `joint_steps`, a policy learns to read what is not closely set.
     value_steps: of transcription (`listening.py`) of numbers, names and the like said alone,
       without which they are hardly ever learned, beside imitation in writing: the table of tokens,
       which the loss shares with the decoder, learns too, and the policy goes on reading.
@@ -34,18 +36,19 @@ class ListenConfig:
     batch_seconds: of sound in a step of either.
     learning_rate: of `steps`, for Muon on the ears' matrices.
     adam_learning_rate: of Adam on the rest, and on ears and table in `value_steps`.
-    joint_steps: of imitation of spoken and as many written demonstrations, `batch_tokens` each,
-      beside transcription; all parameters learn, with half of Adam's rate.
+    joint_steps: of imitation of spoken demonstrations, and as many spaced and written ones,
+      `batch_tokens` each, beside transcription; all parameters learn, with half of Adam's rate.
     joint_rate: Muon's on the decoder, in `value_steps` and `joint_steps`, over the warm start's.
     """
 
     episodes: int = 0
+    spaced: int = 3000
     value_steps: int = 500
-    steps: int = 1200
+    steps: int = 4000
     batch_seconds: float = 40.0
     learning_rate: float = 0.02
     adam_learning_rate: float = 2e-3
-    joint_steps: int = 1200
+    joint_steps: int = 600
     batch_tokens: int = 3072
     joint_rate: float = 0.3
 
@@ -84,7 +87,7 @@ def check_warm_start(
     rates = {f"clerk.{name}": rate for name, rate in dataclasses.asdict(c.clerk).items()}
     for name, value in {"target_pass": c.target_pass, **rates}.items():
         require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
-    for name in ("episodes", "value_steps", "steps", "joint_steps"):
+    for name in ("episodes", "spaced", "value_steps", "steps", "joint_steps"):
         value = getattr(c.listen, name)
         require(value >= 0, f"{where}listen.{name}", value, "must be at least 0")
     for name in ("batch_seconds", "learning_rate", "adam_learning_rate", "joint_rate",

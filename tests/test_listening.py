@@ -138,6 +138,62 @@ def test_batches_hold_every_clip_once_a_pass_and_shapes_are_few():
     assert len({b.text.shape for b in itertools.islice(batches, 3 * per_pass)}) == len(rows)
 
 
+def test_strung_clips_lie_where_their_texts_say():
+    """Every row is silence and whole clips, in the order of its text; some begin late."""
+    clips = [transcript(n, [k], seed=k) for n, k in ((3100, 1), (1700, 2), (12000, 3))]
+    mels = {int(c.text[0]): np.asarray(c.pieces.mel).reshape(-1, 8)[: c.pieces.frames.sum()]
+            for c in clips}
+    batches = listening.strung_batches(clips, 6.0, EARS.n_window, seed=0)
+    shapes, begins, told = set(), [], []
+    for batch in itertools.islice(batches, 12):
+        rows, slots = batch.silent.shape
+        shapes.add((rows, slots, batch.text.shape[1]))
+        mel = np.asarray(batch.pieces.mel).reshape(rows, -1, 8)
+        real = np.asarray(batch.pieces.frames).reshape(rows, -1).sum(axis=1)
+        for row in range(rows):
+            words = batch.text[row][batch.absent[row] == 0]
+            told.append(len(words))
+            at = 0
+            for word in words:
+                one = mels[int(word)]
+                starts = [i for i in range(at, real[row] - len(one) + 1)
+                          if np.array_equal(mel[row, i : i + len(one)], one)]
+                assert starts, f"clip {word} is not behind frame {at}"
+                pause = mel[row, at : starts[0]]
+                assert (pause == one.min()).all() and len(pause) <= 60
+                begins += [starts[0]] if not at else []
+                at = starts[0] + len(one)
+            assert at == real[row]
+            assert (batch.silent[row] == 0).sum() == audio.token_count(int(real[row]))
+    assert len(shapes) == 2 and max(told) > 1 and len(set(begins)) > 10
+
+
+def test_what_is_unlike_the_table_by_hand():
+    rng = np.random.default_rng(0)
+    table, heard = rng.normal(size=(5, 3)), rng.normal(size=(2, 4, 3))
+    scores, silent = rng.normal(size=(2, 4, 5)), np.array([[0, 0, 0, 1], [0, 1, 1, 1]])
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    apart = ((heard - shares @ table) ** 2).sum(-1)
+    expected = apart[silent == 0].mean() / (table**2).sum(-1).mean()
+    arrays = [np.float32(x) for x in (table, heard, scores, silent)]
+    np.testing.assert_allclose(listening.unlikeness(*arrays), expected, rtol=1e-5)
+    slopes = jax.grad(listening.unlikeness, argnums=(0, 1, 2))(*arrays)
+    assert not slopes[0].any() and not slopes[2].any() and slopes[1].any()
+
+
+def test_ears_learn_to_be_as_long_as_what_is_read(params):
+    """CTC does not mind how long they are; the second term does."""
+    batch = listening.batch_of([transcript(3200, [1, 2])], 5, longest=4)
+    long = {**params["audio"], "project": 9 * params["audio"]["project"],
+            "project_bias": 9 * params["audio"]["project_bias"]}
+    run = jax.jit(listening.gradient_of_ears, static_argnums=(0, 1))
+    slope, loss = run(MODEL, PLACEHOLDER, params, long, batch)
+    _, same = run(MODEL, PLACEHOLDER, params, params["audio"], batch)
+    np.testing.assert_allclose(loss, same, rtol=1e-4)
+    along = sum((slope[name] * long[name]).sum() for name in ("project", "project_bias"))
+    assert along > 0.1  # downhill is shorter
+
+
 def test_a_frozen_field_does_not_matter_to_what_is_heard(params):
     one = transcript(4000, [1, 2])
     frozen = dataclasses.replace(MODEL, audio=dataclasses.replace(EARS, frozen=True))

@@ -11,7 +11,12 @@ import pytest
 
 from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ConfigError, from_config_dict
-from tarl_jax.demonstrations import clumsier, demonstrate, demonstrate_aloud
+from tarl_jax.demonstrations import (
+    clumsier,
+    demonstrate,
+    demonstrate_aloud,
+    demonstrate_spaced,
+)
 from tarl_jax.imitation import make_optimizer
 from tarl_jax.maths.answers import final_answer
 from tarl_jax.models import decoder
@@ -220,8 +225,8 @@ class Hum:
 
 @pytest.fixture
 def by_ear(config):
-    listen = ListenConfig(episodes=6, value_steps=2, steps=2, joint_steps=2, batch_seconds=4.0,
-                          batch_tokens=1024)  # fmt: skip
+    listen = ListenConfig(episodes=6, spaced=6, value_steps=2, steps=2, joint_steps=2,
+                          batch_seconds=4.0, batch_tokens=1024)
     ears = AudioConfig(
         num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
         encoder_ffn_dim=16, n_window=10, output_dim=config.model.d_model,
@@ -259,6 +264,29 @@ def test_spoken_demonstrations_are_the_written_ones_aloud(by_ear):
     assert sum("@" in v for v in values) == 6
     assert sum(bool(re.fullmatch(r"\w+ \w+, \d{3}\.", v)) for v in values) == 6
     assert all(re.fullmatch(r"#W\d{3}\.", v) for v in ids)
+
+
+def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by_ear):
+    config, world = by_ear
+    clerk, episodes = config.warm_start.clerk, 6
+    written = demonstrate(config, world, clerk, episodes)
+    spaced = demonstrate_spaced(config, world, clerk, episodes)
+    placeholder, begin, end = (
+        world.tokenizer.encode_markup(f"<|{name}|>")[0]
+        for name in ("AUDIO", "audio_bos", "audio_eos")
+    )
+    assert len(written) == len(spaced) == 6
+    gaps = []
+    for read, heard in zip(written, spaced, strict=True):
+        kept = heard.tokens[~np.isin(heard.tokens, (placeholder, begin, end))]
+        np.testing.assert_array_equal(kept, read.tokens)
+        np.testing.assert_array_equal(heard.tokens[heard.agent], read.tokens[read.agent])
+        inside = np.cumsum(heard.tokens == begin) > np.cumsum(heard.tokens == end)
+        np.testing.assert_array_equal(heard.heard, inside & (heard.tokens != begin))
+        assert heard.hearing is None and not read.heard.any()
+        assert not heard.sample(0.5).advantages[heard.heard].any()
+        gaps += np.diff(np.flatnonzero(heard.heard & (heard.tokens != placeholder))).tolist()
+    assert {1, 2, 3, 4, 5, 6, 7} <= set(gaps)
 
 
 def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
