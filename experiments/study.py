@@ -144,36 +144,39 @@ def table(results: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def means(
-    results: Sequence[Mapping[str, Any]], shown: Sequence[str], against: str, metric: str
-) -> str:
-    """Markdown: a row per arm, mean over its seeds after training, lowest to highest if several.
-
-    The last column is the difference of `metric` from the arm `against` on the same seeds: mean and
-    standard error over seeds.
-    """
+def means(results: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> str:
+    """Markdown: a row per arm, mean over its seeds after training, lowest to highest if several."""
     arms = list(dict.fromkeys(r["arm"] for r in results))
-    values = {
-        (r["arm"], r["seed"]): {k: r["trained"][f"eval/{k}"] for k in (*shown, metric)}
-        for r in results
-    }
-    lines = [
-        "| arm | seeds | " + " | ".join(shown) + f" | {metric} against {against} |",
-        "|---" * (len(shown) + 3) + "|",
-    ]
+    lines = [f"| arm | seeds | {' | '.join(shown)} |", "|---" * (len(shown) + 2) + "|"]
     for arm in arms:
-        own = {seed: v for (name, seed), v in values.items() if name == arm}
+        own = [r["trained"] for r in results if r["arm"] == arm]
         cells = []
         for k in shown:
-            found = [v[k] for v in own.values()]
+            found = [r[f"eval/{k}"] for r in own]
             spread = f" ({min(found):.3g} to {max(found):.3g})" if len(found) > 1 else ""
             cells.append(f"{statistics.mean(found):.3g}{spread}")
-        gaps = [
-            v[metric] - values[against, seed][metric]
-            for seed, v in own.items() if arm != against and (against, seed) in values
-        ]
-        last = f"{statistics.mean(gaps):+.3f}" if gaps else ""
-        if len(gaps) > 1:
-            last += f" ± {statistics.stdev(gaps) / len(gaps) ** 0.5:.3f}"
-        lines.append(f"| {arm} | {len(own)} | " + " | ".join([*cells, last]) + " |")
+        lines.append(f"| {arm} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def differences(
+    results: Sequence[Mapping[str, Any]], shown: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> str:
+    """Markdown: what one arm has more than another after training, on the seeds that both have.
+
+    Mean and standard error over seeds. pairs: (arm, the one that it is held against).
+    """
+    trained = {(r["arm"], r["seed"]): r["trained"] for r in results}
+    lines = [f"| arm | against | seeds | {' | '.join(shown)} |", "|---" * (len(shown) + 3) + "|"]
+    for arm, other in pairs:
+        seeds = sorted(s for name, s in trained if name == arm and (other, s) in trained)
+        if not seeds:
+            continue
+        cells = []
+        for k in shown:
+            key = f"eval/{k}"
+            gaps = [trained[arm, seed][key] - trained[other, seed][key] for seed in seeds]
+            error = f" ± {statistics.stdev(gaps) / len(gaps) ** 0.5:.3f}" if len(gaps) > 1 else ""
+            cells.append(f"{statistics.mean(gaps):+.3f}{error}")
+        lines.append(f"| {arm} | {other} | {len(seeds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

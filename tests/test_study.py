@@ -84,9 +84,13 @@ def test_a_run_that_fails_ends_the_study(study, runs, tmp_path, jobs):
 def test_means_are_of_the_seeds_and_differences_of_pairs(study, runs, tmp_path):
     arms = {"grpo": study.Arm("a.py"), "tarl": study.Arm("b.py")}
     found = study.make(arms, [0, 1], tmp_path / "out", tmp_path / "results.jsonl", ())
-    rows = study.means(found, ["pass^1"], "grpo", "pass^1").splitlines()
-    assert rows[2] == "| grpo | 2 | 0.45 (0.4 to 0.5) |  |"
+    rows = study.means(found, ["pass^1"]).splitlines()
+    assert rows[2:] == ["| grpo | 2 | 0.45 (0.4 to 0.5) |", "| tarl | 2 | 0.6 (0.5 to 0.7) |"]
+    first = [r for r in found if r["seed"] == 0]
+    assert study.means(first, ["pass^1"]).splitlines()[2] == "| grpo | 1 | 0.4 |"
+    pairs = [("tarl", "grpo"), ("tarl", "absent")]
     error = statistics.stdev([0.1, 0.2]) / 2**0.5
-    assert rows[3] == f"| tarl | 2 | 0.6 (0.5 to 0.7) | +0.150 ± {error:.3f} |"
-    first = study.means([r for r in found if r["seed"] == 0], ["pass^1"], "grpo", "pass^1")
-    assert first.splitlines()[2:] == ["| grpo | 1 | 0.4 |  |", "| tarl | 1 | 0.5 | +0.100 |"]
+    rows = study.differences(found, ["pass^1"], pairs).splitlines()
+    assert rows[2:] == [f"| tarl | grpo | 2 | +0.150 ± {error:.3f} |"]
+    assert study.differences(first, ["pass^1"], pairs).splitlines()[2:] == [
+        "| tarl | grpo | 1 | +0.100 |"]

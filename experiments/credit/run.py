@@ -35,9 +35,10 @@ ARMS = {
     # Beyond the paper's: two more configs, and what the answer to "when does it pay?" may hang on.
     "ppo": study.Arm("configs/ppo.py"),
     "single_stream": study.Arm("configs/single_stream.py"),
+    # GRPO that does not divide by a group's spread is RLOO, times 7 / 8 in groups of eight.
+    "rloo_terminal": study.Arm("configs/rloo.py", ("config.reward.placement=terminal",)),
     "grpo_tarl_taken": study.Arm("configs/grpo_tarl.py", ("config.reward.denominator=taken",)),
     "grpo_tarl_batch": study.Arm("configs/grpo_tarl.py", ("config.rl.normalise=batch",)),
-    "grpo_tarl_unscaled": study.Arm("configs/grpo_tarl.py", ("config.rl.normalise=none",)),
     "grpo_tarl_noise": study.Arm("configs/grpo_tarl.py", ("config.judge.noise.flip=0.2",)),
     "grpo_tarl_turns": study.Arm("configs/grpo.py", ("config.reward.turn_weight=0.5",)),
     "grpo_tarl_entropy": study.Arm("configs/grpo_tarl.py", ("config.rl.entropy_coef=0.01",)),
@@ -77,7 +78,11 @@ def main() -> None:
     results = sorted(study.read(path), key=lambda r: (order.index(r["arm"]), r["seed"]))
     plot(results, args.tier, HERE / f"{args.tier}.png")
     print(study.table(results, SHOWN), "\n")
-    print(study.means(results, SHOWN, "grpo", "pass^1"))
+    print(study.means(results, SHOWN), "\n")
+    found = {r["arm"] for r in results}
+    pairs = [(arm, "grpo") for arm in ARMS if arm in found - {"grpo"}]
+    pairs.append(("rloo", "rloo_terminal"))
+    print(study.differences(results, (*METRICS, "major_share"), pairs))
 
 
 def plot(results: Sequence[dict[str, Any]], tier: str, path: Path) -> None:

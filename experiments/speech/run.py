@@ -69,7 +69,9 @@ def main() -> None:
         rows = [{"arm": r["arm"], "seed": r["seed"],
                  "trained": {f"eval/{name}": r.get(name, math.nan) for name in SHOWN}}
                 for r in results if (r["sense"], r["when"]) == (sense, "trained")]
-        print(f"\n{sense}, after training\n\n{study.means(rows, SHOWN, 'text', 'pass^1')}")
+        others = [(arm, "text") for arm in ARMS if arm != "text"]
+        print(f"\n{sense}, after training\n\n{study.means(rows, SHOWN)}\n")
+        print(study.differences(rows, ("pass^1", "pass^4"), others))
 
 
 def by_sense(runs: list[Record]) -> list[Record]:
