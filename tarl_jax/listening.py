@@ -166,7 +166,7 @@ def strung_batches(
             room = max(count * n_window // 6, max(len(text) for _, text in fitting))
             choices.append((count, room, fitting))
     while True:
-        count, room, fitting = choices[rng.integers(len(choices))]
+        count, room, fitting = choices[int(rng.integers(len(choices)))]
         rows = max(1, round(seconds * 50 / (n_window * count)))
         strings = [_string(fitting, count, size, room, rng) for _ in range(rows)]
         yield batch_of(strings, n_window // 2, room)
@@ -181,7 +181,7 @@ def _string(
     text: list[int] = []
     frames, pause = 0, int(rng.integers(_LATE + 1))
     while True:
-        mel, words = clips[rng.integers(len(clips))]
+        mel, words = clips[int(rng.integers(len(clips)))]
         if frames + pause + len(mel) > count * size or len(text) + len(words) > room:
             break
         parts += [np.full((pause, mel.shape[1]), mel.min(), np.float32), mel]

@@ -74,6 +74,7 @@ def warm_start(
     Raises: ValueError where a target is set, there is no `score`, and the cache has nothing;
       SpeechError where users cannot be made to speak.
     """
+
     def write() -> list[Demonstration]:
         settings = config.warm_start
         return demonstrate(
@@ -168,7 +169,9 @@ def _learn_to_hear(
     spaced = (
         demonstrate_spaced(config, world, settings.clerk, listen.spaced) if listen.spaced else []
     )
-    reading = imitation(model, settings, [*spaced, *written[: len(spaced) or None]])
+    reading = imitation(
+        model, settings, [*spaced, *_some(written, len(spaced) or len(written))]
+    )
     trainer = Trainer(params, make_optimizer(gentle), Lesson(spelling, batches(alone)), reading)
     params = teach(trainer, "spelling", listen.value_steps, progress)
 
@@ -186,10 +189,16 @@ def _learn_to_hear(
         gentle, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
         adam_learning_rate=listen.adam_learning_rate / 2,
     )
-    acting = imitation(model, then, [*aloud, *spaced[: len(aloud)], *written[: len(aloud)]])
+    count = len(aloud)
+    acting = imitation(model, then, [*aloud, *_some(spaced, count), *_some(written, count)])
     hearing = Lesson(spelling, batches(everything))
     trainer = Trainer(params, make_optimizer(then), acting, hearing)
     return teach(trainer, "listening", listen.joint_steps, progress)
+
+
+def _some(of: list[Demonstration], count: int) -> list[Demonstration]:
+    """At most so many of them, from all shops."""
+    return of[:: max(len(of) // max(count, 1), 1)][:count]
 
 
 def _digest(config: RunConfig, world: World) -> str:
