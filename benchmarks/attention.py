@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gpu import timed
 
 from tarl_jax.models.attention import causal_attention
 
@@ -63,19 +61,8 @@ def main() -> None:
         expected = expected or found
         gap = max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True))
         apart = "-" if numbers is None else f"{gap:.3g}"
-        times = [timed(functools.partial(f, q, k, v)) for f in (forward, whole)]
+        times = [1e3 * timed(functools.partial(f, q, k, v), 10) for f in (forward, whole)]
         print(f"| {name} | {times[0]:.2f} | {times[1]:.2f} | {apart} |", flush=True)
-
-
-def timed(run: Callable[[], Any], repeats: int = 10) -> float:
-    """Median milliseconds of a call, after one that compiles."""
-    jax.block_until_ready(run())
-    seconds = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - begun)
-    return 1e3 * statistics.median(seconds)
 
 
 if __name__ == "__main__":
