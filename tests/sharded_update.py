@@ -115,7 +115,7 @@ def main():
     alone = run(make_mesh(devices=jax.devices()[:1]))
     words = sampled(alone[4], MeshConfig(), jax.devices()[:1])
     ppo_alone = run_ppo(make_mesh(devices=jax.devices()[:1]))
-    seen = clear(ppo_alone[0])
+    seen, ppo_seen = clear(alone[0].params), clear(ppo_alone[0])
     found = {}
     for sizes in MESHES:
         config = MeshConfig(*sizes, rollout_tensor=min(sizes[2] * 2, 4))
@@ -129,7 +129,7 @@ def main():
             loaded = hugging_face.load_params(f"{folder}/out", MODEL, VOCAB, where, "float32")
         found[str(sizes)] = {
             "gradient": worst(gradient, alone[0]),
-            "params": worst(params, alone[1]),
+            "params": worst(*(jax.tree.map(np.multiply, x, seen) for x in (params, alone[1]))),
             "loss": abs(values["loss"] - alone[2]["loss"]),
             "share": parts / alone[3],
             "loaded": worst(jax.device_get(loaded), jax.device_get(alone[4])),
@@ -143,7 +143,7 @@ def main():
                 "ppo_gradient": worst(gradient, ppo_alone[0]),
                 "ppo_values": worst(values, ppo_alone[1]),
                 "ppo_params": worst(
-                    *(jax.tree.map(np.multiply, x, seen) for x in (trained, ppo_alone[2]))
+                    *(jax.tree.map(np.multiply, x, ppo_seen) for x in (trained, ppo_alone[2]))
                 ),
                 "ppo_share": share / ppo_alone[3],
                 "words": sampled(placed, config) == words,

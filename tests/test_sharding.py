@@ -30,7 +30,7 @@ def found():
 def test_loss_gradients_and_parameters_agree(found, mesh):
     assert found[mesh]["loss"] < 1e-5
     assert found[mesh]["gradient"] < 1e-4
-    assert found[mesh]["params"] < 1e-3  # Adam divides by the gradient's size, however small
+    assert found[mesh]["params"] < 1e-4
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -55,6 +55,6 @@ def test_rollouts_say_the_same(found, mesh):
 def test_a_value_model_is_trained_and_split_alike(found, mesh):
     assert found[mesh]["ppo_gradient"] < 1e-4
     assert found[mesh]["ppo_values"] < 1e-3
-    assert found[mesh]["ppo_params"] < 1e-3
+    assert found[mesh]["ppo_params"] < 1e-4
     _, fsdp, tensor = json.loads(mesh.replace("(", "[").replace(")", "]"))
     assert 1 / (fsdp * tensor) <= found[mesh]["ppo_share"] < 1 / (fsdp * tensor) + 0.03
