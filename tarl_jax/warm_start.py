@@ -47,9 +47,49 @@ from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.world import World
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
+from tarl_jax.warm_start_config import WarmStartConfig
 
 FORMAT = 5  # raised when the meaning of a cached warm start changes
-Written = Callable[[], list[Demonstration]]
+EARS = 2  # the same of those with ears alone
+
+
+class Material:
+    """What a warm start learns from, each part made when it is first asked for, and once."""
+
+    def __init__(self, config: RunConfig, world: World, progress: Progress):
+        self._config = config
+        self._world = world
+        self._progress = progress
+
+    @functools.cached_property
+    def written(self) -> list[Demonstration]:
+        settings = self._config.warm_start
+        return demonstrate(
+            self._config, self._world, settings.clerk, settings.episodes,
+            self._made("writing dialogues"),
+        )
+
+    @functools.cached_property
+    def spaced(self) -> list[Demonstration]:
+        settings = self._config.warm_start
+        return demonstrate_spaced(
+            self._config, self._world, settings.clerk, settings.listen.spaced
+        ) if settings.listen.spaced else []
+
+    @functools.cached_property
+    def aloud(self) -> tuple[list[Demonstration], list[Transcript]]:
+        """Spoken dialogues, and what matters in them, said alone."""
+        settings = self._config.warm_start
+        # Nobody says these things again: they need no place in the cache.
+        once = dataclasses.replace(self._config.speech, cache_dir="")
+        with Speech.from_config(once) as speech:
+            return demonstrate_aloud(
+                self._config, self._world, settings.clerk, settings.listen.episodes, speech,
+                self._made("speaking"),
+            )
+
+    def _made(self, what: str) -> Callable[[int, int], None]:
+        return lambda made, total: self._progress(what, made, total, float("nan"))
 
 
 def warm_start(
@@ -63,7 +103,8 @@ def warm_start(
     """Parameters after imitation, from the cache where it has them, on the updater's mesh.
 
     Several processes imitate the same, each for itself. What learns to hear begins with the warm
-    start that only reads, which is cached too.
+    start that only reads, and what acts on what it hears with the one that only transcribes; these
+    are cached too, so that one that was stopped goes on from the last of them.
 
     Args:
       key: of the random parameters that imitation starts from.
@@ -75,15 +116,7 @@ def warm_start(
       SpeechError where users cannot be made to speak.
     """
 
-    def write() -> list[Demonstration]:
-        settings = config.warm_start
-        return demonstrate(
-            config, world, settings.clerk, settings.episodes,
-            lambda made, total: progress("writing dialogues", made, total, float("nan")),
-        )
-
-    # Made where the cache lacks something, and once for reading and hearing.
-    return _cached(config, world, updater, key, progress, score, functools.cache(write))
+    return _cached(config, world, updater, key, progress, score, Material(config, world, progress))
 
 
 def _cached(
@@ -93,7 +126,7 @@ def _cached(
     key: jax.Array,
     progress: Progress,
     score: Score | None,
-    written: Written,
+    material: Material,
 ) -> tuple[decoder.Params, Path]:
     folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
     hosts.require_shared(folder.parent)
@@ -103,12 +136,18 @@ def _cached(
         raise ValueError(f"{folder}: the warm start of this run is gone, and only a run makes one")
     settings = config.warm_start
     if _listens(config):
-        reader, _ = _cached(_deaf(config), world, updater, key, progress, None, written)
-        params = jax.tree.map(jnp.asarray, hosts.whole(reader))
-        params = _learn_to_hear(config, world, params, written(), progress)
+        before, learn = (
+            ({"joint_steps": 0}, _listen) if settings.listen.joint_steps
+            else ({"episodes": 0}, _transcribe)
+        )
+        earlier = _with_listening(config, **before)
+        begun, _ = _cached(earlier, world, updater, key, progress, None, material)
+        params = learn(
+            config, world, jax.tree.map(jnp.asarray, hosts.whole(begun)), material, progress
+        )
     else:
         params = decoder.init_params(config.model, world.vocab_size, key)
-        params = imitate(params, config.model, settings, written(), progress)
+        params = imitate(params, config.model, settings, material.written, progress)
     if settings.target_pass and score is not None:
         clumsy = clumsier(settings.clerk, settings.clumsiness)
         demonstrations = demonstrate(config, world, clumsy, settings.episodes // 6)
@@ -125,75 +164,101 @@ def _listens(config: RunConfig) -> bool:
     return bool(config.model.audio and config.warm_start.listen.episodes)
 
 
-def _deaf(config: RunConfig) -> RunConfig:
-    """Of the warm start that one by ear begins with, which has a place of its own in the cache."""
+def _with_listening(config: RunConfig, **fields: int) -> RunConfig:
+    """Of a warm start that one by ear begins with, which has a place of its own in the cache."""
     settings = config.warm_start
-    listen = dataclasses.replace(settings.listen, episodes=0)
+    listen = dataclasses.replace(settings.listen, **fields)
     return dataclasses.replace(
         config, warm_start=dataclasses.replace(settings, listen=listen, target_pass=0.0)
     )
 
 
-def _learn_to_hear(
+def _transcribe(
     config: RunConfig,
     world: World,
     params: decoder.Params,
-    written: list[Demonstration],
+    material: Material,
     progress: Progress,
 ) -> decoder.Params:
-    """First what the words are, then what to do about them; a policy that reads goes on reading."""
+    """What the words are; a policy that reads goes on reading."""
     settings, listen = config.warm_start, config.warm_start.listen
-    # Nobody says these things again: they need no place in the cache.
-    with Speech.from_config(dataclasses.replace(config.speech, cache_dir="")) as speech:
-        aloud, alone = demonstrate_aloud(
-            config, world, settings.clerk, listen.episodes, speech,
-            lambda done, total: progress("speaking", done, total, float("nan")),
-        )
-    transcripts = [transcript for one in aloud for transcript in one.said]
-    (placeholder,) = world.tokenizer.encode_markup(AUDIO)
-    model, window = config.model, config.model.audio.n_window
-
-    def batches(of: list[Transcript]) -> Iterator[listening.Spoken]:
-        """One of clips as they are, one of clips strung together, and so on."""
-        kinds = listening.spoken_batches, listening.strung_batches
-        each = [kind(of, listen.batch_seconds, window, settings.seed) for kind in kinds]
-        for both in zip(*each, strict=True):
-            yield from both
-
-    spelling = jax.jit(functools.partial(listening.gradient, model, placeholder))
-    gentle = dataclasses.replace(
-        settings, steps=listen.value_steps,
-        learning_rate=listen.joint_rate * settings.learning_rate,
-        adam_learning_rate=listen.adam_learning_rate,
-    )
-    spaced = (
-        demonstrate_spaced(config, world, settings.clerk, listen.spaced) if listen.spaced else []
-    )
+    aloud, alone = material.aloud
+    gentle = _gentle(settings, listen.value_steps)
+    spaced = material.spaced
     reading = imitation(
-        model, settings, [*spaced, *_some(written, len(spaced) or len(written))]
+        config.model, settings,
+        [*spaced, *_some(material.written, len(spaced) or len(material.written))],
     )
-    trainer = Trainer(params, make_optimizer(gentle), Lesson(spelling, batches(alone)), reading)
+    lesson = _hearing(config, world, alone)
+    trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
     params = teach(trainer, "spelling", listen.value_steps, progress)
 
     ears = make_optimizer(dataclasses.replace(
-        settings, steps=listen.steps, learning_rate=listen.learning_rate,
-        adam_learning_rate=listen.adam_learning_rate,
+        gentle, steps=listen.steps, learning_rate=listen.learning_rate
     ))
-    everything = alone + transcripts
-    gradient = jax.jit(functools.partial(listening.gradient_of_ears, model, placeholder))
-    lesson = Lesson(functools.partial(gradient, params), batches(everything))
-    trainer = Trainer(params["audio"], ears, lesson)
-    params = {**params, "audio": teach(trainer, "transcribing", listen.steps, progress)}
-
-    then = dataclasses.replace(
-        gentle, steps=listen.joint_steps, batch_tokens=listen.batch_tokens,
-        adam_learning_rate=listen.adam_learning_rate / 2,
+    gradient = jax.jit(
+        functools.partial(listening.gradient_of_ears, config.model, _placeholder(world))
     )
+    lesson = Lesson(functools.partial(gradient, params), _batches(config, alone + _said(aloud)))
+    trainer = Trainer(params["audio"], ears, lesson)
+    return {**params, "audio": teach(trainer, "transcribing", listen.steps, progress)}
+
+
+def _listen(
+    config: RunConfig,
+    world: World,
+    params: decoder.Params,
+    material: Material,
+    progress: Progress,
+) -> decoder.Params:
+    """What to do about the words."""
+    settings, listen = config.warm_start, config.warm_start.listen
+    then = _gentle(settings, listen.joint_steps)
+    then = dataclasses.replace(
+        then, batch_tokens=listen.batch_tokens, adam_learning_rate=then.adam_learning_rate / 2
+    )
+    aloud, alone = material.aloud
     count = len(aloud)
-    acting = imitation(model, then, [*aloud, *_some(spaced, count), *_some(written, count)])
-    hearing = Lesson(spelling, batches(everything))
+    acting = imitation(
+        config.model, then,
+        [*aloud, *_some(material.spaced, count), *_some(material.written, count)],
+    )
+    hearing = _hearing(config, world, alone + _said(aloud))
     trainer = Trainer(params, make_optimizer(then), acting, hearing)
     return teach(trainer, "listening", listen.joint_steps, progress)
+
+
+def _gentle(settings: WarmStartConfig, steps: int) -> WarmStartConfig:
+    """Of an optimiser for a decoder that has learned to read."""
+    return dataclasses.replace(
+        settings, steps=steps,
+        learning_rate=settings.listen.joint_rate * settings.learning_rate,
+        adam_learning_rate=settings.listen.adam_learning_rate,
+    )
+
+
+def _hearing(config: RunConfig, world: World, clips: list[Transcript]) -> Lesson:
+    """Transcription, by all parameters."""
+    gradient = functools.partial(listening.gradient, config.model, _placeholder(world))
+    return Lesson(jax.jit(gradient), _batches(config, clips))
+
+
+def _batches(config: RunConfig, clips: list[Transcript]) -> Iterator[listening.Spoken]:
+    """One of clips as they are, one of clips strung together, and so on."""
+    settings, window = config.warm_start, config.model.audio.n_window
+    kinds = listening.spoken_batches, listening.strung_batches
+    each = [kind(clips, settings.listen.batch_seconds, window, settings.seed) for kind in kinds]
+    for both in zip(*each, strict=True):
+        yield from both
+
+
+def _said(aloud: list[Demonstration]) -> list[Transcript]:
+    return [transcript for one in aloud for transcript in one.said]
+
+
+def _placeholder(world: World) -> int:
+    (placeholder,) = world.tokenizer.encode_markup(AUDIO)
+    return placeholder
 
 
 def _some(of: list[Demonstration], count: int) -> list[Demonstration]:
@@ -218,6 +283,8 @@ def _digest(config: RunConfig, world: World) -> str:
         "system": world.system,
         "max_tokens": config.rollout.max_episode_tokens,
     }
+    if config.model.audio:
+        content["ears"] = EARS
     if _listens(config):
         content["speech"] = {
             name: value for name, value in dataclasses.asdict(config.speech).items()

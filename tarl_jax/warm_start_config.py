@@ -44,7 +44,7 @@ class ListenConfig:
     episodes: int = 0
     spaced: int = 3000
     value_steps: int = 500
-    steps: int = 4000
+    steps: int = 2000
     batch_seconds: float = 40.0
     learning_rate: float = 0.02
     adam_learning_rate: float = 2e-3

@@ -36,6 +36,8 @@ WINDOW = 400  # samples under one frame
 HOP = 160  # samples between frames
 AUDIO_TOKEN_ID = 151_646  # Qwen2.5-Omni's placeholder for one audio token, <|AUDIO|>
 
+PEAK = 14.0  # of the scores that heads of an untrained encoder begin with
+_APART = 6  # positions of 20 ms between what neighbouring heads of its first layer look at
 _MASKED = -1e30  # a finite stand-in for -inf: a row whose every key is masked stays finite
 Count = TypeVar("Count", int, np.ndarray, jax.Array)
 
@@ -144,7 +146,10 @@ def init_audio_params(config: AudioConfig, key: jax.Array) -> Params:
     """Random parameters: normal with std 0.02, output projections scaled by 1/sqrt(2 L).
 
     Those of the convolutions have std sqrt(2 / inputs) (arXiv 1502.01852): the sinusoids of size 1
-    are added to what comes out of them, and would drown anything smaller.
+    are added to what comes out of them, and would drown anything smaller. To the projections of
+    queries and keys `near` is added: heads begin by looking a few positions ahead or back, as
+    convolutions would (arXiv 1911.03584). Encoders that begin by looking everywhere learn sentences
+    by heart long before they learn sounds.
     """
     layers = config.encoder_layers
 
@@ -158,7 +163,36 @@ def init_audio_params(config: AudioConfig, key: jax.Array) -> Params:
 
     params = {name: draw(name, _shape(config, axes)) for name, (_, axes) in _OUTER.items()}
     block = {name: (layers, *_shape(config, axes)) for name, (_, axes) in _LAYER.items()}
-    return {**params, "layers": {name: draw(name, shape) for name, shape in block.items()}}
+    drawn = {name: draw(name, shape) for name, shape in block.items()}
+    queries, keys = near(config)
+    drawn |= {"wq": drawn["wq"] + queries, "wk": drawn["wk"] + keys}
+    return {**params, "layers": drawn}
+
+
+def near(config: AudioConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Projections of queries and keys that make each head look at one distance, [L, D, N, H] each.
+
+    The score of position t' for one at t is PEAK times the mean of cos(w (t' - t - distance)) over
+    the quicker frequencies w of the sinusoids. Distances are spread evenly about 0, twice as far in
+    the second layer as in the first and so on, inside the chunk.
+    """
+    layers, heads, width, half = (
+        config.encoder_layers, config.encoder_attention_heads, config.head_dim, config.d_model // 2
+    )
+    count = max(1, min(width // 2, half // 4))
+    frequency = _frequencies(half)[:count]
+    apart = np.minimum(_APART * np.arange(1, layers + 1), config.n_window / (2 * heads))
+    distance = apart[:, None] * (np.arange(heads) - (heads - 1) / 2)
+    angle = distance[..., None] * frequency  # [L, N, pair]
+    size = (PEAK * width**0.5 / count) ** 0.5
+    queries, keys = np.zeros((2, layers, config.d_model, heads, width), np.float32)
+    pair = np.arange(count)
+    sine, cosine = pair, half + pair  # the inputs; each pair has two of a head's places
+    queries[:, sine, :, 2 * pair] = queries[:, cosine, :, 2 * pair + 1] = size
+    turned = np.moveaxis(size * np.exp(1j * angle), -1, 0)  # [pair, L, N]
+    keys[:, sine, :, 2 * pair] = keys[:, cosine, :, 2 * pair + 1] = turned.real
+    keys[:, cosine, :, 2 * pair], keys[:, sine, :, 2 * pair + 1] = -turned.imag, turned.imag
+    return queries, keys
 
 
 def logical_axes(name: str) -> tuple[str | None, ...]:
@@ -295,10 +329,12 @@ def _convolve(x: Array, kernel: Array, bias: Array, stride: int) -> Array:
 
 def sinusoids(positions: int, width: int) -> np.ndarray:
     """Sines, then cosines, of position / 10,000^(i / (width/2 - 1)): float32 [positions, width]."""
-    half = width // 2
-    frequency = 10_000.0 ** (-np.arange(half) / (half - 1))
-    angle = np.arange(positions)[:, None] * frequency
+    angle = np.arange(positions)[:, None] * _frequencies(width // 2)
     return np.concatenate((np.sin(angle), np.cos(angle)), axis=1).astype(np.float32)
+
+
+def _frequencies(count: int) -> np.ndarray:
+    return 10_000.0 ** (-np.arange(count) / (count - 1))
 
 
 def layer_norm(

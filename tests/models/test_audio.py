@@ -246,17 +246,37 @@ def test_initial_tree_has_the_shapes_and_the_stated_spread():
     loaded = ours_of(config, hugging_face_encoder(config))
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, loaded)
     layers = params["layers"]
+    queries, keys = audio.near(config)
+    drawn = {**layers, "wq": layers["wq"] - queries, "wk": layers["wk"] - keys}
     for name in ("wq", "wk", "wv", "w_up"):
-        assert np.std(layers[name]) == pytest.approx(0.02, rel=0.05)
+        assert np.std(drawn[name]) == pytest.approx(0.02, rel=0.05)
     for name in ("wo", "w_down"):
         assert np.std(layers[name]) == pytest.approx(0.02 / 4, rel=0.05)
     for name, inputs in (("conv1", 3 * config.num_mel_bins), ("conv2", 3 * 64)):
         assert np.std(params[name]) == pytest.approx((2 / inputs) ** 0.5, rel=0.05)
     assert np.all(layers["mlp_norm"] == 1) and not np.any(layers["mlp_norm_bias"])
-    assert not np.allclose(layers["wq"], layers["wk"])
+    assert not np.allclose(drawn["wq"], drawn["wk"])
     # Queries of the decoder are drawn from another stream, also with the same key.
     twin = jax.random.normal(decoder.named_key(jax.random.key(0), "wq"), layers["wq"].shape)
-    assert not np.allclose(layers["wq"], 0.02 * twin)
+    assert not np.allclose(drawn["wq"], 0.02 * twin)
+
+
+def test_heads_begin_by_looking_at_one_distance_each():
+    """Of the sinusoids alone: where each position's largest score is, and how large."""
+    config = dataclasses.replace(
+        SMALL, d_model=128, encoder_attention_heads=4, encoder_layers=2, n_window=200
+    )
+    queries, keys = audio.near(config)
+    places = audio.sinusoids(200, 128)
+    q, k = (np.einsum("cd,ldnh->lnch", places, of) for of in (queries, keys))
+    scores = np.einsum("lnch,lnsh->lncs", q, k) / 32**0.5
+    at = np.arange(50, 150)
+    for layer, distances in enumerate(((-9, -3, 3, 9), (-18, -6, 6, 18))):
+        for head, distance in enumerate(distances):
+            np.testing.assert_array_equal(scores[layer, head, at].argmax(-1), at + distance)
+    np.testing.assert_allclose(scores[:, :, at].max(-1), audio.PEAK, rtol=1e-4)
+    far = np.abs(at[:, None] - np.arange(200)) > 40
+    assert scores[:, :, at][..., far].max() < audio.PEAK - 3
 
 
 def test_a_wrong_config_is_named():
