@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -291,8 +292,10 @@ def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by
 
 def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
     config, world = by_ear
-    hum = Speech(Hum(), workers=1, voices=("a",))
-    monkeypatch.setattr(Speech, "from_config", lambda config: hum)
+    def hum(config):
+        return Speech(Hum(), workers=1, voices=("a",))
+
+    monkeypatch.setattr(Speech, "from_config", hum)
     seen = []
     params, folder = started(config, world, lambda *now: seen.append(now[:3]))
     assert [what for what, step, steps in seen if step == steps] == [
@@ -307,6 +310,16 @@ def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
     again, same = started(config, world)
     assert same == folder
     jax.tree.map(np.testing.assert_array_equal, params, again)
+
+    # One that was stopped while listening has transcribed already, and ends as it would have.
+    monkeypatch.setattr(Speech, "from_config", hum)
+    shutil.rmtree(folder)
+    seen.clear()
+    resumed, same = started(config, world, lambda *now: seen.append(now[:3]))
+    assert [what for what, step, steps in seen if step == steps] == [
+        "speaking", "writing dialogues", "listening"]
+    assert same == folder
+    jax.tree.map(np.testing.assert_array_equal, params, resumed)
 
 
 def test_muon_trains_the_matrices_of_ears_and_of_a_policy(by_ear):
