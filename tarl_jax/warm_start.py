@@ -180,7 +180,11 @@ def _transcribe(
     material: Material,
     progress: Progress,
 ) -> decoder.Params:
-    """What the words are; a policy that reads goes on reading."""
+    """What the words are; a policy that reads goes on reading.
+
+    Spelling is for the table. Ears that come out of it know clips that begin at 0, and learn the
+    middle of turns more slowly than ears that know nothing: these begin anew.
+    """
     settings, listen = config.warm_start, config.warm_start.listen
     aloud, alone = material.aloud
     gentle = _gentle(settings, listen.value_steps)
@@ -190,6 +194,7 @@ def _transcribe(
         [*spaced, *_some(material.written, len(spaced) or len(material.written))],
     )
     lesson = _hearing(config, world, alone)
+    untaught = params["audio"]
     trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
     params = teach(trainer, "spelling", listen.value_steps, progress)
 
@@ -200,7 +205,7 @@ def _transcribe(
         functools.partial(listening.gradient_of_ears, config.model, _placeholder(world))
     )
     lesson = Lesson(functools.partial(gradient, params), _batches(config, alone + _said(aloud)))
-    trainer = Trainer(params["audio"], ears, lesson)
+    trainer = Trainer(untaught, ears, lesson)
     return {**params, "audio": teach(trainer, "transcribing", listen.steps, progress)}
 
 
