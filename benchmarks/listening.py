@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -23,12 +24,13 @@ import numpy as np
 from finished import config_of, policy_of
 
 from tarl_jax import listening
-from tarl_jax.demonstrations import demonstrate_aloud
+from tarl_jax.demonstrations import Transcript, demonstrate_aloud
 from tarl_jax.rollout.world import World
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
 
 OTHER_SEED = 5
+ROWS = 16  # clips at a time
 IN_TURNS = {
     "order number in a turn": r"#W\d+",
     "email in a turn": r"[\w.]+@mail\.com",
@@ -56,30 +58,42 @@ def main() -> None:
     turns = [transcript for one in aloud for transcript in one.said]
     (placeholder,) = world.tokenizer.encode_markup(AUDIO)
     spell = jax.jit(functools.partial(listening.spelling, model=config.model))
-    slots = config.model.audio.n_window // 2
-    longest = max(len(clip.text) for clip in (*alone, *turns))
     right: dict[str, list[bool]] = {}
     wrong: list[tuple[str, str]] = []
-    for clips, kind_of in ((alone, kind), (turns, lambda text: "whole turn")):
-        for clip in clips:
-            batch = listening.batch_of([clip], slots, longest)
-            scores = np.asarray(spell(params, batch=batch))[0]
+    clips = [(kind(world.tokenizer.decode(clip.text)), clip) for clip in alone]
+    clips += [("whole turn", clip) for clip in turns]
+    slots = config.model.audio.n_window // 2
+    longest = max(len(clip.text) for _, clip in clips)
+    for batch in batches(clips):
+        spoken = listening.batch_of([clip for _, clip in batch], slots, longest)
+        found = np.asarray(spell(params, batch=spoken))
+        for (name, clip), scores in zip(batch, found, strict=True):
             said = listening.transcribed(scores, clip.tokens, placeholder)
-            text = world.tokenizer.decode(clip.text)
-            right.setdefault(kind_of(text), []).append(said == clip.text.tolist())
-            words = world.tokenizer.decode(said)
+            right.setdefault(name, []).append(said == clip.text.tolist())
+            text, words = map(world.tokenizer.decode, (clip.text, said))
             if words != text:
                 wrong.append((text, words))
-            if clips is turns:
-                for name, pattern in IN_TURNS.items():
+            if name == "whole turn":
+                for part, pattern in IN_TURNS.items():
                     for value in re.findall(pattern, text):
-                        found = re.search(rf"{re.escape(value)}\b", words) is not None
-                        right.setdefault(name, []).append(found)
+                        there = re.search(rf"{re.escape(value)}\b", words) is not None
+                        right.setdefault(part, []).append(there)
     world.close()
     for name, values in sorted(right.items()):
         print(f"{name:22} {np.mean(values):.2f} of {len(values)}")
     for text, said in wrong[:: max(len(wrong) // 8, 1)]:
         print(f"  {text!r} was heard as {said!r}")
+
+
+def batches(clips: list[tuple[str, Transcript]]) -> Iterator[list[tuple[str, Transcript]]]:
+    """Clips of equally many pieces together, so that few programs are compiled."""
+    by_count: dict[int, list[tuple[str, Transcript]]] = {}
+    for name, clip in clips:
+        by_count.setdefault(clip.pieces.count, []).append((name, clip))
+    for same in by_count.values():
+        full = len(same) - len(same) % ROWS
+        yield from (same[i : i + ROWS] for i in range(0, full, ROWS))
+        yield from ([one] for one in same[full:])
 
 
 def kind(text: str) -> str:

@@ -115,7 +115,6 @@ def warm_start(
     Raises: ValueError where a target is set, there is no `score`, and the cache has nothing;
       SpeechError where users cannot be made to speak.
     """
-
     return _cached(config, world, updater, key, progress, score, Material(config, world, progress))
 
 
