@@ -221,17 +221,27 @@ def fill(layouts: Sequence[Layout], samples: Sequence[Sample], packed: bool) -> 
     return batches
 
 
-def pieces_of_batch(shape: tuple[int, int], slots: int, count: int = 0) -> int:
-    """Room for at least so many pieces of sound in a batch of (rows, length).
+def rooms_for_pieces(shape: tuple[int, int], slots: int) -> list[int]:
+    """How many pieces of sound a batch of (rows, length) has room for, as a rule: few sizes.
 
-    As many as it has if every token is one of `slots` of a piece, twice as many, and so on: short
-    clips leave most of a piece empty.
+    As many in each row as it has if every token is one of `slots` of a piece, or half as many; each
+    is a program to compile.
     """
     rows, length = shape
-    room = rows * -(-length // slots)
+    full = -(-length // slots)
+    return sorted({rows * -(-full // 2), rows * full})
+
+
+def pieces_of_batch(shape: tuple[int, int], slots: int, count: int) -> int:
+    """Room for at least so many pieces of sound in a batch of (rows, length).
+
+    The first of `rooms_for_pieces` that will do; else the last, doubled as often as needed: short
+    clips leave most of a piece empty.
+    """
+    *_, room = rooms = rooms_for_pieces(shape, slots)
     while room < count:
         room *= 2
-    return room
+    return next((size for size in rooms if size >= count), room)
 
 
 def _heard_at(hearing: Hearing, at: np.ndarray) -> Hearing | None:
@@ -245,24 +255,35 @@ def _heard_at(hearing: Hearing, at: np.ndarray) -> Hearing | None:
 
 
 def _hearing(layout: Layout, samples: Sequence[Sample]) -> Hearing | None:
-    """What is heard in one batch; None: nothing."""
-    found: list[Pieces] = []
+    """What is heard in one batch; None: nothing.
+
+    A piece that several sequences hear, as those of a group hear one opening, is there once.
+    """
+    found: dict[tuple[bytes, int], int] = {}  # where a piece is
+    pieces: list[Pieces] = []
     places = np.zeros(layout.shape, np.int32)
     for row, chosen in enumerate(layout.rows):
         begin = 0
         for i in chosen:
             hearing, end = samples[i].hearing, begin + len(samples[i].tokens)
             if hearing is not None:
-                shift = sum(p.count for p in found) * hearing.pieces.slots
-                places[row, begin:end] = np.where(hearing.places, hearing.places + shift, 0)
-                found.append(hearing.pieces)
+                own, slots = hearing.pieces, hearing.pieces.slots
+                there = np.zeros(own.count, np.int32)
+                for k, frames in enumerate(np.asarray(own.frames)):
+                    key = np.asarray(own.mel[k]).tobytes(), int(frames)
+                    if key not in found:
+                        found[key] = len(pieces)
+                        pieces.append(Pieces(own.mel[k : k + 1], own.frames[k : k + 1]))
+                    there[k] = found[key]
+                which, slot = np.divmod(np.maximum(hearing.places - 1, 0), slots)
+                moved = there[which] * slots + slot + 1
+                places[row, begin:end] = np.where(hearing.places, moved, 0)
             begin = end
-    if not found:
+    if not pieces:
         return None
-    pieces = Pieces.joined(found)
-    return Hearing(
-        pieces.padded(pieces_of_batch(layout.shape, pieces.slots, pieces.count)), places
-    )
+    joined = Pieces.joined(pieces)
+    room = pieces_of_batch(layout.shape, joined.slots, joined.count)
+    return Hearing(joined.padded(room), places)
 
 
 def take_out(

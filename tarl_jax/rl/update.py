@@ -33,7 +33,7 @@ from tarl_jax.mesh import (
 from tarl_jax.models import decoder
 from tarl_jax.models.lora import frozen_part, join, trained_part
 from tarl_jax.rl import objective
-from tarl_jax.rl.batching import pieces_of_batch
+from tarl_jax.rl.batching import rooms_for_pieces
 from tarl_jax.rl.objective import Sums, Trained
 from tarl_jax.sounds import Hearing, Pieces
 from tarl_jax.types import Batch
@@ -190,9 +190,11 @@ class Updater:
         self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool = False
     ) -> None:
         """Compiles the programs for batches of these (rows, length); `state` is left as it was."""
-        heard = (False, True) if self._model.audio else (False,)
         zeros = functools.partial(jax.tree.map, lambda x: np.zeros(x.shape, x.dtype))
-        batches = [zeros(self._batch(shape, packed, h)) for shape in shapes for h in heard]
+        batches = [
+            zeros(self._batch(shape, packed, room))
+            for shape in shapes for room in (0, *self._rooms(shape))
+        ]
         copy = jax.tree.map(jnp.copy, state.trained)
         reference = state.frozen if self._model.lora.rank else state.policy  # without adapters
         if objective.needs_score(self._config):
@@ -201,17 +203,21 @@ class Updater:
             accumulated = self._sum(state, batches, reference)
             self._apply(copy, *self._init(state.trained), accumulated, np.bool_(True))
 
-    def _batch(self, shape: tuple[int, int], packed: bool, heard: bool) -> Batch:
-        """A batch of the updates, as shapes with shardings; `heard`: some of it is."""
+    def _rooms(self, shape: tuple[int, int]) -> list[int]:
+        """For how many pieces of sound batches of a shape have room; none where nothing hears."""
+        audio = self._model.audio
+        return rooms_for_pieces(shape, audio.n_window // 2) if audio else []
+
+    def _batch(self, shape: tuple[int, int], packed: bool, room: int) -> Batch:
+        """A batch of the updates, as shapes with shardings; `room`: for pieces of sound."""
         of = functools.partial(jax.ShapeDtypeStruct, sharding=by_rows(self._mesh))
         ints, floats = of(shape, jnp.int32), of(shape, jnp.float32)
         valued = floats if objective.has_value_model(self._config) else None
         numbers = ints if packed else None
         hearing = None
-        if heard:
+        if room:
             ears = self._model.audio
-            count = pieces_of_batch(shape, ears.n_window // 2)
-            size = count, 2 * ears.n_window, ears.num_mel_bins
+            size = room, 2 * ears.n_window, ears.num_mel_bins
             hearing = Hearing(Pieces(of(size, jnp.float32), of(size[:1], jnp.int32)), ints)
         return Batch(ints, floats, floats, floats, numbers, valued, valued, hearing)
 
@@ -221,7 +227,8 @@ class Updater:
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
         """
         state = self.shapes()
-        trained, batch = state.trained, self._batch(shape, packed, bool(self._model.audio))
+        room = max(self._rooms(shape), default=0)
+        trained, batch = state.trained, self._batch(shape, packed, room)
         whole = replicated(self._mesh)
         sums = jax.eval_shape(Sums.zeros)
         accumulated = trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))

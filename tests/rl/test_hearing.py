@@ -13,10 +13,13 @@ from tarl_jax.mesh import make_mesh, replicated
 from tarl_jax.models import audio, decoder
 from tarl_jax.models.hearing import hearing_of, hidden_states
 from tarl_jax.rl.batching import (
+    Layout,
+    Sample,
     fill,
     packed_layouts,
     padded_layouts,
     pieces_of_batch,
+    rooms_for_pieces,
     samples_of,
 )
 from tarl_jax.rl.update import Updater
@@ -216,9 +219,43 @@ def test_nothing_compiles_after_compile(params, trajectories):
 
 
 def test_pieces_have_room_in_few_sizes():
-    assert pieces_of_batch((2, 100), 50) == pieces_of_batch((2, 100), 50, 4) == 4
-    assert pieces_of_batch((2, 101), 50) == 6
-    assert pieces_of_batch((2, 100), 50, 5) == 8 and pieces_of_batch((2, 100), 50, 17) == 32
+    assert rooms_for_pieces((2, 200), 50) == [4, 8] and rooms_for_pieces((2, 101), 50) == [4, 6]
+    assert rooms_for_pieces((3, 40), 50) == [3]  # as many of each row, for devices to share
+    found = [pieces_of_batch((2, 200), 50, count) for count in (1, 4, 5, 8, 9, 17)]
+    assert found == [4, 4, 8, 8, 16, 32]
+
+
+def test_what_several_sequences_hear_is_in_a_batch_once():
+    rng = np.random.default_rng(0)
+    one, two = (rng.normal(0, 0.1, samples).astype(np.float32) for samples in (4000, 1600))
+    dialogues = [
+        hearing_of([Sound(1, 6, one), Sound(9, 2, two)], 12, EARS),
+        hearing_of([Sound(2, 2, two), Sound(5, 6, one)], 13, EARS),
+        None,
+        hearing_of([Sound(0, 6, one)], 8, EARS),
+    ]
+    samples = [
+        Sample(*np.zeros((4, length)), hearing=hearing)
+        for length, hearing in zip((12, 13, 5, 8), dialogues, strict=True)
+    ]
+    (batch,) = fill([Layout((2, 32), [[0, 1], [2, 3]])], samples, packed=True)
+    pieces, places = batch.hearing.pieces, batch.hearing.places
+    assert (pieces.frames > 0).sum() == 3  # two of the one clip, one of the other
+    for row, order in enumerate(([0, 1], [2, 3])):
+        begin = 0
+        for i in order:
+            length, hearing = len(samples[i].tokens), samples[i].hearing
+            there = places[row, begin : begin + length]
+            begin += length
+            if hearing is None:
+                assert not there.any()
+                continue
+            at = np.flatnonzero(hearing.places)
+            np.testing.assert_array_equal(np.flatnonzero(there), at)
+            for p, q in zip(hearing.places[at] - 1, there[at] - 1, strict=True):
+                assert p % 5 == q % 5
+                np.testing.assert_array_equal(hearing.pieces.mel[p // 5], pieces.mel[q // 5])
+                assert hearing.pieces.frames[p // 5] == pieces.frames[q // 5]
 
 
 def test_a_part_hears_what_came_before_its_end_and_no_more():
