@@ -3,9 +3,9 @@
     python -m tarl_jax.main --config=configs/ppo.py
 
 The value model has a trunk of its own and trains alone for the first ten steps; give it
---config.rl.value.trunk=shared where memory is short. Seen with seed 0 in 60 steps at commit 1c80516
-(experiments/credit/run.py --tier=standard --arms ppo): pass^1 0.393 -> 0.682, pass^4 0.090 -> 0.449,
-clean pass 0.311 -> 0.645; twelve minutes on one core.
+--config.rl.value.trunk=shared where memory is short.
+Seen in experiments/credit (--tier=standard --arms ppo --seeds 0), 60 steps at commit 1c80516:
+pass^1 0.393 -> 0.682, pass^4 0.090 -> 0.449; twelve minutes on one core.
 """
 
 from tarl_jax.presets import sized

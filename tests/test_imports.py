@@ -25,8 +25,8 @@ ROWS = (
     # Outside language models.
     ("llm.*",),
     # Pure functions on arrays; models; text; the sandbox.
-    ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "rl.calibration", "models.*",
-     "text.*", "sandbox.*", "maths.*", "speech.*"),
+    ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "rl.calibration", "rl.optimizer",
+     "models.*", "text.*", "sandbox.*", "maths.*", "speech.*"),
     # What joins them.
     ("rollout.*", "judge.rules", "judge.request", "judge.answer", "judge.llm", "judge.noise",
      "judge.service", "judge.agreement", "judge.incentive", "rl.objective", "rl.update"),

@@ -35,6 +35,7 @@ from tarl_jax.models.lora import frozen_part, join, trained_part
 from tarl_jax.rl import objective
 from tarl_jax.rl.batching import rooms_for_pieces
 from tarl_jax.rl.objective import Sums, Trained
+from tarl_jax.rl.optimizer import make_optimizer
 from tarl_jax.sounds import Hearing, Pieces
 from tarl_jax.types import Batch
 
@@ -68,25 +69,6 @@ class TrainState:
     def policy(self) -> decoder.Params:
         """All parameters in one tree."""
         return join(self.frozen, self.params)
-
-
-def make_optimizer(
-    config: RLConfig, learning_rate: float | None = None
-) -> optax.GradientTransformation:
-    """AdamW with warm-up to a constant rate, after clipping the gradient's global norm.
-
-    learning_rate: None: the policy's.
-    """
-    warmup = max(config.warmup_steps, 1)
-    peak = config.learning_rate if learning_rate is None else learning_rate
-
-    def rate(count: jax.Array) -> jax.Array:
-        return peak * jnp.minimum((count + 1) / warmup, 1.0)
-
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=config.weight_decay),
-    )
 
 
 class Updater:
