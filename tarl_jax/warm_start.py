@@ -53,43 +53,52 @@ FORMAT = 5  # raised when the meaning of a cached warm start changes
 EARS = 2  # the same of those with ears alone
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Material:
-    """What a warm start learns from, each part made when it is first asked for, and once."""
+    """What a warm start learns from, each part made when it is first asked for, and once.
 
-    def __init__(self, config: RunConfig, world: World, progress: Progress):
-        self._config = config
-        self._world = world
-        self._progress = progress
+    progress: as in `warm_start`.
+    """
+
+    config: RunConfig
+    world: World
+    progress: Progress
 
     @functools.cached_property
     def written(self) -> list[Demonstration]:
-        settings = self._config.warm_start
+        settings = self.config.warm_start
         return demonstrate(
-            self._config, self._world, settings.clerk, settings.episodes,
+            self.config, self.world, settings.clerk, settings.episodes,
             self._made("writing dialogues"),
         )
 
     @functools.cached_property
     def spaced(self) -> list[Demonstration]:
-        settings = self._config.warm_start
+        settings = self.config.warm_start
         return demonstrate_spaced(
-            self._config, self._world, settings.clerk, settings.listen.spaced
+            self.config, self.world, settings.clerk, settings.listen.spaced
         ) if settings.listen.spaced else []
 
     @functools.cached_property
     def aloud(self) -> tuple[list[Demonstration], list[Transcript]]:
         """Spoken dialogues, and what matters in them, said alone."""
-        settings = self._config.warm_start
+        settings = self.config.warm_start
         # Nobody says these things again: they need no place in the cache.
-        once = dataclasses.replace(self._config.speech, cache_dir="")
+        once = dataclasses.replace(self.config.speech, cache_dir="")
         with Speech.from_config(once) as speech:
             return demonstrate_aloud(
-                self._config, self._world, settings.clerk, settings.listen.episodes, speech,
+                self.config, self.world, settings.clerk, settings.listen.episodes, speech,
                 self._made("speaking"),
             )
 
+    @property
+    def clips(self) -> list[Transcript]:
+        """All that is said."""
+        aloud, alone = self.aloud
+        return alone + [transcript for one in aloud for transcript in one.said]
+
     def _made(self, what: str) -> Callable[[int, int], None]:
-        return lambda made, total: self._progress(what, made, total, float("nan"))
+        return lambda made, total: self.progress(what, made, total, float("nan"))
 
 
 def warm_start(
@@ -115,18 +124,18 @@ def warm_start(
     Raises: ValueError where a target is set, there is no `score`, and the cache has nothing;
       SpeechError where users cannot be made to speak.
     """
-    return _cached(config, world, updater, key, progress, score, Material(config, world, progress))
+    return _cached(config, updater, key, score, Material(config, world, progress))
 
 
 def _cached(
     config: RunConfig,
-    world: World,
     updater: Updater,
     key: jax.Array,
-    progress: Progress,
     score: Score | None,
     material: Material,
 ) -> tuple[decoder.Params, Path]:
+    """`config`: the material's, or of a warm start that it begins with."""
+    world, progress = material.world, material.progress
     folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
     hosts.require_shared(folder.parent)
     if hosts.from_first(folder.exists):
@@ -140,10 +149,8 @@ def _cached(
             else ({"episodes": 0}, _transcribe)
         )
         earlier = _with_listening(config, **before)
-        begun, _ = _cached(earlier, world, updater, key, progress, None, material)
-        params = learn(
-            config, world, jax.tree.map(jnp.asarray, hosts.whole(begun)), material, progress
-        )
+        begun, _ = _cached(earlier, updater, key, None, material)
+        params = learn(material, jax.tree.map(jnp.asarray, hosts.whole(begun)))
     else:
         params = decoder.init_params(config.model, world.vocab_size, key)
         params = imitate(params, config.model, settings, material.written, progress)
@@ -172,27 +179,22 @@ def _with_listening(config: RunConfig, **fields: int) -> RunConfig:
     )
 
 
-def _transcribe(
-    config: RunConfig,
-    world: World,
-    params: decoder.Params,
-    material: Material,
-    progress: Progress,
-) -> decoder.Params:
+def _transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     """What the words are; a policy that reads goes on reading.
 
     Spelling is for the table. Ears that come out of it know clips that begin at 0, and learn the
     middle of turns more slowly than ears that know nothing: these begin anew.
     """
+    config, progress = material.config, material.progress
     settings, listen = config.warm_start, config.warm_start.listen
-    aloud, alone = material.aloud
+    _, alone = material.aloud
     gentle = _gentle(settings, listen.value_steps)
     spaced = material.spaced
     reading = imitation(
         config.model, settings,
         [*spaced, *_some(material.written, len(spaced) or len(material.written))],
     )
-    lesson = _hearing(config, world, alone)
+    lesson = _hearing(material, alone)
     untaught = params["audio"]
     trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
     params = teach(trainer, "spelling", listen.value_steps, progress)
@@ -201,33 +203,28 @@ def _transcribe(
         gentle, steps=listen.steps, learning_rate=listen.learning_rate
     ))
     gradient = jax.jit(
-        functools.partial(listening.gradient_of_ears, config.model, _placeholder(world))
+        functools.partial(listening.gradient_of_ears, config.model, _placeholder(material.world))
     )
-    lesson = Lesson(functools.partial(gradient, params), _batches(config, alone + _said(aloud)))
+    lesson = Lesson(functools.partial(gradient, params), _batches(config, material.clips))
     trainer = Trainer(untaught, ears, lesson)
     return {**params, "audio": teach(trainer, "transcribing", listen.steps, progress)}
 
 
-def _listen(
-    config: RunConfig,
-    world: World,
-    params: decoder.Params,
-    material: Material,
-    progress: Progress,
-) -> decoder.Params:
+def _listen(material: Material, params: decoder.Params) -> decoder.Params:
     """What to do about the words."""
+    config, progress = material.config, material.progress
     settings, listen = config.warm_start, config.warm_start.listen
     then = _gentle(settings, listen.joint_steps)
     then = dataclasses.replace(
         then, batch_tokens=listen.batch_tokens, adam_learning_rate=then.adam_learning_rate / 2
     )
-    aloud, alone = material.aloud
+    aloud, _ = material.aloud
     count = len(aloud)
     acting = imitation(
         config.model, then,
         [*aloud, *_some(material.spaced, count), *_some(material.written, count)],
     )
-    hearing = _hearing(config, world, alone + _said(aloud))
+    hearing = _hearing(material, material.clips)
     trainer = Trainer(params, make_optimizer(then), acting, hearing)
     return teach(trainer, "listening", listen.joint_steps, progress)
 
@@ -241,9 +238,10 @@ def _gentle(settings: WarmStartConfig, steps: int) -> WarmStartConfig:
     )
 
 
-def _hearing(config: RunConfig, world: World, clips: list[Transcript]) -> Lesson:
+def _hearing(material: Material, clips: list[Transcript]) -> Lesson:
     """Transcription, by all parameters."""
-    gradient = functools.partial(listening.gradient, config.model, _placeholder(world))
+    config = material.config
+    gradient = functools.partial(listening.gradient, config.model, _placeholder(material.world))
     return Lesson(jax.jit(gradient), _batches(config, clips))
 
 
@@ -254,10 +252,6 @@ def _batches(config: RunConfig, clips: list[Transcript]) -> Iterator[listening.S
     each = [kind(clips, settings.listen.batch_seconds, window, settings.seed) for kind in kinds]
     for both in zip(*each, strict=True):
         yield from both
-
-
-def _said(aloud: list[Demonstration]) -> list[Transcript]:
-    return [transcript for one in aloud for transcript in one.said]
 
 
 def _placeholder(world: World) -> int:

@@ -32,7 +32,7 @@ class ListenConfig:
     value_steps: of transcription (`listening.py`) of numbers, names and the like said alone,
       without which they are hardly ever learned, beside imitation in writing: the table of tokens,
       which the loss shares with the decoder, learns too, and the policy goes on reading.
-    steps: of transcription of these and whole turns, by the ears alone.
+    steps: of transcription of these and whole turns, by the ears alone, which begin anew.
     batch_seconds: of sound in a step of either.
     learning_rate: of `steps`, for Muon on the ears' matrices.
     adam_learning_rate: of Adam on the rest, and on ears and table in `value_steps`.

@@ -146,10 +146,9 @@ def init_audio_params(config: AudioConfig, key: jax.Array) -> Params:
     """Random parameters: normal with std 0.02, output projections scaled by 1/sqrt(2 L).
 
     Those of the convolutions have std sqrt(2 / inputs) (arXiv 1502.01852): the sinusoids of size 1
-    are added to what comes out of them, and would drown anything smaller. To the projections of
-    queries and keys `near` is added: heads begin by looking a few positions ahead or back, as
-    convolutions would (arXiv 1911.03584). Encoders that begin by looking everywhere learn sentences
-    by heart long before they learn sounds.
+    are added to what comes out of them, and would drown anything smaller. `local_projections` are
+    added to those of queries and keys: heads begin by looking a few positions ahead or back, as
+    convolutions would (arXiv 1911.03584).
     """
     layers = config.encoder_layers
 
@@ -164,12 +163,12 @@ def init_audio_params(config: AudioConfig, key: jax.Array) -> Params:
     params = {name: draw(name, _shape(config, axes)) for name, (_, axes) in _OUTER.items()}
     block = {name: (layers, *_shape(config, axes)) for name, (_, axes) in _LAYER.items()}
     drawn = {name: draw(name, shape) for name, shape in block.items()}
-    queries, keys = near(config)
+    queries, keys = local_projections(config)
     drawn |= {"wq": drawn["wq"] + queries, "wk": drawn["wk"] + keys}
     return {**params, "layers": drawn}
 
 
-def near(config: AudioConfig) -> tuple[np.ndarray, np.ndarray]:
+def local_projections(config: AudioConfig) -> tuple[np.ndarray, np.ndarray]:
     """Projections of queries and keys that make each head look at one distance, [L, D, N, H] each.
 
     The score of position t' for one at t is PEAK times the mean of cos(w (t' - t - distance)) over
@@ -179,12 +178,12 @@ def near(config: AudioConfig) -> tuple[np.ndarray, np.ndarray]:
     layers, heads, width, half = (
         config.encoder_layers, config.encoder_attention_heads, config.head_dim, config.d_model // 2
     )
-    count = max(1, min(width // 2, half // 4))
+    count = min(width // 2, max(half // 4, 1))
     frequency = _frequencies(half)[:count]
     apart = np.minimum(_APART * np.arange(1, layers + 1), config.n_window / (2 * heads))
     distance = apart[:, None] * (np.arange(heads) - (heads - 1) / 2)
     angle = distance[..., None] * frequency  # [L, N, pair]
-    size = (PEAK * width**0.5 / count) ** 0.5
+    size = (PEAK * width**0.5 / max(count, 1)) ** 0.5
     queries, keys = np.zeros((2, layers, config.d_model, heads, width), np.float32)
     pair = np.arange(count)
     sine, cosine = pair, half + pair  # the inputs; each pair has two of a head's places

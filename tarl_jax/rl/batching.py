@@ -238,10 +238,10 @@ def pieces_of_batch(shape: tuple[int, int], slots: int, count: int) -> int:
     The first of `rooms_for_pieces` that will do; else the last, doubled as often as needed: short
     clips leave most of a piece empty.
     """
-    *_, room = rooms = rooms_for_pieces(shape, slots)
-    while room < count:
-        room *= 2
-    return next((size for size in rooms if size >= count), room)
+    rooms = rooms_for_pieces(shape, slots)
+    while rooms[-1] < count:
+        rooms.append(2 * rooms[-1])
+    return next(room for room in rooms if room >= count)
 
 
 def _heard_at(hearing: Hearing, at: np.ndarray) -> Hearing | None:
@@ -259,31 +259,25 @@ def _hearing(layout: Layout, samples: Sequence[Sample]) -> Hearing | None:
 
     A piece that several sequences hear, as those of a group hear one opening, is there once.
     """
-    found: dict[tuple[bytes, int], int] = {}  # where a piece is
-    pieces: list[Pieces] = []
+    kept: dict[bytes, tuple[int, Pieces]] = {}
     places = np.zeros(layout.shape, np.int32)
     for row, chosen in enumerate(layout.rows):
         begin = 0
         for i in chosen:
             hearing, end = samples[i].hearing, begin + len(samples[i].tokens)
             if hearing is not None:
-                own, slots = hearing.pieces, hearing.pieces.slots
-                there = np.zeros(own.count, np.int32)
-                for k, frames in enumerate(np.asarray(own.frames)):
-                    key = np.asarray(own.mel[k]).tobytes(), int(frames)
-                    if key not in found:
-                        found[key] = len(pieces)
-                        pieces.append(Pieces(own.mel[k : k + 1], own.frames[k : k + 1]))
-                    there[k] = found[key]
-                which, slot = np.divmod(np.maximum(hearing.places - 1, 0), slots)
-                moved = there[which] * slots + slot + 1
-                places[row, begin:end] = np.where(hearing.places, moved, 0)
+                parts = [(one.mel.tobytes() + one.frames.tobytes(), one)
+                         for one in hearing.pieces.parts(1)]
+                moved = np.array([kept.setdefault(of, (len(kept), one))[0] for of, one in parts])
+                piece, slot = np.divmod(hearing.places - 1, hearing.pieces.slots)
+                there = moved[piece] * hearing.pieces.slots + slot + 1
+                places[row, begin:end] = np.where(hearing.places, there, 0)
             begin = end
-    if not pieces:
+    if not kept:
         return None
-    joined = Pieces.joined(pieces)
-    room = pieces_of_batch(layout.shape, joined.slots, joined.count)
-    return Hearing(joined.padded(room), places)
+    pieces = Pieces.joined([one for _, one in kept.values()])
+    room = pieces_of_batch(layout.shape, pieces.slots, pieces.count)
+    return Hearing(pieces.padded(room), places)
 
 
 def take_out(

@@ -246,7 +246,7 @@ def test_initial_tree_has_the_shapes_and_the_stated_spread():
     loaded = ours_of(config, hugging_face_encoder(config))
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, loaded)
     layers = params["layers"]
-    queries, keys = audio.near(config)
+    queries, keys = audio.local_projections(config)
     drawn = {**layers, "wq": layers["wq"] - queries, "wk": layers["wk"] - keys}
     for name in ("wq", "wk", "wv", "w_up"):
         assert np.std(drawn[name]) == pytest.approx(0.02, rel=0.05)
@@ -266,7 +266,7 @@ def test_heads_begin_by_looking_at_one_distance_each():
     config = dataclasses.replace(
         SMALL, d_model=128, encoder_attention_heads=4, encoder_layers=2, n_window=200
     )
-    queries, keys = audio.near(config)
+    queries, keys = audio.local_projections(config)
     places = audio.sinusoids(200, 128)
     q, k = (np.einsum("cd,ldnh->lnch", places, of) for of in (queries, keys))
     scores = np.einsum("lnch,lnsh->lncs", q, k) / 32**0.5
@@ -275,6 +275,8 @@ def test_heads_begin_by_looking_at_one_distance_each():
         for head, distance in enumerate(distances):
             np.testing.assert_array_equal(scores[layer, head, at].argmax(-1), at + distance)
     np.testing.assert_allclose(scores[:, :, at].max(-1), audio.PEAK, rtol=1e-4)
+    single = dataclasses.replace(config, d_model=4, encoder_attention_heads=4)
+    assert not np.any(audio.local_projections(single))  # too narrow for a sine and a cosine
     far = np.abs(at[:, None] - np.arange(200)) > 40
     assert scores[:, :, at][..., far].max() < audio.PEAK - 3
 
