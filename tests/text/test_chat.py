@@ -97,15 +97,17 @@ def test_text_that_no_encoding_knows_does_not_end_the_run():
        st.dictionaries(st.text(PRINTABLE, max_size=6), JSON_VALUES, max_size=4))
 @example("cancel_pending_order", {"order_id": "#W123", "reason": "no longer needed"})
 @example("x", {"quote": '"', "brace": "}", "line": "\n", "tag": "<tool_call"})
+@example(IM_END, {"letter by letter": IM_END})
 def test_a_call_is_read_as_it_was_written(name, arguments):
     call = Call(name, arguments)
-    if "tool_call>" in json.dumps(call.to_json()):
+    body = json.dumps(call.to_json())
+    if "tool_call>" in body:
         return
     ids = CHAT.agent(call)
-    assert ids[-1] == CHAT.stop_id
+    assert ids[-1] == CHAT.stop_id and CHAT.stop_id not in ids[:-1]
     text, action = CHAT.read(ids)
     assert action == call
-    assert IM_END not in text
+    assert text == f"<tool_call>\n{body}\n</tool_call>"  # the end token is no part of it
 
 
 @settings(max_examples=100, deadline=None)
