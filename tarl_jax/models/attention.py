@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -83,7 +84,7 @@ def attention(
     q: Float[Array, "B C N H"],
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K S H"],
-    visible: Bool[Array, "#B C S"],
+    visible: Bool[Array, "#B #C S"],
 ) -> Float[Array, "B C N H"]:
     """softmax(q k^T / sqrt(H)) v with N / K query heads to each key head, where `visible`."""
     batch, chunk, heads, width = q.shape
@@ -96,8 +97,14 @@ def attention(
     q = q.reshape(batch, kv_heads, groups * chunk, width)
     scores = jnp.einsum("BKCH,BKSH->BKCS", q, k, preferred_element_type=jnp.float32)
     mask = jnp.tile(visible, (1, groups, 1))[:, None]
-    weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED), axis=-1).astype(v.dtype)
-    out = jnp.einsum("BKCS,BKSH->BKCH", weights, v)
+    scores = jnp.where(mask, scores, _MASKED)
+    # The weights' sum divides what comes out, which is smaller than the weights. The largest score
+    # cancels, so no gradient flows there.
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    out = jnp.einsum(
+        "BKCS,BKSH->BKCH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    out = (out / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
     out = out.reshape(batch, kv_heads, groups, chunk, width).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, chunk, heads, width)
 

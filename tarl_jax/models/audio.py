@@ -29,6 +29,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from tarl_jax.audio_config import AudioConfig
+from tarl_jax.models.attention import attention
 from tarl_jax.models.params import Params, named_key
 
 SAMPLE_RATE = 16_000
@@ -38,7 +39,6 @@ AUDIO_TOKEN_ID = 151_646  # Qwen2.5-Omni's placeholder for one audio token, <|AU
 
 PEAK = 14.0  # of the scores that heads of an untrained encoder begin with
 _APART = 6  # positions of 20 ms between what neighbouring heads of its first layer look at
-_MASKED = -1e30  # a finite stand-in for -inf: a row whose every key is masked stays finite
 Count = TypeVar("Count", int, np.ndarray, jax.Array)
 
 
@@ -302,22 +302,25 @@ def _encode(
     x = jnp.where(real[..., None], x, 0.0)
     x = _convolve(x, params["conv2"], params["conv2_bias"], stride=2)
     x = x + sinusoids(config.n_window, config.d_model).astype(x.dtype)
-    visible = real[:, None, None, ::2]
+    chunks, length, width = x.shape
+    heads = config.encoder_attention_heads, config.head_dim
+    visible = real[:, None, ::2]
 
+    # The positions of all chunks in one axis: a weight's gradient is then one plain product.
     def block(x: Array, layer: Params) -> tuple[Array, None]:
         h = layer_norm(x, layer["attn_norm"], layer["attn_norm_bias"])
-        q = jnp.einsum("XCD,DNH->XCNH", h, layer["wq"]) + layer["wq_bias"]
-        k = jnp.einsum("XCD,DNH->XCNH", h, layer["wk"])
-        v = jnp.einsum("XCD,DNH->XCNH", h, layer["wv"]) + layer["wv_bias"]
-        scores = jnp.einsum("XCNH,XSNH->XNCS", q * config.head_dim**-0.5, k)
-        scores = jnp.where(visible, scores.astype(jnp.float32), _MASKED)
-        out = jnp.einsum("XNCS,XSNH->XCNH", jax.nn.softmax(scores).astype(x.dtype), v)
-        x = x + jnp.einsum("XCNH,NHD->XCD", out, layer["wo"]) + layer["wo_bias"]
+        q = jnp.tensordot(h, layer["wq"], 1) + layer["wq_bias"]
+        k = jnp.tensordot(h, layer["wk"], 1)
+        v = jnp.tensordot(h, layer["wv"], 1) + layer["wv_bias"]
+        q, k, v = (each.reshape(chunks, length, *heads) for each in (q, k, v))
+        out = attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible).reshape(-1, *heads)
+        x = x + jnp.tensordot(out, layer["wo"], 2) + layer["wo_bias"]
         h = layer_norm(x, layer["mlp_norm"], layer["mlp_norm_bias"])
         h = jax.nn.gelu(h @ layer["w_up"] + layer["w_up_bias"], approximate=False)
         return x + h @ layer["w_down"] + layer["w_down_bias"], None
 
-    return lax.scan(block, x, params["layers"])[0]
+    x = lax.scan(block, x.reshape(-1, width), params["layers"])[0]
+    return x.reshape(chunks, length, width)
 
 
 def _convolve(x: Array, kernel: Array, bias: Array, stride: int) -> Array:
