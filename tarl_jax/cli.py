@@ -80,7 +80,7 @@ def _run(job: Callable[[RunConfig], Any]) -> int:
         return _report(130, "interrupted; the run directory holds the last checkpoint")
     except Exception as error:
         known = {"CheckpointError": 1, "NonFiniteError": 1, "LLMError": 1, "BudgetSpent": 1,
-                 "SpeechError": 1, "HostError": 1, "Interrupted": 130}
+                 "SpeechError": 1, "HostError": 1, "Interrupted": getattr(error, "code", 1)}
         if type(error).__name__ in known:
             return _report(known[type(error).__name__], error)
         if isinstance(error, OSError):

@@ -10,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Self
 
 import jax
 import numpy as np
@@ -48,11 +45,8 @@ from tarl_jax.policy import make_updater, restore, starting_policy
 from tarl_jax.rl.update import NonFiniteError, TrainState
 from tarl_jax.rollout.world import World
 from tarl_jax.rundir import open_run_dir, write_json
+from tarl_jax.stopping import Interrupted, StopRequest
 from tarl_jax.types import Trajectory
-
-
-class Interrupted(Exception):
-    """The user asked to stop; the message says how to resume."""
 
 
 def train(config: RunConfig) -> dict[str, dict[str, float]]:
@@ -74,25 +68,6 @@ def train(config: RunConfig) -> dict[str, dict[str, float]]:
             return run.go()
         finally:
             run.close()
-
-
-class StopRequest:
-    """Turns the first Ctrl-C into a request that the loop honours between steps."""
-
-    def __init__(self) -> None:
-        self.pending = False
-
-    def __enter__(self) -> Self:
-        self._previous = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.pending:
-            raise KeyboardInterrupt
-        self.pending = True
 
 
 class _Run:
@@ -145,11 +120,11 @@ class _Run:
             if every and step % every == 0 and not last:
                 self._evaluation("eval", step, state.policy)
             # Read once: a stop after this line waits for the next.
-            stopping = any(hosts.gathered(self.stop.pending))
+            stopping = max(hosts.gathered(self.stop.received))
             if step % self.config.checkpoint.every == 0 or last or stopping:
                 self._save(step, state)
             if stopping:
-                raise self._stopped(f"after step {step}")
+                raise self._stopped(f"after step {step}", stopping)
         trained = base  # where there is nothing but the warm start
         if step > 0:
             trained = self._found("final") or self._evaluation("final", step, state.policy)
@@ -219,11 +194,11 @@ class _Run:
             self.collector.forget(self.checkpoints.steps[0])
 
     def _honour_stop(self, where: str) -> None:
-        if self.stop.pending and not hosts.several():  # who stop between steps alone, together
-            raise self._stopped(where)
+        if self.stop.received and not hosts.several():  # who stop between steps alone, together
+            raise self._stopped(where, self.stop.received)
 
-    def _stopped(self, where: str) -> Interrupted:
-        return Interrupted(f"stopped {where}; go on with --workdir={self.run_dir}")
+    def _stopped(self, where: str, number: int) -> Interrupted:
+        return Interrupted(f"stopped {where}; go on with --workdir={self.run_dir}", number)
 
     def _warm_progress(self, what: str, step: int, steps: int, loss: float) -> None:
         note = f"loss {loss:.3f}" if math.isfinite(loss) else ""

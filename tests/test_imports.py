@@ -32,8 +32,8 @@ ROWS = (
      "judge.service", "judge.agreement", "judge.incentive", "rl.objective", "rl.update"),
     # What a run keeps and shows, and what its commands share.
     ("data", "collect", "difficulty", "checkpoint", "metrics", "credit", "learner", "health",
-     "live", "curves", "warm_start", "demonstrations", "imitation", "listening", "rundir", "cli",
-     "policy"),
+     "live", "curves", "warm_start", "demonstrations", "imitation", "listening", "rundir",
+     "stopping", "cli", "policy"),
     # What a user runs.
     ("train", "evaluate", "evaluation", "human", "calibrate", "judge.*", "aot",
      "export", "serve", "view.*"),

@@ -23,7 +23,7 @@ from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import CheckpointConfig, ConfigError, MeshConfig, RunConfig
 from tarl_jax.metrics import read_metrics, read_trajectories, trajectory_files
 from tarl_jax.rundir import open_run_dir
-from tarl_jax.train import StopRequest
+from tarl_jax.stopping import StopRequest
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
@@ -218,11 +218,11 @@ def test_a_run_changes_the_parameters(finished):
 
 @pytest.fixture(scope="module")
 def interrupted(start, tmp_path_factory):
-    """The same run, stopped by Ctrl-C after a step and then killed between two checkpoints."""
+    """The same run, stopped by a scheduler after a step and then killed between two checkpoints."""
     run = tmp_path_factory.mktemp("runs") / "interrupted"
     first = start(run)
     first.wait_for_step(run, 1)
-    first.process.send_signal(signal.SIGINT)
+    first.process.send_signal(signal.SIGTERM)
     first.wait()
     after_first = train_steps(run), checkpoint_steps(run)
     second = start(run)
@@ -235,9 +235,9 @@ def interrupted(start, tmp_path_factory):
     return run, (first, second, third), (after_first, after_second)
 
 
-def test_ctrl_c_ends_the_step_saves_it_and_says_how_to_go_on(interrupted):
+def test_a_signal_ends_the_step_saves_it_and_says_how_to_go_on(interrupted):
     run, (first, _, _), ((steps, checkpoints), _) = interrupted
-    assert first.process.returncode == 130
+    assert first.process.returncode == 128 + signal.SIGTERM
     assert f"--workdir={run}" in one_message(first)
     assert steps == list(range(1, steps[-1] + 1)) and steps[-1] < STEPS
     assert checkpoints[-1] == steps[-1]
@@ -440,13 +440,14 @@ def test_help_and_import_are_quick(tmp_path):
 # ---- stopping -------------------------------------------------------------------------------
 
 
-def test_the_second_ctrl_c_does_not_wait():
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_does_not_wait(number):
+    before = signal.getsignal(number)
     with StopRequest() as stop:
-        assert not stop.pending
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.pending
+        assert not stop.received
+        os.kill(os.getpid(), number)
+        assert stop.received == number
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             time.sleep(1)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
