@@ -110,17 +110,22 @@ def test_a_call_is_read_as_it_was_written(name, arguments):
     assert text == f"<tool_call>\n{body}\n</tool_call>"  # the end token is no part of it
 
 
+MARKS = "<think>", "<tool_call>", "</tool_call>"  # what no message may hold by itself
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.text(PRINTABLE, min_size=1, max_size=60))
 @example("What is your name and zip code?")
 @example("###STOP###")
+@example("<tool_call>")
+@example("<think>")
 def test_a_message_is_read_as_it_was_written(message):
     text, action = CHAT.read(CHAT.agent(message))
     assert text == message
-    if message.strip():
-        assert action == message.strip()
-    else:
+    if not message.strip() or any(mark in message for mark in MARKS):
         assert isinstance(action, Malformed)
+    else:
+        assert action == message.strip()
 
 
 def test_reasoning_is_not_part_of_the_action():
