@@ -13,12 +13,14 @@ from typing import Any
 from absl import app, flags, logging
 
 from tarl_jax.config import ConfigError, RunConfig, from_config_dict
+from tarl_jax.stopping import Interrupted
 
 
 def run_with_config(doc: str, job: Callable[[RunConfig], Any]) -> None:
     """Defines --config and --workdir, reads the config, runs `job`, and maps errors to exit codes.
 
-    Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+    Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted by Ctrl-C, 143
+    by SIGTERM.
     """
     from ml_collections import config_flags
 
@@ -76,11 +78,13 @@ def _run(job: Callable[[RunConfig], Any]) -> int:
         job(config)
     except (ConfigError, ValueError, FileNotFoundError) as error:
         return _report(2, error)
+    except Interrupted as error:
+        return _report(error.code, error)
     except KeyboardInterrupt:
         return _report(130, "interrupted; the run directory holds the last checkpoint")
     except Exception as error:
         known = {"CheckpointError": 1, "NonFiniteError": 1, "LLMError": 1, "BudgetSpent": 1,
-                 "SpeechError": 1, "HostError": 1, "Interrupted": getattr(error, "code", 1)}
+                 "SpeechError": 1, "HostError": 1}
         if type(error).__name__ in known:
             return _report(known[type(error).__name__], error)
         if isinstance(error, OSError):

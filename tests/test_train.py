@@ -13,17 +13,25 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tarl_jax import cli
 from tarl_jax.checkpoint import Checkpoints
-from tarl_jax.config import CheckpointConfig, ConfigError, MeshConfig, RunConfig
+from tarl_jax.config import (
+    CheckpointConfig,
+    ConfigError,
+    MeshConfig,
+    RunConfig,
+    to_config_dict,
+)
 from tarl_jax.metrics import read_metrics, read_trajectories, trajectory_files
 from tarl_jax.rundir import open_run_dir
-from tarl_jax.stopping import StopRequest
+from tarl_jax.stopping import Interrupted, StopRequest
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
@@ -218,11 +226,11 @@ def test_a_run_changes_the_parameters(finished):
 
 @pytest.fixture(scope="module")
 def interrupted(start, tmp_path_factory):
-    """The same run, stopped by a scheduler after a step and then killed between two checkpoints."""
+    """The same run, stopped by Ctrl-C after a step and then killed between two checkpoints."""
     run = tmp_path_factory.mktemp("runs") / "interrupted"
     first = start(run)
     first.wait_for_step(run, 1)
-    first.process.send_signal(signal.SIGTERM)
+    first.process.send_signal(signal.SIGINT)
     first.wait()
     after_first = train_steps(run), checkpoint_steps(run)
     second = start(run)
@@ -235,9 +243,9 @@ def interrupted(start, tmp_path_factory):
     return run, (first, second, third), (after_first, after_second)
 
 
-def test_a_signal_ends_the_step_saves_it_and_says_how_to_go_on(interrupted):
+def test_ctrl_c_ends_the_step_saves_it_and_says_how_to_go_on(interrupted):
     run, (first, _, _), ((steps, checkpoints), _) = interrupted
-    assert first.process.returncode == 128 + signal.SIGTERM
+    assert first.process.returncode == 130
     assert f"--workdir={run}" in one_message(first)
     assert steps == list(range(1, steps[-1] + 1)) and steps[-1] < STEPS
     assert checkpoints[-1] == steps[-1]
@@ -451,3 +459,18 @@ def test_the_second_signal_does_not_wait(number):
             os.kill(os.getpid(), number)
             time.sleep(1)
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_ends_with_the_signals_status(monkeypatch, capsys, number, status):
+    given = types.SimpleNamespace(config=to_config_dict(RunConfig()), workdir=None)
+    monkeypatch.setattr(cli, "flags", types.SimpleNamespace(FLAGS=given))
+    monkeypatch.setattr(cli, "_keep_compiled_programs", lambda cache_dir: None)
+
+    def job(config):
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            raise Interrupted("go on with --workdir=here", stop.received)
+
+    assert cli._run(job) == status
+    assert capsys.readouterr().err == "error: go on with --workdir=here\n"
