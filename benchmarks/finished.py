@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tarl_jax.checkpoint import Checkpoints
 from tarl_jax.config import RunConfig, from_config_dict
 from tarl_jax.models.decoder import Params
-from tarl_jax.policy import make_updater, newest, restore, starting_policy
-from tarl_jax.rollout.world import World
+from tarl_jax.rollout.environment import World
+from tarl_jax.runs.checkpoint import Checkpoints
+from tarl_jax.training.policy import make_updater, newest, restore, starting_policy
 
 
 def config_of(run: Path) -> RunConfig:

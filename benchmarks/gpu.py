@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tarl_jax.aot import update_flops
 from tarl_jax.config import MeshConfig, RolloutConfig, from_config_dict
-from tarl_jax.mesh import make_mesh, rollout_mesh
+from tarl_jax.config.presets import sized
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import empty_cache
-from tarl_jax.presets import sized
+from tarl_jax.parallel.mesh import make_mesh, rollout_mesh
+from tarl_jax.plan import update_flops
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout import programs
 from tarl_jax.rollout.sampling import Truncation

@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from tarl_jax.config import ModelConfig, RolloutConfig
-from tarl_jax.mesh import make_mesh
 from tarl_jax.models import decoder
+from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.engine import Engine, EngineStats
-from tarl_jax.rollout.players import Answer, Turn
+from tarl_jax.rollout.workers import Answer, Turn
 
 MODEL = ModelConfig(
     d_model=256, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, d_ff=768, rope_theta=1e6,

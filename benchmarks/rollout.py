@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def compare(shape: str, work: str, args: argparse.Namespace) -> None:
-    from tarl_jax.launch import MALLOC  # the peer's environment has no tarl_jax
+    from tarl_jax.parallel.process import MALLOC  # the peer's environment has no tarl_jax
 
     versions = ["ours", "ours, nothing shared"] if work == "group" else ["ours"]
     versions += ["tunix"] if args.peer else []
@@ -127,10 +127,10 @@ def ours(shape, work, turns, share=64):
     import jax
 
     from tarl_jax.config import ModelConfig, RolloutConfig
-    from tarl_jax.mesh import make_mesh
     from tarl_jax.models import decoder
+    from tarl_jax.parallel.mesh import make_mesh
     from tarl_jax.rollout.engine import Engine
-    from tarl_jax.rollout.players import Answer
+    from tarl_jax.rollout.workers import Answer
 
     layers, width, heads, kv_heads, head_dim, d_ff, vocab, rows = shape
     model = ModelConfig(

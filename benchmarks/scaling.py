@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tarl_jax import plan
+
 DOCS = Path(__file__).parents[1] / "docs"
 SLICES = (
     ("v5e:4x4", 1), ("v5e:8x8", 1), ("v5e:16x16", 1), ("v5p:2x2x2", 1), ("v5p:4x4x4", 1),
@@ -36,7 +38,7 @@ SEARCH = """
 ## The largest micro-batch
 
 ```bash
-python -m tarl_jax.aot --config=configs/grpo_tarl.py:qwen3_0_6b --topology=v5e:2x4 --search
+python -m tarl_jax.plan --config=configs/grpo_tarl.py:qwen3_0_6b --topology=v5e:2x4 --search
 ```
 
 looks for the longest row that the update holds, one per chip, up to 65,536 tokens, and then for
@@ -81,13 +83,12 @@ def compile_one(model: str, topology: str, slices: int) -> dict[str, Any]:
 
     import jax
 
-    from tarl_jax import aot
     from tarl_jax.config import from_config_dict
-    from tarl_jax.mesh import make_mesh, row_shards
-    from tarl_jax.presets import sized
+    from tarl_jax.config.presets import sized
+    from tarl_jax.parallel.mesh import make_mesh, row_shards
 
     config = from_config_dict(sized(model))
-    devices = aot.topology_devices(topology, slices)
+    devices = plan.topology_devices(topology, slices)
     # Parameters are split over one slice, or 64 chips of it; beyond that are copies.
     fsdp = min(len(devices) // slices, 64)
     mesh = dataclasses.replace(config.mesh, data=len(devices) // fsdp, fsdp=fsdp)
@@ -96,7 +97,7 @@ def compile_one(model: str, topology: str, slices: int) -> dict[str, Any]:
     slots = config.rollout.slots * len(devices) // 16
     rollout = dataclasses.replace(config.rollout, slots=max(slots, len(devices) // 4))
     config = dataclasses.replace(config, mesh=mesh, rollout=rollout)
-    found = aot.report(config, topology, slices, (rows, LENGTH))
+    found = plan.report(config, topology, slices, (rows, LENGTH))
     return {
         "model": model,
         "slice": topology,

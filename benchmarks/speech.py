@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from tarl_jax.config import RunConfig
+from tarl_jax.config.speech import SpeechConfig, parse_chain
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.tasks import make_tasks
@@ -24,7 +25,6 @@ from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import SAMPLE_RATE, Voice, draw_voice
-from tarl_jax.speech_config import SpeechConfig, parse_chain
 
 CHAINS = ("clean", "telephone", "white:15", "reverb:0.4", "reverb:0.4+babble:15+telephone")
 

@@ -32,13 +32,13 @@ import numpy as np
 from finished import config_of, policy_of
 
 from tarl_jax.config import RunConfig
-from tarl_jax.launch import MALLOC
-from tarl_jax.metrics import CLIP_DIR, write_trajectories
+from tarl_jax.models.audio_inputs import pieces_of
 from tarl_jax.models.decoder import Params
-from tarl_jax.models.hearing import pieces_of
+from tarl_jax.parallel.process import MALLOC
 from tarl_jax.rollout import compiled
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.world import World
+from tarl_jax.rollout.environment import World
+from tarl_jax.runs.metrics import CLIP_DIR, write_trajectories
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.synthesis import SAMPLE_RATE, Voice
 from tarl_jax.types import Trajectory
@@ -167,5 +167,5 @@ def main() -> None:
 if __name__ == "__main__":
     if "TARL_KEEP_MALLOC" in os.environ or os.environ.keys() & MALLOC.keys():
         main()
-    else:  # as training starts; see tarl_jax/launch.py
+    else:  # as training starts; see tarl_jax/parallel/process.py
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})

@@ -7,7 +7,7 @@ Both train a Qwen3-shaped decoder in float32 with AdamW on rows of 256 prompt to
 128 completion tokens (sampled): forward, backward, clipping of the gradient and optimiser step. The
 peer runs its own loss (`grpo_loss_fn`, no KL) in its trainer's step under `nnx.jit` with the graph
 cached, as its trainer does. Ours runs as `tarl_jax.main` runs it: in micro-batches of
-`rl.micro_batch_tokens`, and with the allocator's settings of `tarl_jax.launch`; the peer once as it
+`rl.micro_batch_tokens`, and with the allocator's settings of `tarl_jax.parallel.process`; the peer once as it
 is and once with these settings too. Each version runs in its own process, which waits while another
 one measures; the ratios are those of the medians.
 """
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def compare(shape: str, peer: str, rounds: int) -> None:
-    from tarl_jax.launch import MALLOC  # the peer's environment has no tarl_jax
+    from tarl_jax.parallel.process import MALLOC  # the peer's environment has no tarl_jax
 
     commands = {}
     for name, python, settings in (
@@ -77,7 +77,7 @@ def ours(shape, tokens, advantages):
     import numpy as np
 
     from tarl_jax.config import ModelConfig, RLConfig
-    from tarl_jax.mesh import make_mesh
+    from tarl_jax.parallel.mesh import make_mesh
     from tarl_jax.rl.update import Updater
     from tarl_jax.types import Batch
 

@@ -7,7 +7,7 @@ Nine minutes on two CPU cores once the warm start is cached (five to make it). S
 pass 0.311 -> 0.619 (experiments/first_light/).
 """
 
-from tarl_jax.presets import sized
+from tarl_jax.config.presets import sized
 
 
 def get_config(size: str = ""):

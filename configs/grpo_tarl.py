@@ -8,7 +8,7 @@ with seed 0 on 256 held-out tasks x 4 trials: at commit dd23f0b pass^1 0.392 -> 
 anew, 0.419 -> 0.623, 0.098 -> 0.336, 0.308 -> 0.608.
 """
 
-from tarl_jax.presets import sized
+from tarl_jax.config.presets import sized
 
 
 def get_config(size: str = ""):

@@ -13,7 +13,7 @@ Seen in experiments/credit, three seeds of 60 steps at commit 796eb73: pass^1 0.
 0.571-0.617, pass^4 0.105-0.121 -> 0.309-0.371; six minutes a run on one core.
 """
 
-from tarl_jax.presets import mix_in_maths, sized
+from tarl_jax.config.presets import mix_in_maths, sized
 
 
 def get_config(size: str = ""):

@@ -13,7 +13,7 @@ docs/speech.md. 60 steps brought pass^1 from 0.401 to 0.629 read and from 0.355 
 means of three seeds (experiments/speech, which has this without maths and warm-up too).
 """
 
-from tarl_jax.presets import hearing, mix_in_maths
+from tarl_jax.config.presets import hearing, mix_in_maths
 
 
 def get_config(size: str = ""):

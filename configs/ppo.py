@@ -8,7 +8,7 @@ Seen in experiments/credit (--tier=standard --arms ppo --seeds 0), 60 steps at c
 pass^1 0.393 -> 0.682, pass^4 0.090 -> 0.449; twelve minutes on one core.
 """
 
-from tarl_jax.presets import sized
+from tarl_jax.config.presets import sized
 
 
 def get_config(size: str = ""):

@@ -7,7 +7,7 @@ Seen in experiments/credit, three seeds of 60 steps at commit 796eb73: pass^1 0.
 0.604-0.625, pass^4 0.105-0.121 -> 0.328-0.379; twelve minutes a run on one core.
 """
 
-from tarl_jax.presets import sized
+from tarl_jax.config.presets import sized
 
 
 def get_config(size: str = ""):

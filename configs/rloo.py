@@ -8,7 +8,7 @@ On the long tier's tasks, where success is rare, its pass^1 is 0.234, that of co
 0.161 (three seeds).
 """
 
-from tarl_jax.presets import sized
+from tarl_jax.config.presets import sized
 
 
 def get_config(size: str = ""):

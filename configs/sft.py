@@ -6,7 +6,7 @@ The base that `grpo_tarl.py` begins with; seen with seed 0: pass^1 0.392 (0.349 
 dd23f0b, 0.440 (0.399 to 0.481) at fd69e2c, on 256 held-out tasks x 4 trials.
 """
 
-from tarl_jax.presets import sized
+from tarl_jax.config.presets import sized
 
 
 def get_config(size: str = ""):

@@ -7,7 +7,7 @@ earned on earlier visits. Two methods are called SPO; the other one is configs/s
 yet.
 """
 
-from tarl_jax.presets import sized
+from tarl_jax.config.presets import sized
 
 
 def get_config(size: str = ""):

@@ -7,7 +7,7 @@ Seen in experiments/credit, three seeds of 60 steps at commit 796eb73: pass^1 0.
 0.547-0.593, pass^4 0.105-0.121 -> 0.285-0.344; six minutes a run on one core.
 """
 
-from tarl_jax.presets import sized
+from tarl_jax.config.presets import sized
 
 
 def get_config(size: str = ""):

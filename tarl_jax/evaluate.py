@@ -15,13 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tarl_jax.config import ConfigError, RunConfig
-from tarl_jax.launch import restart_with_tuned_malloc
+from tarl_jax.parallel.process import restart_with_tuned_malloc
 
 
 def main() -> None:
     from absl import flags
 
-    from tarl_jax.cli import run_with_config
+    from tarl_jax.runs.command import run_with_config
 
     chosen = flags.DEFINE_integer("step", -1, "The checkpoint's step; -1: the newest.")
 
@@ -32,11 +32,11 @@ def main() -> None:
         if (user.value == "human") != bool(audio.value):
             raise ConfigError("--user=human and --audio=FILE belong together: give both or none")
         if audio.value:
-            from tarl_jax.human import answer
+            from tarl_jax.training.recorded_user import answer
 
             answer(config, Path(audio.value), chosen.value)
             return
-        from tarl_jax.evaluation import evaluate_run
+        from tarl_jax.training.evaluation import evaluate_run
 
         evaluate_run(config, chosen.value)
 

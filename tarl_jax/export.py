@@ -11,19 +11,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from tarl_jax.config import ConfigError, RunConfig
-from tarl_jax.launch import restart_with_tuned_malloc
+from tarl_jax.parallel.process import restart_with_tuned_malloc
 
 
 def main() -> None:
     from absl import flags
 
-    from tarl_jax.cli import run_with_config
+    from tarl_jax.runs.command import run_with_config
 
     out = flags.DEFINE_string("out", None, "The folder to write; it must not exist or be empty.")
     step = flags.DEFINE_integer("step", -1, "The checkpoint's step; -1: the newest.")
 
     def job(config: RunConfig) -> None:
-        from tarl_jax.policy import export
+        from tarl_jax.training.policy import export
 
         if not out.value:
             raise ConfigError("--out is required: the folder to write")

@@ -9,17 +9,17 @@ A --workdir that holds an earlier run continues it. Any field of the config can 
 from __future__ import annotations
 
 from tarl_jax.config import RunConfig
-from tarl_jax.launch import restart_with_tuned_malloc
+from tarl_jax.parallel.process import restart_with_tuned_malloc
 
 
 def main() -> None:
-    from tarl_jax.cli import run_with_config
+    from tarl_jax.runs.command import run_with_config
 
     run_with_config(__doc__, _train)
 
 
 def _train(config: RunConfig) -> None:
-    from tarl_jax.train import run_and_report
+    from tarl_jax.training.train import run_and_report
 
     run_and_report(config)
 

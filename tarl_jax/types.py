@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from flax import struct
 
-from tarl_jax.sounds import Hearing, Sound
+from tarl_jax.speech.sound import Hearing, Sound
 
 TASK_KINDS = ("tool", "maths")
 STOP_REASONS = (

@@ -36,9 +36,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from tarl_jax.config import ModelConfig, RunConfig, from_config_dict  # noqa: E402
+from tarl_jax.config.presets import sized  # noqa: E402
 from tarl_jax.models import decoder  # noqa: E402
-from tarl_jax.presets import sized  # noqa: E402
-from tarl_jax.rollout.world import World  # noqa: E402
+from tarl_jax.rollout.environment import World  # noqa: E402
 
 
 def pytest_sessionstart() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
-from tarl_jax.rollout.players import Answer, Turn
+from tarl_jax.rollout.workers import Answer, Turn
 
 VOCAB, STOP = 10, 3  # few tokens, so that many turns end before the limit
 LONGEST = 512  # tokens of a dialogue

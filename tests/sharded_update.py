@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from tarl_jax.config import MeshConfig, ModelConfig, RLConfig, RolloutConfig
-from tarl_jax.mesh import bytes_on_device, make_mesh, rollout_mesh
 from tarl_jax.models import decoder, hugging_face
+from tarl_jax.parallel.mesh import bytes_on_device, make_mesh, rollout_mesh
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.players import Answer
+from tarl_jax.rollout.workers import Answer
 from tarl_jax.types import Batch
 
 VOCAB, ROWS, LENGTH = 64, 8, 24

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tarl_jax.metrics import read_trajectories
+from tarl_jax.runs.metrics import read_trajectories
 
 COLABS = Path(__file__).parents[1] / "colabs"
 # Small, and in the shapes that test_train.py has compiled and warm-started already.

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tarl_jax.sounds import Sound, clip_name
+from tarl_jax.speech.sound import Sound, clip_name
 from tarl_jax.types import STOP_REASONS, Call, Segment, Task, Trajectory
 
 TASK = Task(

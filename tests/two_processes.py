@@ -13,8 +13,8 @@ import numpy as np
 from scripted import CONFIG, MODEL, STOP, TEMPERATURE, VOCAB, Forgetful, Scripted, Slow
 
 from tarl_jax.config import MeshConfig
-from tarl_jax.mesh import rollout_mesh
 from tarl_jax.models import decoder
+from tarl_jax.parallel.mesh import rollout_mesh
 from tarl_jax.rollout.engine import Engine
 
 

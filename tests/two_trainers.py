@@ -8,8 +8,8 @@ import pickle
 import sys
 from pathlib import Path
 
-from tarl_jax import hosts
-from tarl_jax.train import run_and_report
+from tarl_jax.parallel import hosts
+from tarl_jax.training.train import run_and_report
 
 
 def main():

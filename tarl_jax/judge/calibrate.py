@@ -24,7 +24,7 @@ from tarl_jax.judge.incentive import Group, incentive, pass_rates
 from tarl_jax.judge.report import Opinion, draw, show
 from tarl_jax.judge.service import Judge
 from tarl_jax.llm.errors import LLMError
-from tarl_jax.metrics import read_trajectories, trajectory_files
+from tarl_jax.runs.metrics import read_trajectories, trajectory_files
 from tarl_jax.types import Trajectory
 
 SAVED = "saved"

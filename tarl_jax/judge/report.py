@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tarl_jax.curves import BLUE, GREEN, GREY, RED, STYLE
 from tarl_jax.judge.agreement import SCORES, Agreement, Scores, agreement, by_length, by_position
 from tarl_jax.judge.incentive import Correlation, Rate
+from tarl_jax.runs.curves import BLUE, GREEN, GREY, RED, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

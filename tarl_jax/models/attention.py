@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from tarl_jax.mesh import spec
+from tarl_jax.parallel.mesh import spec
 
 _MASKED = -1e30  # a finite stand-in for -inf: a row whose every key is masked stays finite
 Queries = Float[Array, "B S N H"]

@@ -20,10 +20,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from tarl_jax.config import ModelConfig
-from tarl_jax.mesh import constrain, place_shapes, tree_shardings
-from tarl_jax.models import audio
+from tarl_jax.models import audio_encoder
 from tarl_jax.models.attention import attention, causal_attention
 from tarl_jax.models.params import Params, named_key
+from tarl_jax.parallel.mesh import constrain, place_shapes, tree_shardings
 
 
 def init_params(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
@@ -64,7 +64,7 @@ def init_params(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
     if not c.tie_embeddings:
         params["head"] = normal("head", c.d_model, vocab_size)
     if c.audio:
-        params["audio"] = cast(audio.init_audio_params(c.audio, key), config.param_dtype)
+        params["audio"] = cast(audio_encoder.init_audio_params(c.audio, key), config.param_dtype)
     return params
 
 
@@ -88,7 +88,7 @@ def logical_axes(params: Params) -> Params:
     def of(path: tuple[Any, ...], leaf: Any) -> tuple[str | None, ...]:
         name = path[-1].key
         if path[0].key == "audio":
-            return audio.logical_axes(name)
+            return audio_encoder.logical_axes(name)
         if name in _TOP_AXES:
             return _TOP_AXES[name]
         if name.endswith(("_a", "_b")):

@@ -18,8 +18,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from tarl_jax.mesh import ROW_AXES, row_shards, spec
 from tarl_jax.models.decoder import Params, head_weight
+from tarl_jax.parallel.mesh import ROW_AXES, row_shards, spec
 
 _TENSOR = "tensor"
 

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tarl_jax import hosts
 from tarl_jax.config import ModelConfig
-from tarl_jax.models.audio import from_hugging_face
+from tarl_jax.models.audio_encoder import from_hugging_face
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import CONFIG, OMNI, config_fields, read_config
 from tarl_jax.models.omni_files import EARS, AudioIds, omni_checkpoint
 from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json, write_tensors
+from tarl_jax.parallel import hosts
 
 TOKENIZER_FILES = tuple(
     "tokenizer.json tokenizer_config.json vocab.json merges.txt special_tokens_map.json"

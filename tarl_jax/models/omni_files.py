@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ModelConfig
-from tarl_jax.models.audio import to_hugging_face
+from tarl_jax.config.audio import AudioConfig
+from tarl_jax.models.audio_encoder import to_hugging_face
 from tarl_jax.models.hf_config import CONFIG
 from tarl_jax.models.params import Params
 from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tarl_jax.sounds import Hearing, Pieces
+from tarl_jax.speech.sound import Hearing, Pieces
 from tarl_jax.types import Batch, Trajectory
 
 SHORTEST = 64  # tokens; the smallest padded length

@@ -129,14 +129,14 @@ def load_table(path: Path) -> dict[str, float]:
     """Kind to value. Raises FileNotFoundError, or ValueError for a file that is no such table."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such table; make one with python -m tarl_jax.calibrate RUN --out={path}"
+            f"{path}: no such table; make one with python -m tarl_jax.training.turn_values RUN --out={path}"
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         table = {name: float(kind["value"]) for name, kind in record.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not a table of calibrated turns ({error}); make it anew with"
-                         " python -m tarl_jax.calibrate") from error
+                         " python -m tarl_jax.training.turn_values") from error
     wild = {name: value for name, value in table.items() if not -1 <= value <= 1}
     if wild:
         raise ValueError(f"{path}: values {wild}: each must be between -1 and 1")

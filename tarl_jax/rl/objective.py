@@ -14,8 +14,8 @@ from flax import struct
 
 from tarl_jax.config import ModelConfig, RLConfig
 from tarl_jax.models import decoder
+from tarl_jax.models.audio_inputs import hidden_states
 from tarl_jax.models.head import init_value_params, sampled_log_probs, values
-from tarl_jax.models.hearing import hidden_states
 from tarl_jax.models.lora import join, trained_part
 from tarl_jax.rl import losses
 from tarl_jax.types import Batch

@@ -20,9 +20,11 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from tarl_jax import hosts
 from tarl_jax.config import ModelConfig, RLConfig
-from tarl_jax.mesh import (
+from tarl_jax.models import decoder
+from tarl_jax.models.lora import frozen_part, join, trained_part
+from tarl_jax.parallel import hosts
+from tarl_jax.parallel.mesh import (
     by_rows,
     bytes_on_device,
     check_fits,
@@ -30,13 +32,11 @@ from tarl_jax.mesh import (
     replicated,
     tree_shardings,
 )
-from tarl_jax.models import decoder
-from tarl_jax.models.lora import frozen_part, join, trained_part
 from tarl_jax.rl import objective
 from tarl_jax.rl.batching import rooms_for_pieces
 from tarl_jax.rl.objective import Sums, Trained
 from tarl_jax.rl.optimizer import make_optimizer
-from tarl_jax.sounds import Hearing, Pieces
+from tarl_jax.speech.sound import Hearing, Pieces
 from tarl_jax.types import Batch
 
 

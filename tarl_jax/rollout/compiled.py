@@ -18,9 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from tarl_jax import hosts
 from tarl_jax.config import ModelConfig, RolloutConfig
-from tarl_jax.mesh import (
+from tarl_jax.models import decoder
+from tarl_jax.models.audio_inputs import clip_sizes, longest_clip, pieces_of, tokens_of
+from tarl_jax.models.cache import Cache, empty_cache
+from tarl_jax.parallel import hosts
+from tarl_jax.parallel.mesh import (
     ROW_AXES,
     by_rows,
     place_shapes,
@@ -30,9 +33,6 @@ from tarl_jax.mesh import (
     spec,
     tree_shardings,
 )
-from tarl_jax.models import decoder
-from tarl_jax.models.cache import Cache, empty_cache
-from tarl_jax.models.hearing import clip_sizes, longest_clip, pieces_of, tokens_of
 from tarl_jax.rollout import chunks, programs
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.programs import EngineState, Written

@@ -31,9 +31,9 @@ from tarl_jax.models.cache import Cache
 from tarl_jax.rollout.chunks import fitting
 from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, length_of
 from tarl_jax.rollout.grammar import Grammar
-from tarl_jax.rollout.players import POLL, Dialogue, Pending, Players, Turn
 from tarl_jax.rollout.programs import EngineState
 from tarl_jax.rollout.scheduler import Heard, Row, Scheduler
+from tarl_jax.rollout.workers import POLL, Dialogue, Pending, Players, Turn
 
 AHEAD = 4  # times the slots: dialogues under way at most, where rollout.in_flight is 0
 

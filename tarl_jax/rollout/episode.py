@@ -12,13 +12,13 @@ import numpy as np
 
 from tarl_jax.config import RolloutConfig
 from tarl_jax.llm.errors import LLMError
-from tarl_jax.models.hearing import tokens_of
-from tarl_jax.rollout.players import Answer, Turn
+from tarl_jax.models.audio_inputs import tokens_of
+from tarl_jax.rollout.workers import Answer, Turn
 from tarl_jax.sandbox.dialogue import Dialogue, Malformed, Observation, User
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
-from tarl_jax.sounds import Sound
+from tarl_jax.speech.sound import Sound
 from tarl_jax.speech.synthesis import SpeechError
 from tarl_jax.speech.user import SpokenUser
 from tarl_jax.text.chat import Chat

@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
+from tarl_jax.models.audio_inputs import encode
 from tarl_jax.models.cache import Cache
 from tarl_jax.models.cache import resize as resize_cache
-from tarl_jax.models.hearing import encode
 from tarl_jax.rollout.grammar import Grammar, advance, allowed
 from tarl_jax.rollout.sampling import Truncation, sample
-from tarl_jax.sounds import Pieces
+from tarl_jax.speech.sound import Pieces
 
 
 @struct.dataclass

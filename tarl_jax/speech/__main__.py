@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tarl_jax.speech_config import SpeechConfig, parse_chain
+from tarl_jax.config.speech import SpeechConfig, parse_chain
 
 _EXAMPLES = """\
 examples:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tarl_jax.config.speech import Effect
 from tarl_jax.speech.synthesis import SAMPLE_RATE, quantise, resample
-from tarl_jax.speech_config import Effect
 
 BAND = (300.0, 3400.0)  # Hz, of a telephone
 _TAPS = 641  # of them: 40 ms

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tarl_jax.sounds import clip_name
+from tarl_jax.speech.sound import clip_name
 from tarl_jax.speech.synthesis import (
     LEVELS,
     SAMPLE_RATE,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tarl_jax.config.speech import Effect, SpeechConfig
 from tarl_jax.speech import acoustics
 from tarl_jax.speech.clips import CachedSynthesiser
 from tarl_jax.speech.espeak import Espeak
 from tarl_jax.speech.recordings import Recordings
 from tarl_jax.speech.server import SpeechServer
 from tarl_jax.speech.synthesis import Synthesiser, Voice
-from tarl_jax.speech_config import Effect, SpeechConfig
 
 # What the voices of a babble say.
 BABBLE = (

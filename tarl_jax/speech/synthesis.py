@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tarl_jax.speech_config import PITCH, SPEED, SpeechConfig
+from tarl_jax.config.speech import PITCH, SPEED, SpeechConfig
 
 SAMPLE_RATE = 16_000
 LEVELS = 32_768  # of 16 bits, on either side of zero

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import random
 
+from tarl_jax.config.speech import SpeechConfig, parse_chain
 from tarl_jax.sandbox.dialogue import User
 from tarl_jax.sandbox.user import Reply
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import draw_voice
-from tarl_jax.speech_config import SpeechConfig, parse_chain
 
 
 class SpokenUser:

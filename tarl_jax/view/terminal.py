@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tarl_jax.live import DASH, printable
-from tarl_jax.metrics import TRAJECTORY_DIR, read_trajectories, trajectory_files
+from tarl_jax.runs.live import DASH, printable
+from tarl_jax.runs.metrics import TRAJECTORY_DIR, read_trajectories, trajectory_files
 
 if TYPE_CHECKING:  # importing types imports jax, which reading the files does soon enough
     from rich.console import Console, RenderableType

@@ -5,7 +5,7 @@ import json
 from judged import episode
 
 from tarl_jax.judge.calibrate import load_groups, main
-from tarl_jax.metrics import append_trajectories
+from tarl_jax.runs.metrics import append_trajectories
 
 
 def saved(folder):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tarl_jax.maths.config import MathsConfig
+from tarl_jax.config.maths import MathsConfig
 from tarl_jax.maths.problems import load_problems, maths_tasks
 from tarl_jax.types import Task
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tarl_jax.config import MeshConfig, ModelConfig
-from tarl_jax.mesh import make_mesh
 from tarl_jax.models import attention, decoder
+from tarl_jax.parallel.mesh import make_mesh
 
 KINDS = ("splash", "cudnn")
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import ModelConfig
-from tarl_jax.models import audio, decoder, hugging_face, tensor_files
-from tarl_jax.models.audio import from_hugging_face, init_audio_params
+from tarl_jax.config.audio import AudioConfig
+from tarl_jax.models import audio_encoder, decoder, hugging_face, tensor_files
+from tarl_jax.models.audio_encoder import from_hugging_face, init_audio_params
 from tarl_jax.models.hugging_face import load_params, read_config, save_params
 from tarl_jax.models.omni_files import AudioIds
 from tarl_jax.models.tensor_files import INDEX, SINGLE, open_tensors
@@ -341,7 +341,7 @@ def test_a_policy_that_hears_is_written_as_omnis_thinker(tmp_path, random_params
         tmp_path / "saved", attn_implementation="eager"
     ).eval()
     frames = 21
-    count = audio.token_count(frames)
+    count = audio_encoder.token_count(frames)
     tokens = np.array([[3, 9, 45, *[46] * count, 47, 12, 5]])
     features = np.random.default_rng(0).normal(0.3, 0.6, (1, frames, 8)).astype(np.float32)
     with torch.no_grad():
@@ -353,8 +353,8 @@ def test_a_policy_that_hears_is_written_as_omnis_thinker(tmp_path, random_params
 
     @jax.jit
     def scores(params):
-        heard, counts = audio.audio_embeddings(params["audio"], EARS, features, np.array([frames]))
-        inputs = audio.merge(params["embed"][tokens], tokens, 46, heard, counts)
+        heard, counts = audio_encoder.audio_embeddings(params["audio"], EARS, features, np.array([frames]))
+        inputs = audio_encoder.merge(params["embed"][tokens], tokens, 46, heard, counts)
         hidden = decoder.hidden_states(params, model, jnp.array(tokens), embeddings=inputs)
         return decoder.logits(params, hidden)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tarl_jax.config import LoraConfig, ModelConfig, RLConfig
-from tarl_jax.mesh import make_mesh
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import empty_cache
 from tarl_jax.models.lora import init_adapters, join, merge
+from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rl.update import Updater
 from tarl_jax.types import Batch
 

@@ -10,9 +10,9 @@ import pytest
 from reference import token_log_probs
 
 from tarl_jax.config import LoraConfig, ModelConfig, RLConfig
-from tarl_jax.credit_config import ValueConfig
-from tarl_jax.mesh import make_mesh, replicated
+from tarl_jax.config.credit import ValueConfig
 from tarl_jax.models import decoder
+from tarl_jax.parallel.mesh import make_mesh, replicated
 from tarl_jax.rl.batching import fill, padded_layouts, samples_of
 from tarl_jax.rl.update import NonFiniteError, Updater
 from tarl_jax.rollout.engine import Engine

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scripted import CONFIG, MODEL, STOP, VOCAB
 
-from tarl_jax.mesh import make_mesh
+from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.chunks import chunk_of, empty, fitting
 from tarl_jax.rollout.compiled import Compiled
 from tarl_jax.rollout.scheduler import Row

@@ -11,11 +11,11 @@ import pytest
 from reference import token_log_probs
 from scripted import CONFIG, LONGEST, MODEL, STOP, TEMPERATURE, VOCAB, Scripted, play_plainly
 
-from tarl_jax.mesh import make_mesh
 from tarl_jax.models import decoder
+from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout import compiled
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.players import Answer
+from tarl_jax.rollout.workers import Answer
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from tarl_jax.config import JudgeConfig, RolloutConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.rollout.episode import Episode
-from tarl_jax.rollout.players import Turn
+from tarl_jax.rollout.workers import Turn
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.user import ScriptedUser

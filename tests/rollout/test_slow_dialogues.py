@@ -20,8 +20,8 @@ from scripted import (
     play_plainly,
 )
 
-from tarl_jax.mesh import make_mesh
-from tarl_jax.rollout import players
+from tarl_jax.parallel.mesh import make_mesh
+from tarl_jax.rollout import workers
 from tarl_jax.rollout.engine import Engine
 
 BUSY = dataclasses.replace(CONFIG, slots=4, in_flight=24, share_prefix=0)
@@ -156,7 +156,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(players, "time", clock)
+    monkeypatch.setattr(workers, "time", clock)
     return clock
 
 

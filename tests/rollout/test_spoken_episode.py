@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tarl_jax.audio_config import AudioConfig
 from tarl_jax.config import RolloutConfig
+from tarl_jax.config.audio import AudioConfig
+from tarl_jax.config.speech import SpeechConfig
+from tarl_jax.rollout.environment import World
 from tarl_jax.rollout.episode import Episode
-from tarl_jax.rollout.players import Answer, Turn
-from tarl_jax.rollout.world import World
+from tarl_jax.rollout.workers import Answer, Turn
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.user import Reply
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.synthesis import SpeechError
 from tarl_jax.speech.user import SpokenUser
-from tarl_jax.speech_config import SpeechConfig
 
 ROOMY = RolloutConfig(max_turns=40, max_turn_tokens=96, max_episode_tokens=4000)
 SPEECH = SpeechConfig(share=1.0, voices=("a", "b", "c"), acoustics=("clean", "telephone"))

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tarl_jax.config import ShopConfig
-from tarl_jax.rollout.world import World
+from tarl_jax.rollout.environment import World
 from tarl_jax.sandbox import load_domain
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.shop import make_shop

@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
+from tarl_jax.config.speech import Effect, parse_chain
 from tarl_jax.speech import acoustics
 from tarl_jax.speech.synthesis import SAMPLE_RATE
-from tarl_jax.speech_config import Effect, parse_chain
 
 RNG = np.random.default_rng(7)
 NOISE = (0.1 * RNG.standard_normal(10 * SAMPLE_RATE)).astype(np.float32)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tarl_jax.models import audio
+from tarl_jax.models import audio_encoder
 from tarl_jax.speech.espeak import Espeak
 from tarl_jax.speech.pool import WorkerPool
 from tarl_jax.speech.synthesis import MAX_CHARACTERS, SAMPLE_RATE, SpeechError, Voice
@@ -34,7 +34,7 @@ def test_a_clip_is_audible_speech_of_a_plausible_length(espeak):
 
 
 def test_the_sample_rate_is_the_encoders():
-    assert SAMPLE_RATE == audio.SAMPLE_RATE
+    assert SAMPLE_RATE == audio_encoder.SAMPLE_RATE
 
 
 def test_the_same_text_has_the_same_samples_whenever_and_whatever_was_said_before(espeak):

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from tarl_jax.config.speech import SpeechConfig, parse_chain
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.user import Reply, ScriptedUser
@@ -13,7 +14,6 @@ from tarl_jax.speech import acoustics
 from tarl_jax.speech.service import BABBLE, Speech
 from tarl_jax.speech.synthesis import SpeechError, Voice, draw_voice
 from tarl_jax.speech.user import SpokenUser
-from tarl_jax.speech_config import SpeechConfig, parse_chain
 
 CONFIG = SpeechConfig(share=1.0, voices=("en-us", "en", "en+f2"))
 

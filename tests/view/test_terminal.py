@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from tarl_jax.metrics import append_trajectories
+from tarl_jax.runs.metrics import append_trajectories
 from tarl_jax.types import Call, Segment, Task, Trajectory
 from tarl_jax.view import terminal
 from tarl_jax.view.__main__ import main

@@ -140,9 +140,9 @@ def _writer(args: argparse.Namespace, stack: contextlib.ExitStack) -> Finish | N
     """
     if not args.llm_model:
         return None
+    from tarl_jax.config.llm import LLMConfig
     from tarl_jax.llm.errors import LLMError
     from tarl_jax.llm.service import ChatService
-    from tarl_jax.llm_config import LLMConfig
     from tarl_jax.sandbox.synthesis.writer import Writer
 
     # With the cache, a run that was stopped asks for nothing twice.

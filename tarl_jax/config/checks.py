@@ -1,0 +1,125 @@
+"""What a config refuses: each value by itself, and those that do not go together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tarl_jax.config.audio import check_audio
+from tarl_jax.config.credit import check_credit
+from tarl_jax.config.curriculum import check_curriculum
+from tarl_jax.config.judge import check_judge
+from tarl_jax.config.llm import check_user
+from tarl_jax.config.maths import check_maths
+from tarl_jax.config.model import LoraConfig
+from tarl_jax.config.speech import check_speech, parse_chain
+from tarl_jax.config.warm_start import check_warm_start
+
+if TYPE_CHECKING:
+    from tarl_jax.config.run import RunConfig
+
+
+class ConfigError(ValueError):
+    """A config key or value that no run can use; the message names it and the remedy."""
+
+
+def check(c: RunConfig) -> None:
+    """Raises ConfigError for a value that no run can use, or that another one rules out."""
+
+    def require(ok: bool, where: str, value: Any, remedy: str) -> None:
+        if not ok:
+            raise ConfigError(f"config.{where} = {value!r}: {remedy}")
+
+    def choice(where: str, value: str, options: tuple[str, ...]) -> None:
+        require(value in options, where, value, f"choose one of {', '.join(options)}")
+
+    check_credit(c.reward, c.rl, c.rollout.group_size, require, choice)
+    check_user(c.user, require, choice)
+    check_judge(c.judge, require, choice)
+    choice("sandbox.domain", c.sandbox.domain, ("retail", "airline"))
+    require(c.sandbox.domain == "retail" or bool(c.sandbox.data), "sandbox.data", c.sandbox.data,
+            f"name a folder with data of the domain {c.sandbox.domain!r}; only retail has its own")
+    choice("model.dtype", c.model.dtype, ("float32", "bfloat16"))
+    choice("model.param_dtype", c.model.param_dtype, ("float32", "bfloat16"))
+    choice("model.remat", c.model.remat, ("none", "dots", "full"))
+    choice("model.attention", c.model.attention, ("auto", "xla", "splash", "cudnn"))
+    for target in c.model.lora.targets:
+        choice("model.lora.targets", target, LoraConfig.targets)
+    require(c.model.lora.rank >= 0, "model.lora.rank", c.model.lora.rank, "must be at least 0")
+    require(c.model.param_dtype == "float32" or c.model.lora.rank > 0, "model.param_dtype",
+            c.model.param_dtype, "small updates vanish in it: keep float32, or train adapters"
+            " (model.lora.rank > 0) on frozen weights")
+    for where in ("data", "fsdp", "tensor"):
+        value = getattr(c.mesh, where)
+        require(value > 0 or value == -1, f"mesh.{where}", value, "must be at least 1, or -1")
+    require((c.mesh.data, c.mesh.fsdp, c.mesh.tensor).count(-1) <= 1, "mesh.data", c.mesh.data,
+            "only one of data, fsdp and tensor can be -1")
+    require(c.mesh.processes >= 0, "mesh.processes", c.mesh.processes, "must be at least 0")
+    require(c.mesh.rollout_tensor > 0, "mesh.rollout_tensor", c.mesh.rollout_tensor,
+            "must be at least 1")
+    check_audio(c.model.audio, c.model.d_model, require)
+    check_warm_start(c.warm_start, require)
+    check_speech(c.speech, require, choice)
+    require(not c.speech.share or bool(c.model.audio), "speech.share", c.speech.share,
+            "a policy without ears hears no speech: set model.audio.encoder_layers, as"
+            " configs/omni_tarl.py does, or leave it 0")
+    check_curriculum(c.curriculum, bool(c.model.audio), require)
+    require(not c.curriculum.maths or max(c.maths.ratio) > 0, "curriculum.maths",
+            c.curriculum.maths, "the mix that follows has no maths: raise maths.ratio, or leave it"
+            " 0")
+    require(bool(c.model.audio) or not c.eval.heard, "eval.heard", c.eval.heard,
+            "a policy without ears hears no speech: leave it empty")
+    for chain in c.eval.heard:
+        try:
+            parse_chain(chain)
+        except ValueError as error:
+            require(False, "eval.heard", chain, str(error))
+    choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
+    for where, value in (
+        ("rollout.tasks_per_step", c.rollout.tasks_per_step),
+        ("rollout.slots", c.rollout.slots),
+        ("rollout.max_turns", c.rollout.max_turns),
+        ("rollout.max_turn_tokens", c.rollout.max_turn_tokens),
+        ("model.num_layers", c.model.num_layers),
+        ("model.num_heads", c.model.num_heads),
+        ("model.num_kv_heads", c.model.num_kv_heads),
+        ("eval.tasks", c.eval.tasks),
+        ("eval.final_tasks", c.eval.final_tasks),
+        ("rl.minibatches", c.rl.minibatches),
+        ("rl.micro_batch_tokens", c.rl.micro_batch_tokens),
+        ("checkpoint.every", c.checkpoint.every),
+        ("checkpoint.keep", c.checkpoint.keep),
+        ("eval.trials", c.eval.trials),
+    ):
+        require(value > 0, where, value, "must be at least 1")
+    require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
+            "must be above 0: a greedy policy has no log-probabilities to train on")
+    require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
+    choice("rollout.loss_log_probs", c.rollout.loss_log_probs, ("whole", "drawn"))
+    choice("rollout.reasoning", c.rollout.reasoning, ("kept", "dropped"))
+    choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
+    for where in ("top_k", "in_flight", "parked", "share_prefix", "episode_seconds",
+                  "step_seconds", "interruptions"):
+        value = getattr(c.rollout, where)
+        require(value >= 0, f"rollout.{where}", value, "must be at least 0")
+    require(0 < c.rollout.top_p <= 1, "rollout.top_p", c.rollout.top_p,
+            "must be above 0 and at most 1")
+    for where, value in (
+        ("tasks.forbidden", c.tasks.forbidden),
+        ("shop.held_out_fraction", c.shop.held_out_fraction),
+        ("tasks.change_mind", c.tasks.change_mind),
+        ("tasks.max_idle", c.tasks.max_idle),
+        ("rollout.straggler_fraction", c.rollout.straggler_fraction),
+        ("rollout.min_p", c.rollout.min_p),
+    ):
+        require(0 <= value <= 1, where, value, "must be between 0 and 1")
+    require(c.model.num_heads % c.model.num_kv_heads == 0, "model.num_kv_heads",
+            c.model.num_kv_heads, f"must divide model.num_heads = {c.model.num_heads}")
+    require(c.rollout.tasks_per_step % c.rl.minibatches == 0, "rl.minibatches",
+            c.rl.minibatches, f"must divide rollout.tasks_per_step = {c.rollout.tasks_per_step}")
+    require(len(c.tasks.requests) > 0 and abs(sum(c.tasks.requests) - 1) < 1e-6
+            and min(c.tasks.requests) >= 0,
+            "tasks.requests", c.tasks.requests, "probabilities must sum to 1")
+    check_maths(c.maths, require)
+    require(0 <= c.eval.maths_tasks <= c.maths.num_held_out, "eval.maths_tasks",
+            c.eval.maths_tasks, f"must be between 0 and maths.num_held_out ="
+            f" {c.maths.num_held_out}")

@@ -1,0 +1,188 @@
+"""The knobs of credit assignment: reward, advantage, loss, value model; and what they refuse.
+
+docs/credit.md has the formula behind every choice. `tarl_jax.config` holds these as its groups
+`reward` and `rl`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+ADVANTAGES = ("grpo", "rloo", "gae", "single_stream")
+GROUP_ADVANTAGES = ("grpo", "rloo")  # whose baseline is the group
+LOSSES = ("clip", "spo", "gspo")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """TARL's reward; every constant is a field because the sources read them differently.
+
+    placement: "trajectory" (one scalar on every sampled token), "turn_end" (each turn's part on its
+      last sampled token; needs `rl.advantage="gae"`) or "terminal" (no judge).
+    denominator: "taken" (turns of the episode, as published) or "expert" (turns the task needs).
+    turn_weight: adds this many times the normalised score of a turn to the advantage of its tokens.
+    calibration: JSON table of what each kind of turn is worth (`tarl_jax.training.turn_values` makes one), in
+      place of the +1s; empty: the judge's scores as they are.
+    """
+
+    placement: str = "trajectory"
+    terminal_scale: float = 10.0
+    major_scale: float = 5.0
+    max_majors: int = 1  # -1 scores that cost; later ones count as 0
+    turn_scale: float = 5.0
+    turn_cap: float = 5.0
+    denominator: str = "expert"
+    before_major_only: bool = False  # +1 turns count only up to the first -1
+    turn_weight: float = 0.0
+    calibration: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueConfig:
+    """PPO's value model (`rl.advantage="gae"`), and the advantages made of its values.
+
+    trunk: "own" (a copy of the policy's, trained apart; with adapters: adapters of its own on the
+      same frozen weights) or "shared" (a head on the policy's).
+    warmup_steps: first steps, in which the value model trains and the policy stands still.
+    clip: how far a value may move from what it was at the rollout before its loss goes flat; 0: no
+      limit. In units of the reward.
+    coef: weight of the value loss where it shares the policy's trunk.
+    """
+
+    trunk: str = "own"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 10
+    clip: float = 0.0
+    coef: float = 0.1
+    discount: float = 1.0  # per sampled token
+    trace: float = 1.0  # GAE's lambda
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+    """Advantage, loss and optimiser.
+
+    advantage: "grpo", "rloo", "gae" (PPO) or "single_stream" (a baseline per task that outlives
+      the step).
+    normalise: "group": divide by the group's std; "batch": by the batch's, each kind of task
+      (`Task.kind`) by its own; "none".
+    loss: "clip" (PPO's), "spo" (Simple Policy Optimization) or "gspo" (the sequence's ratio).
+    loss_mean: "token", "sequence" (mean over sequences of their means) or "constant" (sum of a
+      sequence over `loss_constant`, mean over sequences).
+    kl_estimator, kl_in: k1, k2 or k3 against the warm start, times `kl_coef`, in the "loss" or,
+      token by token, in the "reward".
+    tis_cap: weighs each token by min(exp(trainer - sampler), cap); 0: no weight.
+    ahead: the next step's episodes are played while this one's are learned from: faster where
+      rollouts leave the update room, and one update behind.
+    baseline_decay: what a visit leaves of the weight of earlier ones; "single_stream" only.
+    """
+
+    steps: int = 120
+    learning_rate: float = 1e-4
+    warmup_steps: int = 3
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    advantage: str = "grpo"
+    normalise: str = "group"
+    loss: str = "clip"
+    loss_mean: str = "token"
+    loss_constant: int = 128
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    kl_coef: float = 0.0
+    kl_estimator: str = "k3"
+    kl_in: str = "loss"
+    entropy_coef: float = 0.0  # for ablations: the method's authors found it harmful
+    tis_cap: float = 0.0
+    baseline_decay: float = 0.9
+    minibatches: int = 2  # optimiser updates per step, each on a share of the groups
+    micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
+    pack: bool = True  # several trajectories in a row, where they fit
+    ahead: bool = False
+    value: ValueConfig = ValueConfig()
+
+
+def check_credit(
+    reward: RewardConfig,
+    rl: RLConfig,
+    group_size: int,
+    require: Callable[[bool, str, Any, str], None],
+    choice: Callable[[str, str, tuple[str, ...]], None],
+) -> None:
+    """Asks `require` and `choice` of `config.checks` about the fields, one by one and together."""
+    choice("reward.placement", reward.placement, ("trajectory", "turn_end", "terminal"))
+    choice("reward.denominator", reward.denominator, ("taken", "expert"))
+    choice("rl.advantage", rl.advantage, ADVANTAGES)
+    choice("rl.normalise", rl.normalise, ("group", "batch", "none"))
+    choice("rl.loss", rl.loss, LOSSES)
+    choice("rl.loss_mean", rl.loss_mean, ("token", "sequence", "constant"))
+    choice("rl.kl_estimator", rl.kl_estimator, ("k1", "k2", "k3"))
+    choice("rl.kl_in", rl.kl_in, ("loss", "reward"))
+    choice("rl.value.trunk", rl.value.trunk, ("own", "shared"))
+    for where, value in (
+        ("reward.turn_weight", reward.turn_weight),
+        ("reward.turn_cap", reward.turn_cap),
+        ("reward.max_majors", reward.max_majors),
+        ("rl.warmup_steps", rl.warmup_steps),
+        ("rl.weight_decay", rl.weight_decay),
+        ("rl.clip_low", rl.clip_low),
+        ("rl.clip_high", rl.clip_high),
+        ("rl.kl_coef", rl.kl_coef),
+        ("rl.entropy_coef", rl.entropy_coef),
+        ("rl.tis_cap", rl.tis_cap),
+        ("rl.value.warmup_steps", rl.value.warmup_steps),
+        ("rl.value.clip", rl.value.clip),
+        ("rl.value.coef", rl.value.coef),
+    ):
+        require(value >= 0, where, value, "must be at least 0")
+    for where, value in (
+        ("rl.learning_rate", rl.learning_rate),
+        ("rl.max_grad_norm", rl.max_grad_norm),
+        ("rl.loss_constant", rl.loss_constant),
+        ("rl.value.learning_rate", rl.value.learning_rate),
+    ):
+        require(value > 0, where, value, "must be above 0")
+    for where, value in (
+        ("rl.baseline_decay", rl.baseline_decay),
+        ("rl.value.discount", rl.value.discount),
+        ("rl.value.trace", rl.value.trace),
+    ):
+        require(0 <= value <= 1, where, value, "must be between 0 and 1")
+    _check_together(reward, rl, group_size, require)
+
+
+def _check_together(
+    reward: RewardConfig,
+    rl: RLConfig,
+    group_size: int,
+    require: Callable[[bool, str, Any, str], None],
+) -> None:
+    grouped = rl.advantage in GROUP_ADVANTAGES
+    require(group_size > (1 if grouped else 0), "rollout.group_size", group_size,
+            "a group needs at least 2 episodes for its mean to be a baseline" if grouped
+            else "must be at least 1")
+    require(reward.placement != "turn_end" or rl.advantage == "gae", "reward.placement",
+            reward.placement, f"rl.advantage = {rl.advantage!r} takes one number per episode: set"
+            " rl.advantage to gae, or place the reward on the trajectory and set"
+            " reward.turn_weight")
+    require(reward.turn_weight == 0 or grouped, "reward.turn_weight", reward.turn_weight,
+            f"a turn's score is normalised by its group, which rl.advantage = {rl.advantage!r}"
+            " does without: choose grpo or rloo, or 0")
+    require(not reward.calibration or reward.placement != "terminal" or reward.turn_weight > 0,
+            "reward.calibration", reward.calibration,
+            "no turn is rewarded with reward.placement = 'terminal': choose another placement")
+    require(rl.normalise != "group" or grouped, "rl.normalise", rl.normalise,
+            f"rl.advantage = {rl.advantage!r} has no group: choose batch or none")
+    require(rl.loss != "gspo" or rl.loss_mean == "sequence", "rl.loss_mean", rl.loss_mean,
+            "rl.loss = 'gspo' weighs whole sequences: set rl.loss_mean to sequence")
+    require(rl.loss != "gspo" or rl.advantage != "gae", "rl.loss", rl.loss,
+            "one ratio for a sequence leaves gae's advantages of single tokens no place: choose"
+            " clip or spo")
+    require(rl.loss != "spo" or rl.clip_low == rl.clip_high > 0, "rl.clip_high", rl.clip_high,
+            f"rl.loss = 'spo' has one bound: set rl.clip_low (now {rl.clip_low}) to the same,"
+            " above 0")
+    require(rl.kl_estimator != "k1" or rl.kl_in == "reward" or rl.kl_coef == 0, "rl.kl_estimator",
+            rl.kl_estimator, "its gradient has mean 0, whatever the policy: choose k2 or k3, or set"
+            " rl.kl_in to reward")

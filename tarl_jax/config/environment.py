@@ -1,0 +1,41 @@
+"""Where episodes play: the domain, the embedded shop, the tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ShopConfig:
+    """The embedded synthetic shop (tau-bench's retail schema, short ids)."""
+
+    seed: int = 0
+    num_users: int = 200
+    orders_per_user: int = 4
+    held_out_fraction: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class SandboxConfig:
+    """The domain that a run plays in.
+
+    data: folder of benchmark data (tau-bench, tau2-bench), whose database and tasks are used; its
+      tasks need a user that is a language model. Empty: the embedded shop.
+    """
+
+    domain: str = "retail"
+    data: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """What the users want. Probabilities are per task or, where said, per request."""
+
+    seed: int = 0
+    file: str = ""  # JSON lines of tasks; empty: the data's, or synthesised for the embedded shop
+    num_train: int = 3000
+    num_held_out: int = 512
+    requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)  # P(1), P(2), P(3), P(4) requests
+    forbidden: float = 0.2  # per request: the policy forbids it
+    change_mind: float = 0.2  # per request: the user changes its mind when asked to confirm
+    max_idle: float = 0.03  # share of tasks whose right solution writes nothing

@@ -1,0 +1,111 @@
+"""The knobs of what is asked of outside language models, and what they refuse.
+
+docs/llm.md says how to use them. `tarl_jax.config` holds `UserConfig` as its group `user`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+STRATEGIES = ("llm", "react", "verify", "reflection")
+
+
+@dataclasses.dataclass(frozen=True)
+class LLMConfig:
+    """A language model behind the OpenAI protocol, and how hard it may be asked.
+
+    base_url: of the server; empty: OpenAI's own.
+    api_key_env: the NAME of the environment variable that holds the key; empty: the server takes
+      none. The key itself is never part of a config.
+    temperature: below 0: left to the server.
+    max_tokens: of one answer; 0: left to the server.
+    timeout_seconds: of one request, by the wall clock; one that hangs is dropped.
+    max_attempts: of one call, the first included.
+    backoff_seconds: the wait before the second attempt; it doubles from one to the next.
+    max_calls, max_usd: what one start of a run may send (repeated attempts included) and spend (at
+      the two prices); 0: no limit.
+    cache_dir: folder of answers that all runs share; empty: none.
+    record: JSON-lines file that every answer is added to, and answered from where it is there.
+    replay: such a file, which answers everything; nothing is sent.
+    """
+
+    model: str = "gpt-4.1"
+    base_url: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    temperature: float = 1.0
+    max_tokens: int = 1024
+    timeout_seconds: float = 60.0
+    max_attempts: int = 5
+    backoff_seconds: float = 1.0
+    max_in_flight: int = 32
+    requests_per_minute: int = 0  # 0: no limit
+    tokens_per_minute: int = 0  # 0: no limit
+    max_calls: int = 0
+    max_usd: float = 0.0
+    usd_per_million_input: float = 0.0
+    usd_per_million_output: float = 0.0
+    cache_dir: str = ""
+    record: str = ""
+    replay: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class UserConfig:
+    """Who plays the user.
+
+    kind: "scripted" (follows the task's script, needs nothing) or "llm" (`llm`, told the task's
+      hidden instruction).
+    strategy: of the language model, as in tau-bench (arXiv 2406.12045): "llm" (one call a
+      message), "react" (thinks before it speaks), "verify" (a second call looks at each message,
+      which is written anew if it is bad), "reflection" (the same, and says why before).
+    max_calls, max_seconds: of one episode; beyond them it ends as broken.
+    """
+
+    kind: str = "scripted"
+    strategy: str = "llm"
+    max_calls: int = 200
+    max_seconds: float = 600.0
+    llm: LLMConfig = LLMConfig()
+
+
+Require = Callable[[bool, str, Any, str], None]
+Choice = Callable[[str, str, tuple[str, ...]], None]
+
+
+def check_user(user: UserConfig, require: Require, choice: Choice) -> None:
+    """Asks `require` and `choice` of `config.checks` about the group `user`."""
+    choice("user.kind", user.kind, ("scripted", "llm"))
+    choice("user.strategy", user.strategy, STRATEGIES)
+    require(user.max_calls > 0, "user.max_calls", user.max_calls, "must be at least 1")
+    require(user.max_seconds > 0, "user.max_seconds", user.max_seconds, "must be above 0")
+    check_llm("user.llm", user.llm, require)
+
+
+def check_llm(prefix: str, llm: LLMConfig, require: Require) -> None:
+    """Asks `require` about every field of a group of this kind, whose name is `prefix`."""
+    hidden = "(not shown: it may hold a secret)"
+    named = not llm.api_key_env or re.fullmatch(r"[A-Z_][A-Z0-9_]*", llm.api_key_env)
+    require(bool(named), f"{prefix}.api_key_env", hidden,
+            "give the NAME of an environment variable, such as OPENAI_API_KEY, not the key")
+    url = urlsplit(llm.base_url)
+    require("@" not in url.netloc, f"{prefix}.base_url", hidden,
+            f"leave the name and password out, and put the key in {prefix}.api_key_env's variable")
+    require(not llm.base_url or (url.scheme in ("http", "https") and bool(url.netloc)),
+            f"{prefix}.base_url", llm.base_url, "should look like http://localhost:8000/v1")
+    require(bool(llm.model), f"{prefix}.model", llm.model, "name the model")
+    for name in ("timeout_seconds", "max_attempts", "max_in_flight"):
+        value = getattr(llm, name)
+        require(value > 0, f"{prefix}.{name}", value, "must be above 0")
+    for name in ("max_tokens", "backoff_seconds", "requests_per_minute", "tokens_per_minute",
+                 "max_calls", "max_usd", "usd_per_million_input", "usd_per_million_output"):
+        value = getattr(llm, name)
+        require(value >= 0, f"{prefix}.{name}", value, "must be at least 0")
+    require(not llm.max_usd or llm.usd_per_million_input + llm.usd_per_million_output > 0,
+            f"{prefix}.max_usd", llm.max_usd,
+            f"needs {prefix}.usd_per_million_input and {prefix}.usd_per_million_output")
+    require(not (llm.record and llm.replay), f"{prefix}.replay", llm.replay,
+            f"choose one of {prefix}.record and {prefix}.replay")

@@ -1,0 +1,18 @@
+"""What a run keeps: checkpoints, episodes, its profile."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 10
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    trajectories: int = 16  # training trajectories written per step
+    live: bool = True  # the live view, where standard output is a terminal
+    trace_step: int = 0  # the step whose profile is written for Perfetto; 0: none

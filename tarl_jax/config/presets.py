@@ -1,0 +1,169 @@
+"""Sizes that every config in `configs/` takes as its argument: `--config=configs/grpo.py:tiny`.
+
+A size is a model with the mesh, lengths, batch and learning rate for a named slice. What TPU's
+compiler says of it stands in docs/scaling.md; none has run on one yet:
+
+| size | made for | what trains |
+|---|---|---|
+| (none) | a laptop's CPU, minutes | all weights, warm start included |
+| tiny | a laptop's CPU, a minute; learns nothing | all weights |
+| qwen3_0_6b, qwen3_1_7b | one host of 8 chips (v5e 2x4) | all weights |
+| qwen3_4b | v5e 4x4 | all weights |
+| qwen3_8b | v5e 4x4, with hardly a byte to spare | all weights |
+| qwen3_8b_lora | one GPU of 80 GB or more, by count of bytes | adapters of rank 32 |
+| qwen2_5_omni_3b | v5e 4x4 | all weights of the thinker's decoder |
+| qwen2_5_omni_7b | v5e 4x4 | all weights of the thinker's decoder |
+
+On one device, sizes that decode in parts need --config.mesh.rollout_tensor=1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tarl_jax.config import ConfigError, LoraConfig, ModelConfig, RunConfig, to_config_dict
+from tarl_jax.config.audio import AudioConfig
+
+_QWEN3 = ModelConfig(
+    num_kv_heads=8, head_dim=128, rope_theta=1e6, vocab_size=151_936, scan_layers=True,
+    dtype="bfloat16", remat="full",
+)
+_OMNI = dataclasses.replace(
+    _QWEN3, vocab_size=152_064, qk_norm=False, qkv_bias=True, tie_embeddings=False
+)
+
+
+def _shape(base: ModelConfig, layers: int, width: int, d_ff: int, heads: int, **more: Any) -> Any:
+    return dataclasses.replace(
+        base, num_layers=layers, d_model=width, d_ff=d_ff, num_heads=heads, **more
+    )
+
+
+# Shapes are those of the published checkpoints of the same names.
+MODELS = {
+    "qwen3_0_6b": _shape(_QWEN3, 28, 1024, 3072, 16),
+    "qwen3_1_7b": _shape(_QWEN3, 28, 2048, 6144, 16),
+    "qwen3_4b": _shape(_QWEN3, 36, 2560, 9728, 32),
+    "qwen3_8b": _shape(_QWEN3, 36, 4096, 12288, 32, tie_embeddings=False),
+    "qwen2_5_omni_3b": _shape(_OMNI, 36, 2048, 11008, 16, num_kv_heads=2, vocab_size=151_936),
+    "qwen2_5_omni_7b": _shape(_OMNI, 28, 3584, 18944, 28, num_kv_heads=4),
+}
+MODELS["qwen3_8b_lora"] = dataclasses.replace(
+    MODELS["qwen3_8b"], lora=LoraConfig(rank=32, alpha=64.0), param_dtype="bfloat16"
+)
+
+
+def sized(size: str) -> Any:
+    """A ConfigDict of the embedded default (size "") or of one of the sizes above.
+
+    Raises ConfigError for any other size.
+    """
+    config = RunConfig()
+    if size == "tiny":
+        config = _tiny(config)
+    elif size in MODELS:
+        config = _large(config, size)
+    elif size:
+        raise ConfigError(
+            f"size {size!r}: choose one of tiny, {', '.join(MODELS)}, or none for the embedded"
+            " default"
+        )
+    return to_config_dict(config)
+
+
+VOICES = ("en-us", "en-gb-x-rp")  # that the small policies learn to hear
+
+# What a policy of a size hears with. Omni's own, or a small one of the same architecture.
+AUDIO_ENCODERS = {
+    "": AudioConfig(num_mel_bins=40, d_model=128, encoder_layers=2, encoder_attention_heads=4,
+                    encoder_ffn_dim=384, n_window=200, output_dim=128),
+    "tiny": AudioConfig(num_mel_bins=40, d_model=32, encoder_layers=1, encoder_attention_heads=2,
+                        encoder_ffn_dim=64, output_dim=32),
+    "qwen2_5_omni_3b": AudioConfig(encoder_layers=32, output_dim=2048),
+    "qwen2_5_omni_7b": AudioConfig(encoder_layers=32),
+}
+
+
+def hearing(size: str) -> Any:
+    """`sized` with ears, and users of whom half speak.
+
+    Sound has 25 tokens a second, several times as many as its text, so episodes are longer than
+    those of the sizes that read. Raises ConfigError for a size without ears.
+    """
+    if size not in AUDIO_ENCODERS:
+        names = ", ".join(filter(None, AUDIO_ENCODERS))
+        raise ConfigError(f"size {size!r} has no ears: choose one of {names},"
+                          " or none for the embedded default")
+    config = sized(size)
+    config.model.audio.update(dataclasses.asdict(AUDIO_ENCODERS[size]))
+    config.speech.share = 0.5
+    if size in ("", "tiny"):
+        config.model.qk_norm, config.model.qkv_bias = False, True  # as Omni's thinker has it
+        config.rollout.max_episode_tokens = 1024
+        config.rl.pack = True  # few programs to compile
+        config.rl.micro_batch_tokens = max(config.rl.micro_batch_tokens, 4096)
+        config.warm_start.listen.episodes = 1000 if not size else 16
+        config.speech.voices, config.speech.speed = VOICES, (1.05, 1.25)
+        config.warm_start.target_pass = 0.0  # learning to hear comes after
+    if size == "tiny":
+        config.rollout.max_episode_tokens, config.rollout.slots = 512, 4
+        config.warm_start.listen.update(
+            {"spaced": 16, "value_steps": 2, "steps": 4, "joint_steps": 4, "batch_seconds": 16.0,
+             "batch_tokens": 2048}
+        )
+    return config
+
+
+def mix_in_maths(config: Any, size: str) -> None:
+    """A quarter of each step's tasks become maths problems of medium difficulty."""
+    config.maths.ratio = (0.25,)
+    config.eval.maths_tasks = 8 if size == "tiny" else 64
+    if size != "tiny":  # which solves none: it has no problem of medium difficulty
+        config.maths.min_pass, config.maths.max_pass = 0.1, 0.9
+    if config.warm_start.steps:
+        config.maths.demonstrations = 0.2
+
+
+def _tiny(config: RunConfig) -> RunConfig:
+    """Every part of a run in under a minute; for tests and for a first look."""
+    replace = dataclasses.replace
+    return replace(
+        config,
+        model=replace(config.model, d_model=32, num_layers=2, num_heads=2, num_kv_heads=1,
+                      head_dim=16, d_ff=64),
+        shop=replace(config.shop, num_users=40),
+        tasks=replace(config.tasks, num_train=64, num_held_out=16),
+        warm_start=replace(config.warm_start, episodes=64, branches=4, steps=12, batch_tokens=2048,
+                           target_pass=0.0),
+        rollout=replace(config.rollout, tasks_per_step=4, group_size=4, slots=16,
+                        max_episode_tokens=384, max_turn_tokens=24, max_turns=8,
+                        share_prefix=0),
+        rl=replace(config.rl, steps=3, minibatches=1, micro_batch_tokens=2048,
+                   value=replace(config.rl.value, warmup_steps=1)),
+        eval=replace(config.eval, every=2, tasks=4, final_tasks=8, trials=4, bootstrap=200),
+        checkpoint=replace(config.checkpoint, every=1),
+        log=replace(config.log, trajectories=8),
+    )
+
+
+def _large(config: RunConfig, size: str) -> RunConfig:
+    """A published model on real hardware. The recipe is MUA-RL's and slime's (1e-6, 32 x 8)."""
+    replace = dataclasses.replace
+    model = MODELS[size]
+    adapters = model.lora.rank > 0
+    rate = 2e-5 if adapters else 1e-6
+    # As many ways as the key heads go, so that the weights leave room for the cache.
+    rollout_tensor = 1 if adapters else min(model.num_kv_heads, 8)
+    return replace(
+        config,
+        model=model,
+        mesh=replace(config.mesh, data=1, fsdp=-1, rollout_tensor=rollout_tensor),
+        warm_start=replace(config.warm_start, steps=0),
+        rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=32,
+                        max_episode_tokens=8192, max_turn_tokens=1024, brief_writes=False,
+                        system_prompt="full"),
+        rl=replace(config.rl, steps=100, learning_rate=rate, minibatches=1,
+                   micro_batch_tokens=8192, pack=True,
+                   value=replace(config.rl.value, learning_rate=10 * rate)),
+    )

@@ -1,0 +1,71 @@
+"""Episodes and how they are sampled; evaluations."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """Episodes and how they are sampled.
+
+    top_k, top_p, min_p: which tokens may be drawn (`rollout/sampling.py`); by default all.
+    in_flight: episodes under way at once, where users are slow; 0: four times the slots.
+    parked: caches of waiting episodes that are kept while others use their slots; the caches of
+      further ones are dropped and made again when the answer has come.
+    share_prefix: the shortest prompt prefix, in tokens, that is copied between episodes instead of
+      computed again; 0: never.
+    constrain_calls: only what can still become a call of a known tool is drawn inside a call.
+    loss_log_probs: those that the loss takes as the old ones: "whole", of the policy at the
+      temperature, or "drawn", of the distribution that was drawn from, if anything cuts that off.
+    reasoning: "kept": what a turn says in `<think>` stays in the context; "dropped": it leaves it
+      when the turn is over, and each turn is trained on in the context in which it was written.
+    episode_seconds: after which an episode is cut off at its next turn; 0: never.
+    step_seconds: after which a training step goes on without the episodes that have not ended,
+      which then are played on in the next step, under its policy ("carry"), or cut off ("cut"),
+      as `unfinished` says. The groups of carried ones are held back with them. 0: never.
+    interruptions: how often, at most, the judge interrupts a training episode after a turn that it
+      gives -1, and asks for it to be put right. For ablations: the method's authors found it
+      harmful.
+    """
+
+    tasks_per_step: int = 16
+    group_size: int = 8
+    temperature: float = 1.0
+    max_turns: int = 30
+    max_turn_tokens: int = 48
+    max_episode_tokens: int = 512
+    brief_writes: bool = True  # the policy sees only the new status after a successful write
+    system_prompt: str = "brief"  # "brief": one line; "full": policy text and tool schemas
+    slots: int = 128  # episodes on the device at once
+    straggler_fraction: float = 0.5  # decode returns to the host when fewer rows still write
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    in_flight: int = 0
+    parked: int = 0
+    share_prefix: int = 64
+    constrain_calls: bool = False
+    loss_log_probs: str = "whole"
+    reasoning: str = "kept"
+    episode_seconds: float = 0.0
+    step_seconds: float = 0.0
+    unfinished: str = "carry"
+    interruptions: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """heard: acoustics (chains as in `speech.acoustics`) in which every evaluation plays its tasks
+    once more, spoken, beside once in writing; empty: once, as config.speech has it.
+    """
+
+    every: int = 20  # steps between evaluations; 0: only before and after training
+    tasks: int = 64  # held-out tasks of an evaluation during training
+    final_tasks: int = 256  # held-out tasks of the evaluations before and after training
+    maths_tasks: int = 0  # held-out maths problems of every evaluation
+    trials: int = 4
+    temperature: float = 1.0
+    bootstrap: int = 2000
+    seed: int = 0
+    heard: tuple[str, ...] = ()

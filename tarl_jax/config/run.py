@@ -1,0 +1,106 @@
+"""The config of a run as one frozen record, and the way in from ml_collections.
+
+A config file in `configs/` builds an `ml_collections.ConfigDict` with the same nesting (see
+`to_config_dict`), so that any field can be set from the command line; `from_config_dict` turns it
+into `RunConfig` at once, and an unknown key or a wrong type is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from tarl_jax.config.checks import ConfigError, check
+from tarl_jax.config.credit import RewardConfig, RLConfig
+from tarl_jax.config.curriculum import CurriculumConfig
+from tarl_jax.config.environment import SandboxConfig, ShopConfig, TaskConfig
+from tarl_jax.config.judge import JudgeConfig
+from tarl_jax.config.llm import UserConfig
+from tarl_jax.config.log import CheckpointConfig, LogConfig
+from tarl_jax.config.maths import MathsConfig
+from tarl_jax.config.mesh import MeshConfig
+from tarl_jax.config.model import ModelConfig
+from tarl_jax.config.rollout import EvalConfig, RolloutConfig
+from tarl_jax.config.speech import SpeechConfig
+from tarl_jax.config.warm_start import WarmStartConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Every knob of a run; each group is a file of this room (`tarl_jax/config/__init__.py`)."""
+
+    name: str = "grpo_tarl"
+    seed: int = 0
+    workdir: str = ""  # empty: runs/<name>-<date and time>
+    mesh: MeshConfig = MeshConfig()
+    model: ModelConfig = ModelConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    shop: ShopConfig = ShopConfig()
+    user: UserConfig = dataclasses.field(default_factory=UserConfig)
+    tasks: TaskConfig = TaskConfig()
+    maths: MathsConfig = dataclasses.field(default_factory=MathsConfig)
+    warm_start: WarmStartConfig = dataclasses.field(default_factory=WarmStartConfig)
+    rollout: RolloutConfig = RolloutConfig()
+    judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
+    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+    rl: RLConfig = dataclasses.field(default_factory=RLConfig)
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    speech: SpeechConfig = dataclasses.field(default_factory=SpeechConfig)
+    curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
+
+
+def to_config_dict(config: RunConfig) -> Any:
+    """The same values as an `ml_collections.ConfigDict`, for command-line overrides."""
+    import ml_collections
+
+    return ml_collections.ConfigDict(dataclasses.asdict(config))
+
+
+def from_config_dict(data: Mapping[str, Any]) -> RunConfig:
+    """Checked conversion; raises ConfigError for an unknown key, a wrong type or a bad value."""
+    if hasattr(data, "to_dict"):
+        data = data.to_dict()
+    config = _build(RunConfig(), data, prefix="config")
+    check(config)
+    return config
+
+
+def _build(default: Any, data: Mapping[str, Any], prefix: str) -> Any:
+    """`default` with what `data` gives in place of its fields, group by group."""
+    hints = typing.get_type_hints(type(default))
+    for key in data:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(hints)}"
+            raise ConfigError(f"unknown config key '{prefix}.{key}': {hint}")
+    values = {}
+    for key, value in data.items():
+        kind = hints[key]
+        where = f"{prefix}.{key}"
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where} = {value!r}: expected a group of keys")
+            values[key] = _build(getattr(default, key), value, where)
+        elif kind == tuple[str, ...]:
+            if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+                raise ConfigError(f"{where} = {value!r}: expected a list of strings")
+            values[key] = tuple(value)
+        elif typing.get_origin(kind) is tuple:
+            numbers = isinstance(value, list | tuple) and all(
+                isinstance(v, int | float) and not isinstance(v, bool) for v in value
+            )
+            if not numbers:
+                raise ConfigError(f"{where} = {value!r}: expected a list of numbers")
+            values[key] = tuple(float(v) for v in value)
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            values[key] = float(value)
+        elif type(value) is not kind:
+            raise ConfigError(f"{where} = {value!r}: expected {kind.__name__}")
+        else:
+            values[key] = value
+    return dataclasses.replace(default, **values)

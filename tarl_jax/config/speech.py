@@ -1,0 +1,138 @@
+"""The knobs of spoken users, and what they refuse; docs/speech.md explains them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+# What an effect's number means, and its range; None: it takes no number.
+EFFECTS: dict[str, tuple[str, float, float] | None] = {
+    "white": ("signal-to-noise ratio in dB", -20.0, 60.0),
+    "pink": ("signal-to-noise ratio in dB", -20.0, 60.0),
+    "babble": ("signal-to-noise ratio in dB", -20.0, 60.0),
+    "reverb": ("reverberation time (RT60) in seconds", 0.1, 5.0),
+    "speed": ("factor of speed and pitch", 0.5, 2.0),
+    "telephone": None,
+}
+SPEED = (0.5, 2.0)  # limits of Voice.speed
+PITCH = (0.0, 1.0)  # limits of Voice.pitch
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """One change of the sound; name: of EFFECTS; value: its number, 0 where it takes none."""
+
+    name: str
+    value: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeechConfig:
+    """Users who speak. `share=0`: none does.
+
+    engine: "espeak" (eSpeak NG, in processes of its own), "server" (OpenAI's /v1/audio/speech, on
+      `base_url`) or "recordings" (a folder).
+    share: of what users say, how much is spoken; drawn per "episode" or per "turn" (`per`).
+    voices, speed, pitch: the voice of an episode is one of the names, with speed and pitch from
+      between the two numbers. Speed 1 and pitch 0.5 are the engine's own; `pitch` is for espeak
+      alone, `speed` for espeak and servers.
+    acoustics: of each spoken episode, one of these chains of effects, e.g. "clean", "telephone",
+      "reverb:0.4+babble:15"; empty: all clean.
+    cache_dir: keeps the clips of espeak and servers, by content; empty: nowhere.
+    timeout_seconds: for one clip, of one attempt.
+    workers: processes of espeak, or clips in flight to a server.
+    retries: after an attempt that a server failed.
+    api_key_env: the environment variable that holds the server's key, where it needs one.
+    audio_format: what the server is asked for; "wav", or "pcm" (24 kHz, 16 bits).
+    recordings: the folder.
+    """
+
+    engine: str = "espeak"
+    share: float = 0.0
+    per: str = "episode"
+    voices: tuple[str, ...] = (
+        "en-us", "en-us+f3", "en", "en+f2", "en-gb-x-rp", "en-gb-scotland+m3", "en-us-nyc",
+        "en-029",
+    )
+    speed: tuple[float, ...] = (0.9, 1.15)
+    pitch: tuple[float, ...] = (0.35, 0.65)
+    acoustics: tuple[str, ...] = ()
+    cache_dir: str = "~/.cache/tarl_jax/speech"
+    timeout_seconds: float = 30.0
+    workers: int = 2
+    retries: int = 3
+    base_url: str = ""
+    model: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    audio_format: str = "wav"
+    recordings: str = ""
+
+
+def parse_chain(chain: str) -> tuple[Effect, ...]:
+    """The effects of a chain such as "reverb:0.4+pink:15+telephone"; "clean" has none.
+
+    Raises ValueError for an effect that does not exist, or a number that is missing, surplus or out
+    of its range.
+    """
+    if chain == "clean":
+        return ()
+    effects = []
+    for part in chain.split("+"):
+        name, colon, number = part.partition(":")
+        if name not in EFFECTS:
+            raise ValueError(f"no effect {name!r}: choose of {', '.join(EFFECTS)}, or clean")
+        meaning = EFFECTS[name]
+        if meaning is None:
+            if colon:
+                raise ValueError(f"{part!r}: {name} takes no number")
+            effects.append(Effect(name))
+            continue
+        what, low, high = meaning
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise ValueError(f"{part!r}: write {name}:NUMBER, the {what}, from {low:g} to {high:g}")
+        effects.append(Effect(name, value))
+    return tuple(effects)
+
+
+def check_speech(
+    speech: SpeechConfig,
+    require: Callable[[bool, str, Any, str], None],
+    choice: Callable[[str, str, tuple[str, ...]], None],
+) -> None:
+    """Calls `require` and `choice` of `config.checks` for all fields, one by one and together."""
+    choice("speech.engine", speech.engine, ("espeak", "server", "recordings"))
+    choice("speech.per", speech.per, ("episode", "turn"))
+    choice("speech.audio_format", speech.audio_format, ("wav", "pcm"))
+    require(0 <= speech.share <= 1, "speech.share", speech.share, "must be between 0 and 1")
+    require(speech.timeout_seconds > 0, "speech.timeout_seconds", speech.timeout_seconds,
+            "must be above 0")
+    require(speech.workers > 0, "speech.workers", speech.workers, "must be at least 1")
+    require(speech.retries >= 0, "speech.retries", speech.retries, "must be at least 0")
+    for name, (low, high) in (("speed", SPEED), ("pitch", PITCH)):
+        value = getattr(speech, name)
+        require(len(value) == 2 and low <= value[0] <= value[1] <= high, f"speech.{name}", value,
+                f"expected the least and the largest, both from {low:g} to {high:g}")
+    voiced = speech.engine == "recordings" or (speech.voices and all(speech.voices))
+    require(bool(voiced), "speech.voices", speech.voices, "name at least one voice of the engine")
+    babble = False
+    for chain in speech.acoustics:
+        try:
+            babble |= any(effect.name == "babble" for effect in parse_chain(chain))
+        except ValueError as error:
+            require(False, "speech.acoustics", chain, str(error))
+    if speech.engine == "recordings":
+        require(bool(speech.recordings), "speech.recordings", speech.recordings,
+                "name the folder for speech.engine = 'recordings'")
+        require(not babble, "speech.acoustics", speech.acoustics,
+                "babble is synthesised, which recordings are not: choose white or pink")
+    if speech.engine == "server":
+        require(bool(speech.base_url), "speech.base_url", speech.base_url,
+                "name the server, e.g. http://localhost:8000/v1")
+        require(bool(speech.model), "speech.model", speech.model, "name the server's model")
+        require(bool(speech.api_key_env), "speech.api_key_env", speech.api_key_env,
+                "name the environment variable of the key; it may be unset")

@@ -1,0 +1,96 @@
+"""The knobs of the warm start; `tarl_jax.config` joins them to the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ClerkConfig:
+    """How often the scripted clerk errs, per request at which the error is possible."""
+
+    skip_confirmation: float = 0.2
+    wrong_variant: float = 0.06
+    wrong_item: float = 0.05
+    wrong_reason: float = 0.06
+    wrongful_denial: float = 0.04
+    ignore_rule: float = 0.2
+    false_done: float = 0.02
+    transfer: float = 0.01
+    redundant_read: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class ListenConfig:
+    """How a warm start learns to hear, once the policy reads; only where there are ears.
+
+    episodes: demonstrations whose users speak, in the voices of config.speech. 0: ears stay random.
+    spaced: written ones whose users' tokens stand as far apart as if they were heard; from these,
+      in `value_steps` and `joint_steps`, a policy learns to read what is not closely set.
+    value_steps: of transcription (`listening.py`) of numbers, names and the like said alone,
+      without which they are hardly ever learned, beside imitation in writing: the table of tokens,
+      which the loss shares with the decoder, learns too, and the policy goes on reading.
+    steps: of transcription of these and whole turns, by the ears alone, which begin anew.
+    batch_seconds: of sound in a step of either.
+    learning_rate: of `steps`, for Muon on the ears' matrices.
+    adam_learning_rate: of Adam on the rest, and on ears and table in `value_steps`.
+    joint_steps: of imitation of spoken demonstrations, and as many spaced and written ones,
+      `batch_tokens` each, beside transcription; all parameters learn, with half of Adam's rate.
+    joint_rate: Muon's on the decoder, in `value_steps` and `joint_steps`, over the warm start's.
+    """
+
+    episodes: int = 0
+    spaced: int = 3000
+    value_steps: int = 500
+    steps: int = 2000
+    batch_seconds: float = 40.0
+    learning_rate: float = 0.02
+    adam_learning_rate: float = 2e-3
+    joint_steps: int = 600
+    batch_tokens: int = 3072
+    joint_rate: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStartConfig:
+    """Imitation of the erring clerk. `steps=0` starts from random parameters.
+
+    target_pass: where the policy then passes more than this share of training tasks, it imitates
+      a clerk that errs `clumsiness` times as often, confirmations apart, until it does not; 0: that
+      is left out.
+    """
+
+    seed: int = 0
+    episodes: int = 12_000
+    branches: int = 40  # shops with other users and orders that the episodes are spread over
+    steps: int = 1200
+    batch_tokens: int = 2048  # padded tokens per step
+    learning_rate: float = 0.01  # of Muon on the matrices
+    adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
+    target_pass: float = 0.44
+    clumsiness: float = 4.0
+    observation_weight: float = 0.5  # weight of the forced tokens in the loss
+    cache_dir: str = "~/.cache/tarl_jax"
+    clerk: ClerkConfig = ClerkConfig()
+    listen: ListenConfig = dataclasses.field(default_factory=ListenConfig)
+
+
+def check_warm_start(
+    c: WarmStartConfig, require: Callable[[bool, str, Any, str], None]
+) -> None:
+    """Calls `require` of `config.checks` for all conditions."""
+    where = "warm_start."
+    require(c.branches > 0, f"{where}branches", c.branches, "must be at least 1")
+    require(c.clumsiness >= 1, f"{where}clumsiness", c.clumsiness, "must be at least 1")
+    rates = {f"clerk.{name}": rate for name, rate in dataclasses.asdict(c.clerk).items()}
+    for name, value in {"target_pass": c.target_pass, **rates}.items():
+        require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
+    for name in ("episodes", "spaced", "value_steps", "steps", "joint_steps"):
+        value = getattr(c.listen, name)
+        require(value >= 0, f"{where}listen.{name}", value, "must be at least 0")
+    for name in ("batch_seconds", "learning_rate", "adam_learning_rate", "joint_rate",
+                 "batch_tokens"):
+        value = getattr(c.listen, name)
+        require(value > 0, f"{where}listen.{name}", value, "must be above 0")

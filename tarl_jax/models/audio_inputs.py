@@ -1,0 +1,90 @@
+"""What a policy hears: clips as pieces of mel frames, and the decoder's inputs made of them.
+
+The encoder of `audio.py` sees 2 * n_window frames at a time (2 s), so a clip may be cut into pieces
+of that many and the pieces of many clips encoded together: one shape serves all. A whole piece has
+n_window / 2 tokens; only the last of a clip has fewer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from tarl_jax.config import ModelConfig
+from tarl_jax.config.audio import AudioConfig
+from tarl_jax.models import audio_encoder, decoder
+from tarl_jax.models.params import Params
+from tarl_jax.speech.sound import Hearing, Pieces, Sound
+
+_log_mel = jax.jit(audio_encoder.log_mel, static_argnums=1)
+
+
+def tokens_of(samples: int) -> int:
+    """Tokens of a clip of so many samples, 25 a second."""
+    return audio_encoder.token_count(audio_encoder.frame_count(samples))
+
+
+def longest_clip(tokens: int) -> int:
+    """Samples of the longest clip of so many tokens."""
+    return audio_encoder.HOP * (4 * tokens + 2)
+
+
+def clip_sizes(config: AudioConfig, samples: int) -> list[int]:
+    """What clips of up to so many samples are padded to: one piece, 2, 4, 8 … pieces."""
+    sizes = [2 * config.n_window * audio_encoder.HOP]
+    while sizes[-1] < samples:
+        sizes.append(2 * sizes[-1])
+    return sizes
+
+
+def pieces_of(clip: np.ndarray, config: AudioConfig) -> Pieces:
+    """A clip's pieces."""
+    size = 2 * config.n_window
+    room = clip_sizes(config, len(clip))[-1]
+    frames = audio_encoder.frame_count(len(clip))
+    mel = np.asarray(_log_mel(np.pad(clip, (0, room - len(clip))), config.num_mel_bins))[:frames]
+    count = -(-frames // size)
+    mel = np.pad(mel, ((0, count * size - frames), (0, 0))).reshape(count, size, -1)
+    return Pieces(mel, np.minimum(frames - size * np.arange(count), size).astype(np.int32))
+
+
+def hearing_of(sounds: Iterable[Sound], length: int, config: AudioConfig) -> Hearing | None:
+    """What is heard in a sequence of so many tokens, its `places` of shape [S]; None: nothing."""
+    found: list[Pieces] = []
+    places = np.zeros(length, np.int32)
+    slots, begin = config.n_window // 2, 1
+    for sound in sounds:
+        found.append(pieces_of(sound.clip, config))
+        places[sound.first : sound.first + sound.tokens] = begin + np.arange(sound.tokens)
+        begin += found[-1].count * slots
+    return Hearing(Pieces.joined(found), places) if found else None
+
+
+def encode(
+    params: Params, model: ModelConfig, pieces: Pieces
+) -> Float[Array, "X slots D"]:
+    """The pieces as the decoder reads them, slots = n_window / 2; zero behind a piece's tokens."""
+    ears = decoder.cast(params["audio"], model.dtype)
+    return audio_encoder.audio_embeddings(ears, model.audio, pieces.mel, pieces.frames)[0]
+
+
+def hidden_states(
+    params: Params,
+    model: ModelConfig,
+    tokens: Int[Array, "B S"],
+    segments: Int[Array, "B S"] | None,
+    hearing: Hearing | None,
+) -> Float[Array, "B S D"]:
+    """`decoder.hidden_states` of tokens some of which are heard."""
+    whole = functools.partial(decoder.hidden_states, params, model, tokens, segments)
+    if hearing is None:
+        return whole()
+    heard = encode(params, model, hearing.pieces)
+    heard = heard.reshape(-1, heard.shape[-1])[jnp.maximum(hearing.places - 1, 0)]
+    own = decoder.embed(params, tokens).astype(heard.dtype)
+    return whole(jnp.where(hearing.places[..., None] > 0, heard, own))

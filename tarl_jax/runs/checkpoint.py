@@ -1,0 +1,152 @@
+"""State on disk, by Orbax: whole checkpoints of a run, and bare parameters.
+
+A checkpoint is written to a temporary folder and renamed, so that a kill at any moment leaves the
+one before it whole. What is not in it (tasks, user phrasing, sampling) is a pure function of the
+config and the step number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tarl_jax.config import CheckpointConfig
+from tarl_jax.parallel import hosts
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, written or does not fit; names it and the remedy."""
+
+
+class Checkpoints:
+    """The newest checkpoints of a run, under `run_dir/checkpoints/<step>`.
+
+    Each holds the train state (parameters and optimiser) and a small JSON record `meta`.
+    """
+
+    def __init__(self, run_dir: Path, config: CheckpointConfig):
+        import orbax.checkpoint as ocp
+
+        self._folder = (run_dir / "checkpoints").absolute()
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=config.keep,
+                enable_async_checkpointing=False,
+            ),
+        )
+        self._swept = False
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a whole checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Raises CheckpointError, e.g. for a full disk; earlier checkpoints stay."""
+        import orbax.checkpoint as ocp
+
+        # Here, not on opening: another process may read while one writes.
+        if not self._swept and hosts.first():
+            for half_written in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half_written)
+            self._swept = True
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+        )
+        try:
+            self._manager.save(step, args=args, force=True)
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:  # the latter is how TensorStore says "disk full"
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{self._folder / str(step)}: could not be written ({reason}); checkpoints of the"
+                f" steps {self.steps} are whole. Make room, then run the same command with"
+                " --workdir to go on from there"
+            ) from error
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, meta) of `step`, with the shapes and shardings of `like`."""
+        import orbax.checkpoint as ocp
+
+        if step not in self.steps:
+            raise CheckpointError(
+                f"{self._folder}: no checkpoint of step {step}; there are {self.steps}"
+            )
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_abstract(like)), meta=ocp.args.JsonRestore()
+        )
+        found = _read(lambda: self._manager.restore(step, args=args), self._folder / str(step))
+        return found["state"], found["meta"]
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The record of `step` alone."""
+        import orbax.checkpoint as ocp
+
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        found = _read(lambda: self._manager.restore(step, args=args), self._folder / str(step))
+        return dict(found["meta"])
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def save_params(folder: Path, params: Any) -> None:
+    """Writes a parameter tree; the folder appears only when it is whole."""
+    import orbax.checkpoint as ocp
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), params, force=True)
+
+
+def load_params(folder: Path, like: Any) -> Any:
+    """A tree with the shapes of `like`. Raises CheckpointError if it is not there or differs."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return _read(lambda: checkpointer.restore(folder.absolute(), _abstract(like)), folder)
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _read(read: Callable[[], Any], folder: Path) -> Any:
+    with _one_message():
+        try:
+            return read()
+        except Exception as error:  # Orbax raises many kinds; all mean that this one is unusable
+            kind = type(error).__name__
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+        time.sleep(0.3)  # for the reads that are still under way
+        gc.collect()
+    raise CheckpointError(
+        f"{folder}: is damaged, or was written with another model or optimiser"
+        f" ({kind}: {reason}). Remove that folder to go on from the one before it, or start in a"
+        " new --workdir"
+    )
+
+
+@contextlib.contextmanager
+def _one_message() -> Iterator[None]:
+    """Silences the reads that Orbax abandons when one fails: each would print its traceback."""
+    logger = logging.getLogger("asyncio")
+    level, hooks = logger.level, (sys.unraisablehook, sys.excepthook)
+    logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda *_: None
+    sys.excepthook = lambda *_: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = hooks
+        logger.setLevel(level)

@@ -1,0 +1,144 @@
+"""The episodes of a training step: begun, played, carried over or played ahead.
+
+Groups are whole: where a step's time is up before all episodes of a group have ended, the group
+waits for the next step. With `rl.ahead` the next step's episodes are played while this one's are
+learned from, by the policy of before; their log-probs, taken as the old ones, keep the loss right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from tarl_jax.config import RunConfig
+from tarl_jax.models.decoder import Params
+from tarl_jax.parallel import hosts
+from tarl_jax.rollout.engine import Engine, EngineStats, Unfinished
+from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.episode import Episode, Supervisor
+from tarl_jax.rollout.maths_episode import MathsEpisode
+from tarl_jax.rollout.workers import Dialogue
+from tarl_jax.runs.metrics import CLIP_DIR, read_trajectories, write_trajectories
+from tarl_jax.training.mixture import Mixture
+from tarl_jax.types import Trajectory
+
+Group = list[Episode | MathsEpisode]
+Ended = Callable[[Dialogue], None]
+
+
+@dataclasses.dataclass
+class Collected:
+    """Of one step: this process's trajectories, the episodes of a task side by side; how they were
+    played.
+    """
+
+    trajectories: list[Trajectory]
+    stats: EngineStats
+
+
+class Collector:
+    """Plays the episodes of one step after the other.
+
+    Args:
+      folder: where what was played ahead is kept, so that a run that is resumed learns from it.
+      ended: called with each episode when it has ended, from the thread that plays.
+      supervisor: of all episodes that are not maths problems.
+    """
+
+    def __init__(
+        self, config: RunConfig, engine: Engine, world: World, mixture: Mixture, folder: Path,
+        ended: Ended | None = None, supervisor: Supervisor | None = None,
+    ):
+        self._config = config
+        self._engine = engine
+        self._world = world
+        self._mixture = mixture
+        self._folder = folder
+        self._ended = ended
+        self._supervisor = supervisor
+        self._held: list[Group] = []  # groups with an episode that has not ended
+        self._left: list[Unfinished] = []
+        self._pool = ThreadPoolExecutor(1, "ahead")
+        self._ahead: tuple[int, Future[Collected]] | None = None
+
+    def collect(self, step: int, params: Params) -> Collected:
+        """The episodes of a step, by `params` or by those that played ahead."""
+        if self._ahead is not None:
+            planned, future = self._ahead
+            self._ahead = None
+            assert planned == step
+            return future.result()
+        kept = self._folder / f"{step}.jsonl"
+        if kept.exists():
+            return Collected(read_trajectories(kept), EngineStats())
+        return self._play(step, params)
+
+    def play_ahead(self, step: int, params: Params) -> None:
+        """Begins to play the episodes of a later step; the caller may give up `params` then."""
+        copy = jax.block_until_ready(jax.tree.map(jnp.copy, params))
+        self._ahead = (step, self._pool.submit(self._play, step, copy))
+
+    def settle(self) -> None:
+        """Waits for what is played ahead: the engine is free then."""
+        if self._ahead is not None:
+            self._ahead[1].result()
+
+    def save(self) -> None:
+        """Keeps what was played ahead, for a run that is resumed from now."""
+        if self._ahead is None:
+            return
+        step, future = self._ahead
+        write_trajectories(self._folder / f"{step}.jsonl", future.result().trajectories)
+
+    def forget(self, oldest: int) -> None:
+        """Deletes what was kept for steps that no checkpoint is before."""
+        kept = ""
+        for path in self._folder.glob("*.jsonl"):
+            if int(path.stem) <= oldest:
+                path.unlink()
+            else:
+                kept += path.read_text("utf-8")
+        for clip in (self._folder / CLIP_DIR).glob("*"):
+            if clip.name not in kept:
+                clip.unlink()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _play(self, step: int, params: Params) -> Collected:
+        config = self._config.rollout
+        groups: list[Group] = []
+        for planned in hosts.share(self._mixture.plan(step)):
+            world = self._world.speaking(planned.spoken)
+            groups.append([
+                world.episode(planned.task, "train", step, trial, supervisor=self._supervisor)
+                for trial in range(config.group_size)
+            ])
+        self._held += groups
+        new: Sequence[Dialogue] = [episode for group in groups for episode in group]
+        while True:  # until a group has ended: a step needs something to learn from
+            stats = self._engine.run(
+                params, new, config.temperature, ended=self._ended, seconds=config.step_seconds,
+                unfinished=self._left,
+            )
+            new, self._left = [], stats.unfinished
+            if config.unfinished == "cut":
+                self._cut()
+            going = {id(left.episode) for left in self._left}
+            done = [group for group in self._held if not going & set(map(id, group))]
+            if any(hosts.gathered(bool(done))):
+                break
+        self._held = [group for group in self._held if going & set(map(id, group))]
+        return Collected([episode.trajectory() for group in done for episode in group], stats)
+
+    def _cut(self) -> None:
+        for left in self._left:
+            left.episode.cut()
+            if self._ended:
+                self._ended(left.episode)
+        self._left = []

@@ -1,0 +1,283 @@
+"""Evaluation: pass^k on held-out tasks with intervals, and how the policy behaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from tarl_jax.config import RunConfig
+from tarl_jax.judge.service import Judge
+from tarl_jax.llm.errors import LLMError
+from tarl_jax.models.decoder import Params
+from tarl_jax.parallel import hosts
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.environment import World
+from tarl_jax.runs.checkpoint import Checkpoints
+from tarl_jax.runs.directory import require_run, write_json
+from tarl_jax.runs.live import LiveView, print_summary
+from tarl_jax.training.policy import make_updater, newest, restore
+from tarl_jax.types import CUT_OFF, Task, Trajectory
+
+MAX_K = 4
+
+
+def pass_hat_k(successes: Int[np.ndarray, " P"], trials: int, k: int) -> np.ndarray:
+    """Per task C(c, k) / C(n, k): the chance that k of its n trials, drawn at random, all pass.
+
+    Source: tau-bench (arXiv 2406.12045). Not pass@k, which asks for at least one.
+    Raises ValueError where k exceeds the trials.
+    """
+    if not 1 <= k <= trials:
+        raise ValueError(f"pass^{k} needs at least {k} trials, there are {trials}")
+    return np.array([math.comb(int(c), k) / math.comb(trials, k) for c in successes])
+
+
+def bootstrap_interval(
+    per_task: np.ndarray, draws: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """95% percentile interval of the mean, tasks drawn with replacement."""
+    picks = rng.integers(0, len(per_task), (draws, len(per_task)))
+    low, high = np.percentile(per_task[picks].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def evaluate(
+    engine: Engine,
+    params: Params,
+    world: World,
+    tasks: Sequence[Task],
+    stream: str,
+    progress: Callable[[int, int], None] | None = None,
+    judge: Judge | None = None,
+) -> tuple[dict[str, float], list[Trajectory]]:
+    """Plays `config.eval.trials` episodes of each task, of whatever kind, and judges them.
+
+    Args:
+      stream: names the random stream of the episodes; the same name gives the same episodes.
+      judge: None: they are not judged. Noise of its config is left out.
+    Returns: metrics named "eval/…", and the trajectories, the trials of a task side by side.
+    Raises: LLMError where users are language models and none of them could play.
+    """
+    config = world.config.eval
+    episodes = [world.episode(task, stream, config.seed, trial)
+                for task in hosts.share(tasks) for trial in range(config.trials)]
+    ended = judge.begin if judge else None
+    stats = engine.run(params, episodes, config.temperature, progress, ended=ended)
+    trajectories = [episode.trajectory() for episode in episodes]
+    if judge:
+        verdicts = judge.judge_all(trajectories, exact=True)
+        for trajectory, verdict in zip(trajectories, verdicts, strict=True):
+            if verdict is not None:
+                trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
+    trajectories = hosts.joined(trajectories)
+    require_some(trajectories)
+    tools, maths = by_kind(trajectories)
+    metrics = summarise(tools, config.trials, config.bootstrap, config.seed)
+    if maths:
+        metrics |= summarise_maths(maths, config.trials, config.bootstrap, config.seed)
+    metrics["eval/tokens_per_second"] = stats.tokens_per_second
+    counts = hosts.total(world.user_counts() | (judge.counts() if judge else {}))
+    metrics |= {f"eval/{name}": count for name, count in counts.items()}
+    return metrics, trajectories
+
+
+def evaluate_senses(
+    engine: Engine,
+    params: Params,
+    world: World,
+    tasks: Sequence[Task],
+    stream: str,
+    progress: Callable[[int, int], None] | None = None,
+    judge: Judge | None = None,
+) -> tuple[dict[str, float], list[Trajectory]]:
+    """`evaluate`, and with `config.eval.heard` the same users written and spoken, side by side.
+
+    Metrics named "eval/…" are of the written ones; "eval/heard/<acoustics>/…" of the tool tasks
+    spoken, once for each of `config.eval.heard`.
+    """
+    heard = world.config.eval.heard
+    if not heard:
+        return evaluate(engine, params, world, tasks, stream, progress, judge)
+    metrics, trajectories = evaluate(
+        engine, params, world.speaking(0.0), tasks, stream, progress, judge
+    )
+    tools = [task for task in tasks if task.kind == "tool"]
+    for chain in heard:
+        found, episodes = evaluate(
+            engine, params, world.speaking(1.0, (chain,)), tools, stream, progress, judge
+        )
+        trajectories += episodes
+        for name, value in found.items():
+            metrics[f"eval/heard/{chain}/{name.removeprefix('eval/')}"] = value
+    return metrics, trajectories
+
+
+def summarise(
+    trajectories: Sequence[Trajectory], trials: int, draws: int, seed: int
+) -> dict[str, float]:
+    """Metrics of an evaluation; a broken episode counts as a failure.
+
+    pass^k and clean pass (success without a major deviation) come with "_low" and "_high", the
+    ends of their 95% interval by bootstrap over tasks. Success is a right database; where some task
+    requires outputs, "pass^k_with_outputs" asks for these too, as tau-bench does. Assertions of
+    tasks are judged by nobody here: "unjudged_assertions" says how many there are. An episode
+    without a judgement counts as one without a major deviation; "judge/abstained" is their share.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (-1, trials)
+    success = np.array([bool(t.success) for t in trajectories]).reshape(shape)
+    major = np.array([-1 in (t.turn_scores or ()) for t in trajectories]).reshape(shape)
+    metrics: dict[str, float] = {}
+
+    def add(name: str, per_task: np.ndarray) -> None:
+        metrics[name] = float(per_task.mean())
+        metrics[f"{name}_low"], metrics[f"{name}_high"] = bootstrap_interval(per_task, draws, rng)
+
+    for k in range(1, min(MAX_K, trials) + 1):
+        add(f"eval/pass^{k}", pass_hat_k(success.sum(axis=1), trials, k))
+    add("eval/clean_pass", clean(success, major).mean(axis=1))
+    add("eval/major_share", major.mean(axis=1))
+    if any(t.task.outputs for t in trajectories):
+        found = np.array([t.outputs_found for t in trajectories]).reshape(shape)
+        for k in range(1, min(MAX_K, trials) + 1):
+            both = (success & found).sum(axis=1)
+            add(f"eval/pass^{k}_with_outputs", pass_hat_k(both, trials, k))
+    metrics |= {f"eval/{name}": value for name, value in behaviour(trajectories).items()}
+    metrics["eval/judge/abstained"] = float(np.mean([t.turn_scores is None for t in trajectories]))
+    metrics["eval/outputs_found"] = float(np.mean([t.outputs_found for t in trajectories]))
+    metrics["eval/tasks"] = float(len(success))
+    metrics["eval/unjudged_assertions"] = float(
+        sum(len(t.task.assertions) for t in trajectories[::trials])
+    )
+    return metrics
+
+
+def summarise_maths(
+    trajectories: Sequence[Trajectory], trials: int, draws: int, seed: int
+) -> dict[str, float]:
+    """Metrics of an evaluation's maths problems; pass@1 is the share of episodes that succeed."""
+    success = np.array([bool(t.success) for t in trajectories]).reshape(-1, trials)
+    per_task = success.mean(axis=1)
+    low, high = bootstrap_interval(per_task, draws, np.random.default_rng([seed, 1]))
+    name = "eval/maths_pass@1"
+    metrics = {name: float(per_task.mean()), f"{name}_low": low, f"{name}_high": high}
+    more = maths_behaviour(trajectories)
+    return metrics | {f"eval/maths_{key}": value for key, value in more.items()}
+
+
+def held_out(world: World, count: int) -> list[Task]:
+    """`count` held-out tasks, and as many maths problems as an evaluation takes."""
+    maths = world.maths.held_out_tasks if world.maths else []
+    return [*world.held_out_tasks[:count], *maths[: world.config.eval.maths_tasks]]
+
+
+def by_kind(trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[Trajectory]]:
+    """(those of tool tasks, those of maths problems), each in order."""
+    tools = [t for t in trajectories if t.task.kind == "tool"]
+    return tools, [t for t in trajectories if t.task.kind == "maths"]
+
+
+def senses(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Of a training step: the share of episodes that were heard, and pass rates by sense."""
+    heard = np.array([any(t.sounds()) for t in trajectories])
+    success = np.array([bool(t.success) for t in trajectories])
+    if not heard.any():
+        return {}
+    metrics = {"train/heard": float(heard.mean())}
+    for name, part in (("heard", heard), ("read", ~heard)):
+        if part.any():
+            metrics[f"train/pass_rate_{name}"] = float(success[part].mean())
+    return metrics
+
+
+def clean(success: Bool[np.ndarray, ...], major: Bool[np.ndarray, ...]) -> np.ndarray:
+    return success & ~major
+
+
+def require_some(trajectories: Sequence[Trajectory]) -> None:
+    """Raises LLMError where the infrastructure broke every one: to go on would be of no use."""
+    if all(t.stop_reason == "infrastructure_error" for t in trajectories):
+        reason = trajectories[-1].segments[-1].info["failure"]
+        raise LLMError("outage", f"all {len(trajectories)} episodes are broken; the last one:"
+                       f" {reason}. Once that is mended, --workdir continues the run from its last"
+                       " checkpoint")
+
+
+def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means per episode: turns, waits (messages that ask the user something), tokens, stops.
+
+    "broken": share that an outside failure ended.
+    """
+    count = len(trajectories)
+    turns = [t.turns for t in trajectories]
+    stops = [t.stop_reason for t in trajectories]
+    return {
+        "turns": sum(map(len, turns)) / count,
+        "waits": sum(s.call is None and "?" in s.text for ts in turns for s in ts) / count,
+        "malformed": sum("malformed" in s.info for ts in turns for s in ts) / count,
+        "episode_tokens": sum(t.num_tokens for t in trajectories) / count,
+        "transfers": stops.count("transfer") / count,
+        "broken": stops.count("infrastructure_error") / count,
+        "truncated": sum(stop in CUT_OFF for stop in stops) / count,
+    }
+
+
+def maths_behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means per maths problem: tokens, answers given in a form that is understood, stops."""
+    count = len(trajectories)
+    stops = [t.stop_reason for t in trajectories]
+    return {
+        "episode_tokens": sum(t.num_tokens for t in trajectories) / count,
+        "answered": sum(any("answer" in s.info for s in t.turns) for t in trajectories) / count,
+        "malformed": stops.count("malformed") / count,
+        "truncated": stops.count("max_tokens") / count,
+    }
+
+
+def maths_metrics(trajectories: Sequence[Trajectory], others: int) -> dict[str, float]:
+    """Metrics of a training step's maths problems, of which there may be none, beside `others`."""
+    if not trajectories:
+        return {}
+    metrics = {f"maths/{name}": value for name, value in maths_behaviour(trajectories).items()}
+    return metrics | {
+        "maths/pass_rate": float(np.mean([bool(t.success) for t in trajectories])),
+        "maths/share": len(trajectories) / (len(trajectories) + others),
+    }
+
+
+def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
+    """Evaluates a checkpoint of the run in `config.workdir` (step -1: the newest).
+
+    Prints the table and writes `evaluation-<step>.json` to the run directory.
+    Raises ConfigError if there is no such run, CheckpointError if there is no such checkpoint.
+    """
+    hosts.check(config)
+    run_dir = Path(config.workdir)
+    require_run(config, run_dir)
+    checkpoints = Checkpoints(run_dir, config.checkpoint)
+    step = newest(checkpoints, run_dir, step)
+    world = World.from_config(config)
+    engine = world.engine()
+    state = restore(config, world, make_updater(config, world), checkpoints, step)
+    try:
+        world.check_users()
+        with (
+            LiveView(0, config.log.live, str(run_dir), hosts.output()) as view,
+            Judge(config.judge, hosts.own(run_dir / "judge"), view.log) as judge,
+        ):
+            judge.check()
+            values, _ = evaluate_senses(
+                engine, state.policy, world, held_out(world, config.eval.final_tasks), "eval",
+                lambda done, total: view.phase(f"evaluating step {step}", done, total), judge,
+            )
+    finally:
+        world.close()
+    checkpoints.close()
+    if hosts.first():
+        write_json(run_dir / f"evaluation-{step}.json", values)
+        print_summary({}, values)
+    return values

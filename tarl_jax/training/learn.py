@@ -1,0 +1,191 @@
+"""One step of learning from judged episodes: advantages, batches, optimiser updates, metrics."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tarl_jax.config import RunConfig
+from tarl_jax.models.audio_inputs import hearing_of
+from tarl_jax.models.decoder import Params
+from tarl_jax.parallel import hosts
+from tarl_jax.rl.batching import (
+    Layout,
+    batch_shapes,
+    fill,
+    packed_layouts,
+    packed_shapes,
+    padded_layouts,
+    samples_of,
+    take_out,
+)
+from tarl_jax.rl.calibration import load_table
+from tarl_jax.rl.objective import needs_score
+from tarl_jax.rl.update import TrainState, Updater
+from tarl_jax.speech.sound import Hearing
+from tarl_jax.training.credit import Baselines, Credit, Table, assign
+from tarl_jax.types import Trajectory
+
+
+class Learner:
+    """Learns from the episodes of a step as `config.reward` and `config.rl` say.
+
+    Attributes:
+      table: of calibrated turns; None where the judge's scores count as they are.
+      baselines: of "single_stream", {} otherwise; part of a run's state.
+    """
+
+    def __init__(self, config: RunConfig, updater: Updater, row_shards: int, run_dir: Path):
+        """Raises FileNotFoundError or ValueError where `reward.calibration` is no table."""
+        self._config = config
+        self._updater = updater
+        self._row_shards = row_shards
+        self.table = _kept_table(config, run_dir)
+        self.baselines: Baselines = {}
+        self._drawn = config.rollout.loss_log_probs == "drawn"
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Every (rows, length) of a batch."""
+        longest = self._config.rollout.max_episode_tokens
+        tokens = self._config.rl.micro_batch_tokens
+        if self._config.rl.pack:
+            return packed_shapes(longest, tokens, self._row_shards)
+        return batch_shapes(longest, tokens, self._row_shards)
+
+    def learn(
+        self,
+        step: int,
+        state: TrainState,
+        reference: Params | None,
+        trajectories: Sequence[Trajectory],
+    ) -> tuple[TrainState, dict[str, float]]:
+        """The state after this step, and metrics named "rl/…". Raises NonFiniteError."""
+        ears = self._config.model.audio
+        heard = [
+            hearing_of(t.sounds(), t.num_tokens, ears) if ears else None for t in trajectories
+        ]
+        credit = self._credit(state, reference, trajectories, heard)
+        self.baselines = credit.baselines
+        state, metrics = self._update(step, state, reference, trajectories, heard, credit)
+        return state, metrics | credit.metrics
+
+    def _credit(
+        self,
+        state: TrainState,
+        reference: Params | None,
+        trajectories: Sequence[Trajectory],
+        heard: Sequence[Hearing | None],
+    ) -> Credit:
+        """Advantages; before them, where they need it, what models say of the episodes' tokens."""
+        scores: dict[str, list[np.ndarray]] = {}
+        if needs_score(self._config.rl):
+            samples = [
+                samples_of(t, 0.0, hearing=of) for t, of in zip(trajectories, heard, strict=True)
+            ]
+            flat = [sample for of in samples for sample in of]
+            lengths = [len(sample.tokens) for sample in flat]
+            layouts = self._layouts(lengths)
+            said = self._updater.score(state, fill(layouts, flat, self._config.rl.pack), reference)
+            scores = {
+                name: _rejoined(trajectories, take_out(layouts, of, lengths))
+                for name, of in said.items()
+            }
+        return assign(trajectories, self._config, scores, self.table, self.baselines)
+
+    def _update(
+        self,
+        step: int,
+        state: TrainState,
+        reference: Params | None,
+        trajectories: Sequence[Trajectory],
+        heard: Sequence[Hearing | None],
+        credit: Credit,
+    ) -> tuple[TrainState, dict[str, float]]:
+        """One optimiser step per minibatch of groups; what has nothing to teach is left out."""
+        rl = self._config.rl
+        groups = np.arange(len(trajectories)).reshape(-1, self._config.rollout.group_size)
+        useful = np.flatnonzero(credit.used[groups].any(axis=1))
+        # A value model that knows nothing yet would mislead the policy.
+        ready = not state.value or step > rl.value.warmup_steps
+        means: list[dict[str, float]] = []
+        real = padded = 0
+        for part in np.array_split(useful, rl.minibatches):
+            chosen = [int(i) for i in groups[part].flat if credit.used[i]]
+            if not chosen:
+                continue
+            samples = [
+                sample for i in chosen for sample in samples_of(
+                    trajectories[i], credit.advantages[i],
+                    {name: of[i] for name, of in credit.fields.items()}, self._drawn, heard[i],
+                )
+            ]
+            layouts = self._layouts([len(sample.tokens) for sample in samples])
+            real += sum(len(sample.tokens) for sample in samples)
+            padded += sum(math.prod(layout.shape) for layout in layouts)
+            batches = fill(layouts, samples, rl.pack)
+            state, values = self._updater.update(state, batches, reference, ready)
+            means.append(values)
+        return state, _metrics(means) | {"rl/real_tokens": real / max(padded, 1)}
+
+    def _layouts(self, lengths: Sequence[int]) -> list[Layout]:
+        tokens = self._config.rl.micro_batch_tokens
+        if self._config.rl.pack:
+            longest = self._config.rollout.max_episode_tokens
+            return packed_layouts(lengths, tokens, longest, self._row_shards)
+        return padded_layouts(lengths, tokens, self._row_shards)
+
+
+def _rejoined(
+    trajectories: Sequence[Trajectory], values: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Per trajectory one number per token, from those of its parts, in order."""
+    remaining, found = iter(values), []
+    for trajectory in trajectories:
+        whole = np.zeros(trajectory.num_tokens)
+        for at, counts in trajectory.parts():
+            whole[at[counts]] = next(remaining)[counts]
+        found.append(whole)
+    return found
+
+
+def _kept_table(config: RunConfig, run_dir: Path) -> Table | None:
+    """The table of calibrated turns, kept with the run: its file may change meanwhile."""
+    if not config.reward.calibration:
+        return None
+    kept = run_dir / "calibration.json"
+
+    def keep() -> None:
+        if not kept.exists():
+            path = Path(config.reward.calibration).expanduser()
+            load_table(path)
+            shutil.copyfile(path, kept)
+
+    hosts.from_first(keep)
+    return load_table(kept)
+
+
+def _metrics(means: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of a step, from those of its minibatches."""
+    if not means:
+        return {}
+    first, last = means[0], means[-1]
+
+    def mean(name: str) -> float:
+        return float(np.mean([m[name] for m in means]))
+
+    return {
+        "rl/loss": mean("loss"),
+        "rl/kl": last["kl"],
+        "rl/kl_reference": last["kl_reference"],
+        "rl/entropy": first["entropy"],
+        "rl/clip_fraction": mean("clipped"),
+        "rl/grad_norm": mean("grad_norm"),
+        # Before any update of this step both sides hold the same parameters.
+        "rl/log_prob_gap": first["gap"],
+        "rl/log_prob_gap_max": first["gap_max"],
+        **{f"rl/{name}": mean(name) for name in ("value_loss", "value_grad_norm") if name in first},
+    }

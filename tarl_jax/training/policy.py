@@ -1,0 +1,102 @@
+"""What a run's policy starts from, how it comes back from a checkpoint, and how it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.models import hugging_face
+from tarl_jax.models.decoder import Params, named_key
+from tarl_jax.models.lora import frozen_part, merge
+from tarl_jax.models.omni_files import AudioIds
+from tarl_jax.parallel import hosts
+from tarl_jax.parallel.mesh import make_mesh
+from tarl_jax.rl.update import TrainState, Updater
+from tarl_jax.rollout.environment import World
+from tarl_jax.runs.checkpoint import Checkpoints
+from tarl_jax.runs.directory import require_run
+from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START
+from tarl_jax.warm_start.imitation import Progress, Score
+from tarl_jax.warm_start.recipe import warm_start
+
+
+def make_updater(config: RunConfig, world: World) -> Updater:
+    """The updater of a run, on its mesh over all devices."""
+    mesh = make_mesh(config.mesh)
+    return Updater(config.model, world.vocab_size, config.rl, config.rollout.temperature, mesh)
+
+
+def starting_policy(
+    config: RunConfig,
+    world: World,
+    updater: Updater,
+    progress: Progress = lambda what, step, steps, loss: None,
+    log: Callable[[str], None] = lambda line: None,
+    score: Score | None = None,
+) -> Params:
+    """All parameters, on the mesh: a pretrained checkpoint's, a warm start's, or random ones."""
+    model = config.model
+    key = named_key(jax.random.key(config.warm_start.seed), "init")
+    if model.pretrained:
+        log(f"loading {model.pretrained}")
+        return hugging_face.load_params(
+            Path(model.pretrained), model, world.vocab_size, updater.policy_shardings,
+            model.param_dtype,
+        )
+    if not config.warm_start.steps:
+        return updater.random(key)
+    params, folder = warm_start(config, world, updater, key, progress, score)
+    log(f"warm start: {folder}")
+    return params
+
+
+def restore(
+    config: RunConfig, world: World, updater: Updater, checkpoints: Checkpoints, step: int
+) -> TrainState:
+    """The train state of a checkpoint. What is frozen comes from where the run had it."""
+    model = config.model
+    frozen = {}
+    if model.lora.rank or (model.audio and model.audio.frozen):
+        frozen = frozen_part(model, starting_policy(config, world, updater))
+    state, _ = checkpoints.restore(step, updater.shapes())
+    return state.replace(frozen=frozen)
+
+
+def newest(checkpoints: Checkpoints, run_dir: Path, step: int) -> int:
+    """`step`, or the newest checkpoint's where it is negative; ConfigError if there is none."""
+    steps = hosts.from_first(lambda: checkpoints.steps)
+    if not steps:
+        raise ConfigError(f"--workdir {run_dir}: has no checkpoint yet")
+    return steps[-1] if step < 0 else step
+
+
+def export(config: RunConfig, folder: Path, step: int) -> int:
+    """Writes the policy of a checkpoint (step -1: the newest) as a Hugging Face folder.
+
+    Adapters are merged into their weights. The dtype is the model's.
+    Returns: the step.
+    Raises: ConfigError if there is no such run, ValueError if the folder is not empty or no Hugging
+      Face model has such a policy's parts, CheckpointError if there is no such checkpoint.
+    """
+    run_dir = Path(config.workdir)
+    require_run(config, run_dir)
+    checkpoints = Checkpoints(run_dir, config.checkpoint)
+    step = newest(checkpoints, run_dir, step)
+    world = World.from_config(config)
+    state = restore(config, world, make_updater(config, world), checkpoints, step)
+    checkpoints.close()
+    hugging_face.save_params(
+        folder, merge(state.policy, config.model), config.model, world.vocab_size,
+        dtype=config.model.dtype, tokenizer_files=config.model.pretrained or None,
+        audio_ids=_audio_ids(world) if config.model.audio else None,
+    )
+    return step
+
+
+def _audio_ids(world: World) -> AudioIds:
+    markup = world.tokenizer.encode_markup
+    (start,), (token,), (end,) = markup(AUDIO_START), markup(AUDIO), markup(AUDIO_END)
+    return AudioIds(start, token, end)

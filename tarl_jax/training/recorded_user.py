@@ -1,0 +1,112 @@
+"""A person in the user's place: one message from a sound file, and what the policy does then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.config.speech import SpeechConfig
+from tarl_jax.parallel import hosts
+from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.episode import Episode
+from tarl_jax.runs.checkpoint import Checkpoints
+from tarl_jax.runs.directory import require_run
+from tarl_jax.runs.live import printable
+from tarl_jax.sandbox import phrases
+from tarl_jax.sandbox.user import Reply
+from tarl_jax.speech.clips import load_clip
+from tarl_jax.speech.service import Speech
+from tarl_jax.speech.synthesis import Voice
+from tarl_jax.speech.user import SpokenUser
+from tarl_jax.training.policy import make_updater, newest, restore
+from tarl_jax.types import Task, Trajectory
+
+
+class _Caller:
+    """Says one thing, and hangs up at the answer."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def opening(self) -> str:
+        return self._name
+
+    def reply(self, message: str) -> Reply:
+        return Reply(phrases.STOP, {})
+
+
+class _Recording:
+    """A synthesiser that says the same whatever it is asked for."""
+
+    engine = "file"
+
+    def __init__(self, clip: np.ndarray):
+        self._clip = clip
+
+    def say(self, text: str, voice: Voice) -> np.ndarray:
+        return self._clip
+
+    def close(self) -> None: ...
+
+
+def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
+    """Plays the clip of a file to the policy of a checkpoint (step -1: the newest); prints it.
+
+    The policy acts until it says something to the user. The episode has no task: no verdict of it
+    means anything.
+    Raises ConfigError for a run whose policy has no ears, a file that is not there or holds no
+    sound, or one that is too long; SpeechError for one that is silent or broken.
+    """
+    if hosts.several():
+        raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
+    run_dir = Path(config.workdir)
+    require_run(config, run_dir)
+    if not config.model.audio:
+        raise ConfigError("--user=human: the policy of this run has no ears; train one with"
+                          " configs/omni_tarl.py")
+    try:
+        clip = load_clip(audio)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"--audio={audio}: {error}") from error
+    checkpoints = Checkpoints(run_dir, config.checkpoint)
+    step = newest(checkpoints, run_dir, step)
+    world = World.from_config(config)
+    try:
+        state = restore(config, world, make_updater(config, world), checkpoints, step)
+        print(_someone(world))
+        trajectory = play_clip(world, state.policy, clip, audio.name)
+    finally:
+        world.close()
+        checkpoints.close()
+    for segment in trajectory.segments[1:]:
+        if segment.text != phrases.STOP:
+            print(f"{segment.role:>6}: {printable(segment.text)}")
+    return trajectory
+
+
+def play_clip(world: World, params: dict, clip: np.ndarray, name: str) -> Trajectory:
+    """The episode that the clip begins. Raises ConfigError for one that is too long."""
+    config = SpeechConfig(engine="recordings", recordings=name, share=1.0)
+    task = Task("human", "", "", (), (), "held_out", "human", None, 1)
+    with Speech(_Recording(clip), workers=1, voices=("",)) as speech:
+        user = SpokenUser(_Caller(name), speech, config, 0)
+        episode = Episode(
+            task, 0, world.domain, world.chat, world.config.rollout, world.system, user
+        )
+        world.engine().run(params, [episode], world.config.eval.temperature)
+    trajectory = episode.trajectory()
+    if not trajectory.turns:
+        raise ConfigError(f"--audio: {trajectory.segments[-1].info['failure']}: a shorter clip fits"
+                          f" into rollout.max_episode_tokens"
+                          f" = {world.config.rollout.max_episode_tokens}")
+    return trajectory
+
+
+def _someone(world: World) -> str:
+    """A user of the shop that one can claim to be."""
+    user = next(iter(world.domain.database["users"].values()))
+    name = " ".join((user["name"]["first_name"], user["name"]["last_name"]))
+    return f"You may be {name}, {user['email']}, with the orders {', '.join(user['orders'])}."
+

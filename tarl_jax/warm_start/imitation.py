@@ -1,0 +1,204 @@
+"""How a policy learns from demonstrations: lessons, an optimiser, steps.
+
+A lesson is a gradient and endless batches for it; a trainer's step takes a batch of each of its
+lessons. Imitation, the cross-entropy of what the clerk wrote, is one; `listening.py` has others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tarl_jax.config import ModelConfig
+from tarl_jax.config.warm_start import WarmStartConfig
+from tarl_jax.models import decoder
+from tarl_jax.models.audio_inputs import hidden_states
+from tarl_jax.models.head import sampled_log_probs
+from tarl_jax.rl.batching import fill, packed_layouts
+from tarl_jax.rl.update import NonFiniteError
+from tarl_jax.types import Batch
+from tarl_jax.warm_start.demonstrations import Demonstration
+
+Progress = Callable[[str, int, int, float], None]  # see `warm_start`
+Score = Callable[[decoder.Params], float]
+
+_POOL = 256  # dialogues that rows are packed from at a time
+_GENTLE = 0.05  # of the peak learning rate, while the pass rate is brought down
+_LOOK = 10  # steps between two scores meanwhile
+
+
+def imitate(
+    params: decoder.Params,
+    model: ModelConfig,
+    config: WarmStartConfig,
+    demonstrations: list[Demonstration],
+    progress: Progress,
+) -> decoder.Params:
+    """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others)."""
+    trainer = Trainer(params, make_optimizer(config), imitation(model, config, demonstrations))
+    return teach(trainer, "imitating", config.steps, progress)
+
+
+def teach(trainer: Trainer, what: str, steps: int, progress: Progress) -> decoder.Params:
+    """Takes so many steps. Raises NonFiniteError where the loss is not a number."""
+    for step in range(1, steps + 1):
+        loss = trainer.step()
+        if step % 10 == 0 or step == steps:
+            value = float(loss)
+            if not np.isfinite(value):
+                raise NonFiniteError(f"warm start, {what}: loss {value} at step {step}; lower"
+                                     " the learning rates of warm_start")
+            progress(what, step, steps, value)
+    return trainer.params
+
+
+def lower(
+    params: decoder.Params,
+    model: ModelConfig,
+    config: WarmStartConfig,
+    demonstrations: list[Demonstration],
+    score: Score,
+) -> decoder.Params:
+    """Imitates a clumsier clerk until `score` has come down to `config.target_pass`.
+
+    Asked every few steps; ends after an eighth of `config.steps` in any case.
+    """
+    trainer = Trainer(
+        params, make_optimizer(config, _GENTLE), imitation(model, config, demonstrations)
+    )
+    for step in range(config.steps // 8):
+        if step % _LOOK == 0 and score(trainer.params) <= config.target_pass:
+            break
+        trainer.step()
+    return trainer.params
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """gradient: (parameters, a batch) to (gradient, loss); batches: endless."""
+
+    gradient: Callable[[decoder.Params, Any], tuple[decoder.Params, jax.Array]]
+    batches: Iterator[Any]
+
+
+def imitation(
+    model: ModelConfig, config: WarmStartConfig, demonstrations: list[Demonstration]
+) -> Lesson:
+    """The lesson of writing what the clerk wrote."""
+    gradient = jax.jit(functools.partial(_gradient, model))
+    return Lesson(gradient, _batches(demonstrations, config))
+
+
+class Trainer:
+    """Parameters and optimiser; each step takes a batch of every lesson."""
+
+    def __init__(
+        self,
+        params: decoder.Params,
+        optimizer: optax.GradientTransformation,
+        *lessons: Lesson,
+    ):
+        self.params = jax.tree.map(jnp.copy, params)  # the caller's are not given up
+        self._opt_state = jax.jit(optimizer.init)(params)
+        self._lessons = lessons
+        self._apply = jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1))
+
+    def step(self) -> jax.Array:
+        """One update; the loss of the first lesson before it."""
+        found = [lesson.gradient(self.params, next(lesson.batches)) for lesson in self._lessons]
+        slopes = [slope for slope, _ in found]
+        self.params, self._opt_state = self._apply(self.params, self._opt_state, *slopes)
+        return found[0][1]
+
+
+def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.GradientTransformation:
+    """Muon on the matrices of the layers, Adam on embeddings and norms.
+
+    For the parameters of a policy, whose ears have Adam alone, or of ears, whose convolutions and
+    projection have Muon too.
+
+    share: constant learning rates at this share of their peak; 0: linear decay to nearly zero.
+    """
+
+    def schedule(peak: float) -> optax.Schedule:
+        if share:
+            return optax.constant_schedule(share * peak)
+        warmup = max(1, min(20, config.steps // 10))
+        return optax.warmup_constant_schedule(0.0, peak, warmup) if config.steps < 40 else (
+            optax.join_schedules(
+                [optax.linear_schedule(0.0, peak, warmup),
+                 optax.linear_schedule(peak, 0.02 * peak, config.steps - warmup)],
+                [warmup],
+            )
+        )
+
+    def dimensions(params: decoder.Params) -> decoder.Params:
+        """Which axes of a stacked weight are its input and its output (axis 0: the layer)."""
+        shapes = {
+            "wq": (1, (2, 3)), "wk": (1, (2, 3)), "wv": (1, (2, 3)), "wo": ((1, 2), 3),
+            "w_gate": (1, 2), "w_up": (1, 2), "w_down": (1, 2),
+        }
+        of_ears = {"conv1": ((0, 1), 2), "conv2": ((0, 1), 2), "project": (0, 1)}
+        specs = jax.tree.map(lambda _: None, params)
+        for part, axes in ((specs["layers"], shapes), (specs, of_ears)):
+            for name in part.keys() & axes.keys():
+                part[name] = optax.contrib.MuonDimensionNumbers(*axes[name])
+        return specs
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            schedule(config.learning_rate),
+            adam_b2=0.98,
+            adam_learning_rate=schedule(config.adam_learning_rate),
+            muon_weight_dimension_numbers=dimensions,
+        ),
+    )
+
+
+def _batches(demonstrations: list[Demonstration], config: WarmStartConfig) -> Iterator[Batch]:
+    """Endless batches whose advantages are the loss's weights, several dialogues to a row."""
+    rng = np.random.default_rng([config.seed, 1])
+    longest = max(len(d.tokens) for d in demonstrations)
+    while True:
+        order = rng.permutation(len(demonstrations))
+        for start in range(0, len(order), _POOL):
+            pool = [demonstrations[i] for i in order[start : start + _POOL]]
+            samples = [d.sample(config.observation_weight) for d in pool]
+            lengths = [len(d.tokens) for d in pool]
+            layouts = packed_layouts(lengths, config.batch_tokens, longest)
+            for place in rng.permutation(len(layouts)):
+                yield fill([layouts[place]], samples, packed=True)[0]
+
+
+def _gradient(
+    model: ModelConfig, params: decoder.Params, batch: Batch
+) -> tuple[decoder.Params, jax.Array]:
+    """Gradient of the weighted loss, and the loss of the clerk's tokens alone."""
+    weights, agent = batch.advantages, batch.sampled
+
+    def loss_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
+        hidden = hidden_states(p, model, batch.tokens, batch.segments, batch.hearing)
+        log_probs, _ = sampled_log_probs(p, hidden, batch.tokens, weights, 1.0)
+        shown = -jnp.sum(agent * log_probs) / jnp.maximum(agent.sum(), 1.0)
+        return -jnp.sum(weights * log_probs) / jnp.maximum(weights.sum(), 1.0), shown
+
+    return jax.grad(loss_of, has_aux=True)(params)
+
+
+def _apply(
+    optimizer: optax.GradientTransformation,
+    params: decoder.Params,
+    opt_state: optax.OptState,
+    *slopes: decoder.Params,
+) -> tuple[decoder.Params, optax.OptState]:
+    slope = jax.tree.map(lambda *of: sum(of[1:], of[0]), *slopes)
+    updates, opt_state = optimizer.update(slope, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state

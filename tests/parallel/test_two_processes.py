@@ -1,0 +1,129 @@
+"""Two processes say what one with as many devices says (whole runs: test_configs.py)."""
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import free_port, outputs, start
+
+from tarl_jax.config import ConfigError, LLMConfig, MeshConfig, RunConfig
+from tarl_jax.parallel import hosts
+from tarl_jax.rollout.workers import Answer
+from tarl_jax.speech.sound import Sound
+
+HERE = Path(__file__).parent
+
+
+def test_two_processes_say_what_one_says():
+    port, script = free_port(), HERE / "two_processes.py"
+
+    def results(processes, devices):
+        running = [start([script, *map(str, (port, processes, rank))], devices)
+                   for rank in range(processes)]
+        return [json.loads(out.splitlines()[-1]) for out in outputs(running)]
+
+    pair = results(2, devices=4)
+    (alone,) = results(1, devices=8)
+    together = pair[0]["said"] | pair[1]["said"]
+    assert len(pair[0]["said"]) == len(pair[1]["said"]) == 12
+    assert together.keys() == alone["said"].keys()
+    for seed, (ids, log_probs) in alone["said"].items():
+        assert together[seed][0] == ids, seed
+        np.testing.assert_allclose(together[seed][1], log_probs, atol=1e-5)
+    assert pair[0]["sampled"] == pair[1]["sampled"] == alone["sampled"] > 500
+
+
+def test_processes_that_cannot_meet_are_an_error(monkeypatch):
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match=r"mesh.processes = 2: set JAX_COORDINATOR_ADDRESS"):
+        hosts.join(MeshConfig(processes=2))
+
+
+def test_answers_reach_other_processes_to_the_sample(monkeypatch):
+    def stacked(x):
+        return np.stack([x, x])
+
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", stacked)
+    clip = np.random.default_rng(0).integers(-9000, 9000, 900).astype(np.float32) / 32768
+    mine = (True, [(3, Answer([5, 9, 9, 1], 7, (Sound(1, 2, clip),))), (4, None), (2**40, 0.1)])
+    assert hosts.gathered(mine) == [mine, mine]
+    monkeypatch.setattr(hosts, "_BLOCK", 100)
+    assert hosts.gathered(mine) == [mine, mine]
+    assert hosts.total({"calls": 2.0}) == {"calls": 4.0}
+
+
+def test_what_fails_in_one_process_fails_in_all(monkeypatch):
+    def fail():
+        raise ConfigError("no such file")
+
+    kept = []
+
+    def gather(data):
+        kept.append(data)
+        return [kept[0], data]
+
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "_all_gather", gather)
+    with pytest.raises(ConfigError, match="no such file"):
+        hosts.from_first(fail)
+    monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
+    with pytest.raises(hosts.HostError, match="process 0 failed: ConfigError: no such file"):
+        hosts.from_first(fail)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_folder_that_is_not_shared_is_an_error(monkeypatch, tmp_path, shared):
+    def gather(data):
+        mine, said = pickle.loads(data)
+        other = shared if isinstance(mine, bool) else mine
+        return [data, pickle.dumps((other, said))]
+
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "_all_gather", gather)
+    if shared:
+        hosts.require_shared(tmp_path / "new")
+    else:
+        with pytest.raises(ConfigError, match="new: process 1 does not see"):
+            hosts.require_shared(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_what_only_one_process_does_is_an_error_in_two(monkeypatch):
+    def changed(group, **fields):
+        config = RunConfig()
+        return dataclasses.replace(
+            config, **{group: dataclasses.replace(getattr(config, group), **fields)}
+        )
+
+    alone = {
+        "rl.ahead = True": changed("rl", ahead=True),
+        "rollout.step_seconds = 5.0": changed("rollout", step_seconds=5.0),
+        "user.llm.record = a": changed("user", llm=LLMConfig(record="a")),
+        "judge.llm.replay = b": changed("judge", llm=LLMConfig(replay="b")),
+    }
+    for config in alone.values():
+        hosts.check(config)
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"give --config\.mesh\.processes=0"):
+        hosts.check(RunConfig())
+    monkeypatch.setattr(hosts.jax.distributed, "is_initialized", lambda: True)
+    hosts.check(RunConfig())
+    hosts.check(changed("rollout", step_seconds=5.0, unfinished="cut"))
+    for name, config in alone.items():
+        with pytest.raises(ConfigError, match=f"config.{name}: only a run of one process"):
+            hosts.check(config)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_are_neighbours_and_lose_nothing(monkeypatch, count):
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: count)
+    parts = []
+    for rank in range(count):
+        monkeypatch.setattr(hosts.jax, "process_index", lambda rank=rank: rank)
+        parts.append(hosts.share(list(range(7))))
+    assert [x for part in parts for x in part] == list(range(7))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1

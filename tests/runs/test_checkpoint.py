@@ -1,0 +1,209 @@
+"""State survives on disk bit for bit, and what cannot be read says which folder and why."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tarl_jax.config import CheckpointConfig
+from tarl_jax.parallel.mesh import by_rows, make_mesh, replicated
+from tarl_jax.rl.update import TrainState
+from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
+
+CONFIG = CheckpointConfig(every=1, keep=3)
+
+
+def make_state(seed: int = 0, width: int = 6) -> TrainState:
+    """Parameters and the optimiser state of two updates, numbers of all kinds among them."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "embed": rng.standard_normal((8, width), np.float32),
+        "layers": {"wq": rng.standard_normal((2, width, 4), np.float32) * 1e-38},
+        "final_norm": np.array([0.0, -0.0, np.inf, np.nan, 3e-45, 1.1], np.float32),
+        "half": jnp.array(rng.standard_normal(5), jnp.bfloat16),
+    }
+    params = jax.device_put(params, replicated(make_mesh()))
+    optimizer = optax.adamw(1e-3)
+    opt_state = optimizer.init(params)
+    _, opt_state = optimizer.update(jax.tree.map(jnp.ones_like, params), opt_state, params)
+    return TrainState(params, jax.device_put(opt_state, replicated(make_mesh())))
+
+
+def assert_same_bits(a, b) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.dtype == y.dtype and x.shape == y.shape
+        assert x.tobytes() == y.tobytes()
+
+
+def zeros_like(state):
+    return jax.tree.map(lambda x: jax.device_put(jnp.zeros_like(x), x.sharding), state)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CONFIG)
+    yield checkpoints
+    checkpoints.close()
+
+
+# ---- round trips ----------------------------------------------------------------------------
+
+
+def test_a_state_comes_back_bit_for_bit_in_another_process_life(tmp_path, checkpoints):
+    state = make_state()
+    meta = {"step": 4, "config": "grpo", "best": 0.1 + 0.2}
+    checkpoints.save(4, state, meta)
+    later = Checkpoints(tmp_path, CONFIG)
+    assert later.steps == [4]
+    found, found_meta = later.restore(4, zeros_like(state))
+    later.close()
+    assert_same_bits(found, state)
+    assert found_meta == meta
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+        assert x.sharding.is_equivalent_to(y.sharding, x.ndim)
+
+
+def test_a_state_takes_the_sharding_of_its_likeness(tmp_path):
+    """A run goes on upon other devices than those it was saved on."""
+    mesh = make_mesh()
+    save_params(tmp_path / "p", jax.device_put({"w": np.arange(8.0, dtype=np.float32)},
+                                               replicated(mesh)))
+    like = jax.device_put({"w": np.zeros(8, np.float32)}, by_rows(mesh))
+    found = load_params(tmp_path / "p", like)
+    assert found["w"].sharding == by_rows(mesh)
+    np.testing.assert_array_equal(found["w"], np.arange(8))
+
+
+def test_parameters_come_back_bit_for_bit(tmp_path):
+    params = make_state().params
+    folder = tmp_path / "not" / "there" / "yet"
+    save_params(folder, params)
+    assert_same_bits(load_params(folder, zeros_like(params)), params)
+    other = make_state(1).params
+    save_params(folder, other)  # replaces
+    assert_same_bits(load_params(folder, zeros_like(params)), other)
+
+
+def test_each_step_has_its_own_state(checkpoints):
+    states = {step: make_state(step) for step in (0, 3, 7)}
+    for step, state in states.items():
+        checkpoints.save(step, state, {"step": step})
+    for step, state in states.items():
+        found, meta = checkpoints.restore(step, zeros_like(state))
+        assert_same_bits(found, state)
+        assert meta == {"step": step}
+
+
+def test_the_newest_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, dataclasses.replace(CONFIG, keep=2))
+    state = make_state()
+    for step in range(5):
+        checkpoints.save(step, state, {"step": step})
+        assert checkpoints.steps == list(range(max(step - 1, 0), step + 1))
+    checkpoints.close()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+
+# ---- what cannot be read --------------------------------------------------------------------
+
+
+def test_a_missing_step_lists_those_that_exist(checkpoints):
+    state = make_state()
+    for step in (2, 5):
+        checkpoints.save(step, state, {})
+    with pytest.raises(CheckpointError, match=r"step 4.*\[2, 5\]"):
+        checkpoints.restore(4, state)
+
+
+def test_other_shapes_name_the_folder(tmp_path, checkpoints):
+    state = make_state()
+    checkpoints.save(1, state, {})
+    wider = state.replace(params={**state.params, "embed": jnp.zeros((8, 7))})
+    with pytest.raises(CheckpointError, match="checkpoints/1"):
+        checkpoints.restore(1, wider)
+    more = state.replace(params={**state.params, "head": jnp.zeros(3)})
+    with pytest.raises(CheckpointError, match="checkpoints/1"):
+        checkpoints.restore(1, more)
+
+
+def test_foreign_parameters_name_the_folder(tmp_path):
+    save_params(tmp_path / "warm", {"w": jnp.zeros(4)})
+    for like in ({"w": jnp.zeros(5)}, {"v": jnp.zeros(4)}):
+        with pytest.raises(CheckpointError, match=str(tmp_path / "warm")):
+            load_params(tmp_path / "warm", like)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        load_params(tmp_path / "nowhere", {"w": jnp.zeros(4)})
+
+
+@pytest.mark.parametrize("damage", ["truncate", "overwrite", "remove"])
+def test_a_damaged_checkpoint_names_its_folder_and_spares_the_others(
+    tmp_path, checkpoints, damage
+):
+    states = {step: make_state(step, width=64) for step in (1, 2)}
+    for step, state in states.items():
+        checkpoints.save(step, state, {})
+    for file in [p for p in (tmp_path / "checkpoints/2/state").rglob("*") if p.is_file()]:
+        size = file.stat().st_size
+        if damage == "remove":
+            file.unlink()
+        else:
+            content = file.read_bytes()[: size // 2] if damage == "truncate" else bytes(size)
+            file.write_bytes(content)
+    later = Checkpoints(tmp_path, CONFIG)
+    with pytest.raises(CheckpointError, match="checkpoints/2") as raised:
+        later.restore(2, zeros_like(states[2]))
+    assert "Remove that folder" in str(raised.value) and "\n" not in str(raised.value)
+    found, _ = later.restore(1, zeros_like(states[1]))
+    later.close()
+    assert_same_bits(found, states[1])
+
+
+# ---- what cannot be written -----------------------------------------------------------------
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints
+from tarl_jax.config import CheckpointConfig
+import jax.numpy as jnp
+
+noise = np.random.default_rng(0)
+checkpoints = Checkpoints(Path(sys.argv[1]), CheckpointConfig(every=1, keep=3))
+checkpoints.save(1, {"w": jnp.array(noise.standard_normal(100))}, {})
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    checkpoints.save(2, {"w": jnp.array(noise.standard_normal(100_000))}, {})
+except CheckpointError as error:
+    print("reported:", error)
+"""
+
+
+def test_a_write_that_fails_is_reported_and_spares_the_others(tmp_path):
+    """A limit on file sizes stands in for a full disk: writes fail in the middle of a file."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (report,) = [x for x in done.stdout.splitlines() if x.startswith("reported:")]
+    assert str(tmp_path / "checkpoints" / "2") in report and "[1]" in report
+    later = Checkpoints(tmp_path, CONFIG)
+    assert later.steps == [1]
+    found, _ = later.restore(1, {"w": jnp.zeros(100)})
+    later.close()
+    assert np.abs(found["w"]).max() > 0
+
+    def half_written():
+        return [p.name for p in (tmp_path / "checkpoints").iterdir() if "tmp" in p.name]
+
+    assert half_written()  # reading leaves it: another process may be writing it
+    writer = Checkpoints(tmp_path, CONFIG)
+    writer.save(2, {"w": jnp.ones(100)}, {})
+    writer.close()
+    assert not half_written() and writer.steps == [1, 2]

@@ -1,0 +1,203 @@
+"""Transcription: the loss against CTC summed path by path, what is said of clips, batches."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tarl_jax.config import ModelConfig
+from tarl_jax.config.audio import AudioConfig
+from tarl_jax.models import audio_encoder, decoder
+from tarl_jax.models.audio_inputs import pieces_of, tokens_of
+from tarl_jax.warm_start import transcription
+from tarl_jax.warm_start.demonstrations import Transcript
+
+EARS = AudioConfig(
+    num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
+    n_window=10, output_dim=16,
+)
+MODEL = ModelConfig(
+    d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24, audio=EARS
+)
+VOCAB, PLACEHOLDER = 5, 4
+
+
+def transcript(samples, text, seed=0):
+    rng = np.random.default_rng([seed, samples])
+    clip = (rng.integers(-9000, 9000, samples) / 32768).astype(np.float32)
+    return Transcript(pieces_of(clip, EARS), tokens_of(samples), np.array(text, np.int32))
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    return random_params(MODEL, VOCAB, 0)
+
+
+def collapsed(path):
+    return [k for k, _ in itertools.groupby(path) if k != PLACEHOLDER]
+
+
+def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
+    one = transcript(3200 + 1900, [1, 2], seed=1)  # two pieces, 8 tokens
+    batch = transcription.batch_of([one], 5, longest=4)
+    assert batch.silent.tolist() == [[0.0] * 8 + [1.0] * 2]
+    assert batch.absent.tolist() == [[0.0, 0.0, 1.0, 1.0]]
+    _, loss = jax.jit(transcription.gradient, static_argnums=(0, 1))(MODEL, PLACEHOLDER, params, batch)
+
+    heard, _ = jax.jit(audio_encoder.audio_embeddings, static_argnums=1)(
+        params["audio"], EARS, audio_encoder.log_mel(_clip(1), 8)[None], np.array([32])
+    )
+    x = np.asarray(heard[0], np.float64)
+    x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + MODEL.rms_norm_eps)
+    scores = (x * params["final_norm"]) @ params["embed"].T.astype(np.float64)
+    shares = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    total = sum(
+        np.prod(shares[np.arange(8), list(path)])
+        for path in itertools.product((1, 2, PLACEHOLDER), repeat=8) if collapsed(path) == [1, 2]
+    )
+    assert float(loss) == pytest.approx(-np.log(total) / 2, rel=1e-3)
+
+
+def test_ears_alone_have_the_same_gradient(params):
+    batch = transcription.batch_of([transcript(5100, [1, 2], seed=1)], 5, longest=4)
+    whole, loss = jax.jit(transcription.gradient, static_argnums=(0, 1))(
+        MODEL, PLACEHOLDER, params, batch
+    )
+    ears, same = jax.jit(transcription.gradient_of_ears, static_argnums=(0, 1))(
+        MODEL, PLACEHOLDER, params, params["audio"], batch
+    )
+    assert float(loss) == pytest.approx(float(same), rel=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ears, whole["audio"]
+    )
+
+
+def _clip(seed):
+    rng = np.random.default_rng([seed, 5100])
+    return (rng.integers(-9000, 9000, 5100) / 32768).astype(np.float32)
+
+
+def test_the_best_path_is_collapsed():
+    scores = np.eye(5)[[1, 1, 4, 1, 2, 4, 4, 3, 0]]
+    assert transcription.transcribed(scores, 8, PLACEHOLDER) == [1, 1, 2, 3]
+    assert transcription.transcribed(scores, 0, PLACEHOLDER) == []
+
+
+def tones(text):
+    """Each token a tone of its own, of 0.3 s."""
+    time = np.arange(4800) / 16_000
+    parts = [0.3 * np.sin(2 * np.pi * 300 * 2**token * time) for token in text]
+    clip = np.concatenate(parts).astype(np.float32)
+    return Transcript(pieces_of(clip, EARS), tokens_of(len(clip)), np.array(text, np.int32))
+
+
+def test_ears_and_head_learn_to_spell():
+    """Tones in every order; the decoder's layers have no part in it."""
+    texts = [(a, b) for a in range(4) for b in range(4) if a != b]
+    start = decoder.init_params(MODEL, VOCAB, jax.random.key(0))
+    optimizer = optax.adam(0.01)
+    batches = transcription.spoken_batches([tones(text) for text in texts], 3.0, 10, seed=0)
+
+    @jax.jit
+    def step(params, state, batch):
+        slope, _ = transcription.gradient(MODEL, PLACEHOLDER, params, batch)
+        updates, state = optimizer.update(slope, state)
+        return optax.apply_updates(params, updates), state
+
+    learned, state = start, optimizer.init(start)
+    for _ in range(600):
+        learned, state = step(learned, state, next(batches))
+    jax.tree.map(np.testing.assert_array_equal, learned["layers"], start["layers"])
+    for text in texts:
+        clip = tones(text)
+        scores = transcription.spelling(learned, MODEL, transcription.batch_of([clip], 5, longest=2))
+        said = transcription.transcribed(np.asarray(scores)[0], clip.tokens, PLACEHOLDER)
+        assert said == list(text)
+
+
+def test_batches_hold_every_clip_once_a_pass_and_shapes_are_few():
+    rng = np.random.default_rng(0)
+    clips = [
+        transcript(int(rng.integers(800, 9000)), rng.integers(0, 4, 1 + i % 5).tolist(), seed=i)
+        for i in range(40)
+    ]
+    batches = transcription.spoken_batches(clips, 2.0, EARS.n_window, seed=0)
+    rows = {n: round(2.0 / (0.2 * n)) for n in {c.pieces.count for c in clips}}
+    per_pass = sum(-(-sum(c.pieces.count == n for c in clips) // rows[n]) for n in rows)
+    for _ in range(2):
+        found = []
+        for batch in itertools.islice(batches, per_pass):
+            count = batch.pieces.count // len(batch.text)
+            assert batch.pieces.count == rows[count] * count
+            found += [row[gone == 0].tolist() for row, gone in zip(batch.text, batch.absent,
+                                                                    strict=True)]
+        assert {tuple(f) for f in found} == {tuple(c.text.tolist()) for c in clips}
+    assert len({b.text.shape for b in itertools.islice(batches, 3 * per_pass)}) == len(rows)
+
+
+def test_strung_clips_lie_where_their_texts_say():
+    """Every row is silence and whole clips, in the order of its text; some begin late."""
+    clips = [transcript(n, [k], seed=k) for n, k in ((3100, 1), (1700, 2), (12000, 3))]
+    mels = {int(c.text[0]): np.asarray(c.pieces.mel).reshape(-1, 8)[: c.pieces.frames.sum()]
+            for c in clips}
+    batches = transcription.strung_batches(clips, 6.0, EARS.n_window, seed=0)
+    shapes, begins, told = set(), [], []
+    for batch in itertools.islice(batches, 12):
+        rows, slots = batch.silent.shape
+        shapes.add((rows, slots, batch.text.shape[1]))
+        mel = np.asarray(batch.pieces.mel).reshape(rows, -1, 8)
+        real = np.asarray(batch.pieces.frames).reshape(rows, -1).sum(axis=1)
+        for row in range(rows):
+            words = batch.text[row][batch.absent[row] == 0]
+            told.append(len(words))
+            at = 0
+            for word in words:
+                one = mels[int(word)]
+                starts = [i for i in range(at, real[row] - len(one) + 1)
+                          if np.array_equal(mel[row, i : i + len(one)], one)]
+                assert starts, f"clip {word} is not behind frame {at}"
+                pause = mel[row, at : starts[0]]
+                assert (pause == one.min()).all() and len(pause) <= 60
+                begins += [starts[0]] if not at else []
+                at = starts[0] + len(one)
+            assert at == real[row]
+            assert (batch.silent[row] == 0).sum() == audio_encoder.token_count(int(real[row]))
+    assert len(shapes) == 2 and max(told) > 1 and len(set(begins)) > 10
+
+
+def test_what_is_unlike_the_table_by_hand():
+    rng = np.random.default_rng(0)
+    table, heard = rng.normal(size=(5, 3)), rng.normal(size=(2, 4, 3))
+    scores, silent = rng.normal(size=(2, 4, 5)), np.array([[0, 0, 0, 1], [0, 1, 1, 1]])
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    apart = ((heard - shares @ table) ** 2).sum(-1)
+    expected = apart[silent == 0].mean() / (table**2).sum(-1).mean()
+    arrays = [np.float32(x) for x in (table, heard, scores, silent)]
+    np.testing.assert_allclose(transcription.unlikeness(*arrays), expected, rtol=1e-5)
+    slopes = jax.grad(transcription.unlikeness, argnums=(0, 1, 2))(*arrays)
+    assert not slopes[0].any() and not slopes[2].any() and slopes[1].any()
+
+
+def test_ears_learn_to_be_as_long_as_what_is_read(params):
+    """CTC does not mind how long they are; the second term does."""
+    batch = transcription.batch_of([transcript(3200, [1, 2])], 5, longest=4)
+    long = {**params["audio"], "project": 9 * params["audio"]["project"],
+            "project_bias": 9 * params["audio"]["project_bias"]}
+    run = jax.jit(transcription.gradient_of_ears, static_argnums=(0, 1))
+    slope, loss = run(MODEL, PLACEHOLDER, params, long, batch)
+    _, same = run(MODEL, PLACEHOLDER, params, params["audio"], batch)
+    np.testing.assert_allclose(loss, same, rtol=1e-4)
+    along = sum((slope[name] * long[name]).sum() for name in ("project", "project_bias"))
+    assert along > 0.1  # downhill is shorter
+
+
+def test_a_frozen_field_does_not_matter_to_what_is_heard(params):
+    one = transcript(4000, [1, 2])
+    frozen = dataclasses.replace(MODEL, audio=dataclasses.replace(EARS, frozen=True))
+    batch = transcription.batch_of([one], 5, longest=2)
+    np.testing.assert_array_equal(
+        transcription.spelling(params, MODEL, batch), transcription.spelling(params, frozen, batch)
+    )

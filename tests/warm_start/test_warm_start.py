@@ -1,0 +1,347 @@
+"""Imitation: what is learned from, that it learns, and that it is done once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tarl_jax.config import ConfigError, from_config_dict
+from tarl_jax.config.audio import AudioConfig
+from tarl_jax.config.presets import sized
+from tarl_jax.config.warm_start import ListenConfig
+from tarl_jax.maths.answers import final_answer
+from tarl_jax.models import decoder
+from tarl_jax.rollout.environment import World
+from tarl_jax.sandbox import shop
+from tarl_jax.speech.service import Speech
+from tarl_jax.text.chat import Chat
+from tarl_jax.training.policy import make_updater
+from tarl_jax.types import Call
+from tarl_jax.warm_start.demonstrations import (
+    clumsier,
+    demonstrate,
+    demonstrate_aloud,
+    demonstrate_spaced,
+)
+from tarl_jax.warm_start.imitation import make_optimizer
+from tarl_jax.warm_start.recipe import _digest, warm_start
+
+
+def demonstrations_of(config, world):
+    settings = config.warm_start
+    return demonstrate(config, world, settings.clerk, settings.episodes)
+
+
+@pytest.fixture
+def config(tiny_config, tmp_path):
+    settings = dataclasses.replace(
+        tiny_config.warm_start, episodes=24, branches=3, steps=30, batch_tokens=1024,
+        cache_dir=str(tmp_path),
+    )
+    return dataclasses.replace(tiny_config, warm_start=settings)
+
+
+def test_demonstrations_mark_the_clerks_turns_and_nothing_else(config, tiny_world):
+    chat = Chat(tiny_world.tokenizer)
+    calls = messages = 0
+    for demonstration in demonstrations_of(config, tiny_world):
+        starts = np.flatnonzero(np.diff(demonstration.agent.astype(int), prepend=0) == 1)
+        ends = np.flatnonzero(np.diff(demonstration.agent.astype(int), append=0) == -1)
+        assert not demonstration.agent[:2].any()
+        for start, end in zip(starts, ends, strict=True):
+            turn = demonstration.tokens[start : end + 1].tolist()
+            assert turn.count(chat.stop_id) == 1 and turn[-1] == chat.stop_id
+            _, action = chat.read(turn)
+            calls += isinstance(action, Call)
+            messages += isinstance(action, str)
+    assert calls > 20 and messages > 20
+
+
+def test_demonstrations_are_about_other_users_of_the_same_products(config, tiny_world):
+    here = shop.make_shop(config.shop)
+    branch = shop.make_shop(config.shop, 1)
+    assert here["products"] == branch["products"]
+    assert not here["users"].keys() & branch["users"].keys()
+    said = [tiny_world.tokenizer.decode(d.tokens) for d in demonstrations_of(config, tiny_world)]
+    assert not any(user in text for text in said for user in here["users"])
+    assert any(user in text for text in said for user in branch["users"])
+
+
+def with_maths(config, **fields):
+    fields = {"num_train": 40, "num_held_out": 20, **fields}
+    config = dataclasses.replace(config, maths=dataclasses.replace(config.maths, **fields))
+    return config, World.from_config(config)
+
+
+def test_a_share_of_the_demonstrations_are_worked_problems_that_no_run_plays(config, tiny_world):
+    plain = demonstrations_of(config, tiny_world)
+    config, world = with_maths(config, demonstrations=0.25)
+    mixed = demonstrations_of(config, world)
+    for one, other in zip(plain, mixed, strict=False):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+    worked = mixed[len(plain):]
+    assert len(worked) == len(mixed) // 4 == 8
+    played = {t.instruction for t in world.maths.train_tasks + world.maths.held_out_tasks}
+    for demonstration in worked:
+        said = demonstration.tokens[demonstration.agent].tolist()
+        _, solution = world.chat.read(said)
+        assert said[-1] == world.chat.stop_id and final_answer(solution)
+        prompt = world.tokenizer.decode(demonstration.tokens[~demonstration.agent])
+        assert prompt.startswith("<|im_start|>system\nSolve the problem.")
+        assert not any(f"user\n{text}<|im_end|>" in prompt for text in played)
+
+
+def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_world):
+    from tarl_jax.warm_start.recipe import _digest
+
+    plain = _digest(config, tiny_world)
+    assert _digest(*with_maths(config, ratio=(0.5,))) == plain
+    names = {
+        _digest(*with_maths(config, demonstrations=0.25)),
+        _digest(*with_maths(config, demonstrations=0.5)),
+        _digest(*with_maths(config, demonstrations=0.25, seed=1)),
+        _digest(*with_maths(config, demonstrations=0.25, levels=(1.0, 0.0, 0.0, 0.0, 0.0))),
+    }
+    assert len(names | {plain}) == 5
+
+
+def started(config, world, progress=lambda *_: None, score=None):
+    updater = make_updater(config, world)
+    return warm_start(config, world, updater, jax.random.key(0), progress, score)
+
+
+def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):
+    losses = []
+
+    def progress(what, step, steps, loss):
+        if what == "imitating":
+            losses.append(loss)
+
+    params, folder = started(config, tiny_world, progress)
+    assert len(losses) == 3 and losses[-1] < losses[0] - 0.5
+    again, same = started(config, tiny_world, progress)
+    assert same == folder and len(losses) == 3
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.4])
+def test_what_the_score_depends_on_is_in_the_name_where_there_is_one(config, tiny_world, target):
+    from tarl_jax.warm_start.recipe import _digest
+
+    settings = dataclasses.replace(config.warm_start, target_pass=target)
+    config = dataclasses.replace(config, warm_start=settings)
+    other = dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=3))
+    assert (_digest(config, tiny_world) == _digest(other, tiny_world)) == (target == 0)
+
+
+def test_a_policy_that_is_too_good_imitates_a_clumsier_clerk(config, tiny_world):
+    """Until the score has come down; what the cache keeps is the policy of the last score."""
+    settings = dataclasses.replace(config.warm_start, target_pass=0.4, steps=200)
+    config = dataclasses.replace(config, warm_start=settings)
+    with pytest.raises(ValueError, match="the warm start of this run is gone"):
+        started(config, tiny_world)
+    scores, seen = iter([0.9, 0.41, 0.4, 0.1]), []
+
+    def score(params):
+        seen.append(jax.device_get(params["embed"]))
+        return next(scores)
+
+    params, _ = started(config, tiny_world, score=score)
+    assert len(seen) == 3 and not np.array_equal(seen[0], seen[1])
+    np.testing.assert_array_equal(params["embed"], seen[-1])
+    again, _ = started(config, tiny_world)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_a_policy_that_is_no_better_than_wanted_stays_as_it_is(config, tiny_world):
+    assert config.warm_start.target_pass == 0.0
+    plain, _ = started(config, tiny_world)
+    settings = dataclasses.replace(config.warm_start, target_pass=0.4)
+    config = dataclasses.replace(config, warm_start=settings)
+    other, _ = started(config, tiny_world, score=lambda _: 0.4)
+    jax.tree.map(np.testing.assert_array_equal, plain, other)
+
+
+def test_a_clumsier_clerk_errs_more_but_no_more_than_always(config):
+    clerk = config.warm_start.clerk
+    worse = clumsier(clerk, 6.0)
+    assert worse.false_done == pytest.approx(6 * clerk.false_done)
+    assert worse.ignore_rule == 1.0
+    assert worse.skip_confirmation == clerk.skip_confirmation  # which only a judge would see
+
+
+@pytest.mark.parametrize("section, change", [
+    ("warm_start", {"steps": 31}),
+    ("warm_start", {"target_pass": 0.4}),
+    ("warm_start", {"clumsiness": 3.0}),
+    ("warm_start", {"seed": 1}),
+    ("model", {"d_ff": 48}),
+    ("shop", {"seed": 3}),
+    ("tasks", {"change_mind": 0.9}),
+    ("rollout", {"brief_writes": False}),
+])
+def test_whatever_changes_the_warm_start_changes_its_name(config, tiny_world, section, change):
+    from tarl_jax.warm_start.recipe import _digest
+
+    other = dataclasses.replace(
+        config, **{section: dataclasses.replace(getattr(config, section), **change)}
+    )
+    assert _digest(other, tiny_world) != _digest(config, tiny_world)
+
+
+def test_no_branches_is_an_error():
+    data = sized("tiny")
+    data.warm_start.branches = 0
+    with pytest.raises(ConfigError, match=r"config\.warm_start\.branches = 0"):
+        from_config_dict(data)
+
+
+def test_ears_that_are_not_there_change_no_warm_start(tiny_config, tiny_world):
+    name = _digest(tiny_config, tiny_world)
+    deaf = dataclasses.replace(tiny_config.model, audio=AudioConfig(d_model=64))
+    assert _digest(dataclasses.replace(tiny_config, model=deaf), tiny_world) == name
+    hearing = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
+    assert _digest(dataclasses.replace(tiny_config, model=hearing), tiny_world) != name
+
+
+# ---- by ear ---------------------------------------------------------------------------------
+
+
+class Hum:
+    """A synthesiser whose clips are as long as their texts."""
+
+    engine = "hum"
+
+    def say(self, text, voice):
+        time = np.arange(640 * len(text)) / 16_000
+        return (np.sin(2 * np.pi * 300 * time) * 9000).astype(np.int16) / np.float32(32768)
+
+    def close(self): ...
+
+
+@pytest.fixture
+def by_ear(config):
+    listen = ListenConfig(episodes=6, spaced=6, value_steps=2, steps=2, joint_steps=2,
+                          batch_seconds=4.0, batch_tokens=1024)
+    ears = AudioConfig(
+        num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
+        encoder_ffn_dim=16, n_window=10, output_dim=config.model.d_model,
+    )
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, audio=ears),
+        warm_start=dataclasses.replace(config.warm_start, steps=2, listen=listen),
+        rollout=dataclasses.replace(config.rollout, max_episode_tokens=1024),
+    )
+    return config, World.from_config(config)
+
+
+def test_spoken_demonstrations_are_the_written_ones_aloud(by_ear):
+    config, world = by_ear
+    clerk, episodes = config.warm_start.clerk, 6
+    written = demonstrate(config, world, clerk, episodes)
+    with Speech(Hum(), workers=1, voices=("a",)) as speech:
+        aloud, alone = demonstrate_aloud(config, world, clerk, episodes, speech)
+    assert len(aloud) == len(written) == 6
+    (placeholder,) = world.tokenizer.encode_markup("<|AUDIO|>")
+    for read, heard in zip(written, aloud, strict=True):
+        np.testing.assert_array_equal(read.tokens[read.agent], heard.tokens[heard.agent])
+        places = heard.hearing.places
+        assert set(heard.tokens[places > 0]) == {placeholder} and placeholder not in read.tokens
+        assert (places > 0).sum() == sum(t.tokens for t in heard.said)
+        sample = heard.sample(0.5)
+        assert not sample.advantages[places > 0].any() and sample.hearing is heard.hearing
+        text, said = world.tokenizer.decode(read.tokens), heard.said
+        assert all(world.tokenizer.decode(t.text) in text for t in said)
+        assert text.count("<|im_start|>user\n") - text.count("<tool_response>") == len(said)
+    values = [world.tokenizer.decode(t.text) for t in alone]
+    ids = {v for v in values if v.startswith("#W")}
+    assert len(values) >= 18 and len(ids) >= 6
+    assert sum("@" in v for v in values) == 6
+    assert sum(bool(re.fullmatch(r"\w+ \w+, \d{3}\.", v)) for v in values) == 6
+    assert all(re.fullmatch(r"#W\d{3}\.", v) for v in ids)
+
+
+def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by_ear):
+    config, world = by_ear
+    clerk, episodes = config.warm_start.clerk, 6
+    written = demonstrate(config, world, clerk, episodes)
+    spaced = demonstrate_spaced(config, world, clerk, episodes)
+    placeholder, begin, end = (
+        world.tokenizer.encode_markup(f"<|{name}|>")[0]
+        for name in ("AUDIO", "audio_bos", "audio_eos")
+    )
+    assert len(written) == len(spaced) == 6
+    gaps = []
+    for read, heard in zip(written, spaced, strict=True):
+        kept = heard.tokens[~np.isin(heard.tokens, (placeholder, begin, end))]
+        np.testing.assert_array_equal(kept, read.tokens)
+        np.testing.assert_array_equal(heard.tokens[heard.agent], read.tokens[read.agent])
+        inside = np.cumsum(heard.tokens == begin) > np.cumsum(heard.tokens == end)
+        np.testing.assert_array_equal(heard.heard, inside & (heard.tokens != begin))
+        assert heard.hearing is None and not read.heard.any()
+        assert not heard.sample(0.5).advantages[heard.heard].any()
+        gaps += np.diff(np.flatnonzero(heard.heard & (heard.tokens != placeholder))).tolist()
+    assert {1, 2, 3, 4, 5, 6, 7} <= set(gaps)
+
+
+def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
+    config, world = by_ear
+    def hum(config):
+        return Speech(Hum(), workers=1, voices=("a",))
+
+    monkeypatch.setattr(Speech, "from_config", hum)
+    seen = []
+    params, folder = started(config, world, lambda *now: seen.append(now[:3]))
+    assert [what for what, step, steps in seen if step == steps] == [
+        "writing dialogues", "imitating", "speaking", "spelling", "transcribing", "listening"]
+    deaf = dataclasses.replace(config.warm_start, listen=ListenConfig())
+    reader, other = started(dataclasses.replace(config, warm_start=deaf), world)
+    start = decoder.init_params(config.model, world.vocab_size, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, reader["audio"], start["audio"])
+    assert folder != other and not np.array_equal(params["audio"]["conv1"], start["audio"]["conv1"])
+    assert not np.array_equal(params["layers"]["wq"], reader["layers"]["wq"])
+    monkeypatch.setattr(Speech, "from_config", None)
+    again, same = started(config, world)
+    assert same == folder
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+    # One that was stopped while listening has transcribed already, and ends as it would have.
+    monkeypatch.setattr(Speech, "from_config", hum)
+    shutil.rmtree(folder)
+    seen.clear()
+    resumed, same = started(config, world, lambda *now: seen.append(now[:3]))
+    assert [what for what, step, steps in seen if step == steps] == [
+        "speaking", "writing dialogues", "listening"]
+    assert same == folder
+    jax.tree.map(np.testing.assert_array_equal, params, resumed)
+
+
+def test_muon_trains_the_matrices_of_ears_and_of_a_policy(by_ear):
+    config, world = by_ear
+    params = decoder.init_params(config.model, world.vocab_size, jax.random.key(0))
+
+    def with_muon(tree):
+        chain = jax.eval_shape(make_optimizer(config.warm_start).init, tree)
+        momenta = chain[1].inner_states["muon"].inner_state[0].mu
+        found = jax.tree_util.tree_leaves_with_path(momenta)
+        return {"/".join(part.key for part in path) for path, _ in found}
+
+    layers = {f"layers/{name}" for name in ("wq", "wk", "wv", "wo", "w_up", "w_down")}
+    assert with_muon(params["audio"]) == layers | {"conv1", "conv2", "project"}
+    assert with_muon(params) == layers | {"layers/w_gate"}
+
+
+def test_who_speaks_is_in_the_name_of_a_policy_that_listens(by_ear):
+    config, world = by_ear
+    names = []
+    for change in ({}, {"voices": ("en",)}, {"speed": (1.0, 1.1)}, {"acoustics": ("telephone",)},
+                   {"share": 1.0, "cache_dir": "elsewhere", "workers": 7}):  # fmt: skip
+        speech = dataclasses.replace(config.speech, **change)
+        names.append(_digest(dataclasses.replace(config, speech=speech), world))
+    assert len(set(names[:4])) == 4 and names[4] == names[0]
