@@ -8,7 +8,7 @@ from typing import Any
 
 from tarl_jax.config import RunConfig, from_config_dict
 from tarl_jax.models.decoder import Params
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.training.policy import make_updater, newest, restore, starting_policy
 
@@ -25,14 +25,14 @@ def config_of(run: Path) -> RunConfig:
     return from_config_dict(fields)
 
 
-def policy_of(run: Path, world: World, step: int = -1) -> Params:
+def policy_of(run: Path, env: Environment, step: int = -1) -> Params:
     """The policy of a checkpoint; -1: the newest, 0: the warm start, from its cache."""
-    config = world.config
-    updater = make_updater(config, world)
+    config = env.config
+    updater = make_updater(config, env)
     if step == 0:
-        return starting_policy(config, world, updater)
+        return starting_policy(config, env, updater)
     checkpoints = Checkpoints(run, config.checkpoint)
     step = newest(checkpoints, run, step)
-    params = restore(config, world, updater, checkpoints, step).policy
+    params = restore(config, env, updater, checkpoints, step).policy
     checkpoints.close()
     return params

@@ -37,7 +37,7 @@ from tarl_jax.models.decoder import Params
 from tarl_jax.parallel.process import MALLOC
 from tarl_jax.rollout import compiled
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.metrics import CLIP_DIR, write_trajectories
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.synthesis import SAMPLE_RATE, Voice
@@ -71,12 +71,12 @@ def remembering(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def play(
-    args: argparse.Namespace, config: RunConfig, world: World, params: Params, engine: Engine
+    args: argparse.Namespace, config: RunConfig, env: Environment, params: Params, engine: Engine
 ) -> tuple[float, list[Trajectory]]:
     """(seconds, trajectories) of the groups."""
     episodes = [
-        world.episode(task, "benchmark", 0, trial)
-        for task in world.train_tasks[: args.tasks] for trial in range(config.rollout.group_size)
+        env.episode(task, "benchmark", 0, trial)
+        for task in env.train_tasks[: args.tasks] for trial in range(config.rollout.group_size)
     ]
     begun = time.perf_counter()
     engine.run(params, episodes, 1.0)
@@ -84,7 +84,7 @@ def play(
 
 
 def synthesised(
-    args: argparse.Namespace, config: RunConfig, world: World, params: Params, engine: Engine
+    args: argparse.Namespace, config: RunConfig, env: Environment, params: Params, engine: Engine
 ) -> tuple[float, list[Trajectory]]:
     """`play` with an empty cache; the synthesiser's processes have started."""
     with tempfile.TemporaryDirectory() as empty:
@@ -96,7 +96,7 @@ def synthesised(
             words = [speech.submit(word, voice) for word in ("one", "two", "three", "four")]
             for word in words:
                 word.result()
-            return play(args, config, dataclasses.replace(world, speech=speech), params, engine)
+            return play(args, config, dataclasses.replace(env, speech=speech), params, engine)
 
 
 def size(trajectories: list[Trajectory]) -> tuple[float, float]:
@@ -116,12 +116,12 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the users who speak")
     args = parser.parse_args()
     config = config_of(args.run)
-    world = World.from_config(config)
-    params = policy_of(args.run, world)
-    engine = world.engine()
+    env = Environment.from_config(config)
+    params = policy_of(args.run, env)
+    engine = env.engine()
     engine.programs.compile(params)
-    spoken = world.speaking(args.share)
-    remembered = Remembered(world.speech)
+    spoken = env.speaking(args.share)
+    remembered = Remembered(env.speech)
     given = remembering(pieces_of)
 
     with tempfile.TemporaryDirectory() as disk:
@@ -138,13 +138,13 @@ def main() -> None:
                 else:
                     speech = {"from disk": kept, "given": remembered}.get(way)
                     one = dataclasses.replace(spoken, speech=speech)
-                    one = world.speaking(0.0) if way == "written" else one
+                    one = env.speaking(0.0) if way == "written" else one
                     took, trajectories[way] = play(args, config, one, params, engine)
                 if turn >= 0:
                     seconds[way].append(took)
                     print(f"round {turn + 1}: {way:12} {took:6.2f} s", flush=True)
-            heard = zip(*(trajectories[way] for way in ways[:3]), strict=True)
-            differ += sum(len({t.arrays()[0].tobytes() for t in three}) > 1 for three in heard)
+            played = zip(*(trajectories[way] for way in ways[:3]), strict=True)
+            differ += sum(len({t.arrays()[0].tobytes() for t in three}) > 1 for three in played)
         kept.close()
     played = trajectories["synthesised"]
     failed = sum(t.stop_reason == "infrastructure_error" for t in played)
@@ -161,7 +161,7 @@ def main() -> None:
         print(f"  {way:12} {took:6.2f} s{cost}")
     line, sound = size(played)
     print(f"a trajectory on disk: {line:,.0f} bytes of JSON, {sound:,.0f} of FLAC")
-    world.close()
+    env.close()
 
 
 if __name__ == "__main__":

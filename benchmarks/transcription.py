@@ -1,10 +1,10 @@
-"""How well a policy's ears transcribe: order numbers, names, addresses and words alone, and turns.
+"""How well a policy's audio encoder transcribe: order numbers, names, addresses and words alone, and turns.
 
     python benchmarks/listening.py --run=RUN [--step 0] [--dialogues 80]
 
 RUN is a run of configs/omni_tarl.py; step 0 is its warm start. The clips are of other shops than
 the warm start's: other users and orders, made of the same names, zip codes, numbers and words. What
-is heard goes through the policy's own final norm and head, as in the warm start's loss
+is spoken goes through the policy's own final norm and head, as in the warm start's loss
 (`tarl_jax/warm_start/transcription.py`): the decoder's layers have no part in it. Prints the share that comes out
 right, by kind: of what is said alone and of whole turns to the token, of what turns say of orders
 and users to the letter; and some of what does not.
@@ -23,11 +23,11 @@ import jax
 import numpy as np
 from finished import config_of, policy_of
 
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
 from tarl_jax.warm_start import transcription
-from tarl_jax.warm_start.demonstrations import Transcript, demonstrate_aloud
+from tarl_jax.warm_start.demonstrations import Transcript, demonstrate_spoken
 
 OTHER_SEED = 5
 ROWS = 16  # clips at a time
@@ -45,22 +45,22 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=80)
     args = parser.parse_args()
     config = config_of(args.run)
-    world = World.from_config(config)
-    params = policy_of(args.run, world, args.step)
+    env = Environment.from_config(config)
+    params = policy_of(args.run, env, args.step)
     other = dataclasses.replace(
         config, shop=dataclasses.replace(config.shop, seed=OTHER_SEED),
         warm_start=dataclasses.replace(config.warm_start, seed=OTHER_SEED),
     )
     with Speech.from_config(dataclasses.replace(config.speech, cache_dir="")) as speech:
-        aloud, alone = demonstrate_aloud(
-            other, world, config.warm_start.clerk, args.dialogues, speech
+        spoken_demos, alone = demonstrate_spoken(
+            other, env, config.warm_start.clerk, args.dialogues, speech
         )
-    turns = [transcript for one in aloud for transcript in one.said]
-    (placeholder,) = world.tokenizer.encode_markup(AUDIO)
+    turns = [transcript for one in spoken_demos for transcript in one.said]
+    (placeholder,) = env.tokenizer.encode_markup(AUDIO)
     spell = jax.jit(functools.partial(transcription.spelling, model=config.model))
     right: dict[str, list[bool]] = {}
     wrong: list[tuple[str, str]] = []
-    clips = [(kind(world.tokenizer.decode(clip.text)), clip) for clip in alone]
+    clips = [(kind(env.tokenizer.decode(clip.text)), clip) for clip in alone]
     clips += [("whole turn", clip) for clip in turns]
     slots = config.model.audio.n_window // 2
     longest = max(len(clip.text) for _, clip in clips)
@@ -70,7 +70,7 @@ def main() -> None:
         for (name, clip), scores in zip(batch, found, strict=True):
             said = transcription.transcribed(scores, clip.tokens, placeholder)
             right.setdefault(name, []).append(said == clip.text.tolist())
-            text, words = map(world.tokenizer.decode, (clip.text, said))
+            text, words = map(env.tokenizer.decode, (clip.text, said))
             if words != text:
                 wrong.append((text, words))
             if name == "whole turn":
@@ -78,11 +78,11 @@ def main() -> None:
                     for value in re.findall(pattern, text):
                         there = re.search(rf"{re.escape(value)}\b", words) is not None
                         right.setdefault(part, []).append(there)
-    world.close()
+    env.close()
     for name, values in sorted(right.items()):
         print(f"{name:22} {np.mean(values):.2f} of {len(values)}")
     for text, said in wrong[:: max(len(wrong) // 8, 1)]:
-        print(f"  {text!r} was heard as {said!r}")
+        print(f"  {text!r} was spoken as {said!r}")
 
 
 def batches(clips: list[tuple[str, Transcript]]) -> Iterator[list[tuple[str, Transcript]]]:

@@ -1,4 +1,4 @@
-"""Two CPU devices in every test run, compiled programs kept for its length, and a tiny world.
+"""Two CPU devices in every test run, compiled programs kept for its length, and a tiny environment.
 
 The variables are set before anything imports JAX; commands that a test starts inherit them. With
 JAX_PLATFORMS=cuda or tpu the tests of the kernels run on that device:
@@ -38,7 +38,7 @@ import pytest  # noqa: E402
 from tarl_jax.config import ModelConfig, RunConfig, from_config_dict  # noqa: E402
 from tarl_jax.config.presets import sized  # noqa: E402
 from tarl_jax.models import decoder  # noqa: E402
-from tarl_jax.rollout.environment import World  # noqa: E402
+from tarl_jax.rollout.environment import Environment  # noqa: E402
 
 
 def pytest_sessionstart() -> None:
@@ -63,8 +63,8 @@ def tiny_config() -> RunConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_world(tiny_config: RunConfig) -> World:
-    return World.from_config(tiny_config)
+def tiny_env(tiny_config: RunConfig) -> Environment:
+    return Environment.from_config(tiny_config)
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def clip_of(seed):
 
 
 def spoken_trajectory():
-    """The user's first message and its answer are heard, one placeholder a token 50."""
+    """The user's first message and its answer are spoken, one placeholder a token 50."""
     trajectory = full_trajectory()
     first, answer = trajectory.segments[1], trajectory.segments[3]
     first.token_ids, first.sampled, first.log_probs = [3, 50, 50, 4], [False] * 4, [0.0] * 4

@@ -1,4 +1,4 @@
-"""Does a policy that trains on text alone stop listening? Four arms from one warm start by ear.
+"""Does a policy that trains on text alone stop listening? Four arms from one warm start by speech.
 
     python experiments/speech/run.py --out=runs/speech --jobs=2
 
@@ -33,7 +33,7 @@ WRITTEN = ("config.speech.share=0.0", "config.curriculum.spoken=0.0")
 NO_MIX = ("config.maths.ratio=(0.0,)", "config.maths.min_pass=0.0", "config.maths.max_pass=1.0",
           "config.curriculum.warmup_steps=0", "config.curriculum.maths=0.0")
 CONFIG = "configs/omni_tarl.py"
-HEARD = f"config.eval.heard=('clean','{NOISE}')"
+SPOKEN = f"config.eval.spoken=('clean','{NOISE}')"
 LENGTH = ("config.eval.every=0", "config.eval.final_tasks=96", "config.rl.steps=60")
 ARMS = {
     "text": study.Arm(CONFIG, WRITTEN + NO_MIX),
@@ -43,7 +43,7 @@ ARMS = {
 }
 PAIRS = (("mixed", "text"), ("mixed_maths", "text_maths"), ("text_maths", "text"),
          ("mixed_maths", "mixed"))  # what one arm has more than the other
-SENSES = {"read": "eval/", "heard": "eval/heard/clean/", "heard_noise": f"eval/heard/{NOISE}/"}
+SENSES = {"read": "eval/", "heard": "eval/spoken/clean/", "heard_noise": f"eval/spoken/{NOISE}/"}
 SHOWN = ("pass^1", "pass^4", "clean_pass", "waits", "turns", "episode_tokens")
 Record = dict[str, Any]
 
@@ -62,7 +62,7 @@ def main() -> None:
     arms = {n: dataclasses.replace(ARMS[n], config=f"{CONFIG}{size}") for n in args.arms}
     runs = study.make(
         arms, args.seeds, args.out, HERE / f"results{args.tag}.jsonl",
-        (HEARD, *(() if args.size else LENGTH), *args.fields), args.jobs,
+        (SPOKEN, *(() if args.size else LENGTH), *args.fields), args.jobs,
     )
     results = by_sense(runs)
     plot(results, HERE / f"plot{args.tag}.png")

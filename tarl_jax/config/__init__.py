@@ -1,7 +1,7 @@
 """Every knob of a run. This page is the index: a group of the config, and the file of its fields.
 
     --config.KEY             file              what it decides
-    name, seed, workdir      run.py            what the run is called, its random streams, its folder
+    name, seed, workdir      run.py            the run's name, its random streams, its folder
     mesh.*                   mesh.py           how the devices share the work
     model.*                  model.py          the policy: decoder, adapters, dtypes
     model.audio.*            audio.py          its audio encoder

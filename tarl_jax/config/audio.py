@@ -1,4 +1,4 @@
-"""The shape of a policy's ears: the audio encoder, beside `config.ModelConfig`."""
+"""The shape of a policy's audio encoder: the audio encoder, beside `config.ModelConfig`."""
 
 from __future__ import annotations
 

@@ -60,19 +60,19 @@ def check(c: RunConfig) -> None:
     check_warm_start(c.warm_start, require)
     check_speech(c.speech, require, choice)
     require(not c.speech.share or bool(c.model.audio), "speech.share", c.speech.share,
-            "a policy without ears hears no speech: set model.audio.encoder_layers, as"
+            "a policy without an audio encoder hears no speech: set model.audio.encoder_layers, as"
             " configs/omni_tarl.py does, or leave it 0")
     check_curriculum(c.curriculum, bool(c.model.audio), require)
     require(not c.curriculum.maths or max(c.maths.ratio) > 0, "curriculum.maths",
             c.curriculum.maths, "the mix that follows has no maths: raise maths.ratio, or leave it"
             " 0")
-    require(bool(c.model.audio) or not c.eval.heard, "eval.heard", c.eval.heard,
-            "a policy without ears hears no speech: leave it empty")
-    for chain in c.eval.heard:
+    require(bool(c.model.audio) or not c.eval.spoken, "eval.spoken", c.eval.spoken,
+            "a policy without an audio encoder hears no speech: leave it empty")
+    for chain in c.eval.spoken:
         try:
             parse_chain(chain)
         except ValueError as error:
-            require(False, "eval.heard", chain, str(error))
+            require(False, "eval.spoken", chain, str(error))
     choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
     for where, value in (
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),

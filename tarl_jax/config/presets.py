@@ -85,15 +85,15 @@ AUDIO_ENCODERS = {
 }
 
 
-def hearing(size: str) -> Any:
-    """`sized` with ears, and users of whom half speak.
+def spoken(size: str) -> Any:
+    """`sized` with an audio encoder, and users of whom half speak.
 
     Sound has 25 tokens a second, several times as many as its text, so episodes are longer than
-    those of the sizes that read. Raises ConfigError for a size without ears.
+    those of the sizes that read. Raises ConfigError for a size without an audio encoder.
     """
     if size not in AUDIO_ENCODERS:
         names = ", ".join(filter(None, AUDIO_ENCODERS))
-        raise ConfigError(f"size {size!r} has no ears: choose one of {names},"
+        raise ConfigError(f"size {size!r} has no audio encoder: choose one of {names},"
                           " or none for the embedded default")
     config = sized(size)
     config.model.audio.update(dataclasses.asdict(AUDIO_ENCODERS[size]))
@@ -103,12 +103,12 @@ def hearing(size: str) -> Any:
         config.rollout.max_episode_tokens = 1024
         config.rl.pack = True  # few programs to compile
         config.rl.micro_batch_tokens = max(config.rl.micro_batch_tokens, 4096)
-        config.warm_start.listen.episodes = 1000 if not size else 16
+        config.warm_start.speech_stage.episodes = 1000 if not size else 16
         config.speech.voices, config.speech.speed = VOICES, (1.05, 1.25)
         config.warm_start.target_pass = 0.0  # learning to hear comes after
     if size == "tiny":
         config.rollout.max_episode_tokens, config.rollout.slots = 512, 4
-        config.warm_start.listen.update(
+        config.warm_start.speech_stage.update(
             {"spaced": 16, "value_steps": 2, "steps": 4, "joint_steps": 4, "batch_seconds": 16.0,
              "batch_tokens": 2048}
         )

@@ -56,7 +56,7 @@ class RolloutConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """heard: acoustics (chains as in `speech.acoustics`) in which every evaluation plays its tasks
+    """spoken: acoustics (chains as in `speech.acoustics`) in which every evaluation plays its tasks
     once more, spoken, beside once in writing; empty: once, as config.speech has it.
     """
 
@@ -68,4 +68,4 @@ class EvalConfig:
     temperature: float = 1.0
     bootstrap: int = 2000
     seed: int = 0
-    heard: tuple[str, ...] = ()
+    spoken: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """What a policy hears: clips as pieces of mel frames, and the decoder's inputs made of them.
 
-The encoder of `audio.py` sees 2 * n_window frames at a time (2 s), so a clip may be cut into pieces
+The encoder of `audio_encoder.py` sees 2 * n_window frames at a time (2 s), so a clip may be cut into pieces
 of that many and the pieces of many clips encoded together: one shape serves all. A whole piece has
 n_window / 2 tokens; only the last of a clip has fewer.
 """
@@ -19,7 +19,7 @@ from tarl_jax.config import ModelConfig
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.models import audio_encoder, decoder
 from tarl_jax.models.params import Params
-from tarl_jax.speech.sound import Hearing, Pieces, Sound
+from tarl_jax.speech.sound import AudioInputs, Pieces, Sound
 
 _log_mel = jax.jit(audio_encoder.log_mel, static_argnums=1)
 
@@ -53,8 +53,8 @@ def pieces_of(clip: np.ndarray, config: AudioConfig) -> Pieces:
     return Pieces(mel, np.minimum(frames - size * np.arange(count), size).astype(np.int32))
 
 
-def hearing_of(sounds: Iterable[Sound], length: int, config: AudioConfig) -> Hearing | None:
-    """What is heard in a sequence of so many tokens, its `places` of shape [S]; None: nothing."""
+def audio_inputs_of(sounds: Iterable[Sound], length: int, config: AudioConfig) -> AudioInputs | None:
+    """What is spoken in a sequence of so many tokens, its `places` of shape [S]; None: nothing."""
     found: list[Pieces] = []
     places = np.zeros(length, np.int32)
     slots, begin = config.n_window // 2, 1
@@ -62,15 +62,15 @@ def hearing_of(sounds: Iterable[Sound], length: int, config: AudioConfig) -> Hea
         found.append(pieces_of(sound.clip, config))
         places[sound.first : sound.first + sound.tokens] = begin + np.arange(sound.tokens)
         begin += found[-1].count * slots
-    return Hearing(Pieces.joined(found), places) if found else None
+    return AudioInputs(Pieces.joined(found), places) if found else None
 
 
 def encode(
     params: Params, model: ModelConfig, pieces: Pieces
 ) -> Float[Array, "X slots D"]:
     """The pieces as the decoder reads them, slots = n_window / 2; zero behind a piece's tokens."""
-    ears = decoder.cast(params["audio"], model.dtype)
-    return audio_encoder.audio_embeddings(ears, model.audio, pieces.mel, pieces.frames)[0]
+    encoder = decoder.cast(params["audio"], model.dtype)
+    return audio_encoder.audio_embeddings(encoder, model.audio, pieces.mel, pieces.frames)[0]
 
 
 def hidden_states(
@@ -78,13 +78,13 @@ def hidden_states(
     model: ModelConfig,
     tokens: Int[Array, "B S"],
     segments: Int[Array, "B S"] | None,
-    hearing: Hearing | None,
+    audio_inputs: AudioInputs | None,
 ) -> Float[Array, "B S D"]:
-    """`decoder.hidden_states` of tokens some of which are heard."""
+    """`decoder.hidden_states` of tokens some of which are spoken."""
     whole = functools.partial(decoder.hidden_states, params, model, tokens, segments)
-    if hearing is None:
+    if audio_inputs is None:
         return whole()
-    heard = encode(params, model, hearing.pieces)
-    heard = heard.reshape(-1, heard.shape[-1])[jnp.maximum(hearing.places - 1, 0)]
-    own = decoder.embed(params, tokens).astype(heard.dtype)
-    return whole(jnp.where(hearing.places[..., None] > 0, heard, own))
+    spoken = encode(params, model, audio_inputs.pieces)
+    spoken = spoken.reshape(-1, spoken.shape[-1])[jnp.maximum(audio_inputs.places - 1, 0)]
+    own = decoder.embed(params, tokens).astype(spoken.dtype)
+    return whole(jnp.where(audio_inputs.places[..., None] > 0, spoken, own))

@@ -22,7 +22,7 @@ from tarl_jax.config import ModelConfig
 from tarl_jax.models.audio_encoder import from_hugging_face
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import CONFIG, OMNI, config_fields, read_config
-from tarl_jax.models.omni_files import EARS, AudioIds, omni_checkpoint
+from tarl_jax.models.omni_files import ENCODER, AudioIds, omni_checkpoint
 from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json, write_tensors
 from tarl_jax.parallel import hosts
 
@@ -118,7 +118,7 @@ def load_params(
     shardings: Any = None,
     dtype: Any = "bfloat16",
 ) -> Params:
-    """The decoder's parameters, from files straight to the devices, and those of its ears.
+    """The decoder's parameters, from files straight to the devices, and those of its the audio encoder.
 
     Each shard of a leaf is read once, by the slices of the files that it consists of, and sent to
     the devices that hold it before the next is read: the host holds one shard at a time.
@@ -133,9 +133,9 @@ def load_params(
     leaves = _leaves(config, vocab_size)
     tensors = _checked_tensors(Path(folder), leaves, config, vocab_size)
     dtype = jnp.dtype(dtype)
-    ears = {"audio": _read_ears(Path(folder), config, dtype)} if config.audio else {}
-    if ears and shardings is not None:
-        ears = hosts.put(ears, {"audio": shardings["audio"]})
+    encoder = {"audio": _read_audio_encoder(Path(folder), config, dtype)} if config.audio else {}
+    if encoder and shardings is not None:
+        encoder = hosts.put(encoder, {"audio": shardings["audio"]})
         shardings = {name: where for name, where in shardings.items() if name != "audio"}
 
     def load(leaf: _Leaf, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
@@ -151,18 +151,18 @@ def load_params(
             arrays.setdefault(key, placed[-1])
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, placed)
 
-    return jax.tree.map(load, leaves, *(() if shardings is None else (shardings,))) | ears
+    return jax.tree.map(load, leaves, *(() if shardings is None else (shardings,))) | encoder
 
 
-def _read_ears(folder: Path, config: ModelConfig, dtype: np.dtype) -> Params:
+def _read_audio_encoder(folder: Path, config: ModelConfig, dtype: np.dtype) -> Params:
     """The audio encoder's parameters, on the host. Raises ValueError where one is missing."""
-    stored = {name.rpartition(EARS)[2]: x for name, x in open_tensors(folder).items()
-              if EARS in name}
+    stored = {name.rpartition(ENCODER)[2]: x for name, x in open_tensors(folder).items()
+              if ENCODER in name}
 
     def get(name: str) -> np.ndarray:
         if name not in stored:
             raise ValueError(
-                f"{folder}: missing {EARS}{name}, which model.audio.encoder_layers ="
+                f"{folder}: missing {ENCODER}{name}, which model.audio.encoder_layers ="
                 f" {config.audio.encoder_layers} needs: is it a checkpoint of Qwen2.5-Omni?"
             )
         return np.asarray(stored[name]).astype(dtype)
@@ -192,7 +192,7 @@ def _checked_tensors(
                 " and audio are in scope",
                 stacklevel=3,
             )
-        tensors = {n: x for n, x in tensors.items() if not n.startswith((*_LEFT_OUT, EARS))}
+        tensors = {n: x for n, x in tensors.items() if not n.startswith((*_LEFT_OUT, ENCODER))}
     unused = ("rotary_emb.inv_freq", *(("lm_head.weight",) if config.tie_embeddings else ()))
     tensors = {name: x for name, x in tensors.items() if not name.endswith(unused)}
 

@@ -17,7 +17,7 @@ from tarl_jax.models.hf_config import CONFIG
 from tarl_jax.models.params import Params
 from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json
 
-EARS = "audio_tower."  # the part that the audio encoder reads
+ENCODER = "audio_tower."  # the part that the audio encoder reads
 _UNREAD = "audio_bos_eos_token.weight"  # of the tower; nothing of the thinker reads it
 
 
@@ -32,7 +32,7 @@ class AudioIds:
 
 def omni_checkpoint(
     decoder: tuple[dict[str, Any], Sequence[Tensor]],
-    ears: Params,
+    encoder: Params,
     config: ModelConfig,
     ids: AudioIds,
     base: Path | None,
@@ -41,7 +41,7 @@ def omni_checkpoint(
 
     Args:
       decoder: both, of the decoder alone.
-      ears: the encoder's parameters, stacked.
+      the audio encoder: the encoder's parameters, stacked.
       base: the Omni checkpoint that the policy comes from, whose vision, talker and configuration
         stay as they are; None: there are none, and the vision part is of no size.
     Raises: ValueError where the decoder is not of Omni's kind.
@@ -52,10 +52,10 @@ def omni_checkpoint(
             "model.qk_norm = True: a policy that hears is written as Qwen2.5-Omni's thinker, whose"
             " decoder has qk_norm = False and qkv_bias = True"
         )
-    own = [*tensors, *_tower(config.audio, ears)]
+    own = [*tensors, *_tower(config.audio, encoder)]
     if base is None:
         silent = np.zeros((2, config.d_model), np.float32)
-        own.append(Tensor(f"{EARS}{_UNREAD}", silent.shape, lambda: silent))
+        own.append(Tensor(f"{ENCODER}{_UNREAD}", silent.shape, lambda: silent))
         return _thinker(fields, config, ids), own
     stated = read_json(base / CONFIG)
     if stated["model_type"] == "qwen2_5_omni":
@@ -69,10 +69,10 @@ def omni_checkpoint(
     return {**stated, **dtype}, own + rest
 
 
-def _tower(config: AudioConfig, ears: Params) -> list[Tensor]:
+def _tower(config: AudioConfig, encoder: Params) -> list[Tensor]:
     return [
-        Tensor(f"{EARS}{name}", array.shape, functools.partial(np.asarray, array))
-        for name, array in to_hugging_face(config, ears).items()
+        Tensor(f"{ENCODER}{name}", array.shape, functools.partial(np.asarray, array))
+        for name, array in to_hugging_face(config, encoder).items()
     ]
 
 

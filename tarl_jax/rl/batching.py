@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tarl_jax.speech.sound import Hearing, Pieces
+from tarl_jax.speech.sound import AudioInputs, Pieces
 from tarl_jax.types import Batch, Trajectory
 
 SHORTEST = 64  # tokens; the smallest padded length
@@ -150,7 +150,7 @@ class Sample:
     """A sequence that the policy saw at once, and what its tokens train on; all of shape [S].
 
     fields: more of a Batch, by the field's name.
-    hearing: what the policy heard, its `places` [S]; None: it read everything.
+    hearing: what the policy spoken, its `places` [S]; None: it read everything.
     """
 
     tokens: np.ndarray
@@ -158,7 +158,7 @@ class Sample:
     log_probs: np.ndarray
     advantages: np.ndarray
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    hearing: Hearing | None = None
+    audio_inputs: AudioInputs | None = None
 
 
 def samples_of(
@@ -166,7 +166,7 @@ def samples_of(
     advantage: float | np.ndarray,
     fields: Mapping[str, np.ndarray] | None = None,
     drawn: bool = False,
-    hearing: Hearing | None = None,
+    audio_inputs: AudioInputs | None = None,
 ) -> list[Sample]:
     """One sample for each of the trajectory's parts.
 
@@ -182,7 +182,7 @@ def samples_of(
         Sample(
             tokens[at], counts, log_probs[at] * counts, weights[at] * counts,
             {name: np.asarray(of)[at] * counts for name, of in (fields or {}).items()},
-            None if hearing is None else _heard_at(hearing, at),
+            None if audio_inputs is None else _heard_at(audio_inputs, at),
         )
         for at, counts in trajectory.parts()
     ]
@@ -216,8 +216,8 @@ def fill(layouts: Sequence[Layout], samples: Sequence[Sample], packed: bool) -> 
             return lambda s: s.fields[name]
 
         more = {name: joined(field(name)) for name in names}
-        hearing = _hearing(layout, samples)
-        batches.append(dataclasses.replace(batch, **more, hearing=hearing))
+        audio_inputs = _audio_inputs(layout, samples)
+        batches.append(dataclasses.replace(batch, **more, audio_inputs=audio_inputs))
     return batches
 
 
@@ -244,18 +244,18 @@ def pieces_of_batch(shape: tuple[int, int], slots: int, count: int) -> int:
     return next(room for room in rooms if room >= count)
 
 
-def _heard_at(hearing: Hearing, at: np.ndarray) -> Hearing | None:
-    """What is heard at some of the tokens, which are in order; None: nothing."""
-    places = np.asarray(hearing.places)[at]
+def _heard_at(audio_inputs: AudioInputs, at: np.ndarray) -> AudioInputs | None:
+    """What is spoken at some of the tokens, which are in order; None: nothing."""
+    places = np.asarray(audio_inputs.places)[at]
     if not places.any():
         return None
-    pieces = hearing.pieces  # those behind the last that is heard were heard later
+    pieces = audio_inputs.pieces  # those behind the last that is spoken were spoken later
     count = (int(places.max()) - 1) // pieces.slots + 1
-    return Hearing(Pieces(pieces.mel[:count], pieces.frames[:count]), places)
+    return AudioInputs(Pieces(pieces.mel[:count], pieces.frames[:count]), places)
 
 
-def _hearing(layout: Layout, samples: Sequence[Sample]) -> Hearing | None:
-    """What is heard in one batch; None: nothing.
+def _audio_inputs(layout: Layout, samples: Sequence[Sample]) -> AudioInputs | None:
+    """What is spoken in one batch; None: nothing.
 
     A piece that several sequences hear, as those of a group hear one opening, is there once.
     """
@@ -264,20 +264,20 @@ def _hearing(layout: Layout, samples: Sequence[Sample]) -> Hearing | None:
     for row, chosen in enumerate(layout.rows):
         begin = 0
         for i in chosen:
-            hearing, end = samples[i].hearing, begin + len(samples[i].tokens)
-            if hearing is not None:
+            audio_inputs, end = samples[i].audio_inputs, begin + len(samples[i].tokens)
+            if audio_inputs is not None:
                 parts = [(one.mel.tobytes() + one.frames.tobytes(), one)
-                         for one in hearing.pieces.parts(1)]
+                         for one in audio_inputs.pieces.parts(1)]
                 moved = np.array([kept.setdefault(of, (len(kept), one))[0] for of, one in parts])
-                piece, slot = np.divmod(hearing.places - 1, hearing.pieces.slots)
-                there = moved[piece] * hearing.pieces.slots + slot + 1
-                places[row, begin:end] = np.where(hearing.places, there, 0)
+                piece, slot = np.divmod(audio_inputs.places - 1, audio_inputs.pieces.slots)
+                there = moved[piece] * audio_inputs.pieces.slots + slot + 1
+                places[row, begin:end] = np.where(audio_inputs.places, there, 0)
             begin = end
     if not kept:
         return None
     pieces = Pieces.joined([one for _, one in kept.values()])
     room = pieces_of_batch(layout.shape, pieces.slots, pieces.count)
-    return Hearing(pieces.padded(room), places)
+    return AudioInputs(pieces.padded(room), places)
 
 
 def take_out(

@@ -78,7 +78,7 @@ def init_value(model: ModelConfig, config: RLConfig, policy: decoder.Params) -> 
 
 
 def _hidden_states(params: decoder.Params, model: ModelConfig, batch: Batch) -> jax.Array:
-    return hidden_states(params, model, batch.tokens, batch.segments, batch.hearing)
+    return hidden_states(params, model, batch.tokens, batch.segments, batch.audio_inputs)
 
 
 def state_values(

@@ -36,7 +36,7 @@ from tarl_jax.rl import objective
 from tarl_jax.rl.batching import rooms_for_pieces
 from tarl_jax.rl.objective import Sums, Trained
 from tarl_jax.rl.optimizer import make_optimizer
-from tarl_jax.speech.sound import Hearing, Pieces
+from tarl_jax.speech.sound import AudioInputs, Pieces
 from tarl_jax.types import Batch
 
 
@@ -196,12 +196,12 @@ class Updater:
         ints, floats = of(shape, jnp.int32), of(shape, jnp.float32)
         valued = floats if objective.has_value_model(self._config) else None
         numbers = ints if packed else None
-        hearing = None
+        audio_inputs = None
         if room:
-            ears = self._model.audio
-            size = room, 2 * ears.n_window, ears.num_mel_bins
-            hearing = Hearing(Pieces(of(size, jnp.float32), of(size[:1], jnp.int32)), ints)
-        return Batch(ints, floats, floats, floats, numbers, valued, valued, hearing)
+            encoder = self._model.audio
+            size = room, 2 * encoder.n_window, encoder.num_mel_bins
+            audio_inputs = AudioInputs(Pieces(of(size, jnp.float32), of(size[:1], jnp.int32)), ints)
+        return Batch(ints, floats, floats, floats, numbers, valued, valued, audio_inputs)
 
     def lower(self, shape: tuple[int, int], packed: bool) -> dict[str, Any]:
         """The update's programs for a (rows, length) of micro-batches, lowered but not compiled.

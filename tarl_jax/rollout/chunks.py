@@ -39,7 +39,7 @@ def chunk_of(
     Args:
       rows: no more than have a place.
       shape: (places, columns).
-      width: of what is heard.
+      width: of what is spoken.
     """
     places, columns = shape
     chunk = empty(shape, batch)
@@ -60,7 +60,7 @@ def chunk_of(
         chunk.dropped[place], chunk.syntax[place] = row.dropped, row.syntax
         row.fed += len(part)
     if any(sound.first < row.fed and before[place] < sound.end
-           for place, row in placed.items() for sound in row.heard):
+           for place, row in placed.items() for sound in row.spoken):
         return with_sound(chunk, placed, before, width)
     return chunk
 
@@ -79,22 +79,22 @@ def empty(shape: tuple[int, int], batch: int) -> Chunk:
 def with_sound(
     chunk: Chunk, placed: Mapping[int, Row], before: Mapping[int, int], width: int
 ) -> Chunk:
-    """The chunk, and what the rows at its places heard of it.
+    """The chunk, and what the rows at its places spoken of it.
 
     before: how many tokens of the row at a place had been fed before the chunk.
     """
-    heard = np.zeros(chunk.tokens.shape, bool)
-    inputs = np.zeros((*heard.shape, width), np.float32)
+    spoken = np.zeros(chunk.tokens.shape, bool)
+    inputs = np.zeros((*spoken.shape, width), np.float32)
     for place, row in placed.items():
         begin = before[place]
-        for sound in row.heard:
+        for sound in row.spoken:
             first, end = max(sound.first, begin), min(sound.end, row.fed)
             if first < end:
-                heard[place, first - begin : end - begin] = True
+                spoken[place, first - begin : end - begin] = True
                 inputs[place, first - begin : end - begin] = (
                     sound.inputs[first - sound.first : end - sound.first]
                 )
-    return dataclasses.replace(chunk, heard=heard, inputs=inputs)
+    return dataclasses.replace(chunk, spoken=spoken, inputs=inputs)
 
 
 def _shard(row: Row, batch: int, shards: int) -> int:

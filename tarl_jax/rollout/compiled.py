@@ -110,14 +110,14 @@ class Compiled:
             lambda length: empty_cache(model, self._store_rows, length), static_argnums=0,
             out_shardings=cache,
         )
-        self._hear = jax.jit(functools.partial(programs.hear, model), out_shardings=whole)
+        self._encode = jax.jit(functools.partial(programs.encode_clip, model), out_shardings=whole)
         self._unstack = jax.jit(lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
 
     @property
     def compilations(self) -> int:
         """Programs compiled so far."""
         jitted = (self._extend, self._decode, self._resize, self._move, self._move_within,
-                  self._lengthen, self._zeros, self._store, self._hear)
+                  self._lengthen, self._zeros, self._store, self._encode)
         return sum(f._cache_size() for f in jitted)
 
     def compile(self, params: decoder.Params) -> None:
@@ -131,7 +131,7 @@ class Compiled:
         if self._model.audio:
             longest = longest_clip(self._config.max_episode_tokens)
             for samples in clip_sizes(self._model.audio, longest):
-                self.hear(params, np.zeros(samples, np.float32))
+                self.encode_clip(params, np.zeros(samples, np.float32))
         # Several processes must run their programs in one order.
         with ThreadPoolExecutor(1 if hosts.several() else os.cpu_count()) as pool:
             # The list collects what a thread raised.
@@ -246,10 +246,10 @@ class Compiled:
         chunk = chunks.chunk_of(rows, batch_of(state), self.shards, shape, width)
         return self._extend(params, state, chunk)
 
-    def hear(self, params: decoder.Params, clip: np.ndarray) -> np.ndarray:
+    def encode_clip(self, params: decoder.Params, clip: np.ndarray) -> np.ndarray:
         """What the decoder reads in place of a clip's tokens: float32 [tokens, D]."""
         parts = pieces_of(clip, self._model.audio).parts(PIECES)
-        inputs = np.concatenate([jax.device_get(self._hear(params, part)) for part in parts])
+        inputs = np.concatenate([jax.device_get(self._encode(params, part)) for part in parts])
         return inputs.reshape(-1, inputs.shape[-1])[: tokens_of(len(clip))]
 
     def decode(

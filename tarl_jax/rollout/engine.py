@@ -9,7 +9,7 @@ before the first tick and never again.
 
 Sampling is keyed by (episode seed, position): an episode's tokens do not depend on the slot or the
 batch it ran in. With several processes all run the same programs on the same batch; each plays the
-dialogues that it was given (`players.py`).
+dialogues that it was given (`workers.py`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from tarl_jax.rollout.chunks import fitting
 from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, length_of
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.programs import EngineState
-from tarl_jax.rollout.scheduler import Heard, Row, Scheduler
-from tarl_jax.rollout.workers import POLL, Dialogue, Pending, Players, Turn
+from tarl_jax.rollout.scheduler import Row, Scheduler, SpokenInputs
+from tarl_jax.rollout.workers import POLL, Dialogue, Pending, Turn, Workers
 
 AHEAD = 4  # times the slots: dialogues under way at most, where rollout.in_flight is 0
 
@@ -106,14 +106,14 @@ class _Run:
 
     params: decoder.Params
     scheduler: Scheduler
-    players: Players
+    workers: Workers
     state: EngineState
     store: Cache | None
     queue: list[int]  # dialogues that are not begun, the next one last
     stats: EngineStats
     rows: dict[int, Row]  # under way, by index
     starved: bool  # nothing could be written when last looked at, and no answer came
-    heard: weakref.WeakValueDictionary[int, np.ndarray]  # what rows hear, by clip
+    spoken: weakref.WeakValueDictionary[int, np.ndarray]  # what rows hear, by clip
 
 
 class Engine:
@@ -159,7 +159,7 @@ class Engine:
         """
         begun = time.perf_counter()
         run = self._begin(params, episodes, unfinished, seconds)
-        while (run.queue or run.scheduler.going) and not run.players.late:
+        while (run.queue or run.scheduler.going) and not run.workers.late:
             self._start_new(run)
             self._take_answers(run, ended)
             self._admit(run)
@@ -168,13 +168,13 @@ class Engine:
                 self._feed(run)
                 self._sample(run, temperature)
             if progress:
-                progress(run.players.count - len(run.queue) - len(run.rows), run.players.count)
+                progress(run.workers.count - len(run.queue) - len(run.rows), run.workers.count)
         if run.rows:
             self._take_answers(run, ended)  # those of the last turns are not lost
         stats = run.stats
         stats.unfinished = self._leave(run)
         stats.seconds = time.perf_counter() - begun
-        stats.outside_seconds = run.players.outside_seconds
+        stats.outside_seconds = run.workers.outside_seconds
         stats.host_seconds = (
             stats.seconds - stats.extend_seconds - stats.decode_seconds - stats.wait_seconds
         )
@@ -189,32 +189,32 @@ class Engine:
         unfinished: Sequence[Unfinished],
         seconds: float,
     ) -> _Run:
-        players = Players([u.episode for u in unfinished] + list(episodes), self._pool, seconds)
-        size = self.programs.bucket_rows(players.count)
+        workers = Workers([u.episode for u in unfinished] + list(episodes), self._pool, seconds)
+        size = self.programs.bucket_rows(workers.count)
         share, parked = self._config.share_prefix, self._config.parked
         run = _Run(
             params=self.programs.prepare(params),
             scheduler=Scheduler(size, parked, PREFIXES if share else 0, share),
-            players=players,
+            workers=workers,
             state=self.programs.empty(size),
             store=self.programs.empty_store(),
-            queue=list(range(players.count))[::-1],
-            stats=EngineStats(episodes=players.count),
+            queue=list(range(workers.count))[::-1],
+            stats=EngineStats(episodes=workers.count),
             rows={},
             starved=False,
-            heard=weakref.WeakValueDictionary(),
+            spoken=weakref.WeakValueDictionary(),
         )
         for index, left in enumerate(unfinished):
             if left.row is not None:
                 run.queue.remove(index)
                 row = dataclasses.replace(
                     left.row, index=index, fed=0, slot=None, place=None, blocks=[],
-                    heard=[self._hear_again(run, sound) for sound in left.row.heard],
+                    spoken=[self._encode_again(run, sound) for sound in left.row.spoken],
                 )
                 run.rows[index] = row
                 run.scheduler.begin(row)
                 if left.answer is not None:
-                    players.resume(index, left.answer)
+                    workers.resume(index, left.answer)
         return run
 
     def _start_new(self, run: _Run) -> None:
@@ -225,11 +225,11 @@ class Engine:
         wanted = self.programs.slots if run.starved else run.scheduler.free_slots()
         for _ in range(min(wanted, self._room(run))):
             index = run.queue.pop()
-            players = run.players
-            row = Row(index, players.seeds[index], shared=players.shared[index])
+            workers = run.workers
+            row = Row(index, workers.seeds[index], shared=workers.shared[index])
             run.rows[index] = row
             run.scheduler.begin(row)
-            players.start(index)
+            workers.start(index)
 
     def _room(self, run: _Run) -> int:
         """How many more dialogues may be begun."""
@@ -239,36 +239,36 @@ class Engine:
         begun = time.perf_counter()
         idle = not run.scheduler.writing and not run.scheduler.ready
         patience = (POLL if self._room(run) else float("inf")) if idle else 0.0
-        arrived = run.players.arrived(patience)
+        arrived = run.workers.arrived(patience)
         run.starved = idle and not arrived
         for index, answer in arrived:
             row = run.rows[index]
             if answer is not None:
                 run.stats.forced_tokens += len(answer.tokens)
-                heard = [self._hear(run, sound.first, sound.clip) for sound in answer.sounds]
-                run.scheduler.answered(row, answer.tokens, answer.keep, heard)
+                spoken = [self._encode(run, sound.first, sound.clip) for sound in answer.sounds]
+                run.scheduler.answered(row, answer.tokens, answer.keep, spoken)
                 continue
             run.scheduler.ended(row)
             del run.rows[index]
-            episode = run.players.episode(index)
+            episode = run.workers.episode(index)
             if ended and episode is not None:
                 ended(episode)
         if idle:
             run.stats.wait_seconds += time.perf_counter() - begun
 
-    def _hear(self, run: _Run, first: int, clip: np.ndarray) -> Heard:
+    def _encode(self, run: _Run, first: int, clip: np.ndarray) -> SpokenInputs:
         """The clip as the decoder reads it; once for all who hear it at a time."""
         begun = time.perf_counter()
         key = ~int.from_bytes(hashlib.sha256(clip.tobytes()).digest()[:7])
-        inputs = run.heard.get(key)
+        inputs = run.spoken.get(key)
         if inputs is None:
-            inputs = run.heard[key] = self.programs.hear(run.params, clip)
+            inputs = run.spoken[key] = self.programs.encode_clip(run.params, clip)
         run.stats.extend_seconds += time.perf_counter() - begun
-        return Heard(first, inputs, clip, key)
+        return SpokenInputs(first, inputs, clip, key)
 
-    def _hear_again(self, run: _Run, sound: Heard) -> Heard:
-        """What an earlier run heard, of which the context may have lost the end."""
-        fresh = self._hear(run, sound.first, sound.clip)
+    def _encode_again(self, run: _Run, sound: SpokenInputs) -> SpokenInputs:
+        """What an earlier run spoken, of which the context may have lost the end."""
+        fresh = self._encode(run, sound.first, sound.clip)
         return dataclasses.replace(fresh, inputs=fresh.inputs[: len(sound.inputs)])
 
     def _admit(self, run: _Run) -> None:
@@ -343,15 +343,15 @@ class Engine:
             if out.ended[slot]:
                 row.asking = True
                 turn = Turn(row.tokens[-row.written :], row.log_probs, row.drawn_log_probs)
-                run.players.turn(row.index, turn)
+                run.workers.turn(row.index, turn)
 
     def _leave(self, run: _Run) -> list[Unfinished]:
         """What has not ended, in the order of the run."""
         left: list[Unfinished] = []
         for index in sorted({*run.rows, *run.queue}):
-            episode = run.players.episode(index)
+            episode = run.workers.episode(index)
             if episode is not None:
-                row, answer = run.rows.get(index), run.players.waiting.get(index)
+                row, answer = run.rows.get(index), run.workers.waiting.get(index)
                 left.append(Unfinished(episode, row, answer))
         return left
 

@@ -28,7 +28,7 @@ from tarl_jax.types import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
+class Environment:
     """A domain behind a chat, its tasks, and who plays their users.
 
     system: the system turn's text and tokens.
@@ -54,15 +54,15 @@ class World:
         return self.config.model.vocab_size or self.tokenizer.vocab_size
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> World:
+    def from_config(cls, config: RunConfig) -> Environment:
         """Raises ValueError for a broken task file, one without tasks of a split, or data that do
         not suit the user, and what `Speech.from_config` raises.
         """
         domain = _domain(config)
         train, held_out = _tasks(config, domain)
         folder = config.model.pretrained
-        hears = bool(config.model.audio)
-        tokenizer = PretrainedTokenizer(folder, hears) if folder else Tokenizer(hears=hears)
+        with_audio = bool(config.model.audio)
+        tokenizer = PretrainedTokenizer(folder, with_audio) if folder else Tokenizer(with_audio=with_audio)
         chat = Chat(tokenizer)
         if 0 < config.model.vocab_size < tokenizer.vocab_size:
             raise ValueError(
@@ -75,7 +75,7 @@ class World:
         system = (text, chat.system(text, schemas))
         maths = Maths.from_config(config, chat)
         users = LLMUsers(config.user) if config.user.kind == "llm" else None
-        wanted = config.speech.share or config.curriculum.spoken or config.eval.heard
+        wanted = config.speech.share or config.curriculum.spoken or config.eval.spoken
         speech = Speech.from_config(config.speech) if wanted else None
         return cls(config, domain, tokenizer, chat, train, held_out, system, maths, users, speech)
 
@@ -84,7 +84,7 @@ class World:
     ) -> Episode | MathsEpisode:
         """A fresh episode; its seed is a hash of the run's seed, the task and `stream`.
 
-        The last of `stream` tells the episodes of one group apart. Where the policy has ears, what
+        The last of `stream` tells the episodes of one group apart. Where the policy has an audio encoder, what
         users say to the same words, who speaks, and in which voice, does not hang on it: a group
         hears its opening from one clip, and is compared with itself on the same users.
         """
@@ -101,7 +101,7 @@ class World:
                        supervisor)
 
     def engine(self) -> Engine:
-        """The rollout engine of this world's policy, on all devices."""
+        """The rollout engine of this environment's policy, on all devices."""
         config, grammar = self.config, None
         if config.rollout.constrain_calls:
             grammar = build(self.tokenizer, self.domain.tools, self.vocab_size)
@@ -110,10 +110,10 @@ class World:
         return Engine(config.model, config.rollout, self.tokenizer.stop_id, mesh, grammar,
                       least=len(self.system[1]))
 
-    def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> World:
-        """This world, in which users speak so much (`speech.share`), in these acoustics.
+    def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> Environment:
+        """This environment, in which users speak so much (`speech.share`), in these acoustics.
 
-        acoustics: None: as they are. Raises ValueError for a share of a world without speech.
+        acoustics: None: as they are. Raises ValueError for a share of a environment without speech.
         """
         if share and self.speech is None:
             raise ValueError(f"share = {share}: nobody can speak here: set config.speech.share")

@@ -88,7 +88,7 @@ class Episode:
                 f" no room for a turn of {self._config.max_turn_tokens} within"
                 f" rollout.max_episode_tokens = {self._config.max_episode_tokens}"
             )
-        prompt = _heard(*self._segments)
+        prompt = _answer_of(*self._segments)
         return prompt if prompt.sounds else prompt.tokens
 
     def turn(self, turn: Turn) -> Answer | None:
@@ -130,8 +130,8 @@ class Episode:
         if forgotten:
             said.forgotten = forgotten
             kept = Segment.forced("agent", ids[forgotten:], self._turn, "")
-            return dataclasses.replace(_heard(kept, segment), keep=before)
-        return _heard(segment)
+            return dataclasses.replace(_answer_of(kept, segment), keep=before)
+        return _answer_of(segment)
 
     def cut(self) -> None:
         """Ends the episode where it is, even while another thread waits in `start` or `turn`."""
@@ -217,7 +217,7 @@ class Episode:
             return Segment.forced(role, [*before, *render(shown)], turn, text, **info)
         samples = clip.result()
         tokens = tokens_of(len(samples))
-        ids, first = self._chat.heard(tokens)
+        ids, first = self._chat.spoken(tokens)
         segment = Segment.forced(role, [*before, *ids], turn, text, **info)
         segment.sound = Sound(len(before) + first, tokens, samples)
         return segment
@@ -241,8 +241,8 @@ class Episode:
         return self._tokens + more + self._config.max_turn_tokens <= self._config.max_episode_tokens
 
 
-def _heard(*segments: Segment) -> Answer:
-    """The segments' tokens, and what is heard at some of them."""
+def _answer_of(*segments: Segment) -> Answer:
+    """The segments' tokens, and what is spoken at some of them."""
     tokens: list[int] = []
     sounds = []
     for segment in segments:

@@ -79,7 +79,7 @@ def _checker(file: str) -> Check:
 
 
 class MathsEpisode:
-    """One problem, one turn; `rollout.players.Dialogue`.
+    """One problem, one turn; `rollout.workers.Dialogue`.
 
     seed: of the sampling.
     """

@@ -52,7 +52,7 @@ class Chunk:
       last: int32 [B]; the slot's newest token, which is not fed.
       seeds: uint32 [B].
       dropped, syntax: int32 [B].
-      heard: bool [B, C]; tokens in whose place `inputs`, float32 [B, C, D], are read. None: no row
+      spoken: bool [B, C]; tokens in whose place `inputs`, float32 [B, C, D], are read. None: no row
         hears anything.
     """
 
@@ -64,11 +64,11 @@ class Chunk:
     seeds: jax.Array
     dropped: jax.Array
     syntax: jax.Array
-    heard: jax.Array | None = None
+    spoken: jax.Array | None = None
     inputs: jax.Array | None = None
 
 
-def hear(
+def encode_clip(
     model: ModelConfig, params: decoder.Params, pieces: Pieces
 ) -> Float[Array, "X slots D"]:
     """What the decoder reads in place of the pieces' tokens."""
@@ -80,10 +80,10 @@ def extend(
 ) -> EngineState:
     """Feeds a chunk: the tokens enter the cache, and the rows are as the chunk says."""
     inputs = None
-    if chunk.heard is not None:
+    if chunk.spoken is not None:
         assert chunk.inputs is not None
         own = params["embed"][chunk.tokens]
-        inputs = jnp.where(chunk.heard[..., None], chunk.inputs.astype(own.dtype), own)
+        inputs = jnp.where(chunk.spoken[..., None], chunk.inputs.astype(own.dtype), own)
     _, cache = decoder.cached_step(
         params, model, state.cache, chunk.tokens, chunk.start, chunk.slots, inputs
     )

@@ -20,7 +20,7 @@ BLOCK = 16  # tokens; common prefixes are found in multiples of it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Heard:
+class SpokenInputs:
     """Sound at some tokens of a context.
 
     Attributes:
@@ -56,9 +56,9 @@ class Row:
       place: where its cache is in the store, or None.
       asking: whether it waits for an answer.
       written: tokens of the turn being written, which are the last of `tokens`.
-      log_probs, drawn_log_probs: of those, as in `players.Turn`.
+      log_probs, drawn_log_probs: of those, as in `workers.Turn`.
       syntax: where in the grammar they lead (`grammar.py`).
-      heard: what some of `tokens` sound like, in order.
+      spoken: what some of `tokens` sound like, in order.
     """
 
     index: int
@@ -74,7 +74,7 @@ class Row:
     log_probs: list[float] = dataclasses.field(default_factory=list)
     drawn_log_probs: list[float] = dataclasses.field(default_factory=list)
     syntax: int = 0
-    heard: list[Heard] = dataclasses.field(default_factory=list)
+    spoken: list[SpokenInputs] = dataclasses.field(default_factory=list)
     blocks: list[int] = dataclasses.field(default_factory=list)  # its entries in the index
 
     @property
@@ -84,11 +84,11 @@ class Row:
 
     @property
     def keys(self) -> list[int]:
-        """The tokens, those that are heard told apart by their sound: equal keys, equal caches."""
-        if not self.heard:
+        """The tokens, those that are spoken told apart by their sound: equal keys, equal caches."""
+        if not self.spoken:
             return self.tokens
         keys = list(self.tokens)
-        for sound in self.heard:
+        for sound in self.spoken:
             keys[sound.first : sound.end] = range(sound.key, sound.key - len(sound.inputs), -1)
         return keys
 
@@ -160,21 +160,21 @@ class Scheduler:
             self.ready.append(row)
 
     def answered(
-        self, row: Row, tokens: list[int], keep: int | None = None, heard: Sequence[Heard] = ()
+        self, row: Row, tokens: list[int], keep: int | None = None, spoken: Sequence[SpokenInputs] = ()
     ) -> None:
         """The tokens that follow; `keep`: how many of the present ones stay, None: all.
 
-        heard: what some of `tokens` sound like, placed from their start.
+        spoken: what some of `tokens` sound like, placed from their start.
         """
         if keep is not None and keep < len(row.tokens):
             row.dropped += len(row.tokens) - keep
             del row.tokens[keep:]
             row.fed = min(row.fed, keep)
-            row.heard = [
+            row.spoken = [
                 dataclasses.replace(sound, inputs=sound.inputs[: keep - sound.first])
-                for sound in row.heard if sound.first < keep
+                for sound in row.spoken if sound.first < keep
             ]
-        row.heard += [dataclasses.replace(s, first=len(row.tokens) + s.first) for s in heard]
+        row.spoken += [dataclasses.replace(s, first=len(row.tokens) + s.first) for s in spoken]
         row.tokens += tokens
         row.asking, row.written, row.log_probs, row.drawn_log_probs = False, 0, [], []
         row.syntax = 0

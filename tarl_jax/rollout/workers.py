@@ -41,7 +41,7 @@ class Answer:
     """The tokens that follow a turn.
 
     keep: how many tokens of the dialogue so far stay in the context before them; None: all.
-    sounds: what is heard at some of the tokens, in order.
+    sounds: what is spoken at some of the tokens, in order.
     """
 
     tokens: list[int]
@@ -78,7 +78,7 @@ Pending = Future[Answer | None]
 Arrival = tuple[int, Answer | None]
 
 
-class Players:
+class Workers:
     """Starts and answers the dialogues of one run; `index` counts them over all processes.
 
     Attributes:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 RECENT = 5  # steps that make up the present, in a trend
-_HEARD = re.compile(r"eval/heard/.+/pass\^1")
+_SPOKEN = re.compile(r"eval/spoken/.+/pass\^1")
 
 # (key, is it bad, why it matters, and the remedy)
 _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -63,7 +63,7 @@ def warnings(
             " rl.learning_rate"
         )
     trends = [line for trend in (_kl, _collapse, _value_model) for line in trend(steps)]
-    return found + trends + _hearing(evaluations)
+    return found + trends + _forgets_speech(evaluations)
 
 
 def _kl(steps: Sequence[Mapping[str, float]]) -> list[str]:
@@ -110,8 +110,8 @@ def _value_model(steps: Sequence[Mapping[str, float]]) -> list[str]:
     ]
 
 
-def _hearing(evaluations: Sequence[Mapping[str, float]]) -> list[str]:
-    """The policy unlearns to listen while it gets better at reading.
+def _forgets_speech(evaluations: Sequence[Mapping[str, float]]) -> list[str]:
+    """The policy unlearns to understand speech while it gets better at reading.
 
     Spoken tasks have fallen by more than both intervals explain, and written ones have not.
     """
@@ -119,9 +119,9 @@ def _hearing(evaluations: Sequence[Mapping[str, float]]) -> list[str]:
         return []
     first, now = evaluations[0], evaluations[-1]
     found = []
-    for key in sorted(k for k in now if _HEARD.fullmatch(k) and k in first):
-        read, heard = (now[k] - first[k] for k in ("eval/pass^1", key))
-        if read >= 0 > heard + math.hypot(*(_half_width(e, key) for e in (first, now))):
+    for key in sorted(k for k in now if _SPOKEN.fullmatch(k) and k in first):
+        read, spoken = (now[k] - first[k] for k in ("eval/pass^1", key))
+        if read >= 0 > spoken + math.hypot(*(_half_width(e, key) for e in (first, now))):
             found.append(
                 f"{key} fell from {first[key]:.3g} to {now[key]:.3g} while eval/pass^1 rose from"
                 f" {first['eval/pass^1']:.3g} to {now['eval/pass^1']:.3g}: the policy unlearns to"

@@ -346,8 +346,8 @@ def summary_table(base: Mapping[str, float | None], final: Mapping[str, float | 
     maths = ("maths pass@1", "eval/maths_pass@1", ".3f", True)
     more = [maths] if maths[1] in final else []
     more += [
-        (f"pass^1 heard, {key.split('/')[2]}", key, ".3f", True)
-        for key in final if re.fullmatch(r"eval/heard/.+/pass\^1", key)
+        (f"pass^1 spoken, {key.split('/')[2]}", key, ".3f", True)
+        for key in final if re.fullmatch(r"eval/spoken/.+/pass\^1", key)
     ]
     for row, key, spec, more_is_better in (*_SUMMARY, *more):
         before, after = base.get(key), final.get(key)

@@ -76,7 +76,7 @@ class LLMUser:
         whole, said = self._ask(self._messages, read)
         if self._config.strategy in ("verify", "reflection"):
             said = self._supervised(said, read)
-        # A model that thinks aloud goes on from its thoughts; the agent sees the message alone.
+        # A model that thinks spoken goes on from its thoughts; the agent sees the message alone.
         kept = whole if self._config.strategy == "react" else said
         self._messages.append({"role": "assistant", "content": kept})
         self._transcript.append(f"Customer: {said}")

@@ -1,4 +1,4 @@
-"""What is heard: as a record keeps it, and as arrays. Axis letters are those of `types.py`."""
+"""What is spoken: as a record keeps it, and as arrays. Axis letters are those of `types.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def clip_name(clip: np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sound:
-    """What is heard at some tokens of a segment.
+    """What is spoken at some tokens of a segment.
 
     Attributes:
       first: index in the segment of the first placeholder token.
@@ -47,7 +47,7 @@ class Sound:
 
 @struct.dataclass
 class Pieces:
-    """Clips as log-mel, cut into pieces of 2 s, one behind the other (`models/hearing.py`).
+    """Clips as log-mel, cut into pieces of 2 s, one behind the other (`models/audio_inputs.py`).
 
     Attributes:
       mel: float32 [X, frames, bins]; frames = 2 * n_window.
@@ -86,8 +86,8 @@ class Pieces:
 
 
 @struct.dataclass
-class Hearing:
-    """What is heard in a batch.
+class AudioInputs:
+    """What is spoken in a batch.
 
     Attributes:
       pieces: of all its rows.

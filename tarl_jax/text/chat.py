@@ -42,8 +42,8 @@ class Chat:
         """A user turn and the start of the agent's answer."""
         return self._wrap(f"\n{IM_START}user\n", text, f"{IM_END}\n{IM_START}assistant\n")
 
-    def heard(self, tokens: int) -> tuple[list[int], int]:
-        """A user turn that is heard, and the start of the agent's answer.
+    def spoken(self, tokens: int) -> tuple[list[int], int]:
+        """A user turn that is spoken, and the start of the agent's answer.
 
         tokens: of the sound, for each of which a placeholder stands.
         Returns: the ids, and the index of the first placeholder among them.

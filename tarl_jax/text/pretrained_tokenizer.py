@@ -43,7 +43,7 @@ class PretrainedTokenizer:
     Raises FileNotFoundError if the folder holds none, ValueError if it lacks the markup.
     """
 
-    def __init__(self, folder: Path | str, hears: bool = False):
+    def __init__(self, folder: Path | str, with_audio: bool = False):
         import transformers
 
         if not (Path(folder) / "tokenizer_config.json").is_file():
@@ -53,7 +53,7 @@ class PretrainedTokenizer:
             )
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         special = self._tokenizer.get_added_vocab()
-        needed = (IM_START, IM_END, *((AUDIO_START, AUDIO, AUDIO_END) if hears else ()))
+        needed = (IM_START, IM_END, *((AUDIO_START, AUDIO, AUDIO_END) if with_audio else ()))
         if missing := [m for m in needed if m not in special]:
             raise ValueError(f"{folder}: its tokenizer has no special tokens {missing}")
         longest_first = sorted(special, key=len, reverse=True)

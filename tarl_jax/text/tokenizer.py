@@ -19,7 +19,7 @@ import numpy as np
 EMBEDDED_MODEL = Path(__file__).with_name("shop.model")
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
-# Around what is heard, and in the place of each of its tokens; Qwen2.5-Omni's.
+# Around what is spoken, and in the place of each of its tokens; Qwen2.5-Omni's.
 AUDIO_START, AUDIO, AUDIO_END = "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"
 # Each is one piece. The longer ones are runs of Qwen's chat markup that always occur together; the
 # text they stand for is the same as if written out piece by piece.
@@ -51,7 +51,7 @@ class Tokenizer:
     for this markup.
     """
 
-    def __init__(self, path: Path = EMBEDDED_MODEL, hears: bool = False):
+    def __init__(self, path: Path = EMBEDDED_MODEL, with_audio: bool = False):
         import sentencepiece
 
         if not Path(path).is_file():
@@ -69,7 +69,7 @@ class Tokenizer:
                 raise ValueError(f"{path}: has no control symbol for {text!r}; train it again")
             self._markup[text] = token
         self._digits: dict[int, tuple[int, ...]] = {}
-        if hears:
+        if with_audio:
             self._digits = self._spelled()
             for text in (AUDIO_START, AUDIO, AUDIO_END):
                 self._markup[text] = self.vocab_size

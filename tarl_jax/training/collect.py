@@ -19,7 +19,7 @@ from tarl_jax.config import RunConfig
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine, EngineStats, Unfinished
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.maths_episode import MathsEpisode
 from tarl_jax.rollout.workers import Dialogue
@@ -51,12 +51,12 @@ class Collector:
     """
 
     def __init__(
-        self, config: RunConfig, engine: Engine, world: World, mixture: Mixture, folder: Path,
+        self, config: RunConfig, engine: Engine, env: Environment, mixture: Mixture, folder: Path,
         ended: Ended | None = None, supervisor: Supervisor | None = None,
     ):
         self._config = config
         self._engine = engine
-        self._world = world
+        self._env = env
         self._mixture = mixture
         self._folder = folder
         self._ended = ended
@@ -114,9 +114,9 @@ class Collector:
         config = self._config.rollout
         groups: list[Group] = []
         for planned in hosts.share(self._mixture.plan(step)):
-            world = self._world.speaking(planned.spoken)
+            env = self._env.speaking(planned.spoken)
             groups.append([
-                world.episode(planned.task, "train", step, trial, supervisor=self._supervisor)
+                env.episode(planned.task, "train", step, trial, supervisor=self._supervisor)
                 for trial in range(config.group_size)
             ])
         self._held += groups

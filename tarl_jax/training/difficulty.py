@@ -16,7 +16,7 @@ from tarl_jax.config import MathsConfig
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.directory import write_json
 from tarl_jax.types import Task
 
@@ -26,7 +26,7 @@ FILE = "maths_pass_rates.json"
 def medium_problems(
     engine: Engine,
     params: Params | None,
-    world: World,
+    env: Environment,
     run_dir: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Task]:
@@ -37,17 +37,17 @@ def medium_problems(
     Raises: ValueError where no problem lies in the band, or where nothing was measured and there
       is no starting policy any more.
     """
-    config = world.config.maths
-    if world.maths is None or not max(config.ratio):
+    config = env.config.maths
+    if env.maths is None or not max(config.ratio):
         return []
-    problems = world.maths.train_tasks
+    problems = env.maths.train_tasks
     if (config.min_pass, config.max_pass) == (0.0, 1.0):
         return problems
     problems, path = problems[: config.band_problems], run_dir / FILE
     if hosts.from_first(path.is_file):
         rates = json.loads(path.read_text(encoding="utf-8"))
     elif params is not None:
-        rates = _pass_rates(engine, params, world, problems, progress)
+        rates = _pass_rates(engine, params, env, problems, progress)
         hosts.from_first(lambda: write_json(path, rates))
     else:
         raise ValueError(f"{path}: is gone, and the policy that it was measured with has changed;"
@@ -72,16 +72,16 @@ def in_band(problems: list[Task], rates: dict[str, float], config: MathsConfig) 
 def _pass_rates(
     engine: Engine,
     params: Params,
-    world: World,
+    env: Environment,
     problems: list[Task],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, float]:
-    trials = world.config.maths.band_trials
+    trials = env.config.maths.band_trials
     episodes = [
-        world.episode(p, "maths-band", trial)
+        env.episode(p, "maths-band", trial)
         for p in hosts.share(problems) for trial in range(trials)
     ]
-    engine.run(params, episodes, world.config.rollout.temperature, progress)
+    engine.run(params, episodes, env.config.rollout.temperature, progress)
     passed = hosts.joined([bool(e.trajectory().success) for e in episodes])
     rates = np.reshape(passed, (-1, trials)).mean(axis=1).tolist()
     return dict(zip((p.task_id for p in problems), rates, strict=True))

@@ -15,7 +15,7 @@ from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run, write_json
 from tarl_jax.runs.live import LiveView, print_summary
@@ -48,7 +48,7 @@ def bootstrap_interval(
 def evaluate(
     engine: Engine,
     params: Params,
-    world: World,
+    env: Environment,
     tasks: Sequence[Task],
     stream: str,
     progress: Callable[[int, int], None] | None = None,
@@ -62,8 +62,8 @@ def evaluate(
     Returns: metrics named "eval/…", and the trajectories, the trials of a task side by side.
     Raises: LLMError where users are language models and none of them could play.
     """
-    config = world.config.eval
-    episodes = [world.episode(task, stream, config.seed, trial)
+    config = env.config.eval
+    episodes = [env.episode(task, stream, config.seed, trial)
                 for task in hosts.share(tasks) for trial in range(config.trials)]
     ended = judge.begin if judge else None
     stats = engine.run(params, episodes, config.temperature, progress, ended=ended)
@@ -80,39 +80,39 @@ def evaluate(
     if maths:
         metrics |= summarise_maths(maths, config.trials, config.bootstrap, config.seed)
     metrics["eval/tokens_per_second"] = stats.tokens_per_second
-    counts = hosts.total(world.user_counts() | (judge.counts() if judge else {}))
+    counts = hosts.total(env.user_counts() | (judge.counts() if judge else {}))
     metrics |= {f"eval/{name}": count for name, count in counts.items()}
     return metrics, trajectories
 
 
-def evaluate_senses(
+def evaluate_modalities(
     engine: Engine,
     params: Params,
-    world: World,
+    env: Environment,
     tasks: Sequence[Task],
     stream: str,
     progress: Callable[[int, int], None] | None = None,
     judge: Judge | None = None,
 ) -> tuple[dict[str, float], list[Trajectory]]:
-    """`evaluate`, and with `config.eval.heard` the same users written and spoken, side by side.
+    """`evaluate`, and with `config.eval.spoken` the same users written and spoken, side by side.
 
-    Metrics named "eval/…" are of the written ones; "eval/heard/<acoustics>/…" of the tool tasks
-    spoken, once for each of `config.eval.heard`.
+    Metrics named "eval/…" are of the written ones; "eval/spoken/<acoustics>/…" of the tool tasks
+    spoken, once for each of `config.eval.spoken`.
     """
-    heard = world.config.eval.heard
-    if not heard:
-        return evaluate(engine, params, world, tasks, stream, progress, judge)
+    spoken = env.config.eval.spoken
+    if not spoken:
+        return evaluate(engine, params, env, tasks, stream, progress, judge)
     metrics, trajectories = evaluate(
-        engine, params, world.speaking(0.0), tasks, stream, progress, judge
+        engine, params, env.speaking(0.0), tasks, stream, progress, judge
     )
     tools = [task for task in tasks if task.kind == "tool"]
-    for chain in heard:
+    for chain in spoken:
         found, episodes = evaluate(
-            engine, params, world.speaking(1.0, (chain,)), tools, stream, progress, judge
+            engine, params, env.speaking(1.0, (chain,)), tools, stream, progress, judge
         )
         trajectories += episodes
         for name, value in found.items():
-            metrics[f"eval/heard/{chain}/{name.removeprefix('eval/')}"] = value
+            metrics[f"eval/spoken/{chain}/{name.removeprefix('eval/')}"] = value
     return metrics, trajectories
 
 
@@ -169,10 +169,10 @@ def summarise_maths(
     return metrics | {f"eval/maths_{key}": value for key, value in more.items()}
 
 
-def held_out(world: World, count: int) -> list[Task]:
+def held_out(env: Environment, count: int) -> list[Task]:
     """`count` held-out tasks, and as many maths problems as an evaluation takes."""
-    maths = world.maths.held_out_tasks if world.maths else []
-    return [*world.held_out_tasks[:count], *maths[: world.config.eval.maths_tasks]]
+    maths = env.maths.held_out_tasks if env.maths else []
+    return [*env.held_out_tasks[:count], *maths[: env.config.eval.maths_tasks]]
 
 
 def by_kind(trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[Trajectory]]:
@@ -181,14 +181,14 @@ def by_kind(trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[
     return tools, [t for t in trajectories if t.task.kind == "maths"]
 
 
-def senses(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Of a training step: the share of episodes that were heard, and pass rates by sense."""
-    heard = np.array([any(t.sounds()) for t in trajectories])
+def modalities(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Of a training step: the share of episodes that were spoken, and pass rates by sense."""
+    spoken = np.array([any(t.sounds()) for t in trajectories])
     success = np.array([bool(t.success) for t in trajectories])
-    if not heard.any():
+    if not spoken.any():
         return {}
-    metrics = {"train/heard": float(heard.mean())}
-    for name, part in (("heard", heard), ("read", ~heard)):
+    metrics = {"train/spoken": float(spoken.mean())}
+    for name, part in (("heard", spoken), ("read", ~spoken)):
         if part.any():
             metrics[f"train/pass_rate_{name}"] = float(success[part].mean())
     return metrics
@@ -260,22 +260,22 @@ def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
     require_run(config, run_dir)
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
-    world = World.from_config(config)
-    engine = world.engine()
-    state = restore(config, world, make_updater(config, world), checkpoints, step)
+    env = Environment.from_config(config)
+    engine = env.engine()
+    state = restore(config, env, make_updater(config, env), checkpoints, step)
     try:
-        world.check_users()
+        env.check_users()
         with (
             LiveView(0, config.log.live, str(run_dir), hosts.output()) as view,
             Judge(config.judge, hosts.own(run_dir / "judge"), view.log) as judge,
         ):
             judge.check()
-            values, _ = evaluate_senses(
-                engine, state.policy, world, held_out(world, config.eval.final_tasks), "eval",
+            values, _ = evaluate_modalities(
+                engine, state.policy, env, held_out(env, config.eval.final_tasks), "eval",
                 lambda done, total: view.phase(f"evaluating step {step}", done, total), judge,
             )
     finally:
-        world.close()
+        env.close()
     checkpoints.close()
     if hosts.first():
         write_json(run_dir / f"evaluation-{step}.json", values)

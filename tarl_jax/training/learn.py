@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tarl_jax.config import RunConfig
-from tarl_jax.models.audio_inputs import hearing_of
+from tarl_jax.models.audio_inputs import audio_inputs_of
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.rl.batching import (
@@ -26,7 +26,7 @@ from tarl_jax.rl.batching import (
 from tarl_jax.rl.calibration import load_table
 from tarl_jax.rl.objective import needs_score
 from tarl_jax.rl.update import TrainState, Updater
-from tarl_jax.speech.sound import Hearing
+from tarl_jax.speech.sound import AudioInputs
 from tarl_jax.training.credit import Baselines, Credit, Table, assign
 from tarl_jax.types import Trajectory
 
@@ -64,13 +64,13 @@ class Learner:
         trajectories: Sequence[Trajectory],
     ) -> tuple[TrainState, dict[str, float]]:
         """The state after this step, and metrics named "rl/…". Raises NonFiniteError."""
-        ears = self._config.model.audio
-        heard = [
-            hearing_of(t.sounds(), t.num_tokens, ears) if ears else None for t in trajectories
+        encoder = self._config.model.audio
+        spoken = [
+            audio_inputs_of(t.sounds(), t.num_tokens, encoder) if encoder else None for t in trajectories
         ]
-        credit = self._credit(state, reference, trajectories, heard)
+        credit = self._credit(state, reference, trajectories, spoken)
         self.baselines = credit.baselines
-        state, metrics = self._update(step, state, reference, trajectories, heard, credit)
+        state, metrics = self._update(step, state, reference, trajectories, spoken, credit)
         return state, metrics | credit.metrics
 
     def _credit(
@@ -78,13 +78,13 @@ class Learner:
         state: TrainState,
         reference: Params | None,
         trajectories: Sequence[Trajectory],
-        heard: Sequence[Hearing | None],
+        spoken: Sequence[AudioInputs | None],
     ) -> Credit:
         """Advantages; before them, where they need it, what models say of the episodes' tokens."""
         scores: dict[str, list[np.ndarray]] = {}
         if needs_score(self._config.rl):
             samples = [
-                samples_of(t, 0.0, hearing=of) for t, of in zip(trajectories, heard, strict=True)
+                samples_of(t, 0.0, audio_inputs=of) for t, of in zip(trajectories, spoken, strict=True)
             ]
             flat = [sample for of in samples for sample in of]
             lengths = [len(sample.tokens) for sample in flat]
@@ -102,7 +102,7 @@ class Learner:
         state: TrainState,
         reference: Params | None,
         trajectories: Sequence[Trajectory],
-        heard: Sequence[Hearing | None],
+        spoken: Sequence[AudioInputs | None],
         credit: Credit,
     ) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step per minibatch of groups; what has nothing to teach is left out."""
@@ -120,7 +120,7 @@ class Learner:
             samples = [
                 sample for i in chosen for sample in samples_of(
                     trajectories[i], credit.advantages[i],
-                    {name: of[i] for name, of in credit.fields.items()}, self._drawn, heard[i],
+                    {name: of[i] for name, of in credit.fields.items()}, self._drawn, spoken[i],
                 )
             ]
             layouts = self._layouts([len(sample.tokens) for sample in samples])

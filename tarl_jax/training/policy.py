@@ -15,7 +15,7 @@ from tarl_jax.models.omni_files import AudioIds
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rl.update import TrainState, Updater
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START
@@ -23,15 +23,15 @@ from tarl_jax.warm_start.imitation import Progress, Score
 from tarl_jax.warm_start.recipe import warm_start
 
 
-def make_updater(config: RunConfig, world: World) -> Updater:
+def make_updater(config: RunConfig, env: Environment) -> Updater:
     """The updater of a run, on its mesh over all devices."""
     mesh = make_mesh(config.mesh)
-    return Updater(config.model, world.vocab_size, config.rl, config.rollout.temperature, mesh)
+    return Updater(config.model, env.vocab_size, config.rl, config.rollout.temperature, mesh)
 
 
 def starting_policy(
     config: RunConfig,
-    world: World,
+    env: Environment,
     updater: Updater,
     progress: Progress = lambda what, step, steps, loss: None,
     log: Callable[[str], None] = lambda line: None,
@@ -43,24 +43,24 @@ def starting_policy(
     if model.pretrained:
         log(f"loading {model.pretrained}")
         return hugging_face.load_params(
-            Path(model.pretrained), model, world.vocab_size, updater.policy_shardings,
+            Path(model.pretrained), model, env.vocab_size, updater.policy_shardings,
             model.param_dtype,
         )
     if not config.warm_start.steps:
         return updater.random(key)
-    params, folder = warm_start(config, world, updater, key, progress, score)
+    params, folder = warm_start(config, env, updater, key, progress, score)
     log(f"warm start: {folder}")
     return params
 
 
 def restore(
-    config: RunConfig, world: World, updater: Updater, checkpoints: Checkpoints, step: int
+    config: RunConfig, env: Environment, updater: Updater, checkpoints: Checkpoints, step: int
 ) -> TrainState:
     """The train state of a checkpoint. What is frozen comes from where the run had it."""
     model = config.model
     frozen = {}
     if model.lora.rank or (model.audio and model.audio.frozen):
-        frozen = frozen_part(model, starting_policy(config, world, updater))
+        frozen = frozen_part(model, starting_policy(config, env, updater))
     state, _ = checkpoints.restore(step, updater.shapes())
     return state.replace(frozen=frozen)
 
@@ -85,18 +85,18 @@ def export(config: RunConfig, folder: Path, step: int) -> int:
     require_run(config, run_dir)
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
-    world = World.from_config(config)
-    state = restore(config, world, make_updater(config, world), checkpoints, step)
+    env = Environment.from_config(config)
+    state = restore(config, env, make_updater(config, env), checkpoints, step)
     checkpoints.close()
     hugging_face.save_params(
-        folder, merge(state.policy, config.model), config.model, world.vocab_size,
+        folder, merge(state.policy, config.model), config.model, env.vocab_size,
         dtype=config.model.dtype, tokenizer_files=config.model.pretrained or None,
-        audio_ids=_audio_ids(world) if config.model.audio else None,
+        audio_ids=_audio_ids(env) if config.model.audio else None,
     )
     return step
 
 
-def _audio_ids(world: World) -> AudioIds:
-    markup = world.tokenizer.encode_markup
+def _audio_ids(env: Environment) -> AudioIds:
+    markup = env.tokenizer.encode_markup
     (start,), (token,), (end,) = markup(AUDIO_START), markup(AUDIO), markup(AUDIO_END)
     return AudioIds(start, token, end)

@@ -9,7 +9,7 @@ import numpy as np
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.config.speech import SpeechConfig
 from tarl_jax.parallel import hosts
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import Episode
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run
@@ -56,7 +56,7 @@ def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
 
     The policy acts until it says something to the user. The episode has no task: no verdict of it
     means anything.
-    Raises ConfigError for a run whose policy has no ears, a file that is not there or holds no
+    Raises ConfigError for a run whose policy has no audio encoder, a file that is not there or holds no
     sound, or one that is too long; SpeechError for one that is silent or broken.
     """
     if hosts.several():
@@ -64,7 +64,7 @@ def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
     run_dir = Path(config.workdir)
     require_run(config, run_dir)
     if not config.model.audio:
-        raise ConfigError("--user=human: the policy of this run has no ears; train one with"
+        raise ConfigError("--user=human: the policy of this run has no audio encoder; train one with"
                           " configs/omni_tarl.py")
     try:
         clip = load_clip(audio)
@@ -72,13 +72,13 @@ def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
         raise ConfigError(f"--audio={audio}: {error}") from error
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
-    world = World.from_config(config)
+    env = Environment.from_config(config)
     try:
-        state = restore(config, world, make_updater(config, world), checkpoints, step)
-        print(_someone(world))
-        trajectory = play_clip(world, state.policy, clip, audio.name)
+        state = restore(config, env, make_updater(config, env), checkpoints, step)
+        print(_someone(env))
+        trajectory = play_clip(env, state.policy, clip, audio.name)
     finally:
-        world.close()
+        env.close()
         checkpoints.close()
     for segment in trajectory.segments[1:]:
         if segment.text != phrases.STOP:
@@ -86,27 +86,27 @@ def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
     return trajectory
 
 
-def play_clip(world: World, params: dict, clip: np.ndarray, name: str) -> Trajectory:
+def play_clip(env: Environment, params: dict, clip: np.ndarray, name: str) -> Trajectory:
     """The episode that the clip begins. Raises ConfigError for one that is too long."""
     config = SpeechConfig(engine="recordings", recordings=name, share=1.0)
     task = Task("human", "", "", (), (), "held_out", "human", None, 1)
     with Speech(_Recording(clip), workers=1, voices=("",)) as speech:
         user = SpokenUser(_Caller(name), speech, config, 0)
         episode = Episode(
-            task, 0, world.domain, world.chat, world.config.rollout, world.system, user
+            task, 0, env.domain, env.chat, env.config.rollout, env.system, user
         )
-        world.engine().run(params, [episode], world.config.eval.temperature)
+        env.engine().run(params, [episode], env.config.eval.temperature)
     trajectory = episode.trajectory()
     if not trajectory.turns:
         raise ConfigError(f"--audio: {trajectory.segments[-1].info['failure']}: a shorter clip fits"
                           f" into rollout.max_episode_tokens"
-                          f" = {world.config.rollout.max_episode_tokens}")
+                          f" = {env.config.rollout.max_episode_tokens}")
     return trajectory
 
 
-def _someone(world: World) -> str:
+def _someone(env: Environment) -> str:
     """A user of the shop that one can claim to be."""
-    user = next(iter(world.domain.database["users"].values()))
+    user = next(iter(env.domain.database["users"].values()))
     name = " ".join((user["name"]["first_name"], user["name"]["last_name"]))
     return f"You may be {name}, {user['email']}, with the orders {', '.join(user['orders'])}."
 

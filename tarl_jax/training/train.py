@@ -23,7 +23,7 @@ from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.mesh import make_mesh, row_shards
 from tarl_jax.rl.update import NonFiniteError, TrainState
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs import metrics as logs
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
 from tarl_jax.runs.curves import plot_curves
@@ -37,11 +37,11 @@ from tarl_jax.training.evaluation import (
     behaviour,
     by_kind,
     evaluate,
-    evaluate_senses,
+    evaluate_modalities,
     held_out,
     maths_metrics,
+    modalities,
     require_some,
-    senses,
 )
 from tarl_jax.training.learn import Learner
 from tarl_jax.training.mixture import Mixture
@@ -75,12 +75,12 @@ class _Run:
         self.config, self.run_dir, self.view, self.stop = config, run_dir, view, stop
         self.mesh = make_mesh(config.mesh)
         view.phase("building the shop and its tasks")
-        self.world = World.from_config(config)
-        self.world.check_users()
+        self.env = Environment.from_config(config)
+        self.env.check_users()
         self.judge = Judge(config.judge, hosts.own(run_dir / "judge"), view.log)
         self.judge.check()
-        self.engine = self.world.engine()
-        self.updater = make_updater(config, self.world)
+        self.engine = self.env.engine()
+        self.updater = make_updater(config, self.env)
         self.learner = Learner(config, self.updater, row_shards(self.mesh), run_dir)
         self.checkpoints = Checkpoints(run_dir, config.checkpoint)
         self.writer: logs.MetricsWriter | None = None
@@ -90,7 +90,7 @@ class _Run:
     def close(self) -> None:
         if self.collector:
             self.collector.close()
-        self.world.close()
+        self.env.close()
         self.judge.close()
         self.checkpoints.close()
         if self.writer:
@@ -106,7 +106,7 @@ class _Run:
         self.mixture = self._mixture(state.policy if not step else None)
         self._require_same_schedule(step)
         self.collector = Collector(
-            self.config, self.engine, self.world, self.mixture, self.run_dir / "ahead",
+            self.config, self.engine, self.env, self.mixture, self.run_dir / "ahead",
             self.judge.begin,
             self.judge.objection if self.config.rollout.interruptions else None,
         )
@@ -138,13 +138,13 @@ class _Run:
         config = self.config
         steps = hosts.from_first(lambda: self.checkpoints.steps)
         if steps:
-            state = restore(config, self.world, self.updater, self.checkpoints, steps[-1])
+            state = restore(config, self.env, self.updater, self.checkpoints, steps[-1])
             self.learner.baselines = self.checkpoints.meta(steps[-1]).get("baselines", {})
             self.view.log(f"resuming {self.run_dir} after step {steps[-1]}")
             reference = state.policy
         else:
             reference = starting_policy(
-                config, self.world, self.updater, self._warm_progress, self.view.log,
+                config, self.env, self.updater, self._warm_progress, self.view.log,
                 self._warm_score,
             )
             state = self.updater.init(reference)
@@ -160,15 +160,15 @@ class _Run:
 
     def _mixture(self, base: Params | None) -> Mixture:
         """The tasks of every step; `base` is the policy that no step has changed yet."""
-        config, maths = self.config, self.world.maths
+        config, maths = self.config, self.env.maths
         problems = medium_problems(
-            self.engine, base, self.world, self.run_dir,
+            self.engine, base, self.env, self.run_dir,
             lambda done, total: self.view.phase("trying the maths problems", done, total),
         )
         if maths is not None:
             self.view.log(f"maths: {len(problems)} of {len(maths.train_tasks)} problems to train"
                           f" on; {maths.too_long} were too long")
-        return Mixture(self.world.train_tasks, problems, config.rollout.tasks_per_step,
+        return Mixture(self.env.train_tasks, problems, config.rollout.tasks_per_step,
                        config.maths, config.seed, config.speech, config.curriculum)
 
     def _require_same_schedule(self, step: int) -> None:
@@ -209,11 +209,11 @@ class _Run:
         """Share of training tasks passed: the first ones, as many as an evaluation has."""
         if not self.engine.programs.compilations:
             self.engine.programs.compile(params)
-        tasks = self.world.train_tasks[: self.config.eval.tasks]
+        tasks = self.env.train_tasks[: self.config.eval.tasks]
         # The warm start is shared by runs of every seed: its episodes have a seed of their own.
         seeded = dataclasses.replace(self.config, seed=self.config.warm_start.seed)
-        world = dataclasses.replace(self.world, config=seeded)
-        values, _ = evaluate(self.engine, params, world, tasks, "warm start")
+        env = dataclasses.replace(self.env, config=seeded)
+        values, _ = evaluate(self.engine, params, env, tasks, "warm start")
         passed = values["eval/pass^1"]
         self.view.log(f"warm start: passes {passed:.3f} of {len(tasks)} training tasks")
         return passed
@@ -245,7 +245,7 @@ class _Run:
                 f" trajectories in {self.run_dir}"
             ) from error
         done = time.perf_counter()
-        counts = hosts.total(self.world.user_counts() | self.judge.counts())
+        counts = hosts.total(self.env.user_counts() | self.judge.counts())
         values |= losses | collected.stats.metrics() | counts | {
             "seconds/rollout": after_rollout - begun,
             "seconds/judge": after_judge - after_rollout,
@@ -283,7 +283,7 @@ class _Run:
         major = [-1 in (t.turn_scores or ()) for t in trajectories]
         success = [bool(t.success) for t in trajectories]
         values |= {f"rollout/{k}": v for k, v in behaviour(trajectories).items()}
-        values |= senses(trajectories)
+        values |= modalities(trajectories)
         return values | rewards | {
             "reward/mean": float(np.mean([t.reward for t in trajectories])),
             "train/pass_rate": float(np.mean(success)),
@@ -299,7 +299,7 @@ class _Run:
         if self.collector:
             self.collector.settle()
         count = config.tasks if kind == "eval" else config.final_tasks
-        tasks = held_out(self.world, count)
+        tasks = held_out(self.env, count)
         begun = time.perf_counter()
         name = {"base": "evaluating the base", "final": "evaluating the trained policy"}.get(
             kind, "evaluating")
@@ -311,15 +311,15 @@ class _Run:
 
         # Base and final play the very same episodes.
         stream = f"eval-{step}" if kind == "eval" else "eval"
-        values, trajectories = evaluate_senses(
-            self.engine, params, self.world, tasks, stream, progress, self.judge
+        values, trajectories = evaluate_modalities(
+            self.engine, params, self.env, tasks, stream, progress, self.judge
         )
         values["seconds/eval"] = time.perf_counter() - begun
         self._write(step, kind, values)
         tools, maths = by_kind(trajectories)
-        heard = [t for t in tools if any(t.sounds())]
+        spoken = [t for t in tools if any(t.sounds())]
         read = [t for t in tools if not any(t.sounds())]
-        kept = [*read[:64], *maths[:16], *heard[:16]]
+        kept = [*read[:64], *maths[:16], *spoken[:16]]
         hosts.from_first(lambda: logs.append_trajectories(self.run_dir, step, kept, kind="eval"))
         self.view.update(step, values)
         return values

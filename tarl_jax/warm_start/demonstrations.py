@@ -17,9 +17,9 @@ import numpy as np
 from tarl_jax.config import ClerkConfig, RunConfig
 from tarl_jax.config.speech import parse_chain
 from tarl_jax.maths.arithmetic import make_problems
-from tarl_jax.models.audio_inputs import hearing_of, pieces_of, tokens_of
+from tarl_jax.models.audio_inputs import audio_inputs_of, pieces_of, tokens_of
 from tarl_jax.rl.batching import Sample
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.maths_episode import Maths
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import play
@@ -30,16 +30,16 @@ from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.speech.service import Speech
-from tarl_jax.speech.sound import Hearing, Pieces, Sound
+from tarl_jax.speech.sound import AudioInputs, Pieces, Sound
 from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import draw_voice
 from tarl_jax.types import Task
 
-_SPACE = 7  # 1/25 s from one token of what is heard to the next, at most
+_SPACE = 7  # 1/25 s from one token of what is spoken to the next, at most
 
 Made = Callable[[int, int], None]  # told of dialogues: (made, to make)
 Said = Future[np.ndarray]  # the clip of a text
-Part = tuple[str, str | list[int]]  # "user" and its text, or "clerk" or "world" and their tokens
+Part = tuple[str, str | list[int]]  # "user" and its text, or "clerk" or "environment" and their tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,57 +64,57 @@ class Demonstration:
     Attributes:
       tokens: int32 [S].
       agent: bool [S]; which of them the clerk wrote.
-      heard: bool [S]; which of them stand for sound, and teach nothing.
-      hearing: what is heard there; None: nothing is.
+      spoken: bool [S]; which of them stand for sound, and teach nothing.
+      hearing: what is spoken there; None: nothing is.
       said: the clips of it.
     """
 
     tokens: np.ndarray
     agent: np.ndarray
-    heard: np.ndarray
-    hearing: Hearing | None = None
+    spoken: np.ndarray
+    audio_inputs: AudioInputs | None = None
     said: tuple[Transcript, ...] = ()
 
     def sample(self, observation_weight: float) -> Sample:
         """For a batch: `sampled` marks the clerk's tokens, `advantages` are the loss's weights."""
         weights = np.where(self.agent, 1.0, observation_weight)
         weights[0] = 0.0  # in a packed row what is before it is another dialogue
-        weights[self.heard] = 0.0
+        weights[self.spoken] = 0.0
         return Sample(self.tokens, self.agent, np.zeros(len(self.tokens)), weights,
-                      hearing=self.hearing)
+                      audio_inputs=self.audio_inputs)
 
 
 def demonstrate(
-    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int,
+    config: RunConfig, env: Environment, clerk: ClerkConfig, episodes: int,
     progress: Made = lambda made, total: None,
 ) -> list[Demonstration]:
     """The clerk's dialogues, and worked maths problems; those beyond the context are left out."""
     found = []
-    for _, parts, _ in _dialogues(config, world, clerk, episodes):
-        found.append(_demonstration(world, parts, _written))
+    for _, parts, _ in _dialogues(config, env, clerk, episodes):
+        found.append(_demonstration(env, parts, _written))
         progress(len(found), episodes)
-    if world.maths is not None:
-        found += _worked_problems(config, world.maths, len(found))
+    if env.maths is not None:
+        found += _worked_problems(config, env.maths, len(found))
     return _short(found, config)
 
 
 def demonstrate_spaced(
-    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
+    config: RunConfig, env: Environment, clerk: ClerkConfig, episodes: int
 ) -> list[Demonstration]:
-    """The same dialogues as perfect ears would give them to the decoder, without a sound.
+    """The same dialogues as perfect the audio encoder would give them to the decoder, without a sound.
 
-    The tokens of what users say stand as far apart as they would be heard, with placeholders in
+    The tokens of what users say stand as far apart as they would be spoken, with placeholders in
     between: from these a policy learns, cheaply, to read what is not closely set.
     """
     found = []
-    for _, parts, seed in _dialogues(config, world, clerk, episodes):
+    for _, parts, seed in _dialogues(config, env, clerk, episodes):
         turn = functools.partial(_spaced, rng=np.random.default_rng(seed))
-        found.append(_demonstration(world, parts, turn))
+        found.append(_demonstration(env, parts, turn))
     return _short(found, config)
 
 
-def demonstrate_aloud(
-    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int, speech: Speech,
+def demonstrate_spoken(
+    config: RunConfig, env: Environment, clerk: ClerkConfig, episodes: int, speech: Speech,
     progress: Made = lambda made, total: None,
 ) -> tuple[list[Demonstration], list[Transcript]]:
     """The same dialogues, their users speaking; and what matters in them, each said alone.
@@ -122,7 +122,7 @@ def demonstrate_aloud(
     Raises SpeechError.
     """
     begun = []
-    for task, parts, seed in _dialogues(config, world, clerk, episodes):
+    for task, parts, seed in _dialogues(config, env, clerk, episodes):
         rng = random.Random(f"aloud-{seed}")
         voice = draw_voice(config.speech, rng)
         chain = rng.choice(config.speech.acoustics) if config.speech.acoustics else "clean"
@@ -138,8 +138,8 @@ def demonstrate_aloud(
     begun.reverse()
     while begun:  # what is done with is let go
         parts, said, values, clips = begun.pop()
-        found.append(_demonstration(world, parts, functools.partial(_spoken, clips=iter(said))))
-        alone += [_transcript(world, *of) for of in zip(values, clips, strict=True)]
+        found.append(_demonstration(env, parts, functools.partial(_spoken, clips=iter(said))))
+        alone += [_transcript(env, *of) for of in zip(values, clips, strict=True)]
         progress(len(found), len(found) + len(begun))
     return _short(found, config), alone
 
@@ -156,7 +156,7 @@ def _values(task: Task, rng: random.Random) -> list[str]:
     return values + rng.sample(others, min(2, len(others)))
 
 
-def clumsier(clerk: ClerkConfig, times: float) -> ClerkConfig:
+def with_more_errors(clerk: ClerkConfig, times: float) -> ClerkConfig:
     """The clerk, erring so many times as often, but where only a judge would see it."""
     rates = {name: min(times * rate, 1.0) for name, rate in dataclasses.asdict(clerk).items()}
     return ClerkConfig(**{**rates, "skip_confirmation": clerk.skip_confirmation})
@@ -173,7 +173,7 @@ def _short(found: list[Demonstration], config: RunConfig) -> list[Demonstration]
 
 
 def _dialogues(
-    config: RunConfig, world: World, clerk: ClerkConfig, episodes: int
+    config: RunConfig, env: Environment, clerk: ClerkConfig, episodes: int
 ) -> Iterator[tuple[Task, list[Part], int]]:
     """Each dialogue's task, its parts behind the system turn, and its seed."""
     branches = min(config.warm_start.branches, episodes)
@@ -183,11 +183,11 @@ def _dialogues(
         wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
         for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
             seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
-            yield task, _parts(config, world, domain, clerk, task, seed), seed
+            yield task, _parts(config, env, domain, clerk, task, seed), seed
 
 
 def _parts(
-    config: RunConfig, world: World, domain: Domain, clerk: ClerkConfig, task: Task, seed: int
+    config: RunConfig, env: Environment, domain: Domain, clerk: ClerkConfig, task: Task, seed: int
 ) -> list[Part]:
     dialogue = Dialogue(
         task, domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
@@ -195,11 +195,11 @@ def _parts(
     )
     parts: list[Part] = [("user", dialogue.opening)]
     for action, observation in play(dialogue, clerk, seed):
-        parts.append(("clerk", world.chat.agent(action)))
+        parts.append(("clerk", env.chat.agent(action)))
         if not observation.stop_reason:
             tool = observation.role == "tool"
             parts.append(
-                ("world", world.chat.tool(observation.text)) if tool else ("user", observation.text)
+                ("world", env.chat.tool(observation.text)) if tool else ("user", observation.text)
             )
     return parts
 
@@ -209,41 +209,41 @@ class _UserTurn:
     """ids, which of them stand for sound, and the sound."""
 
     ids: list[int]
-    heard: np.ndarray
+    spoken: np.ndarray
     clip: np.ndarray | None = None
     transcript: Transcript | None = None
 
 
-def _written(world: World, text: str) -> _UserTurn:
-    ids = world.chat.user(text)
+def _written(env: Environment, text: str) -> _UserTurn:
+    ids = env.chat.user(text)
     return _UserTurn(ids, np.zeros(len(ids), bool))
 
 
-def _spaced(world: World, text: str, rng: np.random.Generator) -> _UserTurn:
-    words = world.tokenizer.encode(text)
+def _spaced(env: Environment, text: str, rng: np.random.Generator) -> _UserTurn:
+    words = env.tokenizer.encode(text)
     at = np.cumsum(rng.integers(1, _SPACE + 1, len(words) + 1))  # 1: the next token
-    ids, first = world.chat.heard(int(at[-1]))
+    ids, first = env.chat.spoken(int(at[-1]))
     for place, word in zip(at[:-1], words, strict=True):
         ids[first + int(place)] = word
-    heard = np.zeros(len(ids), bool)
-    heard[first : first + int(at[-1])] = True
-    return _UserTurn(ids, heard)
+    spoken = np.zeros(len(ids), bool)
+    spoken[first : first + int(at[-1])] = True
+    return _UserTurn(ids, spoken)
 
 
-def _spoken(world: World, text: str, clips: Iterator[Said]) -> _UserTurn:
+def _spoken(env: Environment, text: str, clips: Iterator[Said]) -> _UserTurn:
     said = next(clips)
-    transcript = _transcript(world, text, said)
-    ids, first = world.chat.heard(transcript.tokens)
-    heard = np.zeros(len(ids), bool)
-    heard[first : first + transcript.tokens] = True
-    return _UserTurn(ids, heard, said.result(), transcript)
+    transcript = _transcript(env, text, said)
+    ids, first = env.chat.spoken(transcript.tokens)
+    spoken = np.zeros(len(ids), bool)
+    spoken[first : first + transcript.tokens] = True
+    return _UserTurn(ids, spoken, said.result(), transcript)
 
 
 def _demonstration(
-    world: World, parts: list[Part], user: Callable[[World, str], _UserTurn]
+    env: Environment, parts: list[Part], user: Callable[[Environment, str], _UserTurn]
 ) -> Demonstration:
-    tokens = list(world.system[1])
-    agent, heard = [False] * len(tokens), [False] * len(tokens)
+    tokens = list(env.system[1])
+    agent, spoken = [False] * len(tokens), [False] * len(tokens)
     sounds: list[Sound] = []
     transcripts = []
     for role, content in parts:
@@ -251,25 +251,25 @@ def _demonstration(
         if isinstance(content, list):
             ids = content
         else:
-            turn = user(world, content)
+            turn = user(env, content)
             ids = turn.ids
             if turn.clip is not None and turn.transcript is not None:
-                first = len(tokens) + int(turn.heard.argmax())
+                first = len(tokens) + int(turn.spoken.argmax())
                 sounds.append(Sound(first, turn.transcript.tokens, turn.clip))
                 transcripts.append(turn.transcript)
         tokens += ids
         agent += [role == "clerk"] * len(ids)
-        heard += [False] * len(ids) if turn is None else turn.heard.tolist()
-    hearing = hearing_of(sounds, len(tokens), world.config.model.audio) if sounds else None
+        spoken += [False] * len(ids) if turn is None else turn.spoken.tolist()
+    audio_inputs = audio_inputs_of(sounds, len(tokens), env.config.model.audio) if sounds else None
     return Demonstration(
-        np.array(tokens, np.int32), np.array(agent), np.array(heard), hearing, tuple(transcripts)
+        np.array(tokens, np.int32), np.array(agent), np.array(spoken), audio_inputs, tuple(transcripts)
     )
 
 
-def _transcript(world: World, text: str, said: Said) -> Transcript:
+def _transcript(env: Environment, text: str, said: Said) -> Transcript:
     clip = said.result()
-    ids = np.array(world.tokenizer.encode(text), np.int32)
-    return Transcript(pieces_of(clip, world.config.model.audio), tokens_of(len(clip)), ids)
+    ids = np.array(env.tokenizer.encode(text), np.int32)
+    return Transcript(pieces_of(clip, env.config.model.audio), tokens_of(len(clip)), ids)
 
 
 def _worked_problems(config: RunConfig, maths: Maths, dialogues: int) -> list[Demonstration]:

@@ -1,7 +1,7 @@
 """How a policy learns from demonstrations: lessons, an optimiser, steps.
 
 A lesson is a gradient and endless batches for it; a trainer's step takes a batch of each of its
-lessons. Imitation, the cross-entropy of what the clerk wrote, is one; `listening.py` has others.
+lessons. Imitation, the cross-entropy of what the clerk wrote, is one; `transcription.py` has others.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def lower(
     demonstrations: list[Demonstration],
     score: Score,
 ) -> decoder.Params:
-    """Imitates a clumsier clerk until `score` has come down to `config.target_pass`.
+    """Imitates a clerk that errs more until `score` has come down to `config.target_pass`.
 
     Asked every few steps; ends after an eighth of `config.steps` in any case.
     """
@@ -121,7 +121,7 @@ class Trainer:
 def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.GradientTransformation:
     """Muon on the matrices of the layers, Adam on embeddings and norms.
 
-    For the parameters of a policy, whose ears have Adam alone, or of ears, whose convolutions and
+    For the parameters of a policy, whose the audio encoder have Adam alone, or of the audio encoder, whose convolutions and
     projection have Muon too.
 
     share: constant learning rates at this share of their peak; 0: linear decay to nearly zero.
@@ -145,9 +145,9 @@ def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.Gradien
             "wq": (1, (2, 3)), "wk": (1, (2, 3)), "wv": (1, (2, 3)), "wo": ((1, 2), 3),
             "w_gate": (1, 2), "w_up": (1, 2), "w_down": (1, 2),
         }
-        of_ears = {"conv1": ((0, 1), 2), "conv2": ((0, 1), 2), "project": (0, 1)}
+        of_encoder = {"conv1": ((0, 1), 2), "conv2": ((0, 1), 2), "project": (0, 1)}
         specs = jax.tree.map(lambda _: None, params)
-        for part, axes in ((specs["layers"], shapes), (specs, of_ears)):
+        for part, axes in ((specs["layers"], shapes), (specs, of_encoder)):
             for name in part.keys() & axes.keys():
                 part[name] = optax.contrib.MuonDimensionNumbers(*axes[name])
         return specs
@@ -185,7 +185,7 @@ def _gradient(
     weights, agent = batch.advantages, batch.sampled
 
     def loss_of(p: decoder.Params) -> tuple[jax.Array, jax.Array]:
-        hidden = hidden_states(p, model, batch.tokens, batch.segments, batch.hearing)
+        hidden = hidden_states(p, model, batch.tokens, batch.segments, batch.audio_inputs)
         log_probs, _ = sampled_log_probs(p, hidden, batch.tokens, weights, 1.0)
         shown = -jnp.sum(agent * log_probs) / jnp.maximum(agent.sum(), 1.0)
         return -jnp.sum(weights * log_probs) / jnp.maximum(weights.sum(), 1.0), shown

@@ -3,7 +3,7 @@
 A policy that has only ever seen faultless work explores nothing that reinforcement learning could
 prefer; the errors give it the variety that training then prunes. How good it is after so many steps
 hangs on how a machine rounds; where it has come out better than wanted, it ends by imitating a
-clumsier clerk, so that runs begin alike. The result is cached on disk under a hash of everything
+clerk that errs more, so that runs begin alike. The result is cached on disk under a hash of everything
 that determines it.
 """
 
@@ -25,7 +25,7 @@ from tarl_jax.config.warm_start import WarmStartConfig
 from tarl_jax.models import decoder
 from tarl_jax.parallel import hosts
 from tarl_jax.rl.update import Updater
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs import checkpoint
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
@@ -33,11 +33,11 @@ from tarl_jax.warm_start import transcription
 from tarl_jax.warm_start.demonstrations import (
     Demonstration,
     Transcript,
-    clumsier,
     demonstrate,
-    demonstrate_aloud,
     demonstrate_spaced,
+    demonstrate_spoken,
     played,
+    with_more_errors,
 )
 from tarl_jax.warm_start.imitation import (
     Lesson,
@@ -52,7 +52,7 @@ from tarl_jax.warm_start.imitation import (
 )
 
 FORMAT = 5  # raised when the meaning of a cached warm start changes
-SPEECH_FORMAT = 2  # the same of those with ears alone
+SPEECH_FORMAT = 2  # the same of those with an audio encoder alone
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,14 +63,14 @@ class Material:
     """
 
     config: RunConfig
-    world: World
+    env: Environment
     progress: Progress
 
     @functools.cached_property
     def written(self) -> list[Demonstration]:
         settings = self.config.warm_start
         return demonstrate(
-            self.config, self.world, settings.clerk, settings.episodes,
+            self.config, self.env, settings.clerk, settings.episodes,
             self._made("writing dialogues"),
         )
 
@@ -78,26 +78,26 @@ class Material:
     def spaced(self) -> list[Demonstration]:
         settings = self.config.warm_start
         return demonstrate_spaced(
-            self.config, self.world, settings.clerk, settings.listen.spaced
-        ) if settings.listen.spaced else []
+            self.config, self.env, settings.clerk, settings.speech_stage.spaced
+        ) if settings.speech_stage.spaced else []
 
     @functools.cached_property
-    def aloud(self) -> tuple[list[Demonstration], list[Transcript]]:
+    def spoken_demos(self) -> tuple[list[Demonstration], list[Transcript]]:
         """Spoken dialogues, and what matters in them, said alone."""
         settings = self.config.warm_start
         # Nobody says these things again: they need no place in the cache.
         once = dataclasses.replace(self.config.speech, cache_dir="")
         with Speech.from_config(once) as speech:
-            return demonstrate_aloud(
-                self.config, self.world, settings.clerk, settings.listen.episodes, speech,
+            return demonstrate_spoken(
+                self.config, self.env, settings.clerk, settings.speech_stage.episodes, speech,
                 self._made("speaking"),
             )
 
     @property
     def clips(self) -> list[Transcript]:
         """All that is said."""
-        aloud, alone = self.aloud
-        return alone + [transcript for one in aloud for transcript in one.said]
+        spoken_demos, alone = self.spoken_demos
+        return alone + [transcript for one in spoken_demos for transcript in one.said]
 
     def _made(self, what: str) -> Callable[[int, int], None]:
         return lambda made, total: self.progress(what, made, total, float("nan"))
@@ -105,7 +105,7 @@ class Material:
 
 def warm_start(
     config: RunConfig,
-    world: World,
+    env: Environment,
     updater: Updater,
     key: jax.Array,
     progress: Progress,
@@ -126,7 +126,7 @@ def warm_start(
     Raises: ValueError where a target is set, there is no `score`, and the cache has nothing;
       SpeechError where users cannot be made to speak.
     """
-    return _cached(config, updater, key, score, Material(config, world, progress))
+    return _cached(config, updater, key, score, Material(config, env, progress))
 
 
 def _cached(
@@ -137,28 +137,28 @@ def _cached(
     material: Material,
 ) -> tuple[decoder.Params, Path]:
     """`config`: the material's, or of a warm start that it begins with."""
-    world, progress = material.world, material.progress
-    folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, world)}"
+    env, progress = material.env, material.progress
+    folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, env)}"
     hosts.require_shared(folder.parent)
     if hosts.from_first(folder.exists):
         return checkpoint.load_params(folder, updater.policy_shapes), folder
     if config.warm_start.target_pass and score is None:
         raise ValueError(f"{folder}: the warm start of this run is gone, and only a run makes one")
     settings = config.warm_start
-    if _listens(config):
+    if _learns_speech(config):
         before, learn = (
-            ({"joint_steps": 0}, _listen) if settings.listen.joint_steps
+            ({"joint_steps": 0}, _act_on_speech) if settings.speech_stage.joint_steps
             else ({"episodes": 0}, _transcribe)
         )
-        earlier = _with_listening(config, **before)
+        earlier = _with_speech_stage(config, **before)
         begun, _ = _cached(earlier, updater, key, None, material)
         params = learn(material, jax.tree.map(jnp.asarray, hosts.whole(begun)))
     else:
-        params = decoder.init_params(config.model, world.vocab_size, key)
+        params = decoder.init_params(config.model, env.vocab_size, key)
         params = imitate(params, config.model, settings, material.written, progress)
     if settings.target_pass and score is not None:
-        clumsy = clumsier(settings.clerk, settings.clumsiness)
-        demonstrations = demonstrate(config, world, clumsy, settings.episodes // 6)
+        erring = with_more_errors(settings.clerk, settings.error_factor)
+        demonstrations = demonstrate(config, env, erring, settings.episodes // 6)
         params = lower(params, config.model, settings, demonstrations, score)
     if hosts.several():  # whose results may differ by rounding
         trained = params
@@ -168,82 +168,82 @@ def _cached(
     return params, folder
 
 
-def _listens(config: RunConfig) -> bool:
-    return bool(config.model.audio and config.warm_start.listen.episodes)
+def _learns_speech(config: RunConfig) -> bool:
+    return bool(config.model.audio and config.warm_start.speech_stage.episodes)
 
 
-def _with_listening(config: RunConfig, **fields: int) -> RunConfig:
-    """Of a warm start that one by ear begins with, which has a place of its own in the cache."""
+def _with_speech_stage(config: RunConfig, **fields: int) -> RunConfig:
+    """Of a warm start that one by speech begins with, which has a place of its own in the cache."""
     settings = config.warm_start
-    listen = dataclasses.replace(settings.listen, **fields)
+    speech_stage = dataclasses.replace(settings.speech_stage, **fields)
     return dataclasses.replace(
-        config, warm_start=dataclasses.replace(settings, listen=listen, target_pass=0.0)
+        config, warm_start=dataclasses.replace(settings, speech_stage=speech_stage, target_pass=0.0)
     )
 
 
 def _transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     """What the words are; a policy that reads goes on reading.
 
-    Spelling is for the table. Ears that come out of it know clips that begin at 0, and learn the
-    middle of turns more slowly than ears that know nothing: these begin anew.
+    Spelling is for the table. The audio encoder that come out of it know clips that begin at 0, and learn the
+    middle of turns more slowly than the audio encoder that know nothing: these begin anew.
     """
     config, progress = material.config, material.progress
-    settings, listen = config.warm_start, config.warm_start.listen
-    _, alone = material.aloud
-    gentle = _gentle(settings, listen.value_steps)
+    settings, speech_stage = config.warm_start, config.warm_start.speech_stage
+    _, alone = material.spoken_demos
+    gentle = _gentle(settings, speech_stage.value_steps)
     spaced = material.spaced
     reading = imitation(
         config.model, settings,
         [*spaced, *_some(material.written, len(spaced) or len(material.written))],
     )
-    lesson = _hearing(material, alone)
+    lesson = _transcription(material, alone)
     untaught = params["audio"]
     trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
-    params = teach(trainer, "spelling", listen.value_steps, progress)
+    params = teach(trainer, "spelling", speech_stage.value_steps, progress)
 
-    ears = make_optimizer(dataclasses.replace(
-        gentle, steps=listen.steps, learning_rate=listen.learning_rate
+    encoder = make_optimizer(dataclasses.replace(
+        gentle, steps=speech_stage.steps, learning_rate=speech_stage.learning_rate
     ))
     gradient = jax.jit(
-        functools.partial(transcription.gradient_of_ears, config.model, _placeholder(material.world))
+        functools.partial(transcription.gradient_of_encoder, config.model, _placeholder(material.env))
     )
     lesson = Lesson(functools.partial(gradient, params), _batches(config, material.clips))
-    trainer = Trainer(untaught, ears, lesson)
-    return {**params, "audio": teach(trainer, "transcribing", listen.steps, progress)}
+    trainer = Trainer(untaught, encoder, lesson)
+    return {**params, "audio": teach(trainer, "transcribing", speech_stage.steps, progress)}
 
 
-def _listen(material: Material, params: decoder.Params) -> decoder.Params:
+def _act_on_speech(material: Material, params: decoder.Params) -> decoder.Params:
     """What to do about the words."""
     config, progress = material.config, material.progress
-    settings, listen = config.warm_start, config.warm_start.listen
-    then = _gentle(settings, listen.joint_steps)
+    settings, speech_stage = config.warm_start, config.warm_start.speech_stage
+    then = _gentle(settings, speech_stage.joint_steps)
     then = dataclasses.replace(
-        then, batch_tokens=listen.batch_tokens, adam_learning_rate=then.adam_learning_rate / 2
+        then, batch_tokens=speech_stage.batch_tokens, adam_learning_rate=then.adam_learning_rate / 2
     )
-    aloud, _ = material.aloud
-    count = len(aloud)
+    spoken_demos, _ = material.spoken_demos
+    count = len(spoken_demos)
     acting = imitation(
         config.model, then,
-        [*aloud, *_some(material.spaced, count), *_some(material.written, count)],
+        [*spoken_demos, *_some(material.spaced, count), *_some(material.written, count)],
     )
-    hearing = _hearing(material, material.clips)
-    trainer = Trainer(params, make_optimizer(then), acting, hearing)
-    return teach(trainer, "listening", listen.joint_steps, progress)
+    transcribing = _transcription(material, material.clips)
+    trainer = Trainer(params, make_optimizer(then), acting, transcribing)
+    return teach(trainer, "listening", speech_stage.joint_steps, progress)
 
 
 def _gentle(settings: WarmStartConfig, steps: int) -> WarmStartConfig:
     """Of an optimiser for a decoder that has learned to read."""
     return dataclasses.replace(
         settings, steps=steps,
-        learning_rate=settings.listen.joint_rate * settings.learning_rate,
-        adam_learning_rate=settings.listen.adam_learning_rate,
+        learning_rate=settings.speech_stage.joint_rate * settings.learning_rate,
+        adam_learning_rate=settings.speech_stage.adam_learning_rate,
     )
 
 
-def _hearing(material: Material, clips: list[Transcript]) -> Lesson:
+def _transcription(material: Material, clips: list[Transcript]) -> Lesson:
     """Transcription, by all parameters."""
     config = material.config
-    gradient = functools.partial(transcription.gradient, config.model, _placeholder(material.world))
+    gradient = functools.partial(transcription.gradient, config.model, _placeholder(material.env))
     return Lesson(jax.jit(gradient), _batches(config, clips))
 
 
@@ -251,13 +251,13 @@ def _batches(config: RunConfig, clips: list[Transcript]) -> Iterator[transcripti
     """One of clips as they are, one of clips strung together, and so on."""
     settings, window = config.warm_start, config.model.audio.n_window
     kinds = transcription.spoken_batches, transcription.strung_batches
-    each = [kind(clips, settings.listen.batch_seconds, window, settings.seed) for kind in kinds]
+    each = [kind(clips, settings.speech_stage.batch_seconds, window, settings.seed) for kind in kinds]
     for both in zip(*each, strict=True):
         yield from both
 
 
-def _placeholder(world: World) -> int:
-    (placeholder,) = world.tokenizer.encode_markup(AUDIO)
+def _placeholder(env: Environment) -> int:
+    (placeholder,) = env.tokenizer.encode_markup(AUDIO)
     return placeholder
 
 
@@ -266,36 +266,36 @@ def _some(of: list[Demonstration], count: int) -> list[Demonstration]:
     return of[:: max(len(of) // max(count, 1), 1)][:count]
 
 
-def _digest(config: RunConfig, world: World) -> str:
+def _digest(config: RunConfig, env: Environment) -> str:
     """Names everything that the warm start depends on."""
     settings = dataclasses.asdict(config.warm_start)
     del settings["cache_dir"]
-    if not _listens(config):  # the same however it would listen
-        del settings["listen"]
+    if not _learns_speech(config):  # the same however it would listen
+        del settings["speech_stage"]
     content = {
         "format": FORMAT,
         "warm_start": settings,
         "model": _shape(config.model),
         "shop": dataclasses.asdict(config.shop),
         "tasks": dataclasses.asdict(config.tasks) | {"file": ""},
-        "tokenizer": world.tokenizer.digest,
+        "tokenizer": env.tokenizer.digest,
         "brief_writes": config.rollout.brief_writes,
-        "system": world.system,
+        "system": env.system,
         "max_tokens": config.rollout.max_episode_tokens,
     }
     if config.model.audio:
         content["ears"] = SPEECH_FORMAT
-    if _listens(config):
+    if _learns_speech(config):
         content["speech"] = {
             name: value for name, value in dataclasses.asdict(config.speech).items()
             if name not in ("share", "per", "cache_dir", "timeout_seconds", "workers", "retries",
                             "base_url", "api_key_env", "recordings")
         }
     if config.maths.demonstrations:
-        assert world.maths is not None
+        assert env.maths is not None
         content["maths"] = [
-            config.maths.demonstrations, config.maths.levels, world.maths.system,
-            sorted(played(world.maths)),
+            config.maths.demonstrations, config.maths.levels, env.maths.system,
+            sorted(played(env.maths)),
         ]
     if config.warm_start.target_pass:  # the score depends on these too
         evaluation, rollout = config.eval, config.rollout
@@ -303,13 +303,13 @@ def _digest(config: RunConfig, world: World) -> str:
             evaluation.tasks, evaluation.trials, evaluation.temperature,
             rollout.max_turns, rollout.max_turn_tokens,
         ]
-        if world.users:
+        if env.users:
             user = config.user
             content["user"] = [user.strategy, user.llm.model, user.llm.temperature]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _shape(model: ModelConfig) -> dict[str, Any]:
-    # A policy that cannot hear is the same whatever its ears would be.
+    # A policy that cannot hear is the same whatever its the audio encoder would be.
     fields = dataclasses.asdict(model)
     return fields if model.audio else {k: v for k, v in fields.items() if k != "audio"}

@@ -1,11 +1,11 @@
-"""Ears learn to transcribe: connectionist temporal classification on the encoder's outputs.
+"""The audio encoder learn to transcribe: connectionist temporal classification on the encoder's outputs.
 
-The loss (CTC, A. Graves et al., ICML 2006) wants that what is heard, put through the decoder's own
+The loss (CTC, A. Graves et al., ICML 2006) wants that what is spoken, put through the decoder's own
 final norm and head, spells what was said, with the placeholder of sound where nothing new is. The
-norm forgets how long a vector is, and left alone the ears' grow ten times as long as what a decoder
+norm forgets how long a vector is, and left alone the the audio encoder's grow ten times as long as what a decoder
 reads, which drowns what its layers add; so a second, small term wants each to be the entry of the
 table that it spells. So sound comes to look like text to a decoder that can read, and imitating
-spoken dialogues begins there, not at noise. Ears may learn it alone too: the rest then stays as it
+spoken dialogues begins there, not at noise. The audio encoder may learn it alone too: the rest then stays as it
 is.
 """
 
@@ -59,15 +59,15 @@ def gradient(
     return slope, loss
 
 
-def gradient_of_ears(
-    model: ModelConfig, placeholder: int, rest: Params, ears: Params, batch: Spoken
+def gradient_of_encoder(
+    model: ModelConfig, placeholder: int, rest: Params, encoder: Params, batch: Spoken
 ) -> tuple[Params, jax.Array]:
     """The same for the encoder alone; `rest`: parameters, those of the encoder left out or not."""
 
-    def losses_of(ears: Params) -> tuple[jax.Array, jax.Array]:
-        return _losses(model, placeholder, {**rest, "audio": ears}, batch)
+    def losses_of(encoder: Params) -> tuple[jax.Array, jax.Array]:
+        return _losses(model, placeholder, {**rest, "audio": encoder}, batch)
 
-    (_, loss), slope = jax.value_and_grad(losses_of, has_aux=True)(ears)
+    (_, loss), slope = jax.value_and_grad(losses_of, has_aux=True)(encoder)
     return slope, loss
 
 
@@ -75,18 +75,18 @@ def _losses(
     model: ModelConfig, placeholder: int, params: Params, batch: Spoken
 ) -> tuple[jax.Array, jax.Array]:
     """(both terms, CTC's alone)."""
-    heard = _heard(params, model, batch)
-    scores = _scores(params, model, heard)
+    spoken = _outputs(params, model, batch)
+    scores = _scores(params, model, spoken)
     losses = optax.ctc_loss(
         scores, batch.silent, batch.text, batch.absent, blank_id=placeholder
     )
     loss = losses.sum() / jnp.maximum((1 - batch.absent).sum(), 1)
-    return loss + ALIKE * unlikeness(params["embed"], heard, scores, batch.silent), loss
+    return loss + ALIKE * unlikeness(params["embed"], spoken, scores, batch.silent), loss
 
 
 def unlikeness(
     table: Float[Array, "V D"],
-    heard: Float[Array, "B S D"],
+    spoken: Float[Array, "B S D"],
     scores: Float[Array, "B S V"],
     silent: Float[Array, "B S"],
 ) -> Float[Array, ""]:
@@ -95,24 +95,24 @@ def unlikeness(
     p is the softmax of the scores. Nothing but h learns by it.
     """
     meant = jax.lax.stop_gradient(jax.nn.softmax(scores) @ table)
-    apart = jnp.square(heard - meant).sum(-1) * (1 - silent)
+    apart = jnp.square(spoken - meant).sum(-1) * (1 - silent)
     scale = jax.lax.stop_gradient(jnp.square(table).sum(-1).mean())
     return apart.sum() / jnp.maximum((1 - silent).sum(), 1) / scale
 
 
 def spelling(params: Params, model: ModelConfig, batch: Spoken) -> Float[Array, "B S V"]:
     """Scores of every entry of the vocabulary at each of the clips' tokens."""
-    return _scores(params, model, _heard(params, model, batch))
+    return _scores(params, model, _outputs(params, model, batch))
 
 
-def _heard(params: Params, model: ModelConfig, batch: Spoken) -> Float[Array, "B S D"]:
+def _outputs(params: Params, model: ModelConfig, batch: Spoken) -> Float[Array, "B S D"]:
     return encode(params, model, batch.pieces).reshape(*batch.silent.shape, -1)
 
 
 def _scores(
-    params: Params, model: ModelConfig, heard: Float[Array, "B S D"]
+    params: Params, model: ModelConfig, spoken: Float[Array, "B S D"]
 ) -> Float[Array, "B S V"]:
-    return logits(params, rms_norm(heard, params["final_norm"], model.rms_norm_eps))
+    return logits(params, rms_norm(spoken, params["final_norm"], model.rms_norm_eps))
 
 
 def transcribed(scores: np.ndarray, tokens: int, placeholder: int) -> list[int]:

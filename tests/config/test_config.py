@@ -173,7 +173,7 @@ def test_an_int_is_good_for_a_float():
     ("rl.loss", "gspo", "set rl.loss_mean to sequence"),
     ("rl.advantage", "gae", "has no group: choose batch or none"),
     ("rl.advantage", "single_stream", "has no group: choose batch or none"),
-    ("speech.share", 1.0, "a policy without ears hears no speech: set model.audio.encoder_layers"),
+    ("speech.share", 1.0, "a policy without an audio encoder hears no speech: set model.audio.encoder_layers"),
     ("model.audio.encoder_layers", -1, "at least 0"),
     ("model.audio.num_mel_bins", 0, "at least 1"),
     ("model.audio.encoder_ffn_dim", 0, "at least 1"),
@@ -326,21 +326,21 @@ def test_a_secret_in_a_config_is_refused_and_not_repeated(field, secret):
 
 
 def test_users_may_speak_to_a_policy_that_hears():
-    ears = {"encoder_layers": 2, "output_dim": 128}
-    got = from_config_dict({"speech": {"share": 1.0}, "model": {"audio": ears}})
+    encoder = {"encoder_layers": 2, "output_dim": 128}
+    got = from_config_dict({"speech": {"share": 1.0}, "model": {"audio": encoder}})
     assert got.model.audio and got.speech.share == 1.0
     assert not RunConfig().model.audio
 
 
 @pytest.mark.parametrize("data, key", [
-    ({"eval": {"heard": ["clean"]}}, "eval.heard"),
+    ({"eval": {"heard": ["clean"]}}, "eval.spoken"),
     ({"curriculum": {"spoken": 0.5}}, "curriculum.spoken"),
     ({"curriculum": {"maths": 0.5}}, "curriculum.maths"),
     ({"curriculum": {"warmup_steps": -1}}, "curriculum.warmup_steps"),
-    ({"warm_start": {"listen": {"episodes": -1}}}, "warm_start.listen.episodes"),
-    ({"warm_start": {"listen": {"joint_rate": 0.0}}}, "warm_start.listen.joint_rate"),
+    ({"warm_start": {"speech_stage": {"episodes": -1}}}, "warm_start.speech_stage.episodes"),
+    ({"warm_start": {"speech_stage": {"joint_rate": 0.0}}}, "warm_start.speech_stage.joint_rate"),
     ({"eval": {"heard": ["mumble"]},
-      "model": {"audio": {"encoder_layers": 2, "output_dim": 128}}}, "eval.heard"),
+      "model": {"audio": {"encoder_layers": 2, "output_dim": 128}}}, "eval.spoken"),
 ])
 def test_what_only_ears_and_a_mix_can_use_needs_them(data, key):
     assert f"config.{key} = " in refused(data)

@@ -13,9 +13,9 @@ import pytest
 from processes import free_port, outputs, start
 
 from tarl_jax.config import RunConfig, from_config_dict
-from tarl_jax.config.presets import EARS, MODELS
+from tarl_jax.config.presets import ENCODER, MODELS
 from tarl_jax.parallel.mesh import make_mesh
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.metrics import read_metrics
 from tarl_jax.training.learn import Learner
@@ -25,7 +25,7 @@ from tarl_jax.training.turn_values import main as calibrate
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-# Their states hold more, the last one ears.
+# Their states hold more, the last one the audio encoder.
 MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"ahead": True}, "omni_tarl": {}}
 
 
@@ -38,7 +38,7 @@ def config_of(name: str, size: str = "") -> RunConfig:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size_passes_the_checks(name):
-    for size in EARS if name == "omni_tarl" else ("", "tiny", *MODELS):
+    for size in ENCODER if name == "omni_tarl" else ("", "tiny", *MODELS):
         config = config_of(name, size)
         assert config.name == name
         episodes = config.rollout.tasks_per_step * config.rollout.group_size
@@ -49,8 +49,8 @@ def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
     """The tiny size, smaller still; what fails at once still differs in its turns."""
     config = config_of(name, "tiny")
     replace = dataclasses.replace
-    ears = bool(config.model.audio)  # sound has more tokens than text, and numbers have more
-    longest, warm_steps = (320, 250) if ears else (192, 60)
+    encoder = bool(config.model.audio)  # sound has more tokens than text, and numbers have more
+    longest, warm_steps = (320, 250) if encoder else (192, 60)
     return replace(
         config,
         workdir=str(run),
@@ -68,7 +68,7 @@ def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
 
 def state_of(config: RunConfig, step: int):
     checkpoints = Checkpoints(Path(config.workdir), config.checkpoint)
-    updater = make_updater(config, World.from_config(config))
+    updater = make_updater(config, Environment.from_config(config))
     state, meta = checkpoints.restore(step, updater.shapes())
     checkpoints.close()
     return jax.device_get(state), meta
@@ -91,7 +91,7 @@ def trained(cache_dir, tmp_path_factory):
 def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     """Two steps, then again from the first one's checkpoint.
 
-    The policy with ears is resumed in test_policy.py, in less time.
+    The policy with an audio encoder is resumed in test_policy.py, in less time.
     """
     config = trained(name)
     assert (Path(config.workdir) / "ahead/2.jsonl").exists() == config.rl.ahead
@@ -104,7 +104,7 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     assert bool(meta["baselines"]) == (config.rl.advantage == "single_stream")
     if config.model.audio:
         assert meta["curriculum"]["spoken"] == 0.5  # the warm-up of two steps is over
-        assert [r.get("train/heard", 0) > 0 for r in steps] == [True, True]
+        assert [r.get("train/spoken", 0) > 0 for r in steps] == [True, True]
         assert any("rl/loss" in r for r in steps)
         return
     if valued:
@@ -164,7 +164,7 @@ def test_a_run_calibrates_the_next_one(cache_dir, tmp_path, tiny_config, capsys)
     assert "episodes" in capsys.readouterr().out
     reward = dataclasses.replace(tiny_config.reward, calibration=str(table))
     calibrated = dataclasses.replace(tiny_config, reward=reward)
-    updater = make_updater(tiny_config, World.from_config(tiny_config))
+    updater = make_updater(tiny_config, Environment.from_config(tiny_config))
     run = tmp_path / "next"
     run.mkdir()
     first = Learner(calibrated, updater, make_mesh().size, run).table

@@ -28,10 +28,10 @@ def test_the_share_that_ended_right_by_hand(diff, gold_diff, share):
     assert right_share(episode([1], diff=diff, gold_diff=gold_diff)) == share
 
 
-def test_the_share_is_what_the_sandbox_says(tiny_world):
+def test_the_share_is_what_the_sandbox_says(tiny_env):
     """Some of the gold calls, and calls of other tasks, played: compared record by record."""
-    domain, rng, seen = tiny_world.domain, np.random.default_rng(0), set()
-    tasks = [t for t in tiny_world.train_tasks if t.gold_calls]
+    domain, rng, seen = tiny_env.domain, np.random.default_rng(0), set()
+    tasks = [t for t in tiny_env.train_tasks if t.gold_calls]
     for _ in range(60):
         mine, other = rng.choice(len(tasks), 2, replace=False)
         gold = [(c.name, dict(c.kwargs)) for t in (tasks[mine], tasks[mine - 1])

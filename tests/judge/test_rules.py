@@ -374,7 +374,7 @@ def test_letting_the_user_give_up_where_nothing_is_due_is_minor(scores):
 
 
 def test_letting_the_user_give_up_before_a_request_that_it_could_serve_is_major(scores):
-    # The user leaves over the forbidden request, and the allowed one behind it is never heard.
+    # The user leaves over the forbidden request, and the allowed one behind it is never spoken.
     task = make_task(PROCESSED, CANCEL)
     assert scores(task, FIND, read("#W300"), *[NONSENSE] * 4)[-1] == -1
 

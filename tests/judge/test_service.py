@@ -176,8 +176,8 @@ def test_a_missing_key_is_told_before_the_run(judge):
         judge(api_key_env="JUDGE_KEY").check()
 
 
-def test_the_rules_stand_behind_the_same_interface(tmp_path, tiny_world):
-    script = tiny_world.train_tasks[0]
+def test_the_rules_stand_behind_the_same_interface(tmp_path, tiny_env):
+    script = tiny_env.train_tasks[0]
     scripted = dataclasses.replace(episode([1]), task=script)
     with Judge(JudgeConfig(), tmp_path) as one:
         one.check()

@@ -253,7 +253,7 @@ OMNI = dataclasses.replace(
 )
 
 
-EARS = AudioConfig(
+ENCODER = AudioConfig(
     num_mel_bins=8, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, d_model=8,
     max_source_positions=20, n_window=4, output_dim=24,
 )
@@ -306,18 +306,18 @@ def test_the_ears_of_omni(tmp_path):
     thinker().save_pretrained(tmp_path)
     tower = {name.rpartition("audio_tower.")[2]: x.detach().numpy()
              for name, x in thinker().named_parameters() if "audio_tower." in name}
-    hearing = dataclasses.replace(OMNI, audio=EARS)
+    audio_inputs = dataclasses.replace(OMNI, audio=ENCODER)
     with pytest.warns(UserWarning, match="vision, talker"):
-        params = load_params(tmp_path, hearing, VOCAB, None, "float32")
-    ears = params.pop("audio")
-    assert jax.tree.map(np.shape, ears) == jax.tree.map(
-        np.shape, jax.eval_shape(lambda: init_audio_params(EARS, jax.random.key(0)))
+        params = load_params(tmp_path, audio_inputs, VOCAB, None, "float32")
+    encoder = params.pop("audio")
+    assert jax.tree.map(np.shape, encoder) == jax.tree.map(
+        np.shape, jax.eval_shape(lambda: init_audio_params(ENCODER, jax.random.key(0)))
     )
-    for a, b in zip(jax.tree.leaves(ears),
-                    jax.tree.leaves(from_hugging_face(EARS, tower.__getitem__)), strict=True):
+    for a, b in zip(jax.tree.leaves(encoder),
+                    jax.tree.leaves(from_hugging_face(ENCODER, tower.__getitem__)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert relative(our_logits(params, OMNI), their_logits(thinker())) < 1e-4
-    deeper = dataclasses.replace(hearing, audio=dataclasses.replace(EARS, encoder_layers=2))
+    deeper = dataclasses.replace(audio_inputs, audio=dataclasses.replace(ENCODER, encoder_layers=2))
     with (
         pytest.warns(UserWarning, match="vision, talker"),
         pytest.raises(ValueError, match=r"missing audio_tower\.layers\.1.*encoder_layers = 2"),
@@ -330,7 +330,7 @@ AUDIO_IDS = AudioIds(start=45, token=46, end=47)
 
 def test_a_policy_that_hears_is_written_as_omnis_thinker(tmp_path, random_params):
     """transformers reads it, and says the same of sound between words."""
-    model = dataclasses.replace(OMNI, head_dim=8, num_heads=3, num_kv_heads=1, audio=EARS)
+    model = dataclasses.replace(OMNI, head_dim=8, num_heads=3, num_kv_heads=1, audio=ENCODER)
     params = random_params(model, VOCAB, 12)
     save_params(tmp_path / "saved", params, model, VOCAB, "float32", audio_ids=AUDIO_IDS,
                 max_position_embeddings=128)  # fmt: skip
@@ -353,8 +353,8 @@ def test_a_policy_that_hears_is_written_as_omnis_thinker(tmp_path, random_params
 
     @jax.jit
     def scores(params):
-        heard, counts = audio_encoder.audio_embeddings(params["audio"], EARS, features, np.array([frames]))
-        inputs = audio_encoder.merge(params["embed"][tokens], tokens, 46, heard, counts)
+        spoken, counts = audio_encoder.audio_embeddings(params["audio"], ENCODER, features, np.array([frames]))
+        inputs = audio_encoder.merge(params["embed"][tokens], tokens, 46, spoken, counts)
         hidden = decoder.hidden_states(params, model, jnp.array(tokens), embeddings=inputs)
         return decoder.logits(params, hidden)
 
@@ -373,9 +373,9 @@ def test_what_an_omni_checkpoint_has_besides_stays(whole, tmp_path, random_param
         config = json.loads((source / "config.json").read_text())
         config = {"model_type": "qwen2_5_omni", "thinker_config": config, "talker_config": {}}
         (source / "config.json").write_text(json.dumps(config))
-    hearing = dataclasses.replace(OMNI, audio=EARS)
-    params = random_params(hearing, VOCAB, 13)
-    save_params(tmp_path / "saved", params, hearing, VOCAB, "float32", audio_ids=AUDIO_IDS,
+    audio_inputs = dataclasses.replace(OMNI, audio=ENCODER)
+    params = random_params(audio_inputs, VOCAB, 13)
+    save_params(tmp_path / "saved", params, audio_inputs, VOCAB, "float32", audio_ids=AUDIO_IDS,
                 tokenizer_files=source)  # fmt: skip
     before, after = open_tensors(source), open_tensors(tmp_path / "saved")
     assert before.keys() == after.keys()
@@ -384,11 +384,11 @@ def test_what_an_omni_checkpoint_has_besides_stays(whole, tmp_path, random_param
         kept = "visual" in name or "talker" in name or "audio_bos_eos" in name
         assert np.array_equal(value, after[name]) == kept, name
     with pytest.warns(UserWarning, match="vision, talker"):
-        assert_same(load_params(tmp_path / "saved", hearing, VOCAB, None, "float32"), params)
+        assert_same(load_params(tmp_path / "saved", audio_inputs, VOCAB, None, "float32"), params)
 
 
 def test_ears_on_another_decoder_are_no_model_of_theirs(tmp_path, random_params):
-    model = dataclasses.replace(SMALL, audio=EARS)
+    model = dataclasses.replace(SMALL, audio=ENCODER)
     params = random_params(model, VOCAB, 14)
     with pytest.raises(ValueError, match="qk_norm = True: a policy that hears"):
         save_params(tmp_path / "saved", params, model, VOCAB, audio_ids=AUDIO_IDS)

@@ -10,7 +10,7 @@ from tarl_jax.config import LoraConfig, ModelConfig, RLConfig, RolloutConfig
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.credit import ValueConfig
 from tarl_jax.models import audio_encoder, decoder
-from tarl_jax.models.audio_inputs import hearing_of, hidden_states
+from tarl_jax.models.audio_inputs import audio_inputs_of, hidden_states
 from tarl_jax.parallel.mesh import make_mesh, replicated
 from tarl_jax.rl.batching import (
     Layout,
@@ -29,12 +29,12 @@ from tarl_jax.speech.sound import Sound
 from tarl_jax.types import Segment, Task, Trajectory
 
 VOCAB, STOP, AUDIO = 20, 3, 19
-EARS = AudioConfig(
+ENCODER = AudioConfig(
     num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
     n_window=10, output_dim=16,
 )
 MODEL = ModelConfig(
-    d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24, audio=EARS
+    d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24, audio=ENCODER
 )
 CONFIG = RLConfig(learning_rate=1e-3, warmup_steps=1, kl_coef=0.0)
 TEMPERATURE = 0.8
@@ -95,11 +95,11 @@ def batches_of(trajectories, packed=False, tokens=512):
     layouts = (
         packed_layouts(lengths, tokens, 256, 2) if packed else padded_layouts(lengths, tokens, 2)
     )
-    heard = [hearing_of(t.sounds(), t.num_tokens, EARS) for t in trajectories]
+    spoken = [audio_inputs_of(t.sounds(), t.num_tokens, ENCODER) for t in trajectories]
     advantages = np.random.default_rng(0).standard_normal(len(lengths))
     samples = [
-        sample for t, advantage, of in zip(trajectories, advantages, heard, strict=True)
-        for sample in samples_of(t, advantage, hearing=of)
+        sample for t, advantage, of in zip(trajectories, advantages, spoken, strict=True)
+        for sample in samples_of(t, advantage, audio_inputs=of)
     ]
     return fill(layouts, samples, packed)
 
@@ -125,7 +125,7 @@ def whole(params, trajectories):
 @pytest.mark.parametrize("packed", [False, True])
 def test_log_probs_equal_the_samplers(params, trajectories, packed):
     batches = batches_of(trajectories, packed)
-    assert any(b.hearing is not None for b in batches)
+    assert any(b.audio_inputs is not None for b in batches)
     _, _, values = updated(MODEL, params, batches)
     assert values["tokens"] == sum(t.arrays()[1].sum() for t in trajectories) > 50
     assert values["gap_max"] < 1e-4
@@ -136,7 +136,7 @@ def test_inputs_equal_those_of_whole_clips(params, trajectories):
     batch = batches_of(trajectories, tokens=4096)[0]
     plain = jax.device_get(params)
     ours = jax.jit(hidden_states, static_argnums=1)(
-        plain, MODEL, batch.tokens, None, batch.hearing
+        plain, MODEL, batch.tokens, None, batch.audio_inputs
     )
     embeddings = jax.jit(audio_encoder.audio_embeddings, static_argnums=1)
     states = jax.jit(decoder.hidden_states, static_argnums=1)
@@ -145,15 +145,15 @@ def test_inputs_equal_those_of_whole_clips(params, trajectories):
         joined = [np.zeros((0, 16), np.float32)]
         for sound in trajectories[i].sounds():
             mel = audio_encoder.log_mel(sound.clip, 8)[None]
-            inputs, _ = embeddings(plain["audio"], EARS, mel, np.array([mel.shape[1]]))
+            inputs, _ = embeddings(plain["audio"], ENCODER, mel, np.array([mel.shape[1]]))
             joined.append(inputs[0, : sound.tokens])
-        heard = np.concatenate(joined)
-        sound = heard if len(heard) else np.zeros((1, 16), np.float32)
+        spoken = np.concatenate(joined)
+        sound = spoken if len(spoken) else np.zeros((1, 16), np.float32)
         tokens = batch.tokens[row : row + 1]
         # The policy may have written the placeholder's id: then it stands for itself.
-        placed = np.where(batch.hearing.places[row : row + 1] > 0, AUDIO + 1, tokens)
+        placed = np.where(batch.audio_inputs.places[row : row + 1] > 0, AUDIO + 1, tokens)
         inputs = audio_encoder.merge(
-            plain["embed"][tokens], placed, AUDIO + 1, sound[None], np.array([len(heard)])
+            plain["embed"][tokens], placed, AUDIO + 1, sound[None], np.array([len(spoken)])
         )
         expected = states(plain, MODEL, tokens, embeddings=inputs)
         np.testing.assert_allclose(ours[row], expected[0], atol=2e-4)
@@ -176,7 +176,7 @@ def test_the_encoder_trains_with_the_rest(whole):
 
 
 def test_a_frozen_encoder_stays(params, trajectories):
-    model = dataclasses.replace(MODEL, audio=dataclasses.replace(EARS, frozen=True))
+    model = dataclasses.replace(MODEL, audio=dataclasses.replace(ENCODER, frozen=True))
     config = dataclasses.replace(CONFIG, weight_decay=0.1)
     before, state, values = updated(model, params, batches_of(trajectories), config)
     assert set(state.frozen) == {"audio"} and "audio" not in state.params
@@ -187,7 +187,7 @@ def test_a_frozen_encoder_stays(params, trajectories):
 
 @pytest.mark.parametrize("model, config", [
     (dataclasses.replace(MODEL, lora=LoraConfig(rank=2)), CONFIG),
-    (dataclasses.replace(MODEL, audio=dataclasses.replace(EARS, frozen=True)),
+    (dataclasses.replace(MODEL, audio=dataclasses.replace(ENCODER, frozen=True)),
      dataclasses.replace(CONFIG, advantage="gae", normalise="batch",
                          value=ValueConfig(trunk="own"))),
 ])
@@ -203,7 +203,7 @@ def test_adapters_and_values_hear_too(params, trajectories, model, config):
 
 def test_text_alone_needs_no_ears(params, trajectories):
     text = [t for t in trajectories if not list(t.sounds())]
-    assert text and all(b.hearing is None for b in batches_of(text))
+    assert text and all(b.audio_inputs is None for b in batches_of(text))
     _, _, values = updated(MODEL, params, batches_of(text))
     assert values["gap_max"] < 1e-4
 
@@ -229,37 +229,37 @@ def test_what_several_sequences_hear_is_in_a_batch_once():
     rng = np.random.default_rng(0)
     one, two = (rng.normal(0, 0.1, samples).astype(np.float32) for samples in (4000, 1600))
     dialogues = [
-        hearing_of([Sound(1, 6, one), Sound(9, 2, two)], 12, EARS),
-        hearing_of([Sound(2, 2, two), Sound(5, 6, one)], 13, EARS),
+        audio_inputs_of([Sound(1, 6, one), Sound(9, 2, two)], 12, ENCODER),
+        audio_inputs_of([Sound(2, 2, two), Sound(5, 6, one)], 13, ENCODER),
         None,
-        hearing_of([Sound(0, 6, one)], 8, EARS),
+        audio_inputs_of([Sound(0, 6, one)], 8, ENCODER),
     ]
     samples = [
-        Sample(*np.zeros((4, length)), hearing=hearing)
-        for length, hearing in zip((12, 13, 5, 8), dialogues, strict=True)
+        Sample(*np.zeros((4, length)), audio_inputs=audio_inputs)
+        for length, audio_inputs in zip((12, 13, 5, 8), dialogues, strict=True)
     ]
     (batch,) = fill([Layout((2, 32), [[0, 1], [2, 3]])], samples, packed=True)
-    pieces, places = batch.hearing.pieces, batch.hearing.places
+    pieces, places = batch.audio_inputs.pieces, batch.audio_inputs.places
     assert (pieces.frames > 0).sum() == 3  # two of the one clip, one of the other
     for row, order in enumerate(([0, 1], [2, 3])):
         begin = 0
         for i in order:
-            length, hearing = len(samples[i].tokens), samples[i].hearing
+            length, audio_inputs = len(samples[i].tokens), samples[i].audio_inputs
             there = places[row, begin : begin + length]
             begin += length
-            if hearing is None:
+            if audio_inputs is None:
                 assert not there.any()
                 continue
-            at = np.flatnonzero(hearing.places)
+            at = np.flatnonzero(audio_inputs.places)
             np.testing.assert_array_equal(np.flatnonzero(there), at)
-            for p, q in zip(hearing.places[at] - 1, there[at] - 1, strict=True):
+            for p, q in zip(audio_inputs.places[at] - 1, there[at] - 1, strict=True):
                 assert p % 5 == q % 5
-                np.testing.assert_array_equal(hearing.pieces.mel[p // 5], pieces.mel[q // 5])
-                assert hearing.pieces.frames[p // 5] == pieces.frames[q // 5]
+                np.testing.assert_array_equal(audio_inputs.pieces.mel[p // 5], pieces.mel[q // 5])
+                assert audio_inputs.pieces.frames[p // 5] == pieces.frames[q // 5]
 
 
 def test_a_part_hears_what_came_before_its_end_and_no_more():
-    """Tokens 5 and 6 are forgotten before the second clip is heard."""
+    """Tokens 5 and 6 are forgotten before the second clip is spoken."""
     clips = [np.zeros(samples, np.float32) for samples in (4000, 1600)]  # 6 tokens, 2 tokens
     said = Segment("agent", [1, 2, STOP], [True] * 3, [-1.0] * 3, 0, "", forgotten=2)
     segments = [
@@ -270,12 +270,12 @@ def test_a_part_hears_what_came_before_its_end_and_no_more():
     ]
     segments[0].sound, segments[2].sound = Sound(1, 6, clips[0]), Sound(1, 2, clips[1])
     trajectory = Trajectory(TASK, 0, segments, "user_stop", False)
-    hearing = hearing_of(trajectory.sounds(), trajectory.num_tokens, EARS)
-    assert hearing.pieces.frames.tolist() == [20, 5, 10]  # five slots a piece
-    first, second = samples_of(trajectory, 1.0, hearing=hearing)
-    assert first.hearing.places.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0]
-    assert first.hearing.pieces.frames.tolist() == [20, 5]
+    audio_inputs = audio_inputs_of(trajectory.sounds(), trajectory.num_tokens, ENCODER)
+    assert audio_inputs.pieces.frames.tolist() == [20, 5, 10]  # five slots a piece
+    first, second = samples_of(trajectory, 1.0, audio_inputs=audio_inputs)
+    assert first.audio_inputs.places.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0]
+    assert first.audio_inputs.pieces.frames.tolist() == [20, 5]
     assert second.tokens.tolist() == [7] + [AUDIO] * 6 + [8, STOP, 9, AUDIO, AUDIO, 4, STOP]
-    assert second.hearing.places.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 11, 12, 0, 0]
-    assert second.hearing.pieces.count == 3
-    assert samples_of(trajectory, 1.0)[0].hearing is None
+    assert second.audio_inputs.places.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 11, 12, 0, 0]
+    assert second.audio_inputs.pieces.count == 3
+    assert samples_of(trajectory, 1.0)[0].audio_inputs is None

@@ -492,15 +492,15 @@ def test_nothing_compiles_after_compile(params, batch, devices):
 # ---- engine and updater ---------------------------------------------------------------------
 
 
-def test_engine_and_updater_agree_on_log_probs(tiny_config, tiny_world, random_params):
+def test_engine_and_updater_agree_on_log_probs(tiny_config, tiny_env, random_params):
     """The first update after a rollout sees the policy that sampled: same log-probs."""
     mesh, model = make_mesh(), tiny_config.model
-    vocab_size, stop_id = tiny_world.tokenizer.vocab_size, tiny_world.tokenizer.stop_id
+    vocab_size, stop_id = tiny_env.tokenizer.vocab_size, tiny_env.tokenizer.stop_id
     params = jax.device_put(random_params(model, vocab_size, 3), replicated(mesh))
     engine = Engine(model, tiny_config.rollout, stop_id, mesh)
     updater = Updater(model, vocab_size, CONFIG, TEMPERATURE, mesh)
     episodes = [
-        tiny_world.episode(task, "test", i) for task in tiny_world.train_tasks[:4] for i in range(3)
+        tiny_env.episode(task, "test", i) for task in tiny_env.train_tasks[:4] for i in range(3)
     ]
     engine.run(params, episodes, TEMPERATURE)
     trajectories = [e.trajectory() for e in episodes]

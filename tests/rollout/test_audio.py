@@ -1,4 +1,4 @@
-"""Dialogues that are heard: what the engine samples is what the whole model says of them."""
+"""Dialogues that are spoken: what the engine samples is what the whole model says of them."""
 
 import dataclasses
 import functools
@@ -14,15 +14,15 @@ from tarl_jax.config.audio import AudioConfig
 from tarl_jax.models import audio_encoder, audio_inputs, decoder
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.scheduler import BLOCK, Heard, Row, Scheduler
+from tarl_jax.rollout.scheduler import BLOCK, Row, Scheduler, SpokenInputs
 from tarl_jax.rollout.workers import Answer
 from tarl_jax.speech.sound import Sound
 
-EARS = AudioConfig(
+ENCODER = AudioConfig(
     num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
     n_window=10, output_dim=MODEL.d_model,
 )
-HEARING = dataclasses.replace(MODEL, audio=EARS)
+WITH_AUDIO = dataclasses.replace(MODEL, audio=ENCODER)
 LONGEST = 256  # tokens of a dialogue
 SHARING = dataclasses.replace(CONFIG, slots=4, share_prefix=BLOCK, max_episode_tokens=LONGEST)
 
@@ -43,8 +43,8 @@ class Speaking(Scripted):
         clip = clip_of(self.voice + place, self.samples + 500 * place)
         count = audio_encoder.token_count(audio_encoder.frame_count(len(clip)))
         middle = len(tokens) // 2
-        heard = [*tokens[:middle], *[VOCAB - 1] * count, *tokens[middle:]]
-        return Answer(heard, sounds=(Sound(middle, count, clip),))
+        spoken = [*tokens[:middle], *[VOCAB - 1] * count, *tokens[middle:]]
+        return Answer(spoken, sounds=(Sound(middle, count, clip),))
 
     def start(self):
         return self.with_sound(0, self.prompt)
@@ -54,7 +54,7 @@ class Speaking(Scripted):
         return self.with_sound(place, answer.tokens) if answer and place % 2 == 0 else answer
 
     def record(self):
-        """(tokens, inputs that are heard by their position, sampled, log-probs)."""
+        """(tokens, inputs that are spoken by their position, sampled, log-probs)."""
         tokens, sounds, sampled, log_probs = [], [], [], []
         for place in range(len(self.turns) + 1):
             answer = Answer(self.answers[place - 1]) if place else self.with_sound(0, self.prompt)
@@ -83,7 +83,7 @@ def encoded(params, clip, config):
 
 @jax.jit
 def recomputed(params, tokens, inputs):
-    hidden = decoder.hidden_states(params, HEARING, tokens, embeddings=inputs)
+    hidden = decoder.hidden_states(params, WITH_AUDIO, tokens, embeddings=inputs)
     scores = decoder.logits(params, hidden)
     return token_log_probs(scores[:, :-1], tokens[:, 1:], TEMPERATURE)[0][0]
 
@@ -93,21 +93,21 @@ def expected_log_probs(params, episode):
     padded = np.pad(tokens, (0, LONGEST - len(tokens)))
     inputs = np.array(params["embed"])[padded]
     for first, clip in sounds:
-        heard = np.array(encoded(params, clip, EARS))
-        assert set(tokens[first : first + len(heard)]) == {VOCAB - 1}
-        inputs[first : first + len(heard)] = heard
+        spoken = np.array(encoded(params, clip, ENCODER))
+        assert set(tokens[first : first + len(spoken)]) == {VOCAB - 1}
+        inputs[first : first + len(spoken)] = spoken
     places = np.flatnonzero(sampled)
     return given[places], np.array(recomputed(params, padded[None], inputs[None]))[places - 1]
 
 
 @pytest.fixture(scope="module")
 def params(random_params):
-    return random_params(HEARING, VOCAB, 0)
+    return random_params(WITH_AUDIO, VOCAB, 0)
 
 
 @pytest.fixture(scope="module")
 def engine(params):
-    return Engine(HEARING, SHARING, STOP, make_mesh())
+    return Engine(WITH_AUDIO, SHARING, STOP, make_mesh())
 
 
 def test_prefixes_are_shared_by_who_hears_the_same_and_no_one_else(engine, params):
@@ -135,13 +135,13 @@ def test_what_is_heard_matters(engine, params):
 @pytest.mark.parametrize("samples", [1, 480, 3200, 3201, 3290, 9_999, 6400])
 def test_pieces_say_what_the_whole_clip_does(engine, params, samples):
     clip = clip_of(1, samples)
-    pieces = audio_inputs.pieces_of(clip, EARS)
+    pieces = audio_inputs.pieces_of(clip, ENCODER)
     assert pieces.mel.shape[1:] == (20, 8) and pieces.frames.sum() == -(-samples // 160)
-    heard = engine.programs.hear(engine.programs.prepare(params), clip)
-    assert len(heard) == audio_inputs.tokens_of(samples)
-    if len(heard):
-        expected = encoded(params, clip, EARS)
-        np.testing.assert_allclose(heard, expected[: len(heard)], atol=1e-4)
+    spoken = engine.programs.encode_clip(engine.programs.prepare(params), clip)
+    assert len(spoken) == audio_inputs.tokens_of(samples)
+    if len(spoken):
+        expected = encoded(params, clip, ENCODER)
+        np.testing.assert_allclose(spoken, expected[: len(spoken)], atol=1e-4)
 
 
 def test_the_longest_clip_of_a_number_of_tokens():
@@ -156,15 +156,15 @@ def test_a_context_may_lose_the_end_of_what_was_heard():
     row = Row(0, 0)
     scheduler = Scheduler(1)
     scheduler.begin(row)
-    heard = [Heard(1, inputs[:3], clip_of(0, 480), -9), Heard(5, inputs, clip_of(1, 960), -100)]
-    scheduler.answered(row, [1, 8, 8, 8, 2, 8, 8, 8, 8, 8, 8, 3], heard=heard)
+    spoken = [SpokenInputs(1, inputs[:3], clip_of(0, 480), -9), SpokenInputs(5, inputs, clip_of(1, 960), -100)]
+    scheduler.answered(row, [1, 8, 8, 8, 2, 8, 8, 8, 8, 8, 8, 3], spoken=spoken)
     assert row.keys == [1, -9, -10, -11, 2, -100, -101, -102, -103, -104, -105, 3]
     scheduler.admit()
     row.asking = True
-    scheduler.answered(row, [4, 8], keep=7, heard=[Heard(1, inputs[:1], clip_of(2, 480), -50)])
+    scheduler.answered(row, [4, 8], keep=7, spoken=[SpokenInputs(1, inputs[:1], clip_of(2, 480), -50)])
     assert row.tokens == [1, 8, 8, 8, 2, 8, 8, 4, 8]
     assert row.keys == [1, -9, -10, -11, 2, -100, -101, 4, -50]
-    np.testing.assert_array_equal(row.heard[1].inputs, inputs[:2])
+    np.testing.assert_array_equal(row.spoken[1].inputs, inputs[:2])
 
 
 def test_log_probs_equal_a_full_recompute(engine, params):

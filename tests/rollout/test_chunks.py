@@ -31,7 +31,7 @@ def test_slots_are_counted_within_their_shard():
     assert chunk.tokens[0].tolist() == [12, 0, 0, 0, 0] and not chunk.tokens[1].any()
     assert chunk.tokens[2:].tolist() == [[10, 11, 12, 13, 14], [10, 0, 0, 0, 0]]
     assert chunk.last.tolist() == [13, 0, 18, 11] and chunk.seeds.tolist() == [101, 0, 106, 104]
-    assert [r.fed for r in rows] == [5, 3, 1] and chunk.heard is None
+    assert [r.fed for r in rows] == [5, 3, 1] and chunk.spoken is None
 
 
 def test_an_empty_chunk_feeds_no_slot():

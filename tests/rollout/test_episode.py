@@ -21,10 +21,10 @@ SEED = 5
 class Wire:
     """Plays the engine's side of one episode, and records every token that crosses."""
 
-    def __init__(self, world, task, config=ROOMY, system="Be brief.", supervisor=None):
-        self.chat = world.chat
+    def __init__(self, env, task, config=ROOMY, system="Be brief.", supervisor=None):
+        self.chat = env.chat
         self.episode = Episode(
-            task, SEED, world.domain, world.chat, config, (system, world.chat.system(system)),
+            task, SEED, env.domain, env.chat, config, (system, env.chat.system(system)),
             supervisor=supervisor,
         )
         self.ids, self.sampled, self.log_probs = [], [], []
@@ -67,23 +67,23 @@ class Wire:
         return trajectory
 
 
-def right_actions(world, task, config=ROOMY):
+def right_actions(env, task, config=ROOMY):
     """What a faultless clerk does, with the answer to each action."""
-    dialogue = Dialogue(task, world.domain, ScriptedUser(task, SEED),
+    dialogue = Dialogue(task, env.domain, ScriptedUser(task, SEED),
                         max_turns=config.max_turns, brief_writes=config.brief_writes)
     return play(dialogue, FAULTLESS, SEED)
 
 
 @pytest.fixture(scope="module")
-def writing_task(tiny_world):
+def writing_task(tiny_env):
     """A task with something to write."""
-    return next(t for t in tiny_world.train_tasks if t.gold_calls)
+    return next(t for t in tiny_env.train_tasks if t.gold_calls)
 
 
-def test_a_faultless_episode_succeeds_and_is_recorded_token_for_token(tiny_world):
-    for task in tiny_world.train_tasks:
-        wire = Wire(tiny_world, task)
-        history = right_actions(tiny_world, task)
+def test_a_faultless_episode_succeeds_and_is_recorded_token_for_token(tiny_env):
+    for task in tiny_env.train_tasks:
+        wire = Wire(tiny_env, task)
+        history = right_actions(tiny_env, task)
         for action, _ in history:
             assert not wire.ended
             wire.say(action)
@@ -103,15 +103,15 @@ def objection(tmp_path_factory):
         yield judge.objection
 
 
-def test_a_supervisor_interrupts_after_a_grave_turn(tiny_world, objection):
+def test_a_supervisor_interrupts_after_a_grave_turn(tiny_env, objection):
     config = dataclasses.replace(ROOMY, interruptions=1)
-    task = next(t for t in tiny_world.train_tasks if len(t.gold_calls) > 1)
-    wire = Wire(tiny_world, task, config, supervisor=objection)
+    task = next(t for t in tiny_env.train_tasks if len(t.gold_calls) > 1)
+    wire = Wire(tiny_env, task, config, supervisor=objection)
     first, second = task.gold_calls[:2]
     wire.say("What can I do for you?")  # not grave
     before = len(wire.ids)
     wire.say(first)  # nobody has agreed to it
-    added = tiny_world.tokenizer.decode(wire.ids[before:])
+    added = tiny_env.tokenizer.decode(wire.ids[before:])
     assert "[Supervisor] Your last step was wrong: " in added
     assert added.endswith("before you go on.\n</tool_response><|im_end|>\n<|im_start|>assistant\n")
     wire.say(second)  # grave too, but once is enough
@@ -120,36 +120,36 @@ def test_a_supervisor_interrupts_after_a_grave_turn(tiny_world, objection):
     answers = [s for s in trajectory.segments if s.turn >= 0 and s.role != "agent"]
     assert ["interruption" in s.info for s in answers] == [False, True, False, False]
     assert "[Supervisor]" not in answers[1].text
-    plain = Wire(tiny_world, task)
+    plain = Wire(tiny_env, task)
     for segment in trajectory.turns:
         plain.say(segment.call or segment.text)
     unseen = [s.text for s in plain.trajectory().segments]
     assert [s.text for s in trajectory.segments] == unseen
 
 
-def test_a_supervisor_lets_right_turns_pass(tiny_world, objection):
+def test_a_supervisor_lets_right_turns_pass(tiny_env, objection):
     config = dataclasses.replace(ROOMY, interruptions=9)
-    for task in tiny_world.train_tasks[:4]:
-        watched = Wire(tiny_world, task, config, supervisor=objection)
-        alone = Wire(tiny_world, task)
-        for action, _ in right_actions(tiny_world, task):
+    for task in tiny_env.train_tasks[:4]:
+        watched = Wire(tiny_env, task, config, supervisor=objection)
+        alone = Wire(tiny_env, task)
+        for action, _ in right_actions(tiny_env, task):
             watched.say(action)
             alone.say(action)
         assert watched.ids == alone.ids
 
 
-def test_the_answer_to_the_last_turn_has_text_but_no_tokens(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task)
-    for action, _ in right_actions(tiny_world, writing_task):
+def test_the_answer_to_the_last_turn_has_text_but_no_tokens(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task)
+    for action, _ in right_actions(tiny_env, writing_task):
         wire.say(action)
     last = wire.trajectory().segments[-1]
     assert last.role == "user" and "###STOP###" in last.text
     assert last.token_ids == [] and last.sampled == [] and last.log_probs == []
 
 
-def test_segments_read_as_the_chat_they_are(tiny_world, writing_task):
+def test_segments_read_as_the_chat_they_are(tiny_env, writing_task):
     system = "You are the clerk."
-    wire = Wire(tiny_world, writing_task, system=system)
+    wire = Wire(tiny_env, writing_task, system=system)
     wire.say("Who are you?")
     wire.say(Call("get_order_details", {"order_id": "#none"}))
     wire.say(Call("transfer_to_human_agents", {"summary": "no"}))
@@ -157,23 +157,23 @@ def test_segments_read_as_the_chat_they_are(tiny_world, writing_task):
     roles = ["system", "user", "agent", "user", "agent", "tool", "agent", "tool"]
     assert [s.role for s in segments] == roles
     assert [s.turn for s in segments] == [-1, -1, 0, 0, 1, 1, 2, 2]
-    text = tiny_world.tokenizer.decode(wire.ids)
+    text = tiny_env.tokenizer.decode(wire.ids)
     assert text.startswith(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n")
     assert "<|im_start|>assistant\nWho are you?<|im_end|>\n<|im_start|>user\n" in text
     assert "<tool_response>\nError: " in text and segments[5].info["error"]
 
 
-def test_a_transfer_ends_the_episode_without_success(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task)
+def test_a_transfer_ends_the_episode_without_success(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task)
     assert wire.say(Call("transfer_to_human_agents", {"summary": "no"})) is None
     trajectory = wire.trajectory()
     assert trajectory.stop_reason == "transfer"
     assert trajectory.success is False and trajectory.gold_diff and trajectory.diff == []
 
 
-def test_a_wrong_database_is_no_success(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task)
-    for action, _ in right_actions(tiny_world, writing_task):
+def test_a_wrong_database_is_no_success(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task)
+    for action, _ in right_actions(tiny_env, writing_task):
         is_write = action in writing_task.gold_calls
         wire.say(Call("get_order_details", {"order_id": "#none"}) if is_write else action)
     while not wire.ended:
@@ -182,9 +182,9 @@ def test_a_wrong_database_is_no_success(tiny_world, writing_task):
     assert trajectory.success is False and trajectory.gold_diff
 
 
-def test_a_malformed_turn_is_answered_and_marked(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task)
-    encode, markup = tiny_world.tokenizer.encode, tiny_world.tokenizer.encode_markup
+def test_a_malformed_turn_is_answered_and_marked(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task)
+    encode, markup = tiny_env.tokenizer.encode, tiny_env.tokenizer.encode_markup
     broken = [*markup("<tool_call>\n"), *encode('{"name": '), *markup("<|im_end|>")]
     assert wire.turn(broken)
     assert wire.turn([wire.chat.stop_id])  # nothing but the end
@@ -196,10 +196,10 @@ def test_a_malformed_turn_is_answered_and_marked(tiny_world, writing_task):
     assert trajectory.turns[0].call is None
 
 
-def test_a_cut_turn_is_closed_by_a_forced_stop_token(tiny_world, writing_task):
+def test_a_cut_turn_is_closed_by_a_forced_stop_token(tiny_env, writing_task):
     """The policy never sampled the stop token, so it must not be trained on it."""
-    wire = Wire(tiny_world, writing_task)
-    cut = tiny_world.tokenizer.encode("I would like to tell you that")
+    wire = Wire(tiny_env, writing_task)
+    cut = tiny_env.tokenizer.encode("I would like to tell you that")
     answer = wire.turn(cut)
     assert answer[0] == wire.chat.stop_id
     wire.say(Call("transfer_to_human_agents", {"summary": "no"}))
@@ -208,18 +208,18 @@ def test_a_cut_turn_is_closed_by_a_forced_stop_token(tiny_world, writing_task):
     assert turn.token_ids == cut and "malformed" in turn.info
     assert after.token_ids[0] == wire.chat.stop_id and not any(after.sampled)
     # A turn with its stop token gets no second one.
-    whole = Wire(tiny_world, writing_task).turn([*cut, wire.chat.stop_id])
+    whole = Wire(tiny_env, writing_task).turn([*cut, wire.chat.stop_id])
     assert wire.chat.stop_id not in whole[:1]
 
 
-def test_a_cut_last_turn_ends_without_further_tokens(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task, dataclasses.replace(ROOMY, max_turns=1))
-    assert wire.turn(tiny_world.tokenizer.encode("I would like")) is None
+def test_a_cut_last_turn_ends_without_further_tokens(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task, dataclasses.replace(ROOMY, max_turns=1))
+    assert wire.turn(tiny_env.tokenizer.encode("I would like")) is None
     assert wire.trajectory().stop_reason == "max_turns"
 
 
-def test_max_turns_cuts_the_episode_off(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task, dataclasses.replace(ROOMY, max_turns=3))
+def test_max_turns_cuts_the_episode_off(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task, dataclasses.replace(ROOMY, max_turns=3))
     for place in range(3):
         assert (wire.say("Who are you?") is None) == (place == 2)
     trajectory = wire.trajectory()
@@ -227,7 +227,7 @@ def test_max_turns_cuts_the_episode_off(tiny_world, writing_task):
     assert trajectory.segments[-1].token_ids == [] and trajectory.segments[-1].text
 
 
-def test_max_tokens_cuts_the_episode_off_before_it_could_overflow(tiny_world, writing_task):
+def test_max_tokens_cuts_the_episode_off_before_it_could_overflow(tiny_env, writing_task):
     """Whatever the turns' lengths: the next one at its longest would still have fitted."""
     rng = np.random.default_rng(1)
     reasons = set()
@@ -235,11 +235,11 @@ def test_max_tokens_cuts_the_episode_off_before_it_could_overflow(tiny_world, wr
         config = dataclasses.replace(
             ROOMY, max_turn_tokens=20, max_episode_tokens=int(rng.integers(110, 300))
         )
-        wire = Wire(tiny_world, writing_task, config)
+        wire = Wire(tiny_env, writing_task, config)
         while not wire.ended:
             assert len(wire.ids) + config.max_turn_tokens <= config.max_episode_tokens
             n = rng.integers(1, config.max_turn_tokens + 1)
-            wire.turn([int(t) for t in rng.choice(tiny_world.tokenizer.encode("Who are you"), n)])
+            wire.turn([int(t) for t in rng.choice(tiny_env.tokenizer.encode("Who are you"), n)])
         trajectory = wire.trajectory()
         assert trajectory.num_tokens <= config.max_episode_tokens
         assert trajectory.success is False
@@ -248,23 +248,23 @@ def test_max_tokens_cuts_the_episode_off_before_it_could_overflow(tiny_world, wr
     assert "max_tokens" in reasons
 
 
-def test_an_episode_cut_off_after_the_right_write_is_no_success(tiny_world, writing_task):
-    history = right_actions(tiny_world, writing_task)
+def test_an_episode_cut_off_after_the_right_write_is_no_success(tiny_env, writing_task):
+    history = right_actions(tiny_env, writing_task)
     actions = [action for action, _ in history]
     last_write = max(i for i, action in enumerate(actions) if action in writing_task.gold_calls)
     assert last_write < len(actions) - 1
 
     config = dataclasses.replace(ROOMY, max_turns=last_write + 1)
-    by_turns = Wire(tiny_world, writing_task, config)
+    by_turns = Wire(tiny_env, writing_task, config)
     for action in actions[: last_write + 1]:
         by_turns.say(action)
     assert by_turns.ended
 
-    probe = Wire(tiny_world, writing_task)
+    probe = Wire(tiny_env, writing_task)
     for action in actions[: last_write + 1]:
         probe.say(action)
     config = dataclasses.replace(ROOMY, max_episode_tokens=len(probe.ids) + 95)
-    by_tokens = Wire(tiny_world, writing_task, config)
+    by_tokens = Wire(tiny_env, writing_task, config)
     for action in actions[: last_write + 1]:
         by_tokens.say(action)
     assert by_tokens.ended
@@ -276,14 +276,14 @@ def test_an_episode_cut_off_after_the_right_write_is_no_success(tiny_world, writ
         assert trajectory.success is False
 
 
-def test_a_prompt_without_room_for_a_turn_raises(tiny_world, writing_task):
+def test_a_prompt_without_room_for_a_turn_raises(tiny_env, writing_task):
     config = dataclasses.replace(ROOMY, max_episode_tokens=100)
     with pytest.raises(ValueError, match=r"shop-.*max_episode_tokens = 100"):
-        Wire(tiny_world, writing_task, config)
+        Wire(tiny_env, writing_task, config)
 
 
-def test_a_running_episode_has_no_record(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task)
+def test_a_running_episode_has_no_record(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task)
     wire.say("Who are you?")
     with pytest.raises(RuntimeError, match="has not ended"):
         wire.episode.trajectory()
@@ -292,30 +292,30 @@ def test_a_running_episode_has_no_record(tiny_world, writing_task):
 THOUGHT = "<think>\nWho is it?\n</think>\n\n"
 
 
-def think(world, text: str) -> list[int]:
+def think(env, text: str) -> list[int]:
     """A turn that begins with a thought."""
-    markup, encode = world.tokenizer.encode_markup, world.tokenizer.encode
+    markup, encode = env.tokenizer.encode_markup, env.tokenizer.encode
     return [*encode(THOUGHT), *encode(text), *markup("<|im_end|>")]
 
 
 @pytest.mark.parametrize("reasoning", ["kept", "dropped"])
-def test_reasoning_leaves_the_context_only_where_it_should(tiny_world, writing_task, reasoning):
+def test_reasoning_leaves_the_context_only_where_it_should(tiny_env, writing_task, reasoning):
     config = dataclasses.replace(ROOMY, reasoning=reasoning)
-    episode = Episode(writing_task, SEED, tiny_world.domain, tiny_world.chat, config,
-                      ("Be brief.", tiny_world.chat.system("Be brief.")))
+    episode = Episode(writing_task, SEED, tiny_env.domain, tiny_env.chat, config,
+                      ("Be brief.", tiny_env.chat.system("Be brief.")))
     context, seen, written = episode.start(), [], []
     for text in ("Who are you?", "And your email?"):
-        ids = think(tiny_world, text)
+        ids = think(tiny_env, text)
         written.append(ids)
         seen.append([*context, *ids])
         answer = episode.turn(Turn(ids, [-1.0] * len(ids), [-1.0] * len(ids)))
         context = seen[-1] if answer.keep is None else context[: answer.keep]
         context = [*context, *answer.tokens]
-    last = tiny_world.chat.agent(Call("transfer_to_human_agents", {"summary": "no"}))
+    last = tiny_env.chat.agent(Call("transfer_to_human_agents", {"summary": "no"}))
     seen.append([*context, *last])
     written.append(last)
     episode.turn(Turn(last, [-1.0] * len(last), [-1.0] * len(last)))
-    assert tiny_world.tokenizer.decode(seen[2]).count("<think>") == 2 * (reasoning == "kept")
+    assert tiny_env.tokenizer.decode(seen[2]).count("<think>") == 2 * (reasoning == "kept")
     trajectory = episode.trajectory()
     tokens, sampled, _ = trajectory.arrays()
     parts = trajectory.parts()
@@ -329,36 +329,36 @@ def test_reasoning_leaves_the_context_only_where_it_should(tiny_world, writing_t
     assert sum(counts.sum() for _, counts in parts) == sampled.sum()
 
 
-def test_only_a_whole_thought_at_the_beginning_is_reasoning(tiny_world):
-    chat, encode = tiny_world.chat, tiny_world.tokenizer.encode
-    assert chat.reasoning(think(tiny_world, "Hello.")) == len(encode(THOUGHT))
+def test_only_a_whole_thought_at_the_beginning_is_reasoning(tiny_env):
+    chat, encode = tiny_env.chat, tiny_env.tokenizer.encode
+    assert chat.reasoning(think(tiny_env, "Hello.")) == len(encode(THOUGHT))
     for text in ("Hello.", "<think>\nWho", f"Hello. {THOUGHT}"):
         assert chat.reasoning([*encode(text), chat.stop_id]) == 0
 
 
-def test_an_episode_out_of_time_is_cut_off(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task, dataclasses.replace(ROOMY, episode_seconds=1e-9))
+def test_an_episode_out_of_time_is_cut_off(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task, dataclasses.replace(ROOMY, episode_seconds=1e-9))
     assert wire.say("Who are you?") is None
     trajectory = wire.trajectory()
     assert trajectory.stop_reason == "max_seconds" and trajectory.success is False
 
 
-def test_an_episode_can_be_cut_off_from_outside(tiny_world, writing_task):
-    wire = Wire(tiny_world, writing_task)
+def test_an_episode_can_be_cut_off_from_outside(tiny_env, writing_task):
+    wire = Wire(tiny_env, writing_task)
     wire.say("Who are you?")
     wire.episode.cut()
     assert wire.trajectory().stop_reason == "max_seconds"
-    done = Wire(tiny_world, writing_task)
+    done = Wire(tiny_env, writing_task)
     done.say(Call("transfer_to_human_agents", {"summary": "no"}))
     done.episode.cut()
     assert done.trajectory().stop_reason == "transfer"
 
 
-def test_log_probs_of_a_truncated_draw_are_kept_beside(tiny_world, writing_task):
-    episode = Wire(tiny_world, writing_task).episode
-    ids = tiny_world.chat.agent("Who are you?")
+def test_log_probs_of_a_truncated_draw_are_kept_beside(tiny_env, writing_task):
+    episode = Wire(tiny_env, writing_task).episode
+    ids = tiny_env.chat.agent("Who are you?")
     episode.turn(Turn(ids, [-2.0] * len(ids), [-1.0] * len(ids)))
-    ids = tiny_world.chat.agent(Call("transfer_to_human_agents", {"summary": "no"}))
+    ids = tiny_env.chat.agent(Call("transfer_to_human_agents", {"summary": "no"}))
     episode.turn(Turn(ids, [-2.0] * len(ids), [-2.0] * len(ids)))
     trajectory = episode.trajectory()
     assert [len(s.drawn_log_probs) > 0 for s in trajectory.turns] == [True, False]
@@ -368,17 +368,17 @@ def test_log_probs_of_a_truncated_draw_are_kept_beside(tiny_world, writing_task)
     assert not whole[~sampled].any() and not drawn[~sampled].any()
 
 
-def test_the_seed_is_of_task_stream_and_run(tiny_world, tiny_config):
-    first, second = tiny_world.train_tasks[:2]
-    other_run = dataclasses.replace(tiny_world, config=dataclasses.replace(tiny_config, seed=1))
+def test_the_seed_is_of_task_stream_and_run(tiny_env, tiny_config):
+    first, second = tiny_env.train_tasks[:2]
+    other_run = dataclasses.replace(tiny_env, config=dataclasses.replace(tiny_config, seed=1))
     episodes = [
-        tiny_world.episode(first, "train", 1, 0),
-        tiny_world.episode(second, "train", 1, 0),
-        tiny_world.episode(first, "train", 2, 0),
-        tiny_world.episode(first, "train", 1, 1),
-        tiny_world.episode(first, "eval", 1, 0),
+        tiny_env.episode(first, "train", 1, 0),
+        tiny_env.episode(second, "train", 1, 0),
+        tiny_env.episode(first, "train", 2, 0),
+        tiny_env.episode(first, "train", 1, 1),
+        tiny_env.episode(first, "eval", 1, 0),
         other_run.episode(first, "train", 1, 0),
     ]
     assert len({e.seed for e in episodes}) == len(episodes)
-    again = tiny_world.episode(first, "train", 1, 0)
+    again = tiny_env.episode(first, "train", 1, 0)
     assert again.seed == episodes[0].seed and again.start() == episodes[0].start()

@@ -9,20 +9,20 @@ import pytest
 
 from tarl_jax.config import ConfigError
 from tarl_jax.judge.rules import judge
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.maths_episode import MathsEpisode
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.types import STOP_REASONS, Call, Trajectory
 
 
 @pytest.fixture(scope="module")
-def world(tiny_config):
+def env(tiny_config):
     maths = dataclasses.replace(tiny_config.maths, ratio=(0.5,), num_train=8, num_held_out=4)
-    return World.from_config(dataclasses.replace(tiny_config, maths=maths))
+    return Environment.from_config(dataclasses.replace(tiny_config, maths=maths))
 
 
-def play(world, task, ids):
-    episode = world.episode(task, "test")
+def play(env, task, ids):
+    episode = env.episode(task, "test")
     assert isinstance(episode, MathsEpisode)
     prompt = episode.start()
     log_probs = [-0.5 - i for i in range(len(ids))]
@@ -36,19 +36,19 @@ def play(world, task, ids):
     return trajectory
 
 
-def test_a_right_answer_succeeds_and_round_trips(world):
-    task = world.maths.train_tasks[0]
+def test_a_right_answer_succeeds_and_round_trips(env):
+    task = env.maths.train_tasks[0]
     said = f"It is\n\\boxed{{{task.outputs[0]}}}"
-    trajectory = play(world, task, world.chat.agent(said))
+    trajectory = play(env, task, env.chat.agent(said))
     assert trajectory.success is True and trajectory.stop_reason == "answered"
     assert trajectory.turns[0].text == said
     assert trajectory.turns[0].info == {"answer": task.outputs[0]}
     assert Trajectory.from_json_line(trajectory.to_json_line()) == trajectory
 
 
-def test_the_prompt_is_a_chat_of_its_own(world):
-    task = world.maths.train_tasks[0]
-    prompt = world.tokenizer.decode(world.episode(task, "test").start())
+def test_the_prompt_is_a_chat_of_its_own(env):
+    task = env.maths.train_tasks[0]
+    prompt = env.tokenizer.decode(env.episode(task, "test").start())
     assert prompt == (
         "<|im_start|>system\nSolve the problem. Put the answer in \\boxed{}.<|im_end|>\n"
         f"<|im_start|>user\n{task.instruction}<|im_end|>\n<|im_start|>assistant\n"
@@ -61,33 +61,33 @@ def test_the_prompt_is_a_chat_of_its_own(world):
     (Call("calculate", {"expression": "1+1"}), "malformed", True),
     ("", "malformed", True),
 ])
-def test_whatever_else_fails(world, said, stop, malformed):
-    trajectory = play(world, world.maths.train_tasks[0], world.chat.agent(said))
+def test_whatever_else_fails(env, said, stop, malformed):
+    trajectory = play(env, env.maths.train_tasks[0], env.chat.agent(said))
     assert trajectory.success is False and trajectory.stop_reason == stop
     assert ("malformed" in trajectory.turns[0].info) == malformed
 
 
-def test_a_cut_solution_fails_even_where_the_answer_is_there(world):
-    task = world.maths.train_tasks[0]
-    ids = world.chat.agent(f"\\boxed{{{task.outputs[0]}}}")[:-1]
-    trajectory = play(world, task, ids)
+def test_a_cut_solution_fails_even_where_the_answer_is_there(env):
+    task = env.maths.train_tasks[0]
+    ids = env.chat.agent(f"\\boxed{{{task.outputs[0]}}}")[:-1]
+    trajectory = play(env, task, ids)
     assert trajectory.success is False and trajectory.stop_reason == "max_tokens"
 
 
-def test_the_judge_has_nothing_to_say(world):
-    trajectory = play(world, world.maths.train_tasks[0], world.chat.agent("\\boxed{1}"))
+def test_the_judge_has_nothing_to_say(env):
+    trajectory = play(env, env.maths.train_tasks[0], env.chat.agent("\\boxed{1}"))
     assert judge(trajectory) is None
 
 
-def test_an_episode_that_still_runs_has_no_record(world):
-    episode = world.episode(world.maths.train_tasks[0], "test")
+def test_an_episode_that_still_runs_has_no_record(env):
+    episode = env.episode(env.maths.train_tasks[0], "test")
     episode.start()
     with pytest.raises(RuntimeError, match="has not ended"):
         episode.trajectory()
 
 
-def test_a_run_without_maths_has_no_problems(tiny_world):
-    assert tiny_world.maths is None
+def test_a_run_without_maths_has_no_problems(tiny_env):
+    assert tiny_env.maths is None
 
 
 def test_problems_that_leave_no_room_are_left_out_and_counted(tiny_config):
@@ -95,13 +95,13 @@ def test_problems_that_leave_no_room_are_left_out_and_counted(tiny_config):
 
     def made(limit):
         rollout = dataclasses.replace(tiny_config.rollout, max_episode_tokens=limit)
-        return World.from_config(dataclasses.replace(tiny_config, maths=maths, rollout=rollout))
+        return Environment.from_config(dataclasses.replace(tiny_config, maths=maths, rollout=rollout))
 
-    world = made(90)
-    problems = world.maths.train_tasks + world.maths.held_out_tasks
-    assert 0 < world.maths.too_long == 300 - len(problems) < 300
+    env = made(90)
+    problems = env.maths.train_tasks + env.maths.held_out_tasks
+    assert 0 < env.maths.too_long == 300 - len(problems) < 300
     for task in problems:
-        assert len(world.episode(task).start()) + tiny_config.rollout.max_turn_tokens <= 90
+        assert len(env.episode(task).start()) + tiny_config.rollout.max_turn_tokens <= 90
     with pytest.raises(ValueError, match=r"max_episode_tokens = 60.*room for a turn of 12"):
         made(60)
 
@@ -118,9 +118,9 @@ def test_a_files_answers_are_checked_by_meaning_or_the_missing_package_is_named(
     config = dataclasses.replace(tiny_config, maths=maths)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"problems.json.*pip install 'tarl-jax\[maths\]'"):
-        World.from_config(config)
+        Environment.from_config(config)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    world = World.from_config(config)
-    task, = world.maths.train_tasks
-    assert play(world, task, world.chat.agent("\\boxed{0.50}")).success is True
-    assert play(world, task, world.chat.agent("\\boxed{0.51}")).success is False
+    env = Environment.from_config(config)
+    task, = env.maths.train_tasks
+    assert play(env, task, env.chat.agent("\\boxed{0.50}")).success is True
+    assert play(env, task, env.chat.agent("\\boxed{0.51}")).success is False

@@ -142,7 +142,7 @@ def test_what_a_dialogue_raises_ends_the_run(params):
 
 
 class Clock:
-    """Stands in for the module `time` in the engine's players; is late when told to be."""
+    """Stands in for the module `time` in the engine's workers; is late when told to be."""
 
     def __init__(self):
         self.late = lambda: False

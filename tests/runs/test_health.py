@@ -53,12 +53,12 @@ def test_a_level_is_no_rise():
     assert warnings(FINE, [{**FINE, "rl/kl": 0.1}] * 40) == []
 
 
-HEARD = "eval/heard/clean/pass^1"
+SPOKEN = "eval/spoken/clean/pass^1"
 
 
-def evaluation(read, heard, half=0.05):
-    return {"eval/pass^1": read, HEARD: heard, f"{HEARD}_low": heard - half,
-            f"{HEARD}_high": heard + half}
+def evaluation(read, spoken, half=0.05):
+    return {"eval/pass^1": read, SPOKEN: spoken, f"{SPOKEN}_low": spoken - half,
+            f"{SPOKEN}_high": spoken + half}
 
 
 @pytest.mark.parametrize("evaluations, said", [
@@ -71,4 +71,4 @@ def evaluation(read, heard, half=0.05):
 ])
 def test_a_policy_that_unlearns_to_listen_is_noticed(evaluations, said):
     found = warnings({}, [], evaluations)
-    assert any("unlearns to listen" in line and "speech.share" in line for line in found) == said
+    assert any("unlearns to understand speech" in line and "speech.share" in line for line in found) == said

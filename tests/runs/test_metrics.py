@@ -203,5 +203,5 @@ def test_what_was_heard_lies_beside_the_episodes(tmp_path):
         trajectories[index].segments[0].sound = Sound(0, 2, clip)
     path = metrics.append_trajectories(tmp_path, 4, trajectories)
     assert metrics.read_trajectories(path) == trajectories
-    assert len(list((path.parent / "clips").iterdir())) == 2  # one that two heard is kept once
+    assert len(list((path.parent / "clips").iterdir())) == 2  # one that two spoken is kept once
     assert metrics.trajectory_files(tmp_path) == {4: path}

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tarl_jax.config import ShopConfig
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.sandbox import load_domain
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.shop import make_shop
@@ -166,9 +166,9 @@ def test_a_run_trains_on_the_file_by_the_splits_of_its_records(path, tiny_config
         tiny_config, shop=ShopConfig(),
         tasks=dataclasses.replace(tiny_config.tasks, file=str(path)))
     run(path, "r", "no", "q")
-    world = World.from_config(config)
-    assert world.train_tasks == [t for t in TASKS[1:] if t.split == "train"]
-    assert world.held_out_tasks == [t for t in TASKS if t.split == "held_out"]
+    env = Environment.from_config(config)
+    assert env.train_tasks == [t for t in TASKS[1:] if t.split == "train"]
+    assert env.held_out_tasks == [t for t in TASKS if t.split == "held_out"]
 
 
 def test_a_file_of_another_shop_is_an_error(path, tiny_config):
@@ -176,4 +176,4 @@ def test_a_file_of_another_shop_is_an_error(path, tiny_config):
         tiny_config, tasks=dataclasses.replace(tiny_config.tasks, file=str(path)))
     assert len(retail_domain(make_shop(config.shop)).database["users"]) == 20
     with pytest.raises(ValueError, match="users that this shop lacks"):
-        World.from_config(config)
+        Environment.from_config(config)

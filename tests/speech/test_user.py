@@ -182,12 +182,12 @@ def test_leaving_closes_the_synthesiser(noise):
     assert noise.said == ["closed"]
 
 
-def test_a_spoken_episode_is_the_written_one(speech, tiny_world):
+def test_a_spoken_episode_is_the_written_one(speech, tiny_env):
     # The scripted user, the dialogue and the judge's facts notice nothing.
-    task = tiny_world.train_tasks[0]
-    written = Dialogue(task, tiny_world.domain, ScriptedUser(task, 5))
+    task = tiny_env.train_tasks[0]
+    written = Dialogue(task, tiny_env.domain, ScriptedUser(task, 5))
     user = SpokenUser(ScriptedUser(task, 5), speech, CONFIG, 5)
-    spoken = Dialogue(task, tiny_world.domain, user)
+    spoken = Dialogue(task, tiny_env.domain, user)
     assert spoken.opening == written.opening
     assert user.opening_reply.audio is not None
     for message in ("Your email, please?", "Hm?", "Sorry, I cannot do that: the reason."):

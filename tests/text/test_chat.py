@@ -212,13 +212,13 @@ def test_no_ids_make_reading_fail(ids):
 
 
 def test_a_heard_turn_is_rendered_exactly_as_omni_does():
-    hearing = Tokenizer(hears=True)
-    ids, first = Chat(hearing).heard(3)
-    assert hearing.decode(ids) == (
+    audio_inputs = Tokenizer(with_audio=True)
+    ids, first = Chat(audio_inputs).spoken(3)
+    assert audio_inputs.decode(ids) == (
         "\n<|im_start|>user\n<|audio_bos|><|AUDIO|><|AUDIO|><|AUDIO|><|audio_eos|><|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    placeholder = hearing.encode_markup("<|AUDIO|>")
+    placeholder = audio_inputs.encode_markup("<|AUDIO|>")
     assert len(placeholder) == 1 and ids[first : first + 3] == [*placeholder] * 3
     assert ids.count(*placeholder) == 3
     # All else is laid out as for one who reads.
@@ -227,4 +227,4 @@ def test_a_heard_turn_is_rendered_exactly_as_omni_does():
 
 def test_who_cannot_hear_has_no_such_markup():
     with pytest.raises(ValueError, match=r"audio_bos.*is not chat markup"):
-        CHAT.heard(3)
+        CHAT.spoken(3)

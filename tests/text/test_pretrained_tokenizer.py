@@ -93,14 +93,14 @@ def test_a_template_without_tools_is_done_without(tmp_path):
     for template in ("{% for m in messages %}You are somebody else.{% endfor %}", None):
         settings["chat_template"] = template
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-        tokenizer = PretrainedTokenizer(tmp_path, hears=True)
+        tokenizer = PretrainedTokenizer(tmp_path, with_audio=True)
         schema = {"type": "function", "function": {"name": "think", "parameters": {}}}
         text = tokenizer.decode(tokenizer.encode_system("Be brief.", [schema]))
         assert text.startswith("<|im_start|>system\nBe brief.\n\n# Tools\n")
         assert text.endswith(f"\n<tools>\n{json.dumps(schema)}\n</tools><|im_end|>")
         plain = tokenizer.encode_system("Be brief.", [])
         assert tokenizer.decode(plain) == "<|im_start|>system\nBe brief.<|im_end|>"
-        ids, first = Chat(tokenizer).heard(2)
+        ids, first = Chat(tokenizer).spoken(2)
         assert ids[first : first + 2] == [*tokenizer.encode_markup("<|AUDIO|>")] * 2
         assert tokenizer.decode(ids[first - 1 : first + 3]) == (
             "<|audio_bos|><|AUDIO|><|AUDIO|><|audio_eos|>"
@@ -111,4 +111,4 @@ def test_who_hears_needs_the_markup_of_sound(tmp_path):
     write_tokenizer(tmp_path, [*QWEN_TOKENS, "<|AUDIO|>"])
     PretrainedTokenizer(tmp_path)
     with pytest.raises(ValueError, match=r"no special tokens \['<\|audio_bos\|>', '<\|audio_eos"):
-        PretrainedTokenizer(tmp_path, hears=True)
+        PretrainedTokenizer(tmp_path, with_audio=True)

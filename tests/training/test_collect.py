@@ -15,7 +15,7 @@ from tarl_jax.types import CUT_OFF
 
 
 class Clock:
-    """Stands in for the module `time` in the engine's players: `step` seconds pass at each look."""
+    """Stands in for the module `time` in the engine's workers: `step` seconds pass at each look."""
 
     def __init__(self):
         self.step = self.now = 0.0
@@ -33,32 +33,32 @@ def clock(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def params(tiny_world, random_params):
-    return random_params(tiny_world.config.model, tiny_world.vocab_size, 3)
+def params(tiny_env, random_params):
+    return random_params(tiny_env.config.model, tiny_env.vocab_size, 3)
 
 
 @pytest.fixture(scope="module")
-def engines(tiny_world):
+def engines(tiny_env):
     """By the fields of the rollout's config: an engine per config, made once."""
     made = {}
 
     def engine(**fields):
         key = tuple(sorted(fields.items()))
         if key not in made:
-            rollout = dataclasses.replace(tiny_world.config.rollout, **fields)
-            config = dataclasses.replace(tiny_world.config, rollout=rollout)
-            world = dataclasses.replace(tiny_world, config=config)
-            made[key] = world, world.engine()
+            rollout = dataclasses.replace(tiny_env.config.rollout, **fields)
+            config = dataclasses.replace(tiny_env.config, rollout=rollout)
+            env = dataclasses.replace(tiny_env, config=config)
+            made[key] = env, env.engine()
         return made[key]
 
     return engine
 
 
 def collector(engines, folder, ended=None, supervisor=None, **fields):
-    world, engine = engines(**fields)
-    config = world.config
-    mixture = Mixture(world.train_tasks, [], config.rollout.tasks_per_step, config.maths, 0)
-    return Collector(config, engine, world, mixture, folder, ended, supervisor)
+    env, engine = engines(**fields)
+    config = env.config
+    mixture = Mixture(env.train_tasks, [], config.rollout.tasks_per_step, config.maths, 0)
+    return Collector(config, engine, env, mixture, folder, ended, supervisor)
 
 
 def lines(trajectories):
@@ -176,8 +176,8 @@ def test_only_what_can_become_a_call_is_drawn(engines, params, tmp_path):
     """With the constraint each token is one that the grammar allows; without it some are not."""
     from tarl_jax.rollout.grammar import START, build
 
-    world, _ = engines()
-    grammar = build(world.tokenizer, world.domain.tools, world.vocab_size)
+    env, _ = engines()
+    grammar = build(env.tokenizer, env.domain.tools, env.vocab_size)
 
     flat = jax.tree.map(lambda x: x * 0.3, params)  # any token, so that calls are begun
 

@@ -10,7 +10,7 @@ import pytest
 from tarl_jax.config import JudgeConfig, NoiseConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.rollout.engine import EngineStats
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.training.evaluation import (
     behaviour,
@@ -262,8 +262,8 @@ def test_kinds_are_told_apart_in_order():
 class TransferringEngine:
     """Stands in for the engine: every policy hands over at once."""
 
-    def __init__(self, world):
-        self.chat = world.chat
+    def __init__(self, env):
+        self.chat = env.chat
         self.seeds: list[int] = []
         self.temperature = 0.0
 
@@ -279,12 +279,12 @@ class TransferringEngine:
         return EngineStats(episodes=len(episodes))
 
 
-def test_trials_lie_side_by_side_and_are_judged(tiny_world, tmp_path):
-    engine, config = TransferringEngine(tiny_world), tiny_world.config.eval
-    tasks = tiny_world.held_out_tasks[:3]
+def test_trials_lie_side_by_side_and_are_judged(tiny_env, tmp_path):
+    engine, config = TransferringEngine(tiny_env), tiny_env.config.eval
+    tasks = tiny_env.held_out_tasks[:3]
     noisy = JudgeConfig(noise=NoiseConfig(abstain=1.0))  # which evaluations leave out
     metrics, trajectories = evaluate(
-        engine, None, tiny_world, tasks, "eval", judge=Judge(noisy, tmp_path)
+        engine, None, tiny_env, tasks, "eval", judge=Judge(noisy, tmp_path)
     )
     names = [t.task.task_id for t in trajectories]
     assert names == [task.task_id for task in tasks for _ in range(config.trials)]
@@ -295,35 +295,35 @@ def test_trials_lie_side_by_side_and_are_judged(tiny_world, tmp_path):
     assert len(set(engine.seeds)) == len(engine.seeds)
 
 
-def test_the_stream_names_the_episodes(tiny_world):
+def test_the_stream_names_the_episodes(tiny_env):
     seeds = []
     for stream in ("eval", "eval", "eval-20"):
-        engine = TransferringEngine(tiny_world)
-        evaluate(engine, None, tiny_world, tiny_world.held_out_tasks[:2], stream)
+        engine = TransferringEngine(tiny_env)
+        evaluate(engine, None, tiny_env, tiny_env.held_out_tasks[:2], stream)
         seeds.append(engine.seeds)
     assert seeds[0] == seeds[1] and not set(seeds[0]) & set(seeds[2])
 
 
-def test_without_a_judge_nothing_is_judged(tiny_world):
+def test_without_a_judge_nothing_is_judged(tiny_env):
     metrics, trajectories = evaluate(
-        TransferringEngine(tiny_world), None, tiny_world, tiny_world.held_out_tasks[:1], "eval"
+        TransferringEngine(tiny_env), None, tiny_env, tiny_env.held_out_tasks[:1], "eval"
     )
     assert {t.turn_scores for t in trajectories} == {None}
     assert metrics["eval/judge/abstained"] == 1
 
 
-def test_an_evaluation_with_maths_leaves_the_tool_tasks_numbers_alone(tiny_config, tiny_world):
+def test_an_evaluation_with_maths_leaves_the_tool_tasks_numbers_alone(tiny_config, tiny_env):
     config = dataclasses.replace(
         tiny_config, eval=dataclasses.replace(tiny_config.eval, maths_tasks=3),
         maths=dataclasses.replace(tiny_config.maths, num_train=4, num_held_out=4),
     )
-    world = World.from_config(config)
-    tasks = held_out(world, 2)
+    env = Environment.from_config(config)
+    tasks = held_out(env, 2)
     assert [t.kind for t in tasks] == ["tool"] * 2 + ["maths"] * 3
-    assert tasks[2:] == world.maths.held_out_tasks[:3]
-    assert held_out(tiny_world, 2) == tiny_world.held_out_tasks[:2]
-    metrics, trajectories = evaluate(TransferringEngine(world), None, world, tasks, "eval")
-    alone, _ = evaluate(TransferringEngine(tiny_world), None, tiny_world, tasks[:2], "eval")
+    assert tasks[2:] == env.maths.held_out_tasks[:3]
+    assert held_out(tiny_env, 2) == tiny_env.held_out_tasks[:2]
+    metrics, trajectories = evaluate(TransferringEngine(env), None, env, tasks, "eval")
+    alone, _ = evaluate(TransferringEngine(tiny_env), None, tiny_env, tasks[:2], "eval")
     assert len(trajectories) == 5 * config.eval.trials
     assert {k: v for k, v in metrics.items() if "maths" not in k} == alone
     assert metrics["eval/maths_pass@1"] == 0 and metrics["eval/maths_malformed"] == 1

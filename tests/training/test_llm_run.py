@@ -17,7 +17,7 @@ from tarl_jax.config.presets import sized
 from tarl_jax.judge.rules import judge
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.rl.advantages import group_advantages
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.runs.directory import open_run_dir
 from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_files
@@ -35,13 +35,13 @@ def user_config(server, **changes):
 
 
 @pytest.fixture
-def world(tiny_config, openai_server):
-    """Makes worlds of the tiny config with a user that the server plays; closes them."""
+def env(tiny_config, openai_server):
+    """Makes environments of the tiny config with a user that the server plays; closes them."""
     made = []
 
     def make(config=tiny_config, **changes):
         user = user_config(openai_server, **changes)
-        made.append(World.from_config(dataclasses.replace(config, user=user)))
+        made.append(Environment.from_config(dataclasses.replace(config, user=user)))
         return made[-1]
 
     yield make
@@ -49,17 +49,17 @@ def world(tiny_config, openai_server):
         one.close()
 
 
-def say(world, episode, text="Who are you?"):
-    ids = world.chat.agent(text)
+def say(env, episode, text="Who are you?"):
+    ids = env.chat.agent(text)
     return episode.turn(Turn(ids, [-0.5] * len(ids), [-0.5] * len(ids)))
 
 
 # ---- one episode --------------------------------------------------------------------------------
 
 
-def test_an_episode_ends_when_the_model_says_so(openai_server, world):
+def test_an_episode_ends_when_the_model_says_so(openai_server, env):
     openai_server.plan()
-    one = world()
+    one = env()
     episode = one.episode(one.train_tasks[0], "test")
     prompt = episode.start()
     assert "I have a wish, number" in one.tokenizer.decode(prompt)
@@ -76,9 +76,9 @@ def test_an_episode_ends_when_the_model_says_so(openai_server, world):
     assert trajectory.task.instruction in told
 
 
-def test_thoughts_are_in_no_token(openai_server, world):
+def test_thoughts_are_in_no_token(openai_server, env):
     openai_server.plan()
-    one = world(strategy="react", llm={"model": "react"})
+    one = env(strategy="react", llm={"model": "react"})
     episode = one.episode(one.train_tasks[0], "test")
     episode.start()
     while say(one, episode) is not None:
@@ -91,9 +91,9 @@ def test_thoughts_are_in_no_token(openai_server, world):
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2])
-def test_a_user_that_fails_breaks_its_episode_only(openai_server, world, turns):
+def test_a_user_that_fails_breaks_its_episode_only(openai_server, env, turns):
     openai_server.plan(*["ok"] * turns, "500", "500")
-    one = world()
+    one = env()
     task = one.train_tasks[0]
     episode = one.episode(task, "test")
     prompt = episode.start()
@@ -124,18 +124,18 @@ def test_a_user_that_fails_breaks_its_episode_only(openai_server, world, turns):
     np.testing.assert_allclose(advantages, [[0.0, -0.5, 0.5]])
 
 
-def test_an_error_that_all_would_meet_is_raised(openai_server, world):
+def test_an_error_that_all_would_meet_is_raised(openai_server, env):
     openai_server.plan("401")
-    one = world()
+    one = env()
     episode = one.episode(one.train_tasks[0], "test")
     with pytest.raises(LLMError, match="api_key_env"):
         episode.start()
 
 
-def test_an_opening_without_end_breaks_the_episode(openai_server, world, tiny_config):
+def test_an_opening_without_end_breaks_the_episode(openai_server, env, tiny_config):
     openai_server.plan()
     rollout = dataclasses.replace(tiny_config.rollout, max_episode_tokens=60)
-    one = world(dataclasses.replace(tiny_config, rollout=rollout),
+    one = env(dataclasses.replace(tiny_config, rollout=rollout),
                 strategy="llm", llm={"model": "echo"})
     tasks = [dataclasses.replace(one.train_tasks[0], task_id=str(i)) for i in range(2)]
     with pytest.MonkeyPatch.context() as patch:
@@ -149,8 +149,8 @@ def test_an_opening_without_end_breaks_the_episode(openai_server, world, tiny_co
     assert caught.value.fatal
 
 
-def test_episodes_play_in_threads_at_once(openai_server, world):
-    one = world()
+def test_episodes_play_in_threads_at_once(openai_server, env):
+    one = env()
     count = len(one.train_tasks)
     # Whoever comes when: of 3/2 as many faults as episodes, which take two each at most and break
     # at the second, half of the episodes break at least. Of four more, two more at most.
@@ -312,13 +312,13 @@ def data():
 def test_benchmark_tasks_need_a_user_that_is_a_model(tiny_config, data):
     config = dataclasses.replace(tiny_config, sandbox=SandboxConfig(data=data))
     with pytest.raises(ValueError, match=r"has no script .* --config.user.kind=llm"):
-        World.from_config(config)
+        Environment.from_config(config)
 
 
-def test_an_episode_on_benchmark_data(openai_server, world, tiny_config, data):
+def test_an_episode_on_benchmark_data(openai_server, env, tiny_config, data):
     openai_server.plan()
     rollout = dataclasses.replace(tiny_config.rollout, max_episode_tokens=4096)
-    one = world(dataclasses.replace(tiny_config, sandbox=SandboxConfig(data=data), rollout=rollout))
+    one = env(dataclasses.replace(tiny_config, sandbox=SandboxConfig(data=data), rollout=rollout))
     task = next(t for t in one.train_tasks if t.gold_calls)
     assert one.held_out_tasks and task.source == "tau_bench"
     episode = one.episode(task, "test")

@@ -20,7 +20,7 @@ from tarl_jax.models import decoder
 from tarl_jax.models.hugging_face import save_params
 from tarl_jax.models.omni_files import AudioIds
 from tarl_jax.models.tensor_files import open_tensors
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.metrics import read_metrics
 from tarl_jax.training.policy import export, make_updater, starting_policy
 from tarl_jax.training.train import train
@@ -92,13 +92,13 @@ def test_train_a_pretrained_policy_and_export_it(checkpoint, tmp_path, scores):
 def test_a_policy_with_ears_is_loaded_trained_resumed_and_exported(tmp_path, scores):
     """From a checkpoint of Omni's kind, whose encoder is frozen: only the decoder changes."""
     folder = tmp_path / "omni"
-    ears = {
+    encoder = {
         "num_mel_bins": 8, "d_model": 12, "encoder_layers": 1, "encoder_attention_heads": 2,
         "encoder_ffn_dim": 16, "n_window": 100, "output_dim": 32, "frozen": True,
     }
     changes = {
         "model.pretrained": str(folder), "model.qk_norm": False, "model.qkv_bias": True,
-        **{f"model.audio.{name}": value for name, value in ears.items()},
+        **{f"model.audio.{name}": value for name, value in encoder.items()},
         "speech.share": 1.0, "speech.voices": ("en-us",), "speech.cache_dir": str(tmp_path / "s"),
         "rollout.max_episode_tokens": 512,
     }
@@ -109,7 +109,7 @@ def test_a_policy_with_ears_is_loaded_trained_resumed_and_exported(tmp_path, sco
 
     train(config)
     (step,) = (r for r in read_metrics(tmp_path / "run") if r["kind"] == "train")
-    assert step["train/heard"] == 1.0 and step["rl/log_prob_gap"] < 1e-4
+    assert step["train/spoken"] == 1.0 and step["rl/log_prob_gap"] < 1e-4
     export(config, tmp_path / "first", 0)
     train(dataclasses.replace(config, rl=dataclasses.replace(config.rl, steps=2)))
     export(config, tmp_path / "last", 2)
@@ -165,14 +165,14 @@ def test_a_tokenizer_larger_than_the_embedding_is_an_error(checkpoint, tmp_path)
         train(config_of(tmp_path / "run", **changes))
 
 
-def test_no_warm_start_means_random_parameters(tiny_config, tiny_world: World):
+def test_no_warm_start_means_random_parameters(tiny_config, tiny_env: Environment):
     config = dataclasses.replace(
         tiny_config, warm_start=dataclasses.replace(tiny_config.warm_start, steps=0)
     )
-    updater = make_updater(config, tiny_world)
-    params = starting_policy(config, tiny_world, updater)
+    updater = make_updater(config, tiny_env)
+    params = starting_policy(config, tiny_env, updater)
     expected = jax.eval_shape(
-        lambda: decoder.init_params(config.model, tiny_world.vocab_size, jax.random.key(0))
+        lambda: decoder.init_params(config.model, tiny_env.vocab_size, jax.random.key(0))
     )
     assert jax.tree.map(lambda x: x.shape, params) == jax.tree.map(lambda x: x.shape, expected)
     assert 0.01 < float(np.std(params["embed"])) < 0.03
@@ -182,9 +182,9 @@ def test_the_full_prompt_holds_the_rules_and_every_tool(tiny_config):
     config = dataclasses.replace(
         tiny_config, rollout=dataclasses.replace(tiny_config.rollout, system_prompt="full")
     )
-    world = World.from_config(config)
-    text = world.tokenizer.decode(world.system[1])
-    assert "# Rules for the clerk" in text and world.domain.policy in text
-    for name, tool in world.domain.tools.items():
+    env = Environment.from_config(config)
+    text = env.tokenizer.decode(env.system[1])
+    assert "# Rules for the clerk" in text and env.domain.policy in text
+    for name, tool in env.domain.tools.items():
         assert f'"name": "{name}"' in text and tool.schema["function"]["description"] in text
-    assert len(world.domain.tools) == 16
+    assert len(env.domain.tools) == 16

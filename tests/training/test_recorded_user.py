@@ -9,57 +9,57 @@ from tarl_jax.config import ConfigError
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.speech import SpeechConfig
 from tarl_jax.rollout.engine import Engine, EngineStats
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.runs.metrics import read_trajectories, write_trajectories
 from tarl_jax.speech.clips import save_clip
 from tarl_jax.training import recorded_user
-from tarl_jax.training.evaluation import evaluate_senses
+from tarl_jax.training.evaluation import evaluate_modalities
 
 
 @pytest.fixture(scope="module")
-def world(tiny_config):
+def env(tiny_config):
     """One that hears, whose users can speak."""
-    ears = AudioConfig(
+    encoder = AudioConfig(
         num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
         encoder_ffn_dim=16, n_window=10, output_dim=tiny_config.model.d_model,
     )
     config = dataclasses.replace(
         tiny_config,
-        model=dataclasses.replace(tiny_config.model, audio=ears),
+        model=dataclasses.replace(tiny_config.model, audio=encoder),
         rollout=dataclasses.replace(tiny_config.rollout, max_episode_tokens=512),
         speech=SpeechConfig(share=0.5, voices=("en-us",), speed=(1.0, 1.0), cache_dir=""),
         eval=dataclasses.replace(
-            tiny_config.eval, heard=("clean", "white:10"), trials=2, bootstrap=50
+            tiny_config.eval, spoken=("clean", "white:10"), trials=2, bootstrap=50
         ),
     )
-    world = World.from_config(config)
-    yield world
-    world.close()
+    env = Environment.from_config(config)
+    yield env
+    env.close()
 
 
 class Saying:
     """Stands in for the engine: every policy asks the same, and says that it is done."""
 
-    def __init__(self, world):
-        self.ids = world.chat.agent("Done. Anything else?")
-        self.heard = []
+    def __init__(self, env):
+        self.ids = env.chat.agent("Done. Anything else?")
+        self.spoken = []
 
     def run(self, params, episodes, temperature, progress=None, *, ended=None):
         for episode in episodes:
             prompt = episode.start()
-            self.heard.append(not isinstance(prompt, list))
+            self.spoken.append(not isinstance(prompt, list))
             n = len(self.ids)
             while episode.turn(Turn(self.ids, [0.0] * n, [0.0] * n)) is not None:
                 pass
         return EngineStats(episodes=len(episodes))
 
 
-def test_every_task_is_read_and_heard_from_the_same_users(world):
-    engine = Saying(world)
-    tasks = world.held_out_tasks[:2]
-    metrics, trajectories = evaluate_senses(engine, None, world, tasks, "eval")
-    assert engine.heard == [False] * 4 + [True] * 8
+def test_every_task_is_read_and_heard_from_the_same_users(env):
+    engine = Saying(env)
+    tasks = env.held_out_tasks[:2]
+    metrics, trajectories = evaluate_modalities(engine, None, env, tasks, "eval")
+    assert engine.spoken == [False] * 4 + [True] * 8
     read, clean, noisy = (trajectories[i : i + 4] for i in (0, 4, 8))
     for one, other, third in zip(read, clean, noisy, strict=True):
         said = [[s.text for s in t.segments if s.role == "user"] for t in (one, other, third)]
@@ -67,22 +67,22 @@ def test_every_task_is_read_and_heard_from_the_same_users(world):
         assert not list(one.sounds()) and list(other.sounds()) != list(third.sounds())
         assert other.segments[1].info["spoken"]["acoustics"] == "clean"
         assert third.segments[1].info["spoken"]["acoustics"] == "white:10"
-    names = {"eval/pass^1", "eval/heard/clean/pass^1", "eval/heard/white:10/pass^1_low"}
+    names = {"eval/pass^1", "eval/spoken/clean/pass^1", "eval/spoken/white:10/pass^1_low"}
     assert names <= metrics.keys()
-    assert metrics["eval/heard/clean/episode_tokens"] > metrics["eval/episode_tokens"]
+    assert metrics["eval/spoken/clean/episode_tokens"] > metrics["eval/episode_tokens"]
 
 
-def test_a_world_is_as_loud_as_it_is_told(world, tiny_world):
-    assert world.speaking(0.0).episode(world.train_tasks[0], "a", 1, 0).outside is False
-    assert world.speaking(1.0).episode(world.train_tasks[0], "a", 1, 0).outside is True
-    assert world.speaking(1.0, ("telephone",)).config.speech.acoustics == ("telephone",)
+def test_a_world_is_as_loud_as_it_is_told(env, tiny_env):
+    assert env.speaking(0.0).episode(env.train_tasks[0], "a", 1, 0).outside is False
+    assert env.speaking(1.0).episode(env.train_tasks[0], "a", 1, 0).outside is True
+    assert env.speaking(1.0, ("telephone",)).config.speech.acoustics == ("telephone",)
     with pytest.raises(ValueError, match="nobody can speak here"):
-        tiny_world.speaking(0.5)
+        tiny_env.speaking(0.5)
 
 
-def test_a_group_says_the_same_to_the_same(world):
-    loud = world.speaking(1.0)
-    for task in world.train_tasks[:3]:
+def test_a_group_says_the_same_to_the_same(env):
+    loud = env.speaking(1.0)
+    for task in env.train_tasks[:3]:
         prompts = [loud.episode(task, "train", 2, trial).start() for trial in range(3)]
         assert prompts[0] == prompts[1] == prompts[2]
 
@@ -93,14 +93,14 @@ def hum():
 
 
 @pytest.fixture(scope="module")
-def params(world, random_params):
-    return random_params(world.config.model, world.vocab_size, 0)
+def params(env, random_params):
+    return random_params(env.config.model, env.vocab_size, 0)
 
 
-def test_a_file_is_one_turn(world, params, tmp_path):
-    """The policy acts until it has said something; the record keeps what it heard."""
+def test_a_file_is_one_turn(env, params, tmp_path):
+    """The policy acts until it has said something; the record keeps what it spoken."""
     clip = hum()
-    trajectory = recorded_user.play_clip(world, params, clip, "mine.wav")
+    trajectory = recorded_user.play_clip(env, params, clip, "mine.wav")
     (sound,) = trajectory.sounds()
     np.testing.assert_array_equal(sound.clip, clip)
     assert trajectory.turns and trajectory.segments[1].text == "mine.wav"
@@ -109,20 +109,20 @@ def test_a_file_is_one_turn(world, params, tmp_path):
     assert list(again.sounds()) == [sound] and again.to_json_line() == trajectory.to_json_line()
 
 
-def test_a_file_that_is_too_long_is_refused(world, params):
+def test_a_file_that_is_too_long_is_refused(env, params):
     with pytest.raises(ConfigError, match=r"leaves no room.*rollout\.max_episode_tokens = 512"):
-        recorded_user.play_clip(world, params, np.full(16_000 * 25, 0.5, np.float32), "long.wav")
+        recorded_user.play_clip(env, params, np.full(16_000 * 25, 0.5, np.float32), "long.wav")
 
 
-def test_what_is_no_run_with_ears_or_no_sound_is_named(world, tiny_config, tmp_path, monkeypatch):
+def test_what_is_no_run_with_ears_or_no_sound_is_named(env, tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(recorded_user, "require_run", lambda config, path: None)
-    with pytest.raises(ConfigError, match="has no ears"):
+    with pytest.raises(ConfigError, match="has no audio encoder"):
         recorded_user.answer(tiny_config, tmp_path / "x.wav", -1)
     with pytest.raises(ConfigError, match=r"--audio=.*x\.wav"):
-        recorded_user.answer(world.config, tmp_path / "x.wav", -1)
+        recorded_user.answer(env.config, tmp_path / "x.wav", -1)
 
 
-def test_the_command_prints_the_dialogue(world, params, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_the_dialogue(env, params, tmp_path, monkeypatch, capsys):
     class Kept:
         def __init__(self, *_):
             self.steps = [0]
@@ -133,7 +133,7 @@ def test_the_command_prints_the_dialogue(world, params, tmp_path, monkeypatch, c
         policy = params
 
     def run(self, params, episodes, *rest, **more):
-        return Saying(world).run(params, episodes, *rest, **more)
+        return Saying(env).run(params, episodes, *rest, **more)
 
     monkeypatch.setattr(recorded_user, "require_run", lambda config, path: None)
     monkeypatch.setattr(recorded_user, "Checkpoints", Kept)
@@ -141,8 +141,8 @@ def test_the_command_prints_the_dialogue(world, params, tmp_path, monkeypatch, c
     monkeypatch.setattr(recorded_user, "make_updater", lambda *_: None)
     monkeypatch.setattr(Engine, "run", run)
     save_clip(tmp_path / "mine.wav", hum())
-    recorded_user.answer(world.config, tmp_path / "mine.wav", -1)
+    recorded_user.answer(env.config, tmp_path / "mine.wav", -1)
     printed = capsys.readouterr().out
-    user = next(iter(world.domain.database["users"].values()))
+    user = next(iter(env.domain.database["users"].values()))
     assert user["email"] in printed and user["orders"][0] in printed
     assert "user: mine.wav" in printed and "agent: Done. Anything else?" in printed

@@ -370,9 +370,9 @@ def test_a_bad_override_is_one_line_that_names_it(start, tmp_path, flag, named):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_broken_task_file_names_file_and_line(start, tmp_path, tiny_world):
+def test_a_broken_task_file_names_file_and_line(start, tmp_path, tiny_env):
     path = tmp_path / "tasks.jsonl"
-    good = json.dumps(tiny_world.train_tasks[0].to_json())
+    good = json.dumps(tiny_env.train_tasks[0].to_json())
     path.write_text(f'{good}\n{good[:-40]}\n{good}\n')
     command = start(tmp_path / "run", **{"tasks.file": path})
     assert command.wait() == 2

@@ -15,12 +15,12 @@ from tarl_jax.models.audio_inputs import pieces_of, tokens_of
 from tarl_jax.warm_start import transcription
 from tarl_jax.warm_start.demonstrations import Transcript
 
-EARS = AudioConfig(
+ENCODER = AudioConfig(
     num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
     n_window=10, output_dim=16,
 )
 MODEL = ModelConfig(
-    d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24, audio=EARS
+    d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24, audio=ENCODER
 )
 VOCAB, PLACEHOLDER = 5, 4
 
@@ -28,7 +28,7 @@ VOCAB, PLACEHOLDER = 5, 4
 def transcript(samples, text, seed=0):
     rng = np.random.default_rng([seed, samples])
     clip = (rng.integers(-9000, 9000, samples) / 32768).astype(np.float32)
-    return Transcript(pieces_of(clip, EARS), tokens_of(samples), np.array(text, np.int32))
+    return Transcript(pieces_of(clip, ENCODER), tokens_of(samples), np.array(text, np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
     assert batch.absent.tolist() == [[0.0, 0.0, 1.0, 1.0]]
     _, loss = jax.jit(transcription.gradient, static_argnums=(0, 1))(MODEL, PLACEHOLDER, params, batch)
 
-    heard, _ = jax.jit(audio_encoder.audio_embeddings, static_argnums=1)(
-        params["audio"], EARS, audio_encoder.log_mel(_clip(1), 8)[None], np.array([32])
+    spoken, _ = jax.jit(audio_encoder.audio_embeddings, static_argnums=1)(
+        params["audio"], ENCODER, audio_encoder.log_mel(_clip(1), 8)[None], np.array([32])
     )
-    x = np.asarray(heard[0], np.float64)
+    x = np.asarray(spoken[0], np.float64)
     x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + MODEL.rms_norm_eps)
     scores = (x * params["final_norm"]) @ params["embed"].T.astype(np.float64)
     shares = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
@@ -66,12 +66,12 @@ def test_ears_alone_have_the_same_gradient(params):
     whole, loss = jax.jit(transcription.gradient, static_argnums=(0, 1))(
         MODEL, PLACEHOLDER, params, batch
     )
-    ears, same = jax.jit(transcription.gradient_of_ears, static_argnums=(0, 1))(
+    encoder, same = jax.jit(transcription.gradient_of_encoder, static_argnums=(0, 1))(
         MODEL, PLACEHOLDER, params, params["audio"], batch
     )
     assert float(loss) == pytest.approx(float(same), rel=1e-6)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ears, whole["audio"]
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), encoder, whole["audio"]
     )
 
 
@@ -91,7 +91,7 @@ def tones(text):
     time = np.arange(4800) / 16_000
     parts = [0.3 * np.sin(2 * np.pi * 300 * 2**token * time) for token in text]
     clip = np.concatenate(parts).astype(np.float32)
-    return Transcript(pieces_of(clip, EARS), tokens_of(len(clip)), np.array(text, np.int32))
+    return Transcript(pieces_of(clip, ENCODER), tokens_of(len(clip)), np.array(text, np.int32))
 
 
 def test_ears_and_head_learn_to_spell():
@@ -124,7 +124,7 @@ def test_batches_hold_every_clip_once_a_pass_and_shapes_are_few():
         transcript(int(rng.integers(800, 9000)), rng.integers(0, 4, 1 + i % 5).tolist(), seed=i)
         for i in range(40)
     ]
-    batches = transcription.spoken_batches(clips, 2.0, EARS.n_window, seed=0)
+    batches = transcription.spoken_batches(clips, 2.0, ENCODER.n_window, seed=0)
     rows = {n: round(2.0 / (0.2 * n)) for n in {c.pieces.count for c in clips}}
     per_pass = sum(-(-sum(c.pieces.count == n for c in clips) // rows[n]) for n in rows)
     for _ in range(2):
@@ -143,7 +143,7 @@ def test_strung_clips_lie_where_their_texts_say():
     clips = [transcript(n, [k], seed=k) for n, k in ((3100, 1), (1700, 2), (12000, 3))]
     mels = {int(c.text[0]): np.asarray(c.pieces.mel).reshape(-1, 8)[: c.pieces.frames.sum()]
             for c in clips}
-    batches = transcription.strung_batches(clips, 6.0, EARS.n_window, seed=0)
+    batches = transcription.strung_batches(clips, 6.0, ENCODER.n_window, seed=0)
     shapes, begins, told = set(), [], []
     for batch in itertools.islice(batches, 12):
         rows, slots = batch.silent.shape
@@ -170,12 +170,12 @@ def test_strung_clips_lie_where_their_texts_say():
 
 def test_what_is_unlike_the_table_by_hand():
     rng = np.random.default_rng(0)
-    table, heard = rng.normal(size=(5, 3)), rng.normal(size=(2, 4, 3))
+    table, spoken = rng.normal(size=(5, 3)), rng.normal(size=(2, 4, 3))
     scores, silent = rng.normal(size=(2, 4, 5)), np.array([[0, 0, 0, 1], [0, 1, 1, 1]])
     shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    apart = ((heard - shares @ table) ** 2).sum(-1)
+    apart = ((spoken - shares @ table) ** 2).sum(-1)
     expected = apart[silent == 0].mean() / (table**2).sum(-1).mean()
-    arrays = [np.float32(x) for x in (table, heard, scores, silent)]
+    arrays = [np.float32(x) for x in (table, spoken, scores, silent)]
     np.testing.assert_allclose(transcription.unlikeness(*arrays), expected, rtol=1e-5)
     slopes = jax.grad(transcription.unlikeness, argnums=(0, 1, 2))(*arrays)
     assert not slopes[0].any() and not slopes[2].any() and slopes[1].any()
@@ -186,7 +186,7 @@ def test_ears_learn_to_be_as_long_as_what_is_read(params):
     batch = transcription.batch_of([transcript(3200, [1, 2])], 5, longest=4)
     long = {**params["audio"], "project": 9 * params["audio"]["project"],
             "project_bias": 9 * params["audio"]["project_bias"]}
-    run = jax.jit(transcription.gradient_of_ears, static_argnums=(0, 1))
+    run = jax.jit(transcription.gradient_of_encoder, static_argnums=(0, 1))
     slope, loss = run(MODEL, PLACEHOLDER, params, long, batch)
     _, same = run(MODEL, PLACEHOLDER, params, params["audio"], batch)
     np.testing.assert_allclose(loss, same, rtol=1e-4)
@@ -196,7 +196,7 @@ def test_ears_learn_to_be_as_long_as_what_is_read(params):
 
 def test_a_frozen_field_does_not_matter_to_what_is_heard(params):
     one = transcript(4000, [1, 2])
-    frozen = dataclasses.replace(MODEL, audio=dataclasses.replace(EARS, frozen=True))
+    frozen = dataclasses.replace(MODEL, audio=dataclasses.replace(ENCODER, frozen=True))
     batch = transcription.batch_of([one], 5, longest=2)
     np.testing.assert_array_equal(
         transcription.spelling(params, MODEL, batch), transcription.spelling(params, frozen, batch)

@@ -13,28 +13,28 @@ import pytest
 from tarl_jax.config import ConfigError, from_config_dict
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.presets import sized
-from tarl_jax.config.warm_start import ListenConfig
+from tarl_jax.config.warm_start import SpeechStageConfig
 from tarl_jax.maths.answers import final_answer
 from tarl_jax.models import decoder
-from tarl_jax.rollout.environment import World
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.sandbox import shop
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.chat import Chat
 from tarl_jax.training.policy import make_updater
 from tarl_jax.types import Call
 from tarl_jax.warm_start.demonstrations import (
-    clumsier,
     demonstrate,
-    demonstrate_aloud,
     demonstrate_spaced,
+    demonstrate_spoken,
+    with_more_errors,
 )
 from tarl_jax.warm_start.imitation import make_optimizer
 from tarl_jax.warm_start.recipe import _digest, warm_start
 
 
-def demonstrations_of(config, world):
+def demonstrations_of(config, env):
     settings = config.warm_start
-    return demonstrate(config, world, settings.clerk, settings.episodes)
+    return demonstrate(config, env, settings.clerk, settings.episodes)
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def config(tiny_config, tmp_path):
     return dataclasses.replace(tiny_config, warm_start=settings)
 
 
-def test_demonstrations_mark_the_clerks_turns_and_nothing_else(config, tiny_world):
-    chat = Chat(tiny_world.tokenizer)
+def test_demonstrations_mark_the_clerks_turns_and_nothing_else(config, tiny_env):
+    chat = Chat(tiny_env.tokenizer)
     calls = messages = 0
-    for demonstration in demonstrations_of(config, tiny_world):
+    for demonstration in demonstrations_of(config, tiny_env):
         starts = np.flatnonzero(np.diff(demonstration.agent.astype(int), prepend=0) == 1)
         ends = np.flatnonzero(np.diff(demonstration.agent.astype(int), append=0) == -1)
         assert not demonstration.agent[:2].any()
@@ -62,12 +62,12 @@ def test_demonstrations_mark_the_clerks_turns_and_nothing_else(config, tiny_worl
     assert calls > 20 and messages > 20
 
 
-def test_demonstrations_are_about_other_users_of_the_same_products(config, tiny_world):
+def test_demonstrations_are_about_other_users_of_the_same_products(config, tiny_env):
     here = shop.make_shop(config.shop)
     branch = shop.make_shop(config.shop, 1)
     assert here["products"] == branch["products"]
     assert not here["users"].keys() & branch["users"].keys()
-    said = [tiny_world.tokenizer.decode(d.tokens) for d in demonstrations_of(config, tiny_world)]
+    said = [tiny_env.tokenizer.decode(d.tokens) for d in demonstrations_of(config, tiny_env)]
     assert not any(user in text for text in said for user in here["users"])
     assert any(user in text for text in said for user in branch["users"])
 
@@ -75,31 +75,31 @@ def test_demonstrations_are_about_other_users_of_the_same_products(config, tiny_
 def with_maths(config, **fields):
     fields = {"num_train": 40, "num_held_out": 20, **fields}
     config = dataclasses.replace(config, maths=dataclasses.replace(config.maths, **fields))
-    return config, World.from_config(config)
+    return config, Environment.from_config(config)
 
 
-def test_a_share_of_the_demonstrations_are_worked_problems_that_no_run_plays(config, tiny_world):
-    plain = demonstrations_of(config, tiny_world)
-    config, world = with_maths(config, demonstrations=0.25)
-    mixed = demonstrations_of(config, world)
+def test_a_share_of_the_demonstrations_are_worked_problems_that_no_run_plays(config, tiny_env):
+    plain = demonstrations_of(config, tiny_env)
+    config, env = with_maths(config, demonstrations=0.25)
+    mixed = demonstrations_of(config, env)
     for one, other in zip(plain, mixed, strict=False):
         np.testing.assert_array_equal(one.tokens, other.tokens)
     worked = mixed[len(plain):]
     assert len(worked) == len(mixed) // 4 == 8
-    played = {t.instruction for t in world.maths.train_tasks + world.maths.held_out_tasks}
+    played = {t.instruction for t in env.maths.train_tasks + env.maths.held_out_tasks}
     for demonstration in worked:
         said = demonstration.tokens[demonstration.agent].tolist()
-        _, solution = world.chat.read(said)
-        assert said[-1] == world.chat.stop_id and final_answer(solution)
-        prompt = world.tokenizer.decode(demonstration.tokens[~demonstration.agent])
+        _, solution = env.chat.read(said)
+        assert said[-1] == env.chat.stop_id and final_answer(solution)
+        prompt = env.tokenizer.decode(demonstration.tokens[~demonstration.agent])
         assert prompt.startswith("<|im_start|>system\nSolve the problem.")
         assert not any(f"user\n{text}<|im_end|>" in prompt for text in played)
 
 
-def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_world):
+def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_env):
     from tarl_jax.warm_start.recipe import _digest
 
-    plain = _digest(config, tiny_world)
+    plain = _digest(config, tiny_env)
     assert _digest(*with_maths(config, ratio=(0.5,))) == plain
     names = {
         _digest(*with_maths(config, demonstrations=0.25)),
@@ -110,66 +110,66 @@ def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_world):
     assert len(names | {plain}) == 5
 
 
-def started(config, world, progress=lambda *_: None, score=None):
-    updater = make_updater(config, world)
-    return warm_start(config, world, updater, jax.random.key(0), progress, score)
+def started(config, env, progress=lambda *_: None, score=None):
+    updater = make_updater(config, env)
+    return warm_start(config, env, updater, jax.random.key(0), progress, score)
 
 
-def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_world):
+def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_env):
     losses = []
 
     def progress(what, step, steps, loss):
         if what == "imitating":
             losses.append(loss)
 
-    params, folder = started(config, tiny_world, progress)
+    params, folder = started(config, tiny_env, progress)
     assert len(losses) == 3 and losses[-1] < losses[0] - 0.5
-    again, same = started(config, tiny_world, progress)
+    again, same = started(config, tiny_env, progress)
     assert same == folder and len(losses) == 3
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
 @pytest.mark.parametrize("target", [0.0, 0.4])
-def test_what_the_score_depends_on_is_in_the_name_where_there_is_one(config, tiny_world, target):
+def test_what_the_score_depends_on_is_in_the_name_where_there_is_one(config, tiny_env, target):
     from tarl_jax.warm_start.recipe import _digest
 
     settings = dataclasses.replace(config.warm_start, target_pass=target)
     config = dataclasses.replace(config, warm_start=settings)
     other = dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=3))
-    assert (_digest(config, tiny_world) == _digest(other, tiny_world)) == (target == 0)
+    assert (_digest(config, tiny_env) == _digest(other, tiny_env)) == (target == 0)
 
 
-def test_a_policy_that_is_too_good_imitates_a_clumsier_clerk(config, tiny_world):
+def test_a_policy_that_is_too_good_imitates_a_clumsier_clerk(config, tiny_env):
     """Until the score has come down; what the cache keeps is the policy of the last score."""
     settings = dataclasses.replace(config.warm_start, target_pass=0.4, steps=200)
     config = dataclasses.replace(config, warm_start=settings)
     with pytest.raises(ValueError, match="the warm start of this run is gone"):
-        started(config, tiny_world)
+        started(config, tiny_env)
     scores, seen = iter([0.9, 0.41, 0.4, 0.1]), []
 
     def score(params):
         seen.append(jax.device_get(params["embed"]))
         return next(scores)
 
-    params, _ = started(config, tiny_world, score=score)
+    params, _ = started(config, tiny_env, score=score)
     assert len(seen) == 3 and not np.array_equal(seen[0], seen[1])
     np.testing.assert_array_equal(params["embed"], seen[-1])
-    again, _ = started(config, tiny_world)
+    again, _ = started(config, tiny_env)
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
-def test_a_policy_that_is_no_better_than_wanted_stays_as_it_is(config, tiny_world):
+def test_a_policy_that_is_no_better_than_wanted_stays_as_it_is(config, tiny_env):
     assert config.warm_start.target_pass == 0.0
-    plain, _ = started(config, tiny_world)
+    plain, _ = started(config, tiny_env)
     settings = dataclasses.replace(config.warm_start, target_pass=0.4)
     config = dataclasses.replace(config, warm_start=settings)
-    other, _ = started(config, tiny_world, score=lambda _: 0.4)
+    other, _ = started(config, tiny_env, score=lambda _: 0.4)
     jax.tree.map(np.testing.assert_array_equal, plain, other)
 
 
 def test_a_clumsier_clerk_errs_more_but_no_more_than_always(config):
     clerk = config.warm_start.clerk
-    worse = clumsier(clerk, 6.0)
+    worse = with_more_errors(clerk, 6.0)
     assert worse.false_done == pytest.approx(6 * clerk.false_done)
     assert worse.ignore_rule == 1.0
     assert worse.skip_confirmation == clerk.skip_confirmation  # which only a judge would see
@@ -178,20 +178,20 @@ def test_a_clumsier_clerk_errs_more_but_no_more_than_always(config):
 @pytest.mark.parametrize("section, change", [
     ("warm_start", {"steps": 31}),
     ("warm_start", {"target_pass": 0.4}),
-    ("warm_start", {"clumsiness": 3.0}),
+    ("warm_start", {"error_factor": 3.0}),
     ("warm_start", {"seed": 1}),
     ("model", {"d_ff": 48}),
     ("shop", {"seed": 3}),
     ("tasks", {"change_mind": 0.9}),
     ("rollout", {"brief_writes": False}),
 ])
-def test_whatever_changes_the_warm_start_changes_its_name(config, tiny_world, section, change):
+def test_whatever_changes_the_warm_start_changes_its_name(config, tiny_env, section, change):
     from tarl_jax.warm_start.recipe import _digest
 
     other = dataclasses.replace(
         config, **{section: dataclasses.replace(getattr(config, section), **change)}
     )
-    assert _digest(other, tiny_world) != _digest(config, tiny_world)
+    assert _digest(other, tiny_env) != _digest(config, tiny_env)
 
 
 def test_no_branches_is_an_error():
@@ -201,15 +201,15 @@ def test_no_branches_is_an_error():
         from_config_dict(data)
 
 
-def test_ears_that_are_not_there_change_no_warm_start(tiny_config, tiny_world):
-    name = _digest(tiny_config, tiny_world)
+def test_ears_that_are_not_there_change_no_warm_start(tiny_config, tiny_env):
+    name = _digest(tiny_config, tiny_env)
     deaf = dataclasses.replace(tiny_config.model, audio=AudioConfig(d_model=64))
-    assert _digest(dataclasses.replace(tiny_config, model=deaf), tiny_world) == name
-    hearing = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
-    assert _digest(dataclasses.replace(tiny_config, model=hearing), tiny_world) != name
+    assert _digest(dataclasses.replace(tiny_config, model=deaf), tiny_env) == name
+    audio_inputs = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
+    assert _digest(dataclasses.replace(tiny_config, model=audio_inputs), tiny_env) != name
 
 
-# ---- by ear ---------------------------------------------------------------------------------
+# ---- by speech ---------------------------------------------------------------------------------
 
 
 class Hum:
@@ -225,41 +225,41 @@ class Hum:
 
 
 @pytest.fixture
-def by_ear(config):
-    listen = ListenConfig(episodes=6, spaced=6, value_steps=2, steps=2, joint_steps=2,
+def by_speech(config):
+    speech_stage = SpeechStageConfig(episodes=6, spaced=6, value_steps=2, steps=2, joint_steps=2,
                           batch_seconds=4.0, batch_tokens=1024)
-    ears = AudioConfig(
+    encoder = AudioConfig(
         num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
         encoder_ffn_dim=16, n_window=10, output_dim=config.model.d_model,
     )
     config = dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, audio=ears),
-        warm_start=dataclasses.replace(config.warm_start, steps=2, listen=listen),
+        model=dataclasses.replace(config.model, audio=encoder),
+        warm_start=dataclasses.replace(config.warm_start, steps=2, speech_stage=speech_stage),
         rollout=dataclasses.replace(config.rollout, max_episode_tokens=1024),
     )
-    return config, World.from_config(config)
+    return config, Environment.from_config(config)
 
 
-def test_spoken_demonstrations_are_the_written_ones_aloud(by_ear):
-    config, world = by_ear
+def test_spoken_demonstrations_are_the_written_ones_aloud(by_speech):
+    config, env = by_speech
     clerk, episodes = config.warm_start.clerk, 6
-    written = demonstrate(config, world, clerk, episodes)
+    written = demonstrate(config, env, clerk, episodes)
     with Speech(Hum(), workers=1, voices=("a",)) as speech:
-        aloud, alone = demonstrate_aloud(config, world, clerk, episodes, speech)
-    assert len(aloud) == len(written) == 6
-    (placeholder,) = world.tokenizer.encode_markup("<|AUDIO|>")
-    for read, heard in zip(written, aloud, strict=True):
-        np.testing.assert_array_equal(read.tokens[read.agent], heard.tokens[heard.agent])
-        places = heard.hearing.places
-        assert set(heard.tokens[places > 0]) == {placeholder} and placeholder not in read.tokens
-        assert (places > 0).sum() == sum(t.tokens for t in heard.said)
-        sample = heard.sample(0.5)
-        assert not sample.advantages[places > 0].any() and sample.hearing is heard.hearing
-        text, said = world.tokenizer.decode(read.tokens), heard.said
-        assert all(world.tokenizer.decode(t.text) in text for t in said)
+        spoken_demos, alone = demonstrate_spoken(config, env, clerk, episodes, speech)
+    assert len(spoken_demos) == len(written) == 6
+    (placeholder,) = env.tokenizer.encode_markup("<|AUDIO|>")
+    for read, spoken in zip(written, spoken_demos, strict=True):
+        np.testing.assert_array_equal(read.tokens[read.agent], spoken.tokens[spoken.agent])
+        places = spoken.audio_inputs.places
+        assert set(spoken.tokens[places > 0]) == {placeholder} and placeholder not in read.tokens
+        assert (places > 0).sum() == sum(t.tokens for t in spoken.said)
+        sample = spoken.sample(0.5)
+        assert not sample.advantages[places > 0].any() and sample.audio_inputs is spoken.audio_inputs
+        text, said = env.tokenizer.decode(read.tokens), spoken.said
+        assert all(env.tokenizer.decode(t.text) in text for t in said)
         assert text.count("<|im_start|>user\n") - text.count("<tool_response>") == len(said)
-    values = [world.tokenizer.decode(t.text) for t in alone]
+    values = [env.tokenizer.decode(t.text) for t in alone]
     ids = {v for v in values if v.startswith("#W")}
     assert len(values) >= 18 and len(ids) >= 6
     assert sum("@" in v for v in values) == 6
@@ -267,47 +267,47 @@ def test_spoken_demonstrations_are_the_written_ones_aloud(by_ear):
     assert all(re.fullmatch(r"#W\d{3}\.", v) for v in ids)
 
 
-def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by_ear):
-    config, world = by_ear
+def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by_speech):
+    config, env = by_speech
     clerk, episodes = config.warm_start.clerk, 6
-    written = demonstrate(config, world, clerk, episodes)
-    spaced = demonstrate_spaced(config, world, clerk, episodes)
+    written = demonstrate(config, env, clerk, episodes)
+    spaced = demonstrate_spaced(config, env, clerk, episodes)
     placeholder, begin, end = (
-        world.tokenizer.encode_markup(f"<|{name}|>")[0]
+        env.tokenizer.encode_markup(f"<|{name}|>")[0]
         for name in ("AUDIO", "audio_bos", "audio_eos")
     )
     assert len(written) == len(spaced) == 6
     gaps = []
-    for read, heard in zip(written, spaced, strict=True):
-        kept = heard.tokens[~np.isin(heard.tokens, (placeholder, begin, end))]
+    for read, spoken in zip(written, spaced, strict=True):
+        kept = spoken.tokens[~np.isin(spoken.tokens, (placeholder, begin, end))]
         np.testing.assert_array_equal(kept, read.tokens)
-        np.testing.assert_array_equal(heard.tokens[heard.agent], read.tokens[read.agent])
-        inside = np.cumsum(heard.tokens == begin) > np.cumsum(heard.tokens == end)
-        np.testing.assert_array_equal(heard.heard, inside & (heard.tokens != begin))
-        assert heard.hearing is None and not read.heard.any()
-        assert not heard.sample(0.5).advantages[heard.heard].any()
-        gaps += np.diff(np.flatnonzero(heard.heard & (heard.tokens != placeholder))).tolist()
+        np.testing.assert_array_equal(spoken.tokens[spoken.agent], read.tokens[read.agent])
+        inside = np.cumsum(spoken.tokens == begin) > np.cumsum(spoken.tokens == end)
+        np.testing.assert_array_equal(spoken.spoken, inside & (spoken.tokens != begin))
+        assert spoken.audio_inputs is None and not read.spoken.any()
+        assert not spoken.sample(0.5).advantages[spoken.spoken].any()
+        gaps += np.diff(np.flatnonzero(spoken.spoken & (spoken.tokens != placeholder))).tolist()
     assert {1, 2, 3, 4, 5, 6, 7} <= set(gaps)
 
 
-def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
-    config, world = by_ear
+def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_speech, monkeypatch):
+    config, env = by_speech
     def hum(config):
         return Speech(Hum(), workers=1, voices=("a",))
 
     monkeypatch.setattr(Speech, "from_config", hum)
     seen = []
-    params, folder = started(config, world, lambda *now: seen.append(now[:3]))
+    params, folder = started(config, env, lambda *now: seen.append(now[:3]))
     assert [what for what, step, steps in seen if step == steps] == [
         "writing dialogues", "imitating", "speaking", "spelling", "transcribing", "listening"]
-    deaf = dataclasses.replace(config.warm_start, listen=ListenConfig())
-    reader, other = started(dataclasses.replace(config, warm_start=deaf), world)
-    start = decoder.init_params(config.model, world.vocab_size, jax.random.key(0))
+    deaf = dataclasses.replace(config.warm_start, speech_stage=SpeechStageConfig())
+    reader, other = started(dataclasses.replace(config, warm_start=deaf), env)
+    start = decoder.init_params(config.model, env.vocab_size, jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, reader["audio"], start["audio"])
     assert folder != other and not np.array_equal(params["audio"]["conv1"], start["audio"]["conv1"])
     assert not np.array_equal(params["layers"]["wq"], reader["layers"]["wq"])
     monkeypatch.setattr(Speech, "from_config", None)
-    again, same = started(config, world)
+    again, same = started(config, env)
     assert same == folder
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
@@ -315,16 +315,16 @@ def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_ear, monkeypatch):
     monkeypatch.setattr(Speech, "from_config", hum)
     shutil.rmtree(folder)
     seen.clear()
-    resumed, same = started(config, world, lambda *now: seen.append(now[:3]))
+    resumed, same = started(config, env, lambda *now: seen.append(now[:3]))
     assert [what for what, step, steps in seen if step == steps] == [
         "speaking", "writing dialogues", "listening"]
     assert same == folder
     jax.tree.map(np.testing.assert_array_equal, params, resumed)
 
 
-def test_muon_trains_the_matrices_of_ears_and_of_a_policy(by_ear):
-    config, world = by_ear
-    params = decoder.init_params(config.model, world.vocab_size, jax.random.key(0))
+def test_muon_trains_the_matrices_of_ears_and_of_a_policy(by_speech):
+    config, env = by_speech
+    params = decoder.init_params(config.model, env.vocab_size, jax.random.key(0))
 
     def with_muon(tree):
         chain = jax.eval_shape(make_optimizer(config.warm_start).init, tree)
@@ -337,11 +337,11 @@ def test_muon_trains_the_matrices_of_ears_and_of_a_policy(by_ear):
     assert with_muon(params) == layers | {"layers/w_gate"}
 
 
-def test_who_speaks_is_in_the_name_of_a_policy_that_listens(by_ear):
-    config, world = by_ear
+def test_who_speaks_is_in_the_name_of_a_policy_that_listens(by_speech):
+    config, env = by_speech
     names = []
     for change in ({}, {"voices": ("en",)}, {"speed": (1.0, 1.1)}, {"acoustics": ("telephone",)},
                    {"share": 1.0, "cache_dir": "elsewhere", "workers": 7}):  # fmt: skip
         speech = dataclasses.replace(config.speech, **change)
-        names.append(_digest(dataclasses.replace(config, speech=speech), world))
+        names.append(_digest(dataclasses.replace(config, speech=speech), env))
     assert len(set(names[:4])) == 4 and names[4] == names[0]
