@@ -11,7 +11,7 @@ RUN is a finished run of configs/omni_tarl.py. Its newest policy plays the same 
                 included
 
 The cost of speech is the share of a way's wall time that `given` does not have; users who write,
-last, say what hearing costs in all. Then the bytes of a trajectory on disk.
+last, say what speech costs in all. Then the bytes of a trajectory on disk.
 """
 
 from __future__ import annotations

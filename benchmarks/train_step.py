@@ -7,9 +7,9 @@ Both train a Qwen3-shaped decoder in float32 with AdamW on rows of 256 prompt to
 128 completion tokens (sampled): forward, backward, clipping of the gradient and optimiser step. The
 peer runs its own loss (`grpo_loss_fn`, no KL) in its trainer's step under `nnx.jit` with the graph
 cached, as its trainer does. Ours runs as `tarl_jax.main` runs it: in micro-batches of
-`rl.micro_batch_tokens`, and with the allocator's settings of `tarl_jax.parallel.process`; the peer once as it
-is and once with these settings too. Each version runs in its own process, which waits while another
-one measures; the ratios are those of the medians.
+`rl.micro_batch_tokens`, and with the allocator's settings of `tarl_jax.parallel.process`; the peer
+once as it is and once with these settings too. Each version runs in its own process, which waits
+while another one measures; the ratios are those of the medians.
 """
 
 from __future__ import annotations

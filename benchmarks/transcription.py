@@ -1,13 +1,13 @@
-"""How well a policy's audio encoder transcribe: order numbers, names, addresses and words alone, and turns.
+"""How well a policy's audio encoder transcribes: numbers, names, addresses, words alone, and turns.
 
-    python benchmarks/listening.py --run=RUN [--step 0] [--dialogues 80]
+    python benchmarks/transcription.py --run=RUN [--step 0] [--dialogues 80]
 
 RUN is a run of configs/omni_tarl.py; step 0 is its warm start. The clips are of other shops than
-the warm start's: other users and orders, made of the same names, zip codes, numbers and words. What
-is spoken goes through the policy's own final norm and head, as in the warm start's loss
-(`tarl_jax/warm_start/transcription.py`): the decoder's layers have no part in it. Prints the share that comes out
-right, by kind: of what is said alone and of whole turns to the token, of what turns say of orders
-and users to the letter; and some of what does not.
+the warm start's: other users and orders, made of the same names, zip codes, numbers and words. The
+encoder's outputs go through the policy's own final norm and head, as in the warm start's loss
+(`tarl_jax/warm_start/transcription.py`): the decoder's layers have no part in it. Prints the share
+that comes out right, by kind: of what is said alone and of whole turns to the token, of what turns
+say of orders and users to the letter; and some of what does not.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def main() -> None:
         warm_start=dataclasses.replace(config.warm_start, seed=OTHER_SEED),
     )
     with Speech.from_config(dataclasses.replace(config.speech, cache_dir="")) as speech:
-        spoken_demos, alone = demonstrate_spoken(
+        demonstrations, alone = demonstrate_spoken(
             other, env, config.warm_start.clerk, args.dialogues, speech
         )
-    turns = [transcript for one in spoken_demos for transcript in one.said]
+    turns = [transcript for one in demonstrations for transcript in one.said]
     (placeholder,) = env.tokenizer.encode_markup(AUDIO)
     spell = jax.jit(functools.partial(transcription.spelling, model=config.model))
     right: dict[str, list[bool]] = {}
@@ -65,8 +65,8 @@ def main() -> None:
     slots = config.model.audio.n_window // 2
     longest = max(len(clip.text) for _, clip in clips)
     for batch in batches(clips):
-        spoken = transcription.batch_of([clip for _, clip in batch], slots, longest)
-        found = np.asarray(spell(params, batch=spoken))
+        arrays = transcription.batch_of([clip for _, clip in batch], slots, longest)
+        found = np.asarray(spell(params, batch=arrays))
         for (name, clip), scores in zip(batch, found, strict=True):
             said = transcription.transcribed(scores, clip.tokens, placeholder)
             right.setdefault(name, []).append(said == clip.text.tolist())
@@ -82,7 +82,7 @@ def main() -> None:
     for name, values in sorted(right.items()):
         print(f"{name:22} {np.mean(values):.2f} of {len(values)}")
     for text, said in wrong[:: max(len(wrong) // 8, 1)]:
-        print(f"  {text!r} was spoken as {said!r}")
+        print(f"  {text!r} was transcribed as {said!r}")
 
 
 def batches(clips: list[tuple[str, Transcript]]) -> Iterator[list[tuple[str, Transcript]]]:

@@ -146,14 +146,14 @@ class Segment:
       log_probs: per token, log-probability at sampling; 0.0 where not sampled.
       turn: index of the agent turn, or of the turn that this segment answers; -1 before the first.
       text: what was said or returned, without chat markup. Where it was spoken, the policy never
-        saw the text.
+        saw it.
       call: the parsed tool call of an agent segment, if it made one.
       info: facts for judge and viewer that the policy never sees (intent, request index, error);
         but for "interruption", what a supervisor added to the text.
       drawn_log_probs: log-probability in the distribution that the token was drawn from, where a
         truncation or a grammar made that another one than the policy's; empty otherwise.
       forgotten: how many tokens, the first ones, left the context when the turn was over.
-      sound: of a segment that was spoken; None: it was read.
+      sound: of a segment that was spoken; None: it was written.
     """
 
     role: str
@@ -246,7 +246,7 @@ class Trajectory:
         return sum(len(s.token_ids) for s in self.segments)
 
     def sounds(self) -> Iterable[Sound]:
-        """What was spoken, in order; `first` counts from the start of the sequence."""
+        """Of what was spoken, in order; `first` counts from the start of the sequence."""
         begin = 0
         for segment in self.segments:
             if segment.sound:
@@ -321,7 +321,7 @@ class Batch:
         to say, of the state before each sampled token; None without a value model.
       segments: int32 [B, S]; number of the sequence that a position belongs to, where rows hold
         several; None: one sequence per row.
-      hearing: what is spoken at some of the tokens; None: all of them are read.
+      audio_inputs: the sound at some of the tokens; None: all of them are text.
     """
 
     tokens: jax.Array

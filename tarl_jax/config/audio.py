@@ -1,4 +1,4 @@
-"""The shape of a policy's audio encoder: the audio encoder, beside `config.ModelConfig`."""
+"""The shape of a policy's audio encoder, a part of `ModelConfig`; by default there is none."""
 
 from __future__ import annotations
 

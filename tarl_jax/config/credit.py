@@ -23,8 +23,8 @@ class RewardConfig:
       last sampled token; needs `rl.advantage="gae"`) or "terminal" (no judge).
     denominator: "taken" (turns of the episode, as published) or "expert" (turns the task needs).
     turn_weight: adds this many times the normalised score of a turn to the advantage of its tokens.
-    calibration: JSON table of what each kind of turn is worth (`tarl_jax.training.turn_values` makes one), in
-      place of the +1s; empty: the judge's scores as they are.
+    calibration: JSON table of what each kind of turn is worth, in place of the +1s; empty: the
+      judge's scores as they are. `tarl_jax.training.turn_values` makes one.
     """
 
     placement: str = "trajectory"

@@ -29,13 +29,14 @@ class CurriculumConfig:
 
 
 def check_curriculum(
-    c: CurriculumConfig, encoder: bool, require: Callable[[bool, str, Any, str], None]
+    c: CurriculumConfig, has_encoder: bool, require: Callable[[bool, str, Any, str], None]
 ) -> None:
-    """Calls `require` of `config.checks` for all fields; the audio encoder: whether the policy has some."""
+    """Calls `require` of `config.checks` for all fields; has_encoder: whether the policy hears."""
     where = "curriculum."
     require(c.warmup_steps >= 0, f"{where}warmup_steps", c.warmup_steps, "must be at least 0")
     for name in ("spoken", "maths"):
         value = getattr(c, name)
         require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
-    require(encoder or not c.spoken, f"{where}spoken", c.spoken,
-            "a policy without an audio encoder hears no speech: set model.audio.encoder_layers, or leave it 0")
+    require(has_encoder or not c.spoken, f"{where}spoken", c.spoken,
+            "a policy without an audio encoder hears no speech: set model.audio.encoder_layers, or"
+            " leave it 0")

@@ -12,7 +12,7 @@ class MeshConfig:
     data: copies of the parameters, each on other rows. fsdp: parameters split, other rows. tensor:
     heads, feed-forward and vocabulary split, the same rows. rollout_tensor: `tensor` while rollouts
     run (their parameters are split in no other way, since decoding would gather them each token).
-    processes: of the run, one per host (`hosts.py`); 0: as many as the cluster says.
+    processes: of the run, one per host (`parallel/hosts.py`); 0: as many as the cluster says.
     """
 
     data: int = -1

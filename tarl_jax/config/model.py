@@ -1,4 +1,4 @@
-"""The policy: its decoder and adapters; its audio encoder is in `audio_encoder.py`."""
+"""The policy: its decoder and adapters; its audio encoder is in `audio.py`."""
 
 from __future__ import annotations
 

@@ -85,11 +85,11 @@ AUDIO_ENCODERS = {
 }
 
 
-def spoken(size: str) -> Any:
+def with_speech(size: str) -> Any:
     """`sized` with an audio encoder, and users of whom half speak.
 
     Sound has 25 tokens a second, several times as many as its text, so episodes are longer than
-    those of the sizes that read. Raises ConfigError for a size without an audio encoder.
+    those of the sizes without. Raises ConfigError for a size without an audio encoder.
     """
     if size not in AUDIO_ENCODERS:
         names = ", ".join(filter(None, AUDIO_ENCODERS))

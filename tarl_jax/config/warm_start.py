@@ -24,18 +24,21 @@ class ClerkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SpeechStageConfig:
-    """How a warm start learns to hear, once the policy reads; only where there is an audio encoder.
+    """How a warm start learns speech, once the policy reads; only where there is an audio encoder.
 
-    episodes: demonstrations whose users speak, in the voices of config.speech. 0: the audio encoder stay random.
+    episodes: demonstrations whose users speak, in the voices of config.speech. 0: none, the audio
+      encoder stays random.
     spaced: written ones whose users' tokens stand as far apart as if they were spoken; from these,
       in `value_steps` and `joint_steps`, a policy learns to read what is not closely set.
     value_steps: of transcription (`transcription.py`) of numbers, names and the like said alone,
       without which they are hardly ever learned, beside imitation in writing: the table of tokens,
       which the loss shares with the decoder, learns too, and the policy goes on reading.
-    steps: of transcription of these and whole turns, by the audio encoder alone, which begin anew.
+    steps: of transcription of these and whole turns, by the audio encoder alone, which begins
+      anew.
     batch_seconds: of sound in a step of either.
-    learning_rate: of `steps`, for Muon on the the audio encoder's matrices.
-    adam_learning_rate: of Adam on the rest, and on the audio encoder and table in `value_steps`.
+    learning_rate: of `steps`, for Muon on the audio encoder's matrices.
+    adam_learning_rate: of Adam on the rest, and in `value_steps` on all of the audio encoder and
+      on the table of tokens.
     joint_steps: of imitation of spoken demonstrations, and as many spaced and written ones,
       `batch_tokens` each, beside transcription; all parameters learn, with half of Adam's rate.
     joint_rate: Muon's on the decoder, in `value_steps` and `joint_steps`, over the warm start's.
@@ -58,8 +61,8 @@ class WarmStartConfig:
     """Imitation of the erring clerk. `steps=0` starts from random parameters.
 
     target_pass: where the policy then passes more than this share of training tasks, it imitates
-      a clerk that errs `error_factor` times as often, confirmations apart, until it does not; 0: that
-      is left out.
+      a clerk that errs `error_factor` times as often, confirmations apart, until it does not; 0:
+      that is left out.
     """
 
     seed: int = 0
@@ -83,14 +86,14 @@ def check_warm_start(
     """Calls `require` of `config.checks` for all conditions."""
     where = "warm_start."
     require(c.branches > 0, f"{where}branches", c.branches, "must be at least 1")
-    require(c.error_factor >= 1, f"{where}clumsiness", c.error_factor, "must be at least 1")
+    require(c.error_factor >= 1, f"{where}error_factor", c.error_factor, "must be at least 1")
     rates = {f"clerk.{name}": rate for name, rate in dataclasses.asdict(c.clerk).items()}
     for name, value in {"target_pass": c.target_pass, **rates}.items():
         require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
     for name in ("episodes", "spaced", "value_steps", "steps", "joint_steps"):
         value = getattr(c.speech_stage, name)
-        require(value >= 0, f"{where}listen.{name}", value, "must be at least 0")
+        require(value >= 0, f"{where}speech_stage.{name}", value, "must be at least 0")
     for name in ("batch_seconds", "learning_rate", "adam_learning_rate", "joint_rate",
                  "batch_tokens"):
         value = getattr(c.speech_stage, name)
-        require(value > 0, f"{where}listen.{name}", value, "must be above 0")
+        require(value > 0, f"{where}speech_stage.{name}", value, "must be above 0")

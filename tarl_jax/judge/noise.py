@@ -21,13 +21,13 @@ def disturbed(judgement: Judgement, seed: int, noise: NoiseConfig) -> Judgement 
     scores, notes = [], []
     for turn, (score, note) in enumerate(zip(judgement.scores, judgement.notes, strict=True), 1):
         flip, other, optimism = _draws(seed, turn)
-        spoken = score
+        shown = score
         if flip < noise.flip:
-            spoken = [s for s in (-1, 0, 1) if s != score][int(2 * other)]
+            shown = [s for s in (-1, 0, 1) if s != score][int(2 * other)]
         if optimism < noise.optimism:
-            spoken = 1
-        scores.append(spoken)
-        notes.append(note if spoken == score else f"{note} (noise: was {score:+d})")
+            shown = 1
+        scores.append(shown)
+        notes.append(note if shown == score else f"{note} (noise: was {score:+d})")
     return Judgement(scores, notes)
 
 

@@ -1,8 +1,8 @@
 """What a policy hears: clips as pieces of mel frames, and the decoder's inputs made of them.
 
-The encoder of `audio_encoder.py` sees 2 * n_window frames at a time (2 s), so a clip may be cut into pieces
-of that many and the pieces of many clips encoded together: one shape serves all. A whole piece has
-n_window / 2 tokens; only the last of a clip has fewer.
+The encoder of `audio_encoder.py` sees 2 * n_window frames at a time (2 s), so a clip may be cut
+into pieces of that many and the pieces of many clips encoded together: one shape serves all. A
+whole piece has n_window / 2 tokens; only the last of a clip has fewer.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ def pieces_of(clip: np.ndarray, config: AudioConfig) -> Pieces:
     return Pieces(mel, np.minimum(frames - size * np.arange(count), size).astype(np.int32))
 
 
-def audio_inputs_of(sounds: Iterable[Sound], length: int, config: AudioConfig) -> AudioInputs | None:
-    """What is spoken in a sequence of so many tokens, its `places` of shape [S]; None: nothing."""
+def audio_inputs_of(
+    sounds: Iterable[Sound], length: int, config: AudioConfig
+) -> AudioInputs | None:
+    """The sound in a sequence of so many tokens, its `places` of shape [S]; None: there is none."""
     found: list[Pieces] = []
     places = np.zeros(length, np.int32)
     slots, begin = config.n_window // 2, 1
@@ -80,11 +82,11 @@ def hidden_states(
     segments: Int[Array, "B S"] | None,
     audio_inputs: AudioInputs | None,
 ) -> Float[Array, "B S D"]:
-    """`decoder.hidden_states` of tokens some of which are spoken."""
+    """`decoder.hidden_states` of tokens some of which stand for sound."""
     whole = functools.partial(decoder.hidden_states, params, model, tokens, segments)
     if audio_inputs is None:
         return whole()
-    spoken = encode(params, model, audio_inputs.pieces)
-    spoken = spoken.reshape(-1, spoken.shape[-1])[jnp.maximum(audio_inputs.places - 1, 0)]
-    own = decoder.embed(params, tokens).astype(spoken.dtype)
-    return whole(jnp.where(audio_inputs.places[..., None] > 0, spoken, own))
+    encoded = encode(params, model, audio_inputs.pieces)
+    encoded = encoded.reshape(-1, encoded.shape[-1])[jnp.maximum(audio_inputs.places - 1, 0)]
+    own = decoder.embed(params, tokens).astype(encoded.dtype)
+    return whole(jnp.where(audio_inputs.places[..., None] > 0, encoded, own))

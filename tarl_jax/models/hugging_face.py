@@ -22,7 +22,7 @@ from tarl_jax.config import ModelConfig
 from tarl_jax.models.audio_encoder import from_hugging_face
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import CONFIG, OMNI, config_fields, read_config
-from tarl_jax.models.omni_files import ENCODER, AudioIds, omni_checkpoint
+from tarl_jax.models.omni_files import TOWER, AudioIds, omni_checkpoint
 from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json, write_tensors
 from tarl_jax.parallel import hosts
 
@@ -118,7 +118,7 @@ def load_params(
     shardings: Any = None,
     dtype: Any = "bfloat16",
 ) -> Params:
-    """The decoder's parameters, from files straight to the devices, and those of its the audio encoder.
+    """The decoder's parameters, straight from files to devices, and the audio encoder's, if any.
 
     Each shard of a leaf is read once, by the slices of the files that it consists of, and sent to
     the devices that hold it before the next is read: the host holds one shard at a time.
@@ -156,13 +156,13 @@ def load_params(
 
 def _read_audio_encoder(folder: Path, config: ModelConfig, dtype: np.dtype) -> Params:
     """The audio encoder's parameters, on the host. Raises ValueError where one is missing."""
-    stored = {name.rpartition(ENCODER)[2]: x for name, x in open_tensors(folder).items()
-              if ENCODER in name}
+    stored = {name.rpartition(TOWER)[2]: x for name, x in open_tensors(folder).items()
+              if TOWER in name}
 
     def get(name: str) -> np.ndarray:
         if name not in stored:
             raise ValueError(
-                f"{folder}: missing {ENCODER}{name}, which model.audio.encoder_layers ="
+                f"{folder}: missing {TOWER}{name}, which model.audio.encoder_layers ="
                 f" {config.audio.encoder_layers} needs: is it a checkpoint of Qwen2.5-Omni?"
             )
         return np.asarray(stored[name]).astype(dtype)
@@ -192,7 +192,7 @@ def _checked_tensors(
                 " and audio are in scope",
                 stacklevel=3,
             )
-        tensors = {n: x for n, x in tensors.items() if not n.startswith((*_LEFT_OUT, ENCODER))}
+        tensors = {n: x for n, x in tensors.items() if not n.startswith((*_LEFT_OUT, TOWER))}
     unused = ("rotary_emb.inv_freq", *(("lm_head.weight",) if config.tie_embeddings else ()))
     tensors = {name: x for name, x in tensors.items() if not name.endswith(unused)}
 

@@ -17,7 +17,7 @@ from tarl_jax.models.hf_config import CONFIG
 from tarl_jax.models.params import Params
 from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json
 
-ENCODER = "audio_tower."  # the part that the audio encoder reads
+TOWER = "audio_tower."  # the audio encoder, as files name it
 _UNREAD = "audio_bos_eos_token.weight"  # of the tower; nothing of the thinker reads it
 
 
@@ -41,7 +41,7 @@ def omni_checkpoint(
 
     Args:
       decoder: both, of the decoder alone.
-      the audio encoder: the encoder's parameters, stacked.
+      encoder: the audio encoder's parameters, stacked.
       base: the Omni checkpoint that the policy comes from, whose vision, talker and configuration
         stay as they are; None: there are none, and the vision part is of no size.
     Raises: ValueError where the decoder is not of Omni's kind.
@@ -55,7 +55,7 @@ def omni_checkpoint(
     own = [*tensors, *_tower(config.audio, encoder)]
     if base is None:
         silent = np.zeros((2, config.d_model), np.float32)
-        own.append(Tensor(f"{ENCODER}{_UNREAD}", silent.shape, lambda: silent))
+        own.append(Tensor(f"{TOWER}{_UNREAD}", silent.shape, lambda: silent))
         return _thinker(fields, config, ids), own
     stated = read_json(base / CONFIG)
     if stated["model_type"] == "qwen2_5_omni":
@@ -71,7 +71,7 @@ def omni_checkpoint(
 
 def _tower(config: AudioConfig, encoder: Params) -> list[Tensor]:
     return [
-        Tensor(f"{ENCODER}{name}", array.shape, functools.partial(np.asarray, array))
+        Tensor(f"{TOWER}{name}", array.shape, functools.partial(np.asarray, array))
         for name, array in to_hugging_face(config, encoder).items()
     ]
 

@@ -150,7 +150,7 @@ class Sample:
     """A sequence that the policy saw at once, and what its tokens train on; all of shape [S].
 
     fields: more of a Batch, by the field's name.
-    hearing: what the policy spoken, its `places` [S]; None: it read everything.
+    audio_inputs: its sound, `places` [S]; None: it has none.
     """
 
     tokens: np.ndarray
@@ -174,7 +174,7 @@ def samples_of(
       advantage: one number for all sampled tokens, or one per token of the trajectory.
       fields: by name, one number per token of the trajectory.
       drawn: as in `Trajectory.arrays`.
-      hearing: of the trajectory, its `places` [S].
+      audio_inputs: of the trajectory, its `places` [S].
     """
     tokens, sampled, log_probs = trajectory.arrays(drawn)
     weights = sampled * np.asarray(advantage, np.float32)
@@ -182,7 +182,7 @@ def samples_of(
         Sample(
             tokens[at], counts, log_probs[at] * counts, weights[at] * counts,
             {name: np.asarray(of)[at] * counts for name, of in (fields or {}).items()},
-            None if audio_inputs is None else _heard_at(audio_inputs, at),
+            None if audio_inputs is None else _audio_inputs_at(audio_inputs, at),
         )
         for at, counts in trajectory.parts()
     ]
@@ -244,20 +244,20 @@ def pieces_of_batch(shape: tuple[int, int], slots: int, count: int) -> int:
     return next(room for room in rooms if room >= count)
 
 
-def _heard_at(audio_inputs: AudioInputs, at: np.ndarray) -> AudioInputs | None:
-    """What is spoken at some of the tokens, which are in order; None: nothing."""
+def _audio_inputs_at(audio_inputs: AudioInputs, at: np.ndarray) -> AudioInputs | None:
+    """The sound at some of the tokens, which are in order; None: there is none."""
     places = np.asarray(audio_inputs.places)[at]
     if not places.any():
         return None
-    pieces = audio_inputs.pieces  # those behind the last that is spoken were spoken later
+    pieces = audio_inputs.pieces  # those behind the last of these sound later
     count = (int(places.max()) - 1) // pieces.slots + 1
     return AudioInputs(Pieces(pieces.mel[:count], pieces.frames[:count]), places)
 
 
 def _audio_inputs(layout: Layout, samples: Sequence[Sample]) -> AudioInputs | None:
-    """What is spoken in one batch; None: nothing.
+    """The sound in one batch; None: there is none.
 
-    A piece that several sequences hear, as those of a group hear one opening, is there once.
+    A piece that several sequences have, as those of a group have one opening, is there once.
     """
     kept: dict[bytes, tuple[int, Pieces]] = {}
     places = np.zeros(layout.shape, np.int32)

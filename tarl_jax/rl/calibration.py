@@ -129,7 +129,8 @@ def load_table(path: Path) -> dict[str, float]:
     """Kind to value. Raises FileNotFoundError, or ValueError for a file that is no such table."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such table; make one with python -m tarl_jax.training.turn_values RUN --out={path}"
+            f"{path}: no such table; make one with"
+            f" python -m tarl_jax.training.turn_values RUN --out={path}"
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

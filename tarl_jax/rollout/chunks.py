@@ -39,7 +39,7 @@ def chunk_of(
     Args:
       rows: no more than have a place.
       shape: (places, columns).
-      width: of what is spoken.
+      width: of what stands in place of a token of sound.
     """
     places, columns = shape
     chunk = empty(shape, batch)
@@ -79,7 +79,7 @@ def empty(shape: tuple[int, int], batch: int) -> Chunk:
 def with_sound(
     chunk: Chunk, placed: Mapping[int, Row], before: Mapping[int, int], width: int
 ) -> Chunk:
-    """The chunk, and what the rows at its places spoken of it.
+    """The chunk, and what the rows at its places hear in it.
 
     before: how many tokens of the row at a place had been fed before the chunk.
     """

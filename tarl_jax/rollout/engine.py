@@ -267,7 +267,7 @@ class Engine:
         return SpokenInputs(first, inputs, clip, key)
 
     def _encode_again(self, run: _Run, sound: SpokenInputs) -> SpokenInputs:
-        """What an earlier run spoken, of which the context may have lost the end."""
+        """Sound of an earlier run, of which the context may have lost the end."""
         fresh = self._encode(run, sound.first, sound.clip)
         return dataclasses.replace(fresh, inputs=fresh.inputs[: len(sound.inputs)])
 

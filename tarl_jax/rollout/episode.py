@@ -242,7 +242,7 @@ class Episode:
 
 
 def _answer_of(*segments: Segment) -> Answer:
-    """The segments' tokens, and what is spoken at some of them."""
+    """The segments' tokens, and the sound at some of them."""
     tokens: list[int] = []
     sounds = []
     for segment in segments:

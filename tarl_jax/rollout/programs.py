@@ -52,8 +52,8 @@ class Chunk:
       last: int32 [B]; the slot's newest token, which is not fed.
       seeds: uint32 [B].
       dropped, syntax: int32 [B].
-      spoken: bool [B, C]; tokens in whose place `inputs`, float32 [B, C, D], are read. None: no row
-        hears anything.
+      spoken: bool [B, C]; tokens in whose place `inputs`, float32 [B, C, D], are read. None: no
+        sound.
     """
 
     slots: jax.Array

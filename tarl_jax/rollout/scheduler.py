@@ -21,12 +21,12 @@ BLOCK = 16  # tokens; common prefixes are found in multiples of it
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpokenInputs:
-    """Sound at some tokens of a context.
+    """What the decoder reads at some tokens of a context, where the user speaks.
 
     Attributes:
       first: position of the first of them.
-      inputs: float32 [tokens, D]; what the decoder reads in their place.
-      clip: that they were made of.
+      inputs: float32 [tokens, D]; in place of the tokens.
+      clip: that the inputs were made of.
       key: negative, the clip's own.
     """
 
@@ -84,7 +84,7 @@ class Row:
 
     @property
     def keys(self) -> list[int]:
-        """The tokens, those that are spoken told apart by their sound: equal keys, equal caches."""
+        """The tokens, those of sound told apart by their clip: equal keys, equal caches."""
         if not self.spoken:
             return self.tokens
         keys = list(self.tokens)
@@ -160,7 +160,8 @@ class Scheduler:
             self.ready.append(row)
 
     def answered(
-        self, row: Row, tokens: list[int], keep: int | None = None, spoken: Sequence[SpokenInputs] = ()
+        self, row: Row, tokens: list[int], keep: int | None = None,
+        spoken: Sequence[SpokenInputs] = (),
     ) -> None:
         """The tokens that follow; `keep`: how many of the present ones stay, None: all.
 

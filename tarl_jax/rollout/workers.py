@@ -41,7 +41,7 @@ class Answer:
     """The tokens that follow a turn.
 
     keep: how many tokens of the dialogue so far stay in the context before them; None: all.
-    sounds: what is spoken at some of the tokens, in order.
+    sounds: at some of the tokens, in order.
     """
 
     tokens: list[int]

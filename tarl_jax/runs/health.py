@@ -111,7 +111,7 @@ def _value_model(steps: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def _forgets_speech(evaluations: Sequence[Mapping[str, float]]) -> list[str]:
-    """The policy unlearns to understand speech while it gets better at reading.
+    """The policy unlearns to understand speech while it gets better in writing.
 
     Spoken tasks have fallen by more than both intervals explain, and written ones have not.
     """
@@ -120,12 +120,12 @@ def _forgets_speech(evaluations: Sequence[Mapping[str, float]]) -> list[str]:
     first, now = evaluations[0], evaluations[-1]
     found = []
     for key in sorted(k for k in now if _SPOKEN.fullmatch(k) and k in first):
-        read, spoken = (now[k] - first[k] for k in ("eval/pass^1", key))
-        if read >= 0 > spoken + math.hypot(*(_half_width(e, key) for e in (first, now))):
+        written, spoken = (now[k] - first[k] for k in ("eval/pass^1", key))
+        if written >= 0 > spoken + math.hypot(*(_half_width(e, key) for e in (first, now))):
             found.append(
                 f"{key} fell from {first[key]:.3g} to {now[key]:.3g} while eval/pass^1 rose from"
                 f" {first['eval/pass^1']:.3g} to {now['eval/pass^1']:.3g}: the policy unlearns to"
-                " listen; raise speech.share, or freeze the encoder (model.audio.frozen)"
+                " understand speech; raise speech.share, or freeze the encoder (model.audio.frozen)"
             )
     return found
 

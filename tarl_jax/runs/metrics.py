@@ -6,7 +6,7 @@ A run directory holds
     tensorboard/                     the same numbers as TensorBoard events
     trajectories/step_000012.jsonl   training episodes of step 12, one `Trajectory` per line
     trajectories/eval_000020.jsonl   episodes of the evaluation after step 20
-    trajectories/clips/              what was spoken in them, one FLAC file per clip
+    trajectories/clips/              the sound in them, one FLAC file per clip
 
 `metrics.jsonl` is the record; the TensorBoard events are a copy for looking at.
 """
@@ -152,10 +152,10 @@ def write_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
     """Writes the file of `read_trajectories`, and the clips beside it, as `append_trajectories`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     trajectories = list(trajectories)
-    if spoken := [sound.clip for t in trajectories for sound in t.sounds()]:
+    if clips := [sound.clip for t in trajectories for sound in t.sounds()]:
         from tarl_jax.speech.clips import save_clips
 
-        save_clips(path.parent / CLIP_DIR, spoken)
+        save_clips(path.parent / CLIP_DIR, clips)
     _replace(path, "".join(t.to_json_line() + "\n" for t in trajectories))
 
 
@@ -171,7 +171,7 @@ def trajectory_files(run_dir: str | os.PathLike[str], kind: str = "step") -> dic
 def read_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
     """The episodes of one file. Raises ValueError naming file and line where one is broken.
 
-    What was spoken in them comes from the clips beside it; raises SpeechError where reading those
+    The sound in them comes from the clips beside it; raises SpeechError where reading those
     needs a package that is not there, OSError or RuntimeError where one is missing or broken.
     """
     from tarl_jax.types import Trajectory

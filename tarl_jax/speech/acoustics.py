@@ -91,9 +91,9 @@ def telephone(clip: np.ndarray) -> np.ndarray:
     """The clip through a telephone: 300 to 3,400 Hz, 8 kHz, 8 bits of mu-law (G.711), and back."""
     centred = slice(_TAPS // 2, _TAPS // 2 + len(clip))
     narrow = _within_scale(convolve(clip, _band_pass())[centred][::2])
-    spoken = mu_law_decode(mu_law_encode(np.rint(narrow * 32_767).astype(np.int16)))
+    received = mu_law_decode(mu_law_encode(np.rint(narrow * 32_767).astype(np.int16)))
     spread = np.zeros(len(clip))
-    spread[::2] = spoken / 32_768 * 2  # zeros between halve what the filter passes
+    spread[::2] = received / 32_768 * 2  # zeros between halve what the filter passes
     return _within_scale(convolve(spread, _band_pass())[centred])
 
 

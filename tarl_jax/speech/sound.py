@@ -1,4 +1,4 @@
-"""What is spoken: as a record keeps it, and as arrays. Axis letters are those of `types.py`."""
+"""Sound, as a record keeps it, and as arrays. Axis letters are those of `types.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def clip_name(clip: np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sound:
-    """What is spoken at some tokens of a segment.
+    """What some tokens of a segment sound like.
 
     Attributes:
       first: index in the segment of the first placeholder token.
@@ -87,7 +87,7 @@ class Pieces:
 
 @struct.dataclass
 class AudioInputs:
-    """What is spoken in a batch.
+    """The sound in a batch, or in one sequence.
 
     Attributes:
       pieces: of all its rows.

@@ -29,7 +29,7 @@ KINDS = (
     "format",  # what came is no audio
     "rate",  # audio at a sample rate that it should not have
     "not_finite",  # samples that are not numbers
-    "silent",  # no sample, or none that can be spoken
+    "silent",  # no sample, or none that can be heard
     "missing",  # no recording of this text
     "not_installed",  # a package is missing
 )
@@ -123,7 +123,7 @@ def to_clip(samples: np.ndarray, rate: int, what: str) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise SpeechError("not_finite", f"{what}: {np.sum(~np.isfinite(samples))} samples are not")
     if not samples.size or np.abs(samples).max() < _AUDIBLE:
-        raise SpeechError("silent", f"{what}: {samples.size} samples, none of which can be spoken")
+        raise SpeechError("silent", f"{what}: {samples.size} samples, none of which can be heard")
     samples = samples.astype(np.float32)
     if rate != SAMPLE_RATE:
         samples = resample(samples, rate, SAMPLE_RATE)

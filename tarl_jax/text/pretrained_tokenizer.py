@@ -35,7 +35,7 @@ These are there:
 class PretrainedTokenizer:
     """A Hugging Face tokenizer with Qwen's chat markup.
 
-    hears: whether the markup of sound is needed too, as Qwen2.5-Omni has it.
+    with_audio: whether the markup of sound is needed too, as Qwen2.5-Omni has it.
 
     Attributes:
       special_ids: everything that was added to the vocabulary, the markup among it.

@@ -19,7 +19,7 @@ import numpy as np
 EMBEDDED_MODEL = Path(__file__).with_name("shop.model")
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
-# Around what is spoken, and in the place of each of its tokens; Qwen2.5-Omni's.
+# Around sound, and in the place of each of its tokens; Qwen2.5-Omni's.
 AUDIO_START, AUDIO, AUDIO_END = "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"
 # Each is one piece. The longer ones are runs of Qwen's chat markup that always occur together; the
 # text they stand for is the same as if written out piece by piece.
@@ -41,8 +41,8 @@ MARKUP = (
 class Tokenizer:
     """A SentencePiece model with the markup above as control symbols.
 
-    hears: whether there is markup of sound; its ids come behind those of the model file. Numbers
-      are then spelled digit by digit, as they are said.
+    with_audio: whether there is markup of sound; its ids come behind those of the model file.
+      Numbers are then spelled digit by digit, as they are said.
 
     Attributes:
       special_ids: the markup, and what stands for characters that the model does not know.

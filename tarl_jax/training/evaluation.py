@@ -182,13 +182,13 @@ def by_kind(trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[
 
 
 def modalities(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Of a training step: the share of episodes that were spoken, and pass rates by sense."""
+    """Of a training step: the share of spoken episodes, and pass rates by modality."""
     spoken = np.array([any(t.sounds()) for t in trajectories])
     success = np.array([bool(t.success) for t in trajectories])
     if not spoken.any():
         return {}
     metrics = {"train/spoken": float(spoken.mean())}
-    for name, part in (("heard", spoken), ("read", ~spoken)):
+    for name, part in (("spoken", spoken), ("written", ~spoken)):
         if part.any():
             metrics[f"train/pass_rate_{name}"] = float(success[part].mean())
     return metrics

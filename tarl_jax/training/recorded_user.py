@@ -56,16 +56,16 @@ def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
 
     The policy acts until it says something to the user. The episode has no task: no verdict of it
     means anything.
-    Raises ConfigError for a run whose policy has no audio encoder, a file that is not there or holds no
-    sound, or one that is too long; SpeechError for one that is silent or broken.
+    Raises ConfigError for a run whose policy has no audio encoder, a file that is not there or
+    holds no sound, or one that is too long; SpeechError for one that is silent or broken.
     """
     if hosts.several():
         raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
     run_dir = Path(config.workdir)
     require_run(config, run_dir)
     if not config.model.audio:
-        raise ConfigError("--user=human: the policy of this run has no audio encoder; train one with"
-                          " configs/omni_tarl.py")
+        raise ConfigError("--user=human: the policy of this run has no audio encoder; train one"
+                          " with configs/omni_tarl.py")
     try:
         clip = load_clip(audio)
     except (OSError, RuntimeError) as error:

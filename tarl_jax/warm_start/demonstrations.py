@@ -35,11 +35,11 @@ from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import draw_voice
 from tarl_jax.types import Task
 
-_SPACE = 7  # 1/25 s from one token of what is spoken to the next, at most
+_SPACE = 7  # 1/25 s from one token of what is said to the next, at most
 
 Made = Callable[[int, int], None]  # told of dialogues: (made, to make)
 Said = Future[np.ndarray]  # the clip of a text
-Part = tuple[str, str | list[int]]  # "user" and its text, or "clerk" or "environment" and their tokens
+Part = tuple[str, str | list[int]]  # "user" and its text, or "clerk" or "tool" and their tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Demonstration:
       tokens: int32 [S].
       agent: bool [S]; which of them the clerk wrote.
       spoken: bool [S]; which of them stand for sound, and teach nothing.
-      hearing: what is spoken there; None: nothing is.
+      audio_inputs: the sound there; None: there is none.
       said: the clips of it.
     """
 
@@ -101,10 +101,10 @@ def demonstrate(
 def demonstrate_spaced(
     config: RunConfig, env: Environment, clerk: ClerkConfig, episodes: int
 ) -> list[Demonstration]:
-    """The same dialogues as perfect the audio encoder would give them to the decoder, without a sound.
+    """The same dialogues as a perfect audio encoder would give them to the decoder, without sound.
 
-    The tokens of what users say stand as far apart as they would be spoken, with placeholders in
-    between: from these a policy learns, cheaply, to read what is not closely set.
+    The tokens of what users say stand as far apart as in speech, with placeholders in between: from
+    these a policy learns, cheaply, to read what is not closely set.
     """
     found = []
     for _, parts, seed in _dialogues(config, env, clerk, episodes):
@@ -199,7 +199,7 @@ def _parts(
         if not observation.stop_reason:
             tool = observation.role == "tool"
             parts.append(
-                ("world", env.chat.tool(observation.text)) if tool else ("user", observation.text)
+                ("tool", env.chat.tool(observation.text)) if tool else ("user", observation.text)
             )
     return parts
 
@@ -262,7 +262,8 @@ def _demonstration(
         spoken += [False] * len(ids) if turn is None else turn.spoken.tolist()
     audio_inputs = audio_inputs_of(sounds, len(tokens), env.config.model.audio) if sounds else None
     return Demonstration(
-        np.array(tokens, np.int32), np.array(agent), np.array(spoken), audio_inputs, tuple(transcripts)
+        np.array(tokens, np.int32), np.array(agent), np.array(spoken), audio_inputs,
+        tuple(transcripts),
     )
 
 

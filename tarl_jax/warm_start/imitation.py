@@ -1,7 +1,8 @@
 """How a policy learns from demonstrations: lessons, an optimiser, steps.
 
 A lesson is a gradient and endless batches for it; a trainer's step takes a batch of each of its
-lessons. Imitation, the cross-entropy of what the clerk wrote, is one; `transcription.py` has others.
+lessons. Imitation, the cross-entropy of what the clerk wrote, is one; `transcription.py` has
+others.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ class Trainer:
 def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.GradientTransformation:
     """Muon on the matrices of the layers, Adam on embeddings and norms.
 
-    For the parameters of a policy, whose the audio encoder have Adam alone, or of the audio encoder, whose convolutions and
-    projection have Muon too.
+    For the parameters of a policy, whose audio encoder has Adam alone, or for those of an audio
+    encoder, whose convolutions and projection have Muon too.
 
     share: constant learning rates at this share of their peak; 0: linear decay to nearly zero.
     """

@@ -3,8 +3,8 @@
 A policy that has only ever seen faultless work explores nothing that reinforcement learning could
 prefer; the errors give it the variety that training then prunes. How good it is after so many steps
 hangs on how a machine rounds; where it has come out better than wanted, it ends by imitating a
-clerk that errs more, so that runs begin alike. The result is cached on disk under a hash of everything
-that determines it.
+clerk that errs more, so that runs begin alike. The result is cached on disk under a hash of
+everything that determines it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from tarl_jax.warm_start.imitation import (
 )
 
 FORMAT = 5  # raised when the meaning of a cached warm start changes
-SPEECH_FORMAT = 2  # the same of those with an audio encoder alone
+SPEECH_FORMAT = 2  # the same, of policies with an audio encoder only
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Material:
         ) if settings.speech_stage.spaced else []
 
     @functools.cached_property
-    def spoken_demos(self) -> tuple[list[Demonstration], list[Transcript]]:
+    def spoken(self) -> tuple[list[Demonstration], list[Transcript]]:
         """Spoken dialogues, and what matters in them, said alone."""
         settings = self.config.warm_start
         # Nobody says these things again: they need no place in the cache.
@@ -96,8 +96,8 @@ class Material:
     @property
     def clips(self) -> list[Transcript]:
         """All that is said."""
-        spoken_demos, alone = self.spoken_demos
-        return alone + [transcript for one in spoken_demos for transcript in one.said]
+        spoken, alone = self.spoken
+        return alone + [transcript for one in spoken for transcript in one.said]
 
     def _made(self, what: str) -> Callable[[int, int], None]:
         return lambda made, total: self.progress(what, made, total, float("nan"))
@@ -113,9 +113,9 @@ def warm_start(
 ) -> tuple[decoder.Params, Path]:
     """Parameters after imitation, from the cache where it has them, on the updater's mesh.
 
-    Several processes imitate the same, each for itself. What learns to hear begins with the warm
-    start that only reads, and what acts on what it hears with the one that only transcribes; these
-    are cached too, so that one that was stopped goes on from the last of them.
+    Several processes imitate the same, each for itself. The stages of speech build on one another:
+    transcribing begins with the warm start in writing, acting on speech with the one that
+    transcribes. Each is cached, so that a warm start that was stopped goes on from the last.
 
     Args:
       key: of the random parameters that imitation starts from.
@@ -173,7 +173,7 @@ def _learns_speech(config: RunConfig) -> bool:
 
 
 def _with_speech_stage(config: RunConfig, **fields: int) -> RunConfig:
-    """Of a warm start that one by speech begins with, which has a place of its own in the cache."""
+    """Of a warm start that one with speech begins with; it has a place of its own in the cache."""
     settings = config.warm_start
     speech_stage = dataclasses.replace(settings.speech_stage, **fields)
     return dataclasses.replace(
@@ -184,12 +184,12 @@ def _with_speech_stage(config: RunConfig, **fields: int) -> RunConfig:
 def _transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     """What the words are; a policy that reads goes on reading.
 
-    Spelling is for the table. The audio encoder that come out of it know clips that begin at 0, and learn the
-    middle of turns more slowly than the audio encoder that know nothing: these begin anew.
+    Spelling is for the table. The audio encoder that comes out of it knows clips that begin at 0,
+    and learns the middle of turns more slowly than an untaught one: it begins anew.
     """
     config, progress = material.config, material.progress
     settings, speech_stage = config.warm_start, config.warm_start.speech_stage
-    _, alone = material.spoken_demos
+    _, alone = material.spoken
     gentle = _gentle(settings, speech_stage.value_steps)
     spaced = material.spaced
     reading = imitation(
@@ -204,9 +204,9 @@ def _transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     encoder = make_optimizer(dataclasses.replace(
         gentle, steps=speech_stage.steps, learning_rate=speech_stage.learning_rate
     ))
-    gradient = jax.jit(
-        functools.partial(transcription.gradient_of_encoder, config.model, _placeholder(material.env))
-    )
+    gradient = jax.jit(functools.partial(
+        transcription.gradient_of_encoder, config.model, _placeholder(material.env)
+    ))
     lesson = Lesson(functools.partial(gradient, params), _batches(config, material.clips))
     trainer = Trainer(untaught, encoder, lesson)
     return {**params, "audio": teach(trainer, "transcribing", speech_stage.steps, progress)}
@@ -220,15 +220,15 @@ def _act_on_speech(material: Material, params: decoder.Params) -> decoder.Params
     then = dataclasses.replace(
         then, batch_tokens=speech_stage.batch_tokens, adam_learning_rate=then.adam_learning_rate / 2
     )
-    spoken_demos, _ = material.spoken_demos
-    count = len(spoken_demos)
+    spoken, _ = material.spoken
+    count = len(spoken)
     acting = imitation(
         config.model, then,
-        [*spoken_demos, *_some(material.spaced, count), *_some(material.written, count)],
+        [*spoken, *_some(material.spaced, count), *_some(material.written, count)],
     )
     transcribing = _transcription(material, material.clips)
     trainer = Trainer(params, make_optimizer(then), acting, transcribing)
-    return teach(trainer, "listening", speech_stage.joint_steps, progress)
+    return teach(trainer, "acting on speech", speech_stage.joint_steps, progress)
 
 
 def _gentle(settings: WarmStartConfig, steps: int) -> WarmStartConfig:
@@ -247,11 +247,12 @@ def _transcription(material: Material, clips: list[Transcript]) -> Lesson:
     return Lesson(jax.jit(gradient), _batches(config, clips))
 
 
-def _batches(config: RunConfig, clips: list[Transcript]) -> Iterator[transcription.Spoken]:
+def _batches(config: RunConfig, clips: list[Transcript]) -> Iterator[transcription.Clips]:
     """One of clips as they are, one of clips strung together, and so on."""
     settings, window = config.warm_start, config.model.audio.n_window
-    kinds = transcription.spoken_batches, transcription.strung_batches
-    each = [kind(clips, settings.speech_stage.batch_seconds, window, settings.seed) for kind in kinds]
+    kinds = transcription.clip_batches, transcription.strung_batches
+    seconds = settings.speech_stage.batch_seconds
+    each = [kind(clips, seconds, window, settings.seed) for kind in kinds]
     for both in zip(*each, strict=True):
         yield from both
 
@@ -270,7 +271,7 @@ def _digest(config: RunConfig, env: Environment) -> str:
     """Names everything that the warm start depends on."""
     settings = dataclasses.asdict(config.warm_start)
     del settings["cache_dir"]
-    if not _learns_speech(config):  # the same however it would listen
+    if not _learns_speech(config):  # the same whatever that stage would be
         del settings["speech_stage"]
     content = {
         "format": FORMAT,
@@ -284,7 +285,7 @@ def _digest(config: RunConfig, env: Environment) -> str:
         "max_tokens": config.rollout.max_episode_tokens,
     }
     if config.model.audio:
-        content["ears"] = SPEECH_FORMAT
+        content["audio_encoder"] = SPEECH_FORMAT
     if _learns_speech(config):
         content["speech"] = {
             name: value for name, value in dataclasses.asdict(config.speech).items()
@@ -310,6 +311,6 @@ def _digest(config: RunConfig, env: Environment) -> str:
 
 
 def _shape(model: ModelConfig) -> dict[str, Any]:
-    # A policy that cannot hear is the same whatever its the audio encoder would be.
+    # A policy without an audio encoder is the same whatever that one would be.
     fields = dataclasses.asdict(model)
     return fields if model.audio else {k: v for k, v in fields.items() if k != "audio"}

@@ -1,12 +1,12 @@
-"""The audio encoder learn to transcribe: connectionist temporal classification on the encoder's outputs.
+"""The audio encoder learns to transcribe: connectionist temporal classification of its outputs.
 
-The loss (CTC, A. Graves et al., ICML 2006) wants that what is spoken, put through the decoder's own
-final norm and head, spells what was said, with the placeholder of sound where nothing new is. The
-norm forgets how long a vector is, and left alone the the audio encoder's grow ten times as long as what a decoder
-reads, which drowns what its layers add; so a second, small term wants each to be the entry of the
-table that it spells. So sound comes to look like text to a decoder that can read, and imitating
-spoken dialogues begins there, not at noise. The audio encoder may learn it alone too: the rest then stays as it
-is.
+The loss (CTC, A. Graves et al., ICML 2006) wants that the encoder's outputs, put through the
+decoder's own final norm and head, spell what was said, with the placeholder of sound where nothing
+new is. The norm forgets how long a vector is, and left alone the encoder's grow ten times as long
+as what a decoder reads, which drowns what its layers add; so a second, small term wants each to be
+the entry of the table that it spells. So sound comes to look like text to a decoder that can read,
+and imitating spoken dialogues begins there, not at noise. The audio encoder may learn it alone too:
+the rest then stays as it is.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _PAUSE = 25  # mel frames between two of them, at most
 
 
 @struct.dataclass
-class Spoken:
-    """Clips of equally many pieces.
+class Clips:
+    """A batch of clips of equally many pieces, and what they say.
 
     Attributes:
       pieces: of all clips, one behind the other.
@@ -50,7 +50,7 @@ class Spoken:
 
 
 def gradient(
-    model: ModelConfig, placeholder: int, params: Params, batch: Spoken
+    model: ModelConfig, placeholder: int, params: Params, batch: Clips
 ) -> tuple[Params, jax.Array]:
     """Gradient of both terms, and the first, CTC's, in nats per token of text."""
     (_, loss), slope = jax.value_and_grad(_losses, 2, has_aux=True)(
@@ -60,7 +60,7 @@ def gradient(
 
 
 def gradient_of_encoder(
-    model: ModelConfig, placeholder: int, rest: Params, encoder: Params, batch: Spoken
+    model: ModelConfig, placeholder: int, rest: Params, encoder: Params, batch: Clips
 ) -> tuple[Params, jax.Array]:
     """The same for the encoder alone; `rest`: parameters, those of the encoder left out or not."""
 
@@ -72,47 +72,47 @@ def gradient_of_encoder(
 
 
 def _losses(
-    model: ModelConfig, placeholder: int, params: Params, batch: Spoken
+    model: ModelConfig, placeholder: int, params: Params, batch: Clips
 ) -> tuple[jax.Array, jax.Array]:
     """(both terms, CTC's alone)."""
-    spoken = _outputs(params, model, batch)
-    scores = _scores(params, model, spoken)
+    outputs = _outputs(params, model, batch)
+    scores = _scores(params, model, outputs)
     losses = optax.ctc_loss(
         scores, batch.silent, batch.text, batch.absent, blank_id=placeholder
     )
     loss = losses.sum() / jnp.maximum((1 - batch.absent).sum(), 1)
-    return loss + ALIKE * unlikeness(params["embed"], spoken, scores, batch.silent), loss
+    return loss + ALIKE * unlikeness(params["embed"], outputs, scores, batch.silent), loss
 
 
 def unlikeness(
     table: Float[Array, "V D"],
-    spoken: Float[Array, "B S D"],
+    outputs: Float[Array, "B S D"],
     scores: Float[Array, "B S V"],
     silent: Float[Array, "B S"],
 ) -> Float[Array, ""]:
     """mean of |h - sum_v p(v) e_v|^2 over the clips' tokens / mean of |e_v|^2 over the table.
 
-    p is the softmax of the scores. Nothing but h learns by it.
+    h are the outputs, p is the softmax of the scores. Nothing but h learns by it.
     """
     meant = jax.lax.stop_gradient(jax.nn.softmax(scores) @ table)
-    apart = jnp.square(spoken - meant).sum(-1) * (1 - silent)
+    apart = jnp.square(outputs - meant).sum(-1) * (1 - silent)
     scale = jax.lax.stop_gradient(jnp.square(table).sum(-1).mean())
     return apart.sum() / jnp.maximum((1 - silent).sum(), 1) / scale
 
 
-def spelling(params: Params, model: ModelConfig, batch: Spoken) -> Float[Array, "B S V"]:
+def spelling(params: Params, model: ModelConfig, batch: Clips) -> Float[Array, "B S V"]:
     """Scores of every entry of the vocabulary at each of the clips' tokens."""
     return _scores(params, model, _outputs(params, model, batch))
 
 
-def _outputs(params: Params, model: ModelConfig, batch: Spoken) -> Float[Array, "B S D"]:
+def _outputs(params: Params, model: ModelConfig, batch: Clips) -> Float[Array, "B S D"]:
     return encode(params, model, batch.pieces).reshape(*batch.silent.shape, -1)
 
 
 def _scores(
-    params: Params, model: ModelConfig, spoken: Float[Array, "B S D"]
+    params: Params, model: ModelConfig, outputs: Float[Array, "B S D"]
 ) -> Float[Array, "B S V"]:
-    return logits(params, rms_norm(spoken, params["final_norm"], model.rms_norm_eps))
+    return logits(params, rms_norm(outputs, params["final_norm"], model.rms_norm_eps))
 
 
 def transcribed(scores: np.ndarray, tokens: int, placeholder: int) -> list[int]:
@@ -122,9 +122,9 @@ def transcribed(scores: np.ndarray, tokens: int, placeholder: int) -> list[int]:
     return best[new & (best != placeholder)].tolist()
 
 
-def spoken_batches(
+def clip_batches(
     transcripts: Sequence[Transcript], seconds: float, n_window: int, seed: int
-) -> Iterator[Spoken]:
+) -> Iterator[Clips]:
     """Endless batches of about so many seconds of sound; clips of equally many pieces together."""
     rng = np.random.default_rng([seed, 2])
     by_count: dict[int, list[Transcript]] = {}
@@ -148,7 +148,7 @@ def spoken_batches(
 
 def strung_batches(
     transcripts: Sequence[Transcript], seconds: float, n_window: int, seed: int
-) -> Iterator[Spoken]:
+) -> Iterator[Clips]:
     """Endless batches of clips strung together at random, with pauses, beginning anywhere.
 
     An encoder that knows only clips which begin at 0 learns where in them something is said: values
@@ -200,7 +200,7 @@ def _frames(transcript: Transcript) -> np.ndarray:
     return mel.reshape(-1, mel.shape[-1])[: int(transcript.pieces.frames.sum())]
 
 
-def batch_of(clips: Sequence[Transcript], slots: int, longest: int) -> Spoken:
+def batch_of(clips: Sequence[Transcript], slots: int, longest: int) -> Clips:
     """A batch of clips of equally many pieces, with room for texts of `longest` tokens."""
     text = np.zeros((len(clips), longest), np.int32)
     absent = np.ones((len(clips), longest), np.float32)
@@ -209,4 +209,4 @@ def batch_of(clips: Sequence[Transcript], slots: int, longest: int) -> Spoken:
         text[row, : len(clip.text)] = clip.text
         absent[row, : len(clip.text)] = 0.0
         silent[row, : clip.tokens] = 0.0
-    return Spoken(Pieces.joined([clip.pieces for clip in clips]), silent, text, absent)
+    return Clips(Pieces.joined([clip.pieces for clip in clips]), silent, text, absent)
