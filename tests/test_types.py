@@ -93,7 +93,7 @@ def spoken_trajectory():
     return trajectory
 
 
-def test_what_was_heard_round_trips_by_the_names_of_its_clips():
+def test_sound_round_trips_by_the_names_of_its_clips():
     trajectory = spoken_trajectory()
     clips = {clip_name(s.clip): s.clip for s in trajectory.sounds()}
     line = trajectory.to_json_line()

@@ -173,7 +173,8 @@ def test_an_int_is_good_for_a_float():
     ("rl.loss", "gspo", "set rl.loss_mean to sequence"),
     ("rl.advantage", "gae", "has no group: choose batch or none"),
     ("rl.advantage", "single_stream", "has no group: choose batch or none"),
-    ("speech.share", 1.0, "a policy without an audio encoder hears no speech: set model.audio.encoder_layers"),
+    ("speech.share", 1.0,
+     "a policy without an audio encoder hears no speech: set model.audio.encoder_layers"),
     ("model.audio.encoder_layers", -1, "at least 0"),
     ("model.audio.num_mel_bins", 0, "at least 1"),
     ("model.audio.encoder_ffn_dim", 0, "at least 1"),
@@ -333,14 +334,14 @@ def test_users_may_speak_to_a_policy_that_hears():
 
 
 @pytest.mark.parametrize("data, key", [
-    ({"eval": {"heard": ["clean"]}}, "eval.spoken"),
+    ({"eval": {"spoken": ["clean"]}}, "eval.spoken"),
     ({"curriculum": {"spoken": 0.5}}, "curriculum.spoken"),
     ({"curriculum": {"maths": 0.5}}, "curriculum.maths"),
     ({"curriculum": {"warmup_steps": -1}}, "curriculum.warmup_steps"),
     ({"warm_start": {"speech_stage": {"episodes": -1}}}, "warm_start.speech_stage.episodes"),
     ({"warm_start": {"speech_stage": {"joint_rate": 0.0}}}, "warm_start.speech_stage.joint_rate"),
-    ({"eval": {"heard": ["mumble"]},
+    ({"eval": {"spoken": ["mumble"]},
       "model": {"audio": {"encoder_layers": 2, "output_dim": 128}}}, "eval.spoken"),
 ])
-def test_what_only_ears_and_a_mix_can_use_needs_them(data, key):
+def test_what_only_an_audio_encoder_and_a_mix_can_use_needs_them(data, key):
     assert f"config.{key} = " in refused(data)

@@ -13,7 +13,7 @@ import pytest
 from processes import free_port, outputs, start
 
 from tarl_jax.config import RunConfig, from_config_dict
-from tarl_jax.config.presets import ENCODER, MODELS
+from tarl_jax.config.presets import AUDIO_ENCODERS, MODELS
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
@@ -23,9 +23,9 @@ from tarl_jax.training.policy import make_updater
 from tarl_jax.training.train import train
 from tarl_jax.training.turn_values import main as calibrate
 
-FOLDER = Path(__file__).parents[1] / "configs"
+FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-# Their states hold more, the last one the audio encoder.
+# Their states hold more, the last one an audio encoder.
 MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"ahead": True}, "omni_tarl": {}}
 
 
@@ -38,7 +38,7 @@ def config_of(name: str, size: str = "") -> RunConfig:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size_passes_the_checks(name):
-    for size in ENCODER if name == "omni_tarl" else ("", "tiny", *MODELS):
+    for size in AUDIO_ENCODERS if name == "omni_tarl" else ("", "tiny", *MODELS):
         config = config_of(name, size)
         assert config.name == name
         episodes = config.rollout.tasks_per_step * config.rollout.group_size
@@ -49,8 +49,8 @@ def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
     """The tiny size, smaller still; what fails at once still differs in its turns."""
     config = config_of(name, "tiny")
     replace = dataclasses.replace
-    encoder = bool(config.model.audio)  # sound has more tokens than text, and numbers have more
-    longest, warm_steps = (320, 250) if encoder else (192, 60)
+    hears = bool(config.model.audio)  # sound has more tokens than text, and numbers have more
+    longest, warm_steps = (320, 250) if hears else (192, 60)
     return replace(
         config,
         workdir=str(run),
@@ -128,7 +128,7 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
 def test_two_processes_train_as_one_does(trained, tmp_path):
     """The second of them writes nothing, and the pair goes on from its own checkpoint."""
     one = trained("ppo_turn_end")
-    script, pair = Path(__file__).with_name("two_trainers.py"), tmp_path / "pair"
+    script, pair = Path(__file__).parents[1] / "two_trainers.py", tmp_path / "pair"
     for steps in (1, 2):
         where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
         config = dataclasses.replace(

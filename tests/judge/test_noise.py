@@ -11,7 +11,7 @@ TRUE = Judgement([-1, 0, 1] * 10, ["note"] * 30)
 SEEDS = range(400)
 
 
-def spoken(**noise):
+def shown(**noise):
     """[episodes, turns] of scores."""
     return np.array([disturbed(TRUE, seed, NoiseConfig(**noise)).scores for seed in SEEDS])
 
@@ -21,7 +21,7 @@ def test_without_noise_nothing_changes():
 
 
 def test_flips_come_as_often_as_asked_and_go_both_ways():
-    scores, true = spoken(flip=0.2), np.array(TRUE.scores)
+    scores, true = shown(flip=0.2), np.array(TRUE.scores)
     for score in (-1, 0, 1):
         got = scores[:, true == score]  # 4,000 turns: 0.2 has a standard error of 0.006
         for other in {-1, 0, 1} - {score}:
@@ -29,7 +29,7 @@ def test_flips_come_as_often_as_asked_and_go_both_ways():
 
 
 def test_optimism_only_raises():
-    scores, true = spoken(optimism=0.3), np.array(TRUE.scores)
+    scores, true = shown(optimism=0.3), np.array(TRUE.scores)
     assert (scores[:, true == 1] == 1).all()
     for score in (-1, 0):
         got = scores[:, true == score]
@@ -43,8 +43,8 @@ def test_abstentions_take_whole_episodes():
 
 
 def test_errors_are_of_seed_and_turn_and_grow_with_the_probability():
-    few, many, true = spoken(flip=0.1), spoken(flip=0.3), np.array(TRUE.scores)
-    np.testing.assert_array_equal(few, spoken(flip=0.1))
+    few, many, true = shown(flip=0.1), shown(flip=0.3), np.array(TRUE.scores)
+    np.testing.assert_array_equal(few, shown(flip=0.1))
     wrong = few != true
     np.testing.assert_array_equal(few[wrong], many[wrong])
     assert not (wrong == wrong[0]).all() and not (wrong[:, 0] == wrong.T).all()

@@ -306,9 +306,9 @@ def test_the_ears_of_omni(tmp_path):
     thinker().save_pretrained(tmp_path)
     tower = {name.rpartition("audio_tower.")[2]: x.detach().numpy()
              for name, x in thinker().named_parameters() if "audio_tower." in name}
-    audio_inputs = dataclasses.replace(OMNI, audio=ENCODER)
+    with_audio = dataclasses.replace(OMNI, audio=ENCODER)
     with pytest.warns(UserWarning, match="vision, talker"):
-        params = load_params(tmp_path, audio_inputs, VOCAB, None, "float32")
+        params = load_params(tmp_path, with_audio, VOCAB, None, "float32")
     encoder = params.pop("audio")
     assert jax.tree.map(np.shape, encoder) == jax.tree.map(
         np.shape, jax.eval_shape(lambda: init_audio_params(ENCODER, jax.random.key(0)))
@@ -317,7 +317,7 @@ def test_the_ears_of_omni(tmp_path):
                     jax.tree.leaves(from_hugging_face(ENCODER, tower.__getitem__)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert relative(our_logits(params, OMNI), their_logits(thinker())) < 1e-4
-    deeper = dataclasses.replace(audio_inputs, audio=dataclasses.replace(ENCODER, encoder_layers=2))
+    deeper = dataclasses.replace(with_audio, audio=dataclasses.replace(ENCODER, encoder_layers=2))
     with (
         pytest.warns(UserWarning, match="vision, talker"),
         pytest.raises(ValueError, match=r"missing audio_tower\.layers\.1.*encoder_layers = 2"),
@@ -353,8 +353,10 @@ def test_a_policy_that_hears_is_written_as_omnis_thinker(tmp_path, random_params
 
     @jax.jit
     def scores(params):
-        spoken, counts = audio_encoder.audio_embeddings(params["audio"], ENCODER, features, np.array([frames]))
-        inputs = audio_encoder.merge(params["embed"][tokens], tokens, 46, spoken, counts)
+        sound, counts = audio_encoder.audio_embeddings(
+            params["audio"], ENCODER, features, np.array([frames])
+        )
+        inputs = audio_encoder.merge(params["embed"][tokens], tokens, 46, sound, counts)
         hidden = decoder.hidden_states(params, model, jnp.array(tokens), embeddings=inputs)
         return decoder.logits(params, hidden)
 
@@ -373,9 +375,9 @@ def test_what_an_omni_checkpoint_has_besides_stays(whole, tmp_path, random_param
         config = json.loads((source / "config.json").read_text())
         config = {"model_type": "qwen2_5_omni", "thinker_config": config, "talker_config": {}}
         (source / "config.json").write_text(json.dumps(config))
-    audio_inputs = dataclasses.replace(OMNI, audio=ENCODER)
-    params = random_params(audio_inputs, VOCAB, 13)
-    save_params(tmp_path / "saved", params, audio_inputs, VOCAB, "float32", audio_ids=AUDIO_IDS,
+    with_audio = dataclasses.replace(OMNI, audio=ENCODER)
+    params = random_params(with_audio, VOCAB, 13)
+    save_params(tmp_path / "saved", params, with_audio, VOCAB, "float32", audio_ids=AUDIO_IDS,
                 tokenizer_files=source)  # fmt: skip
     before, after = open_tensors(source), open_tensors(tmp_path / "saved")
     assert before.keys() == after.keys()
@@ -384,7 +386,7 @@ def test_what_an_omni_checkpoint_has_besides_stays(whole, tmp_path, random_param
         kept = "visual" in name or "talker" in name or "audio_bos_eos" in name
         assert np.array_equal(value, after[name]) == kept, name
     with pytest.warns(UserWarning, match="vision, talker"):
-        assert_same(load_params(tmp_path / "saved", audio_inputs, VOCAB, None, "float32"), params)
+        assert_same(load_params(tmp_path / "saved", with_audio, VOCAB, None, "float32"), params)
 
 
 def test_ears_on_another_decoder_are_no_model_of_theirs(tmp_path, random_params):

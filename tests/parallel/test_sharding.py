@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 MESHES = ["(8, 1, 1)", "(2, 2, 2)", "(1, 2, 4)"]
 ALL = ["(2, 2, 2)", "(1, 2, 4)"]  # of sharded_update.py
 
@@ -19,8 +19,8 @@ def found():
         f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f
     ) + " --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, HERE / "sharded_update.py"], capture_output=True, text=True, timeout=600,
-        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(HERE.parent)},
+        [sys.executable, TESTS / "sharded_update.py"], capture_output=True, text=True, timeout=600,
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(TESTS.parent)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

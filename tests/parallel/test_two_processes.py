@@ -14,11 +14,11 @@ from tarl_jax.parallel import hosts
 from tarl_jax.rollout.workers import Answer
 from tarl_jax.speech.sound import Sound
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def test_two_processes_say_what_one_says():
-    port, script = free_port(), HERE / "two_processes.py"
+    port, script = free_port(), TESTS / "two_processes.py"
 
     def results(processes, devices):
         running = [start([script, *map(str, (port, processes, rank))], devices)

@@ -95,10 +95,10 @@ def batches_of(trajectories, packed=False, tokens=512):
     layouts = (
         packed_layouts(lengths, tokens, 256, 2) if packed else padded_layouts(lengths, tokens, 2)
     )
-    spoken = [audio_inputs_of(t.sounds(), t.num_tokens, ENCODER) for t in trajectories]
+    inputs = [audio_inputs_of(t.sounds(), t.num_tokens, ENCODER) for t in trajectories]
     advantages = np.random.default_rng(0).standard_normal(len(lengths))
     samples = [
-        sample for t, advantage, of in zip(trajectories, advantages, spoken, strict=True)
+        sample for t, advantage, of in zip(trajectories, advantages, inputs, strict=True)
         for sample in samples_of(t, advantage, audio_inputs=of)
     ]
     return fill(layouts, samples, packed)
@@ -147,13 +147,13 @@ def test_inputs_equal_those_of_whole_clips(params, trajectories):
             mel = audio_encoder.log_mel(sound.clip, 8)[None]
             inputs, _ = embeddings(plain["audio"], ENCODER, mel, np.array([mel.shape[1]]))
             joined.append(inputs[0, : sound.tokens])
-        spoken = np.concatenate(joined)
-        sound = spoken if len(spoken) else np.zeros((1, 16), np.float32)
+        encoded = np.concatenate(joined)
+        sound = encoded if len(encoded) else np.zeros((1, 16), np.float32)
         tokens = batch.tokens[row : row + 1]
         # The policy may have written the placeholder's id: then it stands for itself.
         placed = np.where(batch.audio_inputs.places[row : row + 1] > 0, AUDIO + 1, tokens)
         inputs = audio_encoder.merge(
-            plain["embed"][tokens], placed, AUDIO + 1, sound[None], np.array([len(spoken)])
+            plain["embed"][tokens], placed, AUDIO + 1, sound[None], np.array([len(encoded)])
         )
         expected = states(plain, MODEL, tokens, embeddings=inputs)
         np.testing.assert_allclose(ours[row], expected[0], atol=2e-4)
@@ -259,7 +259,7 @@ def test_what_several_sequences_hear_is_in_a_batch_once():
 
 
 def test_a_part_hears_what_came_before_its_end_and_no_more():
-    """Tokens 5 and 6 are forgotten before the second clip is spoken."""
+    """Tokens 5 and 6 are forgotten before the second clip is heard."""
     clips = [np.zeros(samples, np.float32) for samples in (4000, 1600)]  # 6 tokens, 2 tokens
     said = Segment("agent", [1, 2, STOP], [True] * 3, [-1.0] * 3, 0, "", forgotten=2)
     segments = [

@@ -43,8 +43,8 @@ class Speaking(Scripted):
         clip = clip_of(self.voice + place, self.samples + 500 * place)
         count = audio_encoder.token_count(audio_encoder.frame_count(len(clip)))
         middle = len(tokens) // 2
-        spoken = [*tokens[:middle], *[VOCAB - 1] * count, *tokens[middle:]]
-        return Answer(spoken, sounds=(Sound(middle, count, clip),))
+        with_clip = [*tokens[:middle], *[VOCAB - 1] * count, *tokens[middle:]]
+        return Answer(with_clip, sounds=(Sound(middle, count, clip),))
 
     def start(self):
         return self.with_sound(0, self.prompt)
@@ -54,7 +54,7 @@ class Speaking(Scripted):
         return self.with_sound(place, answer.tokens) if answer and place % 2 == 0 else answer
 
     def record(self):
-        """(tokens, inputs that are spoken by their position, sampled, log-probs)."""
+        """(tokens, clips by their position, sampled, log-probs)."""
         tokens, sounds, sampled, log_probs = [], [], [], []
         for place in range(len(self.turns) + 1):
             answer = Answer(self.answers[place - 1]) if place else self.with_sound(0, self.prompt)
@@ -78,7 +78,8 @@ class Speaking(Scripted):
 def encoded(params, clip, config):
     """A whole clip at once, without pieces."""
     mel = audio_encoder.log_mel(clip, config.num_mel_bins)[None]
-    return audio_encoder.audio_embeddings(params["audio"], config, mel, jnp.array([mel.shape[1]]))[0][0]
+    frames = jnp.array([mel.shape[1]])
+    return audio_encoder.audio_embeddings(params["audio"], config, mel, frames)[0][0]
 
 
 @jax.jit
@@ -93,9 +94,9 @@ def expected_log_probs(params, episode):
     padded = np.pad(tokens, (0, LONGEST - len(tokens)))
     inputs = np.array(params["embed"])[padded]
     for first, clip in sounds:
-        spoken = np.array(encoded(params, clip, ENCODER))
-        assert set(tokens[first : first + len(spoken)]) == {VOCAB - 1}
-        inputs[first : first + len(spoken)] = spoken
+        sound = np.array(encoded(params, clip, ENCODER))
+        assert set(tokens[first : first + len(sound)]) == {VOCAB - 1}
+        inputs[first : first + len(sound)] = sound
     places = np.flatnonzero(sampled)
     return given[places], np.array(recomputed(params, padded[None], inputs[None]))[places - 1]
 
@@ -125,7 +126,7 @@ def test_prefixes_are_shared_by_who_hears_the_same_and_no_one_else(engine, param
     assert stats.fed_tokens <= stats.forced_tokens - 2 * (prompt // BLOCK * BLOCK)
 
 
-def test_what_is_heard_matters(engine, params):
+def test_what_is_said_matters(engine, params):
     first, second = Speaking(5, 30, [6]), Speaking(5, 30, [6], voice=3)
     engine.run(params, [first, second], TEMPERATURE)
     assert first.start().tokens == second.start().tokens
@@ -137,11 +138,11 @@ def test_pieces_say_what_the_whole_clip_does(engine, params, samples):
     clip = clip_of(1, samples)
     pieces = audio_inputs.pieces_of(clip, ENCODER)
     assert pieces.mel.shape[1:] == (20, 8) and pieces.frames.sum() == -(-samples // 160)
-    spoken = engine.programs.encode_clip(engine.programs.prepare(params), clip)
-    assert len(spoken) == audio_inputs.tokens_of(samples)
-    if len(spoken):
+    found = engine.programs.encode_clip(engine.programs.prepare(params), clip)
+    assert len(found) == audio_inputs.tokens_of(samples)
+    if len(found):
         expected = encoded(params, clip, ENCODER)
-        np.testing.assert_allclose(spoken, expected[: len(spoken)], atol=1e-4)
+        np.testing.assert_allclose(found, expected[: len(found)], atol=1e-4)
 
 
 def test_the_longest_clip_of_a_number_of_tokens():
@@ -151,17 +152,19 @@ def test_the_longest_clip_of_a_number_of_tokens():
         assert audio_inputs.tokens_of(longest + 1) == tokens + 1
 
 
-def test_a_context_may_lose_the_end_of_what_was_heard():
+def test_a_context_may_lose_the_end_of_its_sound():
     inputs = np.arange(12.0).reshape(6, 2)
     row = Row(0, 0)
     scheduler = Scheduler(1)
     scheduler.begin(row)
-    spoken = [SpokenInputs(1, inputs[:3], clip_of(0, 480), -9), SpokenInputs(5, inputs, clip_of(1, 960), -100)]
+    spoken = [SpokenInputs(1, inputs[:3], clip_of(0, 480), -9),
+              SpokenInputs(5, inputs, clip_of(1, 960), -100)]
     scheduler.answered(row, [1, 8, 8, 8, 2, 8, 8, 8, 8, 8, 8, 3], spoken=spoken)
     assert row.keys == [1, -9, -10, -11, 2, -100, -101, -102, -103, -104, -105, 3]
     scheduler.admit()
     row.asking = True
-    scheduler.answered(row, [4, 8], keep=7, spoken=[SpokenInputs(1, inputs[:1], clip_of(2, 480), -50)])
+    last = SpokenInputs(1, inputs[:1], clip_of(2, 480), -50)
+    scheduler.answered(row, [4, 8], keep=7, spoken=[last])
     assert row.tokens == [1, 8, 8, 8, 2, 8, 8, 4, 8]
     assert row.keys == [1, -9, -10, -11, 2, -100, -101, 4, -50]
     np.testing.assert_array_equal(row.spoken[1].inputs, inputs[:2])

@@ -95,7 +95,8 @@ def test_problems_that_leave_no_room_are_left_out_and_counted(tiny_config):
 
     def made(limit):
         rollout = dataclasses.replace(tiny_config.rollout, max_episode_tokens=limit)
-        return Environment.from_config(dataclasses.replace(tiny_config, maths=maths, rollout=rollout))
+        config = dataclasses.replace(tiny_config, maths=maths, rollout=rollout)
+        return Environment.from_config(config)
 
     env = made(90)
     problems = env.maths.train_tasks + env.maths.held_out_tasks

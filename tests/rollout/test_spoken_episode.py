@@ -73,7 +73,7 @@ def say(env, episode, text):
     return episode.turn(Turn(ids, [-0.5] * len(ids), [-0.5] * len(ids)))
 
 
-def test_words_that_are_not_heard_change_nothing_for_the_policy(env):
+def test_words_that_are_not_said_change_nothing_for_the_policy(env):
     """The hidden texts differ, their sound does not: every token, sound and number is the same."""
     texts = [("Cancel #W1.", ("No.", "Bye")), ("Something much longer, on #W2222.", ("Yes!", "X"))]
     seen, trajectories = [], []
@@ -121,7 +121,7 @@ def test_every_placeholder_has_its_sound(env):
     assert trajectory.segments[-1].sound is None  # the goodbye came too late
 
 
-def test_a_cut_turn_is_closed_before_what_is_heard(env):
+def test_a_cut_turn_is_closed_before_the_sound(env):
     episode = spoken(env, Writer())
     episode.start()
     ids = env.tokenizer.encode("Which or")

@@ -56,8 +56,8 @@ def test_a_level_is_no_rise():
 SPOKEN = "eval/spoken/clean/pass^1"
 
 
-def evaluation(read, spoken, half=0.05):
-    return {"eval/pass^1": read, SPOKEN: spoken, f"{SPOKEN}_low": spoken - half,
+def evaluation(written, spoken, half=0.05):
+    return {"eval/pass^1": written, SPOKEN: spoken, f"{SPOKEN}_low": spoken - half,
             f"{SPOKEN}_high": spoken + half}
 
 
@@ -69,6 +69,6 @@ def evaluation(read, spoken, half=0.05):
     ([evaluation(0.4, 0.4)], False),
     ([{"eval/pass^1": 0.4}, {"eval/pass^1": 0.5}], False),  # nobody speaks
 ])
-def test_a_policy_that_unlearns_to_listen_is_noticed(evaluations, said):
+def test_a_policy_that_unlearns_speech_is_noticed(evaluations, said):
     found = warnings({}, [], evaluations)
-    assert any("unlearns to understand speech" in line and "speech.share" in line for line in found) == said
+    assert any("unlearns to understand speech" in s and "speech.share" in s for s in found) == said

@@ -194,7 +194,7 @@ def test_broken_trajectory_names_file_and_line(tmp_path, broken):
         metrics.read_trajectories(path)
 
 
-def test_what_was_heard_lies_beside_the_episodes(tmp_path):
+def test_sound_lies_beside_the_episodes(tmp_path):
     pytest.importorskip("soundfile", reason="FLAC files need soundfile (the speech extra)")
     rng = np.random.default_rng(0)
     clips = [(rng.integers(-9000, 9000, n) / 32768).astype(np.float32) for n in (400, 900)]
@@ -203,5 +203,5 @@ def test_what_was_heard_lies_beside_the_episodes(tmp_path):
         trajectories[index].segments[0].sound = Sound(0, 2, clip)
     path = metrics.append_trajectories(tmp_path, 4, trajectories)
     assert metrics.read_trajectories(path) == trajectories
-    assert len(list((path.parent / "clips").iterdir())) == 2  # one that two spoken is kept once
+    assert len(list((path.parent / "clips").iterdir())) == 2  # one that two share is kept once
     assert metrics.trajectory_files(tmp_path) == {4: path}

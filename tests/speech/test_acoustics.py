@@ -109,9 +109,9 @@ def test_a_telephone_passes_its_band_and_nothing_else():
 
 
 def test_a_telephone_neither_shifts_nor_stretches(voice):
-    spoken = acoustics.telephone(voice)
-    assert len(spoken) == len(voice)
-    factor, rest = separate(spoken.astype(np.float64), voice.astype(np.float64))
+    received = acoustics.telephone(voice)
+    assert len(received) == len(voice)
+    factor, rest = separate(received.astype(np.float64), voice.astype(np.float64))
     assert factor == pytest.approx(1.0, abs=0.02)
     assert db(power(voice) / power(rest)) > 25  # what 8 bits cost
 

@@ -50,7 +50,7 @@ def test_the_same_text_has_the_same_samples_whenever_and_whatever_was_said_befor
     other.close()
 
 
-def test_speed_pitch_and_accent_are_heard(espeak):
+def test_speed_pitch_and_accent_change_the_clip(espeak):
     plain = espeak.say(TEXT, VOICE)
     assert len(espeak.say(TEXT, Voice("en-us", speed=1.5))) < 0.8 * len(plain)
     assert fundamental(espeak.say(TEXT, Voice("en-us", pitch=1.0))) > 1.2 * fundamental(plain)

@@ -79,7 +79,7 @@ def test_every_fault_has_its_kind_and_its_number_of_tries(make, address, model, 
     with pytest.raises(SpeechError) as caught:
         make(model, **options).say("Hello.", VOICE)
     assert caught.value.kind == kind, caught.value
-    # A server too busy to be asked in time was asked all the same, only not spoken.
+    # A server too busy to be asked in time was asked all the same, only not heard.
     assert len(requests(address, model)) <= tries
     if kind != "timeout":
         assert len(requests(address, model)) == tries

@@ -126,7 +126,7 @@ def test_voices_and_acoustics_come_from_the_seed(speech):
     assert [(u.voice, u.acoustics) for u in users] == [(u.voice, u.acoustics) for u in again]
 
 
-def test_effects_are_heard_and_repeat(speech):
+def test_effects_change_the_clip_and_repeat(speech):
     config = dataclasses.replace(CONFIG, acoustics=("telephone+white:5",))
     clips = [SpokenUser(Writer(), speech, config, seed).reply("?").audio for seed in (1, 1, 2)]
     np.testing.assert_array_equal(clips[0], clips[1])

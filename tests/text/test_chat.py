@@ -211,20 +211,20 @@ def test_no_ids_make_reading_fail(ids):
 # --- sound ----------------------------------------------------------------------------------------
 
 
-def test_a_heard_turn_is_rendered_exactly_as_omni_does():
-    audio_inputs = Tokenizer(with_audio=True)
-    ids, first = Chat(audio_inputs).spoken(3)
-    assert audio_inputs.decode(ids) == (
+def test_a_spoken_turn_is_rendered_exactly_as_omni_does():
+    tokenizer = Tokenizer(with_audio=True)
+    ids, first = Chat(tokenizer).spoken(3)
+    assert tokenizer.decode(ids) == (
         "\n<|im_start|>user\n<|audio_bos|><|AUDIO|><|AUDIO|><|AUDIO|><|audio_eos|><|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    placeholder = audio_inputs.encode_markup("<|AUDIO|>")
+    placeholder = tokenizer.encode_markup("<|AUDIO|>")
     assert len(placeholder) == 1 and ids[first : first + 3] == [*placeholder] * 3
     assert ids.count(*placeholder) == 3
     # All else is laid out as for one who reads.
     assert ids[: first - 1] + ids[first + 4 :] == CHAT.user("")
 
 
-def test_who_cannot_hear_has_no_such_markup():
+def test_a_tokenizer_without_audio_has_no_such_markup():
     with pytest.raises(ValueError, match=r"audio_bos.*is not chat markup"):
         CHAT.spoken(3)

@@ -134,25 +134,25 @@ def test_training_again_gives_the_committed_model(tmp_path):
 
 
 def test_markup_of_sound_comes_behind_the_model_files_ids():
-    audio_inputs = Tokenizer(with_audio=True)
+    tokenizer = Tokenizer(with_audio=True)
     sound = ["<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"]
-    ids = [audio_inputs.encode_markup(text) for text in sound]
+    ids = [tokenizer.encode_markup(text) for text in sound]
     assert ids == [(TOKENIZER.vocab_size + i,) for i in range(3)]
-    assert audio_inputs.vocab_size == TOKENIZER.vocab_size + 3
-    assert audio_inputs.special_ids == TOKENIZER.special_ids | {i for (i,) in ids}
+    assert tokenizer.vocab_size == TOKENIZER.vocab_size + 3
+    assert tokenizer.special_ids == TOKENIZER.special_ids | {i for (i,) in ids}
     text = "Order #W: <|AUDIO|><|audio_eos|>"
-    assert audio_inputs.encode(text) == TOKENIZER.encode(text)  # what is written is no sound
+    assert tokenizer.encode(text) == TOKENIZER.encode(text)  # what is written is no sound
     for text in MARKUP:
-        assert audio_inputs.encode_markup(text) == TOKENIZER.encode_markup(text)
-    assert len(audio_inputs.pieces()) == audio_inputs.vocab_size
+        assert tokenizer.encode_markup(text) == TOKENIZER.encode_markup(text)
+    assert len(tokenizer.pieces()) == tokenizer.vocab_size
 
 
 @pytest.mark.parametrize("text", ["#W214", "zip 80100.", "credit_card_42", "1,204 or 7"])
-def test_numbers_are_spelled_digit_by_digit_to_who_hears(text):
-    audio_inputs = Tokenizer(with_audio=True)
-    ids = audio_inputs.encode(text)
-    assert audio_inputs.decode(ids) == text == TOKENIZER.decode(TOKENIZER.encode(text))
-    pieces = [audio_inputs.decode([token]) for token in ids]
+def test_numbers_are_spelled_digit_by_digit_with_audio(text):
+    tokenizer = Tokenizer(with_audio=True)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text == TOKENIZER.decode(TOKENIZER.encode(text))
+    pieces = [tokenizer.decode([token]) for token in ids]
     digits = [c for c in text if c.isdigit()]
     assert [p for p in pieces if any(c.isdigit() for c in p)] == digits
     assert len(ids) > len(TOKENIZER.encode(text))

@@ -153,7 +153,7 @@ def test_what_was_played_ahead_is_what_a_step_learns_from(engines, params, tmp_p
     assert lines(resumed.collect(2, other).trajectories) != expected
 
 
-def test_clips_that_were_heard_ahead_are_kept_as_long_as_their_episodes(
+def test_clips_that_were_played_ahead_are_kept_as_long_as_their_episodes(
     engines, params, tmp_path, monkeypatch
 ):
     collect = collector(engines, tmp_path)

@@ -25,7 +25,7 @@ from tarl_jax.training.evaluation import evaluate_run, require_some
 from tarl_jax.training.train import train
 from tarl_jax.types import Call
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 
 
 def user_config(server, **changes):

@@ -25,7 +25,7 @@ from tarl_jax.runs.metrics import read_metrics
 from tarl_jax.training.policy import export, make_updater, starting_policy
 from tarl_jax.training.train import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = dict(
     vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
     num_attention_heads=4, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True,

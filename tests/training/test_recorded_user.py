@@ -55,7 +55,7 @@ class Saying:
         return EngineStats(episodes=len(episodes))
 
 
-def test_every_task_is_read_and_heard_from_the_same_users(env):
+def test_every_task_is_written_and_spoken_by_the_same_users(env):
     engine = Saying(env)
     tasks = env.held_out_tasks[:2]
     metrics, trajectories = evaluate_modalities(engine, None, env, tasks, "eval")
@@ -72,7 +72,7 @@ def test_every_task_is_read_and_heard_from_the_same_users(env):
     assert metrics["eval/spoken/clean/episode_tokens"] > metrics["eval/episode_tokens"]
 
 
-def test_a_world_is_as_loud_as_it_is_told(env, tiny_env):
+def test_an_environment_is_as_loud_as_it_is_told(env, tiny_env):
     assert env.speaking(0.0).episode(env.train_tasks[0], "a", 1, 0).outside is False
     assert env.speaking(1.0).episode(env.train_tasks[0], "a", 1, 0).outside is True
     assert env.speaking(1.0, ("telephone",)).config.speech.acoustics == ("telephone",)
@@ -98,7 +98,7 @@ def params(env, random_params):
 
 
 def test_a_file_is_one_turn(env, params, tmp_path):
-    """The policy acts until it has said something; the record keeps what it spoken."""
+    """The policy acts until it has said something; the record keeps what it heard."""
     clip = hum()
     trajectory = recorded_user.play_clip(env, params, clip, "mine.wav")
     (sound,) = trajectory.sounds()
@@ -114,7 +114,9 @@ def test_a_file_that_is_too_long_is_refused(env, params):
         recorded_user.play_clip(env, params, np.full(16_000 * 25, 0.5, np.float32), "long.wav")
 
 
-def test_what_is_no_run_with_ears_or_no_sound_is_named(env, tiny_config, tmp_path, monkeypatch):
+def test_a_run_without_encoder_or_a_file_without_sound_is_named(
+    env, tiny_config, tmp_path, monkeypatch
+):
     monkeypatch.setattr(recorded_user, "require_run", lambda config, path: None)
     with pytest.raises(ConfigError, match="has no audio encoder"):
         recorded_user.answer(tiny_config, tmp_path / "x.wav", -1)

@@ -33,7 +33,7 @@ from tarl_jax.runs.directory import open_run_dir
 from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_files
 from tarl_jax.runs.stopping import Interrupted, StopRequest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STEPS = 4
 SMALL = {
     "model.num_layers": 1,

@@ -45,12 +45,13 @@ def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
     batch = transcription.batch_of([one], 5, longest=4)
     assert batch.silent.tolist() == [[0.0] * 8 + [1.0] * 2]
     assert batch.absent.tolist() == [[0.0, 0.0, 1.0, 1.0]]
-    _, loss = jax.jit(transcription.gradient, static_argnums=(0, 1))(MODEL, PLACEHOLDER, params, batch)
+    run = jax.jit(transcription.gradient, static_argnums=(0, 1))
+    _, loss = run(MODEL, PLACEHOLDER, params, batch)
 
-    spoken, _ = jax.jit(audio_encoder.audio_embeddings, static_argnums=1)(
+    encoded, _ = jax.jit(audio_encoder.audio_embeddings, static_argnums=1)(
         params["audio"], ENCODER, audio_encoder.log_mel(_clip(1), 8)[None], np.array([32])
     )
-    x = np.asarray(spoken[0], np.float64)
+    x = np.asarray(encoded[0], np.float64)
     x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + MODEL.rms_norm_eps)
     scores = (x * params["final_norm"]) @ params["embed"].T.astype(np.float64)
     shares = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
@@ -94,12 +95,12 @@ def tones(text):
     return Transcript(pieces_of(clip, ENCODER), tokens_of(len(clip)), np.array(text, np.int32))
 
 
-def test_ears_and_head_learn_to_spell():
+def test_encoder_and_head_learn_to_spell():
     """Tones in every order; the decoder's layers have no part in it."""
     texts = [(a, b) for a in range(4) for b in range(4) if a != b]
     start = decoder.init_params(MODEL, VOCAB, jax.random.key(0))
     optimizer = optax.adam(0.01)
-    batches = transcription.spoken_batches([tones(text) for text in texts], 3.0, 10, seed=0)
+    batches = transcription.clip_batches([tones(text) for text in texts], 3.0, 10, seed=0)
 
     @jax.jit
     def step(params, state, batch):
@@ -113,7 +114,8 @@ def test_ears_and_head_learn_to_spell():
     jax.tree.map(np.testing.assert_array_equal, learned["layers"], start["layers"])
     for text in texts:
         clip = tones(text)
-        scores = transcription.spelling(learned, MODEL, transcription.batch_of([clip], 5, longest=2))
+        batch = transcription.batch_of([clip], 5, longest=2)
+        scores = transcription.spelling(learned, MODEL, batch)
         said = transcription.transcribed(np.asarray(scores)[0], clip.tokens, PLACEHOLDER)
         assert said == list(text)
 
@@ -124,7 +126,7 @@ def test_batches_hold_every_clip_once_a_pass_and_shapes_are_few():
         transcript(int(rng.integers(800, 9000)), rng.integers(0, 4, 1 + i % 5).tolist(), seed=i)
         for i in range(40)
     ]
-    batches = transcription.spoken_batches(clips, 2.0, ENCODER.n_window, seed=0)
+    batches = transcription.clip_batches(clips, 2.0, ENCODER.n_window, seed=0)
     rows = {n: round(2.0 / (0.2 * n)) for n in {c.pieces.count for c in clips}}
     per_pass = sum(-(-sum(c.pieces.count == n for c in clips) // rows[n]) for n in rows)
     for _ in range(2):
@@ -170,12 +172,12 @@ def test_strung_clips_lie_where_their_texts_say():
 
 def test_what_is_unlike_the_table_by_hand():
     rng = np.random.default_rng(0)
-    table, spoken = rng.normal(size=(5, 3)), rng.normal(size=(2, 4, 3))
+    table, outputs = rng.normal(size=(5, 3)), rng.normal(size=(2, 4, 3))
     scores, silent = rng.normal(size=(2, 4, 5)), np.array([[0, 0, 0, 1], [0, 1, 1, 1]])
     shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    apart = ((spoken - shares @ table) ** 2).sum(-1)
+    apart = ((outputs - shares @ table) ** 2).sum(-1)
     expected = apart[silent == 0].mean() / (table**2).sum(-1).mean()
-    arrays = [np.float32(x) for x in (table, spoken, scores, silent)]
+    arrays = [np.float32(x) for x in (table, outputs, scores, silent)]
     np.testing.assert_allclose(transcription.unlikeness(*arrays), expected, rtol=1e-5)
     slopes = jax.grad(transcription.unlikeness, argnums=(0, 1, 2))(*arrays)
     assert not slopes[0].any() and not slopes[2].any() and slopes[1].any()
@@ -194,7 +196,7 @@ def test_ears_learn_to_be_as_long_as_what_is_read(params):
     assert along > 0.1  # downhill is shorter
 
 
-def test_a_frozen_field_does_not_matter_to_what_is_heard(params):
+def test_a_frozen_field_does_not_matter_to_what_is_transcribed(params):
     one = transcript(4000, [1, 2])
     frozen = dataclasses.replace(MODEL, audio=dataclasses.replace(ENCODER, frozen=True))
     batch = transcription.batch_of([one], 5, longest=2)

@@ -139,7 +139,7 @@ def test_what_the_score_depends_on_is_in_the_name_where_there_is_one(config, tin
     assert (_digest(config, tiny_env) == _digest(other, tiny_env)) == (target == 0)
 
 
-def test_a_policy_that_is_too_good_imitates_a_clumsier_clerk(config, tiny_env):
+def test_a_policy_that_is_too_good_imitates_a_clerk_with_more_errors(config, tiny_env):
     """Until the score has come down; what the cache keeps is the policy of the last score."""
     settings = dataclasses.replace(config.warm_start, target_pass=0.4, steps=200)
     config = dataclasses.replace(config, warm_start=settings)
@@ -167,7 +167,7 @@ def test_a_policy_that_is_no_better_than_wanted_stays_as_it_is(config, tiny_env)
     jax.tree.map(np.testing.assert_array_equal, plain, other)
 
 
-def test_a_clumsier_clerk_errs_more_but_no_more_than_always(config):
+def test_a_clerk_with_more_errors_errs_no_more_than_always(config):
     clerk = config.warm_start.clerk
     worse = with_more_errors(clerk, 6.0)
     assert worse.false_done == pytest.approx(6 * clerk.false_done)
@@ -201,12 +201,12 @@ def test_no_branches_is_an_error():
         from_config_dict(data)
 
 
-def test_ears_that_are_not_there_change_no_warm_start(tiny_config, tiny_env):
+def test_an_audio_encoder_that_is_not_there_changes_no_warm_start(tiny_config, tiny_env):
     name = _digest(tiny_config, tiny_env)
     deaf = dataclasses.replace(tiny_config.model, audio=AudioConfig(d_model=64))
     assert _digest(dataclasses.replace(tiny_config, model=deaf), tiny_env) == name
-    audio_inputs = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
-    assert _digest(dataclasses.replace(tiny_config, model=audio_inputs), tiny_env) != name
+    hearing = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
+    assert _digest(dataclasses.replace(tiny_config, model=hearing), tiny_env) != name
 
 
 # ---- by speech ---------------------------------------------------------------------------------
@@ -226,8 +226,10 @@ class Hum:
 
 @pytest.fixture
 def by_speech(config):
-    speech_stage = SpeechStageConfig(episodes=6, spaced=6, value_steps=2, steps=2, joint_steps=2,
-                          batch_seconds=4.0, batch_tokens=1024)
+    speech_stage = SpeechStageConfig(
+        episodes=6, spaced=6, value_steps=2, steps=2, joint_steps=2, batch_seconds=4.0,
+        batch_tokens=1024,
+    )
     encoder = AudioConfig(
         num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
         encoder_ffn_dim=16, n_window=10, output_dim=config.model.d_model,
@@ -241,22 +243,23 @@ def by_speech(config):
     return config, Environment.from_config(config)
 
 
-def test_spoken_demonstrations_are_the_written_ones_aloud(by_speech):
+def test_spoken_demonstrations_are_the_written_ones_said(by_speech):
     config, env = by_speech
     clerk, episodes = config.warm_start.clerk, 6
     written = demonstrate(config, env, clerk, episodes)
     with Speech(Hum(), workers=1, voices=("a",)) as speech:
-        spoken_demos, alone = demonstrate_spoken(config, env, clerk, episodes, speech)
-    assert len(spoken_demos) == len(written) == 6
+        spoken, alone = demonstrate_spoken(config, env, clerk, episodes, speech)
+    assert len(spoken) == len(written) == 6
     (placeholder,) = env.tokenizer.encode_markup("<|AUDIO|>")
-    for read, spoken in zip(written, spoken_demos, strict=True):
-        np.testing.assert_array_equal(read.tokens[read.agent], spoken.tokens[spoken.agent])
-        places = spoken.audio_inputs.places
-        assert set(spoken.tokens[places > 0]) == {placeholder} and placeholder not in read.tokens
-        assert (places > 0).sum() == sum(t.tokens for t in spoken.said)
-        sample = spoken.sample(0.5)
-        assert not sample.advantages[places > 0].any() and sample.audio_inputs is spoken.audio_inputs
-        text, said = env.tokenizer.decode(read.tokens), spoken.said
+    for plain, other in zip(written, spoken, strict=True):
+        np.testing.assert_array_equal(plain.tokens[plain.agent], other.tokens[other.agent])
+        places = other.audio_inputs.places
+        assert set(other.tokens[places > 0]) == {placeholder} and placeholder not in plain.tokens
+        assert (places > 0).sum() == sum(t.tokens for t in other.said)
+        sample = other.sample(0.5)
+        assert not sample.advantages[places > 0].any()
+        assert sample.audio_inputs is other.audio_inputs
+        text, said = env.tokenizer.decode(plain.tokens), other.said
         assert all(env.tokenizer.decode(t.text) in text for t in said)
         assert text.count("<|im_start|>user\n") - text.count("<tool_response>") == len(said)
     values = [env.tokenizer.decode(t.text) for t in alone]
@@ -278,19 +281,19 @@ def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by
     )
     assert len(written) == len(spaced) == 6
     gaps = []
-    for read, spoken in zip(written, spaced, strict=True):
-        kept = spoken.tokens[~np.isin(spoken.tokens, (placeholder, begin, end))]
-        np.testing.assert_array_equal(kept, read.tokens)
-        np.testing.assert_array_equal(spoken.tokens[spoken.agent], read.tokens[read.agent])
-        inside = np.cumsum(spoken.tokens == begin) > np.cumsum(spoken.tokens == end)
-        np.testing.assert_array_equal(spoken.spoken, inside & (spoken.tokens != begin))
-        assert spoken.audio_inputs is None and not read.spoken.any()
-        assert not spoken.sample(0.5).advantages[spoken.spoken].any()
-        gaps += np.diff(np.flatnonzero(spoken.spoken & (spoken.tokens != placeholder))).tolist()
+    for plain, other in zip(written, spaced, strict=True):
+        kept = other.tokens[~np.isin(other.tokens, (placeholder, begin, end))]
+        np.testing.assert_array_equal(kept, plain.tokens)
+        np.testing.assert_array_equal(other.tokens[other.agent], plain.tokens[plain.agent])
+        inside = np.cumsum(other.tokens == begin) > np.cumsum(other.tokens == end)
+        np.testing.assert_array_equal(other.spoken, inside & (other.tokens != begin))
+        assert other.audio_inputs is None and not plain.spoken.any()
+        assert not other.sample(0.5).advantages[other.spoken].any()
+        gaps += np.diff(np.flatnonzero(other.spoken & (other.tokens != placeholder))).tolist()
     assert {1, 2, 3, 4, 5, 6, 7} <= set(gaps)
 
 
-def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_speech, monkeypatch):
+def test_a_warm_start_with_speech_trains_both_and_is_done_once(by_speech, monkeypatch):
     config, env = by_speech
     def hum(config):
         return Speech(Hum(), workers=1, voices=("a",))
@@ -299,7 +302,8 @@ def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_speech, monkeypatch
     seen = []
     params, folder = started(config, env, lambda *now: seen.append(now[:3]))
     assert [what for what, step, steps in seen if step == steps] == [
-        "writing dialogues", "imitating", "speaking", "spelling", "transcribing", "listening"]
+        "writing dialogues", "imitating", "speaking", "spelling", "transcribing",
+        "acting on speech"]
     deaf = dataclasses.replace(config.warm_start, speech_stage=SpeechStageConfig())
     reader, other = started(dataclasses.replace(config, warm_start=deaf), env)
     start = decoder.init_params(config.model, env.vocab_size, jax.random.key(0))
@@ -311,18 +315,18 @@ def test_a_warm_start_by_ear_trains_both_and_is_done_once(by_speech, monkeypatch
     assert same == folder
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
-    # One that was stopped while listening has transcribed already, and ends as it would have.
+    # One that was stopped in its last stage has transcribed already, and ends as it would have.
     monkeypatch.setattr(Speech, "from_config", hum)
     shutil.rmtree(folder)
     seen.clear()
     resumed, same = started(config, env, lambda *now: seen.append(now[:3]))
     assert [what for what, step, steps in seen if step == steps] == [
-        "speaking", "writing dialogues", "listening"]
+        "speaking", "writing dialogues", "acting on speech"]
     assert same == folder
     jax.tree.map(np.testing.assert_array_equal, params, resumed)
 
 
-def test_muon_trains_the_matrices_of_ears_and_of_a_policy(by_speech):
+def test_muon_trains_the_matrices_of_an_audio_encoder_and_of_a_policy(by_speech):
     config, env = by_speech
     params = decoder.init_params(config.model, env.vocab_size, jax.random.key(0))
 
@@ -337,7 +341,7 @@ def test_muon_trains_the_matrices_of_ears_and_of_a_policy(by_speech):
     assert with_muon(params) == layers | {"layers/w_gate"}
 
 
-def test_who_speaks_is_in_the_name_of_a_policy_that_listens(by_speech):
+def test_who_speaks_is_in_the_name_of_a_policy_that_hears(by_speech):
     config, env = by_speech
     names = []
     for change in ({}, {"voices": ("en",)}, {"speed": (1.0, 1.1)}, {"acoustics": ("telephone",)},
