@@ -1,4 +1,4 @@
-"""Does a policy that trains on text alone stop listening? Four arms from one warm start by speech.
+"""Does a policy that trains on text alone unlearn speech? Four arms from one warm start with it.
 
     python experiments/speech/run.py --out=runs/speech --jobs=2
 
@@ -43,7 +43,8 @@ ARMS = {
 }
 PAIRS = (("mixed", "text"), ("mixed_maths", "text_maths"), ("text_maths", "text"),
          ("mixed_maths", "mixed"))  # what one arm has more than the other
-SENSES = {"read": "eval/", "heard": "eval/spoken/clean/", "heard_noise": f"eval/spoken/{NOISE}/"}
+MODALITIES = {"written": "eval/", "spoken": "eval/spoken/clean/",
+              "spoken_noise": f"eval/spoken/{NOISE}/"}
 SHOWN = ("pass^1", "pass^4", "clean_pass", "waits", "turns", "episode_tokens")
 Record = dict[str, Any]
 
@@ -64,40 +65,40 @@ def main() -> None:
         arms, args.seeds, args.out, HERE / f"results{args.tag}.jsonl",
         (SPOKEN, *(() if args.size else LENGTH), *args.fields), args.jobs,
     )
-    results = by_sense(runs)
+    results = by_modality(runs)
     plot(results, HERE / f"plot{args.tag}.png")
     print(table(results))
-    for sense in SENSES:
+    for modality in MODALITIES:
         rows = [{"arm": r["arm"], "seed": r["seed"],
                  "trained": {f"eval/{name}": r.get(name, math.nan) for name in SHOWN}}
-                for r in results if (r["sense"], r["when"]) == (sense, "trained")]
-        print(f"\n{sense}, after training\n\n{study.means(rows, SHOWN)}\n")
+                for r in results if (r["modality"], r["when"]) == (modality, "trained")]
+        print(f"\n{modality}, after training\n\n{study.means(rows, SHOWN)}\n")
         print(study.differences(rows, ("pass^1", "pass^4"), PAIRS))
 
 
-def by_sense(runs: list[Record]) -> list[Record]:
-    """One record per run, evaluation and sense, with 95% intervals."""
+def by_modality(runs: list[Record]) -> list[Record]:
+    """One record per run, evaluation and modality, with 95% intervals."""
     results = []
     for run in runs:
         for when in ("base", "trained"):
-            for sense, prefix in SENSES.items():
+            for modality, prefix in MODALITIES.items():
                 values = {
                     name.removeprefix(prefix): value for name, value in run[when].items()
                     if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
                 }
                 results.append({"arm": run["arm"], "seed": run["seed"], "when": when,
-                                "sense": sense, **values})
+                                "modality": modality, **values})
     return results
 
 
 def table(results: list[Record]) -> str:
-    """Markdown: one row per run and sense, base → trained."""
-    lines = ["| arm | seed | sense | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 3) + "|"]
-    keys = sorted({(r["arm"], r["seed"], r["sense"]) for r in results})
+    """Markdown: one row per run and modality, base → trained."""
+    lines = [f"| arm | seed | modality | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 3) + "|"]
+    keys = sorted({(r["arm"], r["seed"], r["modality"]) for r in results})
     for key in keys:
         base, trained = (
             next(r for r in results
-                 if (r["arm"], r["seed"], r["sense"], r["when"]) == (*key, when))
+                 if (r["arm"], r["seed"], r["modality"], r["when"]) == (*key, when))
             for when in ("base", "trained")
         )
         cells = [f"{_show(base, name)} → {_show(trained, name)}" for name in SHOWN]
@@ -115,7 +116,7 @@ def _show(record: Record, name: str) -> str:
 
 
 def plot(results: list[Record], path: Path) -> None:
-    """pass^1 and pass^4 by sense and arm: bars are means over seeds, dots single seeds."""
+    """pass^1 and pass^4 by modality and arm: bars are means over seeds, dots single seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -129,8 +130,9 @@ def plot(results: list[Record], path: Path) -> None:
     for axis, measure in zip(axes, ("pass^1", "pass^4"), strict=True):
         width = 0.8 / len(arms)
         for place, arm in enumerate(arms):
-            for x, sense in enumerate(SENSES):
-                rows = [r[measure] for r in results if measure in r and r["sense"] == sense and (
+            for x, modality in enumerate(MODALITIES):
+                played = [r for r in results if measure in r and r["modality"] == modality]
+                rows = [r[measure] for r in played if (
                     r["when"] == "base" if arm == "base"
                     else (r["arm"], r["when"]) == (arm, "trained"))]
                 if not rows:
@@ -139,8 +141,8 @@ def plot(results: list[Record], path: Path) -> None:
                 axis.bar(at, np.mean(rows), 0.9 * width, color=colors[arm],
                          label=arm if x == 0 else None)
                 axis.plot([at] * len(rows), rows, "k.", ms=4)
-        axis.set(title=measure, xticks=range(len(SENSES)), ylim=(0, 1),
-                 xticklabels=["read", "heard", f"heard, {NOISE} dB"])
+        axis.set(title=measure, xticks=range(len(MODALITIES)), ylim=(0, 1),
+                 xticklabels=["written", "spoken", f"spoken, {NOISE} dB"])
         axis.grid(alpha=0.3, axis="y")
     axes[0].legend(frameon=False)
     figure.suptitle("Held-out tasks after training; base: the warm start of all runs")
