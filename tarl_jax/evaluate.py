@@ -13,6 +13,7 @@ plays one turn from a file to a policy that hears, and prints what it does about
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.parallel.process import restart_with_tuned_malloc
@@ -28,17 +29,20 @@ def main() -> None:
     user = flags.DEFINE_enum("user", "tasks", ["tasks", "human"], "Who speaks to the policy.")
     audio = flags.DEFINE_string("audio", None, "What a human says: a sound file.")
 
-    def job(config: RunConfig) -> None:
+    def job(config: RunConfig, parts: Any) -> None:
         if (user.value == "human") != bool(audio.value):
             raise ConfigError("--user=human and --audio=FILE belong together: give both or none")
+        from tarl_jax.training.parts import checked
+
+        own = checked(parts, config)
         if audio.value:
             from tarl_jax.training.recorded_user import answer
 
-            answer(config, Path(audio.value), chosen.value)
+            answer(config, Path(audio.value), chosen.value, own)
             return
         from tarl_jax.training.evaluation import evaluate_run
 
-        evaluate_run(config, chosen.value)
+        evaluate_run(config, chosen.value, own)
 
     run_with_config(__doc__, job)
 

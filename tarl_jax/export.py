@@ -9,6 +9,7 @@ tokenizer's files where the run started from a pretrained checkpoint. Adapters a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.parallel.process import restart_with_tuned_malloc
@@ -22,12 +23,13 @@ def main() -> None:
     out = flags.DEFINE_string("out", None, "The folder to write; it must not exist or be empty.")
     step = flags.DEFINE_integer("step", -1, "The checkpoint's step; -1: the newest.")
 
-    def job(config: RunConfig) -> None:
+    def job(config: RunConfig, parts: Any) -> None:
+        from tarl_jax.training.parts import checked
         from tarl_jax.training.policy import export
 
         if not out.value:
             raise ConfigError("--out is required: the folder to write")
-        done = export(config, Path(out.value), step.value)
+        done = export(config, Path(out.value), step.value, checked(parts, config))
         print(f"step {done} of {config.workdir}: {out.value}")
 
     run_with_config(__doc__, job)

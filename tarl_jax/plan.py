@@ -239,7 +239,7 @@ def main() -> None:
     slices = flags.DEFINE_integer("slices", 1, "Number of such slices.")
     search = flags.DEFINE_bool("search", False, "Look for the largest micro-batch that fits.")
 
-    def job(config: RunConfig) -> None:
+    def job(config: RunConfig, parts: Any) -> None:
         import jax
 
         # What was compiled for devices that are not here cannot be read back.

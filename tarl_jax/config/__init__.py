@@ -23,7 +23,6 @@
 """
 
 from tarl_jax.config.audio import AudioConfig as AudioConfig
-from tarl_jax.config.checks import ConfigError as ConfigError
 from tarl_jax.config.credit import RewardConfig as RewardConfig
 from tarl_jax.config.credit import RLConfig as RLConfig
 from tarl_jax.config.credit import ValueConfig as ValueConfig
@@ -31,6 +30,10 @@ from tarl_jax.config.curriculum import CurriculumConfig as CurriculumConfig
 from tarl_jax.config.environment import SandboxConfig as SandboxConfig
 from tarl_jax.config.environment import ShopConfig as ShopConfig
 from tarl_jax.config.environment import TaskConfig as TaskConfig
+from tarl_jax.config.errors import ConfigError as ConfigError
+from tarl_jax.config.errors import InputError as InputError
+from tarl_jax.config.errors import MissingFileError as MissingFileError
+from tarl_jax.config.errors import TarlError as TarlError
 from tarl_jax.config.judge import JudgeConfig as JudgeConfig
 from tarl_jax.config.judge import NoiseConfig as NoiseConfig
 from tarl_jax.config.llm import LLMConfig as LLMConfig

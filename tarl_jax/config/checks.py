@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tarl_jax.config.audio import check_audio
 from tarl_jax.config.credit import check_credit
 from tarl_jax.config.curriculum import check_curriculum
+from tarl_jax.config.errors import ConfigError
 from tarl_jax.config.judge import check_judge
 from tarl_jax.config.llm import check_user
 from tarl_jax.config.maths import check_maths
@@ -16,10 +17,6 @@ from tarl_jax.config.warm_start import check_warm_start
 
 if TYPE_CHECKING:
     from tarl_jax.config.run import RunConfig
-
-
-class ConfigError(ValueError):
-    """A config key or value that no run can use; the message names it and the remedy."""
 
 
 def check(c: RunConfig) -> None:
@@ -35,9 +32,6 @@ def check(c: RunConfig) -> None:
     check_credit(c.reward, c.rl, c.rollout.group_size, require, choice)
     check_user(c.user, require, choice)
     check_judge(c.judge, require, choice)
-    choice("sandbox.domain", c.sandbox.domain, ("retail", "airline"))
-    require(c.sandbox.domain == "retail" or bool(c.sandbox.data), "sandbox.data", c.sandbox.data,
-            f"name a folder with data of the domain {c.sandbox.domain!r}; only retail has its own")
     choice("model.dtype", c.model.dtype, ("float32", "bfloat16"))
     choice("model.param_dtype", c.model.param_dtype, ("float32", "bfloat16"))
     choice("model.remat", c.model.remat, ("none", "dots", "full"))

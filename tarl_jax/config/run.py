@@ -13,10 +13,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from tarl_jax.config.checks import ConfigError, check
+from tarl_jax.config.checks import check
 from tarl_jax.config.credit import RewardConfig, RLConfig
 from tarl_jax.config.curriculum import CurriculumConfig
 from tarl_jax.config.environment import SandboxConfig, ShopConfig, TaskConfig
+from tarl_jax.config.errors import ConfigError
 from tarl_jax.config.judge import JudgeConfig
 from tarl_jax.config.llm import UserConfig
 from tarl_jax.config.log import CheckpointConfig, LogConfig

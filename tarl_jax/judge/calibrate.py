@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tarl_jax.config import ConfigError, JudgeConfig, RewardConfig, from_config_dict
+from tarl_jax.config import ConfigError, InputError, JudgeConfig, RewardConfig, from_config_dict
 from tarl_jax.judge.agreement import Scores, consistency
 from tarl_jax.judge.incentive import Group, incentive, pass_rates
 from tarl_jax.judge.report import Opinion, draw, show
@@ -50,7 +50,7 @@ def load_groups(path: Path, kind: str, last: int, episodes: int) -> list[list[Tr
         ends = itertools.accumulate(map(len, groups))
         groups = [g for g, end in zip(groups, ends, strict=True) if end <= episodes]
     if not groups:
-        raise ValueError(f"{path}: holds no episode of a task with tools to judge")
+        raise InputError(f"{path}: holds no episode of a task with tools to judge")
     return groups
 
 

@@ -7,12 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-from tarl_jax.config import JudgeConfig
+from tarl_jax.config import InputError, JudgeConfig
 from tarl_jax.judge import rules
 from tarl_jax.judge.llm import LLMJudge
 from tarl_jax.judge.noise import disturbed
 from tarl_jax.judge.rules import Judgement
 from tarl_jax.types import Trajectory
+
+JudgeOf = Callable[[Trajectory], Judgement | None]  # None: it abstains
 
 
 class Judge:
@@ -23,15 +25,21 @@ class Judge:
 
     folder: where the answers of a language model are kept (see `JudgeConfig.llm`).
     log: takes a line for the user.
+    own: judges in place of the one that the config names, several episodes at once, in threads.
     Raises LLMError where a package is missing.
     """
 
-    def __init__(self, config: JudgeConfig, folder: Path, log: Callable[[str], None] = print):
+    def __init__(
+        self, config: JudgeConfig, folder: Path, log: Callable[[str], None] = print,
+        own: JudgeOf | None = None,
+    ):
         self._noise = config.noise
         self._log = log
-        self._llm = LLMJudge(config, folder) if config.kind == "llm" else None
+        self._own = own
+        self._llm = LLMJudge(config, folder) if config.kind == "llm" and not own else None
+        slow = self._llm or own
         workers = config.llm.max_in_flight
-        self._pool = ThreadPoolExecutor(workers, "judge") if self._llm else None
+        self._pool = ThreadPoolExecutor(workers, "judge") if slow else None
         self._begun: dict[tuple[str, int], Future[Judgement | None]] = {}
 
     def check(self) -> None:
@@ -44,7 +52,7 @@ class Judge:
 
         episode: has a method `trajectory`; `judge_all` of that trajectory takes what comes of it.
         """
-        if self._llm:
+        if self._pool:
             trajectory = episode.trajectory()
             self._begun[_name(trajectory)] = self._submit(trajectory, 0)
 
@@ -85,8 +93,9 @@ class Judge:
 
     def close(self) -> None:
         """Ends what is asked of a language model."""
-        if self._llm and self._pool:
+        if self._llm:
             self._llm.close()  # first: it ends what the pool waits for
+        if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
@@ -98,9 +107,31 @@ class Judge:
     def _submit(self, trajectory: Trajectory, repeat: int) -> Future[Judgement | None]:
         if self._llm and self._pool:
             return self._pool.submit(self._llm.judge, trajectory, repeat)
+        if self._own and self._pool:
+            return self._pool.submit(_judged_by, self._own, trajectory)
         done: Future[Judgement | None] = Future()
         done.set_result(rules.judge(trajectory))
         return done
+
+
+def _judged_by(own: JudgeOf, trajectory: Trajectory) -> Judgement | None:
+    """What it says. Raises InputError where that is no judgement of this episode."""
+    judgement = own(trajectory)
+    if judgement is None:
+        return None
+    turns = len(trajectory.turns)
+    if not isinstance(judgement, Judgement):
+        raise InputError(f"Parts(judge=…) returned {judgement!r:.60}: return a Judgement(scores,"
+                         " notes), or None to abstain")
+    if len(judgement.scores) != turns or len(judgement.notes) != turns:
+        raise InputError(
+            f"Parts(judge=…) gave {len(judgement.scores)} scores and {len(judgement.notes)} notes"
+            f" for the {turns} turns of task {trajectory.task.task_id!r}: give one of each per turn"
+        )
+    if set(judgement.scores) - {-1, 0, 1}:
+        raise InputError(f"Parts(judge=…) gave the scores {judgement.scores}: each must be -1, 0 or"
+                         " +1")
+    return judgement
 
 
 def _name(trajectory: Trajectory) -> tuple[str, int]:

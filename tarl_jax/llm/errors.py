@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from tarl_jax.config import TarlError
+
 # Worth another attempt: they pass.
 FAULTS = ("rate_limited", "server_error", "timeout", "malformed", "connection")
 # Every further call would fail in the same way: the run should stop and say so.
 FATAL = ("setup", "unauthorized", "not_found", "quota", "budget", "not_recorded", "outage")
 
 
-class LLMError(Exception):
+class LLMError(TarlError):
     """A call that gave no answer; the message names model, server, reason and remedy.
 
     kind: one of FAULTS (after the last attempt), one of FATAL, "bad_request", "deadline" (the time

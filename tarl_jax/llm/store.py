@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tarl_jax.config import InputError, MissingFileError
+
 
 def digest(request: Mapping[str, Any]) -> str:
     """Names a request by its content."""
@@ -67,7 +69,7 @@ class Recording:
         self._lock = threading.Lock()
         self._outcomes: dict[str, dict[str, Any]] = {}
         if not self.path.is_file() and not write:
-            raise FileNotFoundError(f"{self.path}: there is no such recording")
+            raise MissingFileError(f"{self.path}: there is no such recording")
         whole = self._read() if self.path.is_file() else 0
         if not write:
             self._file = None
@@ -108,7 +110,7 @@ class Recording:
                     raise ValueError("has neither an answer nor an error")
                 self._outcomes[record["digest"]] = found
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}:{number}: not a line of a recording ({error!r}); mend or delete"
                     " it"
                 ) from error

@@ -21,6 +21,7 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 
+from tarl_jax.config import InputError
 from tarl_jax.sandbox.shop import FIRST_NAMES, PRODUCTS
 
 LEVELS = 5
@@ -55,7 +56,7 @@ def make_problems(
     while len(problems) < count:
         attempts += 1
         if attempts > 1_000 + 100 * count:
-            raise ValueError(
+            raise InputError(
                 f"the shares {tuple(levels)} of the levels admit only {len(problems)} of {count}"
                 " distinct maths problems; ask for fewer, or for higher levels"
             )

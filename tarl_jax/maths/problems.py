@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tarl_jax.config import MathsConfig
+from tarl_jax.config import InputError, MathsConfig, MissingFileError
 from tarl_jax.maths.arithmetic import Problem, make_problems
 from tarl_jax.types import Task
 
@@ -22,7 +22,7 @@ def maths_tasks(config: MathsConfig) -> tuple[list[Task], list[Task]]:
     if config.file:
         problems = load_problems(config.file)
         if len(problems) <= config.num_held_out:
-            raise ValueError(
+            raise InputError(
                 f"{config.file}: holds {len(problems)} problems, of which maths.num_held_out ="
                 f" {config.num_held_out} are set apart: nothing is left to train on"
             )
@@ -53,13 +53,13 @@ def load_problems(path: str | Path) -> list[Problem]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"maths.file = '{path}' does not exist")
+        raise MissingFileError(f"maths.file = '{path}' does not exist")
     found: dict[str, Problem] = {}
     for where, record in _records(path):
         problem = _problem(record, where)
         found.setdefault(problem.text, problem)
     if not found:
-        raise ValueError(f"{path}: holds no problem")
+        raise InputError(f"{path}: holds no problem")
     return list(found.values())
 
 
@@ -70,7 +70,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             records = json.loads(text)
         except ValueError as error:
-            raise ValueError(f"{path}: not valid JSON: {error}") from error
+            raise InputError(f"{path}: not valid JSON: {error}") from error
         yield from ((f"{path}: record {n}", record) for n, record in enumerate(records, 1))
         return
     for n, line in enumerate(text.split("\n"), 1):
@@ -78,21 +78,21 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path}:{n}", json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}:{n}: not valid JSON: {error}") from error
+                raise InputError(f"{path}:{n}: not valid JSON: {error}") from error
 
 
 def _problem(record: Any, where: str) -> Problem:
     if not isinstance(record, Mapping):
-        raise ValueError(f"{where}: expected an object with 'problem' and 'answer'")
+        raise InputError(f"{where}: expected an object with 'problem' and 'answer'")
     values = {}
     for key in ("problem", "answer"):
         value = record.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{where}: '{key}' is {value!r}; expected text that is not empty")
+            raise InputError(f"{where}: '{key}' is {value!r}; expected text that is not empty")
         values[key] = value.strip()
     solution = record.get("solution") or ""
     if not isinstance(solution, str):
-        raise ValueError(f"{where}: 'solution' is {solution!r}; expected text")
+        raise InputError(f"{where}: 'solution' is {solution!r}; expected text")
     return Problem(values["problem"], values["answer"], solution)

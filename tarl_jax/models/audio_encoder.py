@@ -28,6 +28,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from tarl_jax.config import InputError
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.models.attention import attention
 from tarl_jax.models.params import Params, named_key
@@ -228,7 +229,7 @@ def from_hugging_face(config: AudioConfig, get: Callable[[str], np.ndarray]) -> 
         """Torch keeps [out, in] or [out, in, tap]; ours is the reverse, heads apart."""
         value, shape = np.asarray(get(name)), _shape(config, axes)
         if value.size != math.prod(shape):
-            raise ValueError(
+            raise InputError(
                 f"audio_tower.{name} has shape {value.shape}, and the config wants {shape} of it"
                 f" ({axes}): take AudioConfig's values from the checkpoint's config.json"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tarl_jax.config import ModelConfig
+from tarl_jax.config import InputError, ModelConfig
 from tarl_jax.models.tensor_files import read_json
 
 CONFIG = "config.json"
@@ -21,12 +21,12 @@ def read_config(folder: str | Path) -> tuple[ModelConfig, int]:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise ValueError(f"{folder}: has no {CONFIG}: give the folder of a Hugging Face checkpoint")
+        raise InputError(f"{folder}: has no {CONFIG}: give the folder of a Hugging Face checkpoint")
     whole = read_json(path)
 
     def require(ok: bool, field: str, value: Any, remedy: str) -> None:
         if not ok:
-            raise ValueError(f"{path}: {field} = {value!r}: {remedy}")
+            raise InputError(f"{path}: {field} = {value!r}: {remedy}")
 
     kind = whole.get("model_type")
     require(kind in _KINDS, "model_type", kind, f"this decoder reads {', '.join(_KINDS)}")
@@ -92,7 +92,7 @@ def config_fields(
         (False, True): ("qwen2", "Qwen2ForCausalLM"),
     }
     if (c.qk_norm, c.qkv_bias) not in kinds:
-        raise ValueError(
+        raise InputError(
             f"qk_norm = {c.qk_norm}, qkv_bias = {c.qkv_bias}: no Hugging Face model has this; set"
             " exactly one of them (qk_norm: Qwen3, qkv_bias: Qwen2)"
         )

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tarl_jax.config import ModelConfig
+from tarl_jax.config import InputError, ModelConfig
 from tarl_jax.models.audio_encoder import from_hugging_face
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import CONFIG, OMNI, config_fields, read_config
@@ -161,7 +161,7 @@ def _read_audio_encoder(folder: Path, config: ModelConfig, dtype: np.dtype) -> P
 
     def get(name: str) -> np.ndarray:
         if name not in stored:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: missing {TOWER}{name}, which model.audio.encoder_layers ="
                 f" {config.audio.encoder_layers} needs: is it a checkpoint of Qwen2.5-Omni?"
             )
@@ -212,7 +212,7 @@ def _checked_tensors(
             f"{folder}: does not fit the model config. Take that from read_config of this folder,"
             " or download the checkpoint again:"
         )
-        raise ValueError("\n  ".join((text, *problems)))
+        raise InputError("\n  ".join((text, *problems)))
     return tensors
 
 
@@ -276,19 +276,19 @@ def save_params(
     """
     folder, dtype = Path(folder), jnp.dtype(dtype)
     if dtype.name not in _FLOATS[1:]:
-        raise ValueError(f"dtype = {dtype.name}: choose one of {', '.join(_FLOATS[1:])}")
+        raise InputError(f"dtype = {dtype.name}: choose one of {', '.join(_FLOATS[1:])}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists already; remove it or choose another folder")
+        raise InputError(f"{folder}: exists already; remove it or choose another folder")
     extra = [Path(tokenizer_files) / name for name in TOKENIZER_FILES] if tokenizer_files else []
     extra = [path for path in extra if path.is_file()]
     if tokenizer_files and not extra:
-        raise ValueError(f"{tokenizer_files}: has none of {', '.join(TOKENIZER_FILES)}")
+        raise InputError(f"{tokenizer_files}: has none of {', '.join(TOKENIZER_FILES)}")
     fields = config_fields(config, vocab_size, dtype.name, max_position_embeddings)
     decoder = {name: value for name, value in params.items() if name != "audio"}
     tensors = _tensors_of(decoder, _leaves(config, vocab_size), dtype)
     if config.audio:
         if audio_ids is None:
-            raise ValueError("audio_ids = None: a policy that hears has markup of sound")
+            raise InputError("audio_ids = None: a policy that hears has markup of sound")
         base = Path(tokenizer_files) if tokenizer_files else None
         fields, tensors = omni_checkpoint(
             (fields, tensors), params["audio"], config, audio_ids, base
@@ -325,7 +325,7 @@ def _tensors_of(params: Params, leaves: Params, dtype: np.dtype) -> list[Tensor]
             problems.append(f"{path}: lies on devices of other processes; save from a single one")
     if problems:
         text = "these parameters do not fit the config (adapters are to be merged first):"
-        raise ValueError("\n  ".join((text, *problems)))
+        raise InputError("\n  ".join((text, *problems)))
 
     def tensor(path: str, leaf: _Leaf, layer: int) -> Tensor:
         def value() -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tarl_jax.config import ModelConfig
+from tarl_jax.config import InputError, ModelConfig
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.models.audio_encoder import to_hugging_face
 from tarl_jax.models.hf_config import CONFIG
@@ -48,7 +48,7 @@ def omni_checkpoint(
     """
     fields, tensors = decoder
     if fields["model_type"] != "qwen2":
-        raise ValueError(
+        raise InputError(
             "model.qk_norm = True: a policy that hears is written as Qwen2.5-Omni's thinker, whose"
             " decoder has qk_norm = False and qkv_bias = True"
         )

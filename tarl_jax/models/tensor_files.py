@@ -18,6 +18,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from tarl_jax.config import InputError
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -33,9 +35,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error}): {_AGAIN}") from error
+        raise InputError(f"{path}: is not JSON ({error}): {_AGAIN}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds no JSON object: {_AGAIN}")
+        raise InputError(f"{path}: holds no JSON object: {_AGAIN}")
     return found
 
 
@@ -51,13 +53,13 @@ def open_tensors(folder: str | Path) -> dict[str, np.ndarray]:
     elif (folder / INDEX).is_file():
         files = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
     else:
-        raise ValueError(
+        raise InputError(
             f"{folder}: has neither {SINGLE} nor {INDEX}: give the folder of a Hugging Face"
             " checkpoint in safetensors format"
         )
     absent = [name for name in files if not (folder / name).is_file()]
     if absent:
-        raise ValueError(
+        raise InputError(
             f"{folder}: {INDEX} names {', '.join(absent)}, not there: download the missing files"
         )
     return {name: array for file in files for name, array in _open_file(folder / file)}
@@ -68,24 +70,24 @@ def _open_file(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= size - 8:
-            raise ValueError(f"{path}: is no safetensors file, or cut short: {_AGAIN}")
+            raise InputError(f"{path}: is no safetensors file, or cut short: {_AGAIN}")
         try:
             header = json.loads(file.read(length))
         except ValueError as error:
-            raise ValueError(f"{path}: has a damaged header: {_AGAIN}") from error
+            raise InputError(f"{path}: has a damaged header: {_AGAIN}") from error
     header.pop("__metadata__", None)
     data = 8 + length
     end = data + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != end:
-        raise ValueError(f"{path}: has {size} bytes, but by its header {end}: {_AGAIN}")
+        raise InputError(f"{path}: has {size} bytes, but by its header {end}: {_AGAIN}")
     mapped = np.memmap(path, np.uint8, "r")
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
-            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}: convert it to BF16")
+            raise InputError(f"{path}: {name} has dtype {entry['dtype']}: convert it to BF16")
         dtype, shape = jnp.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
         start, stop = entry["data_offsets"]
         if stop - start != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{path}: {name} has a damaged entry: {_AGAIN}")
+            raise InputError(f"{path}: {name} has a damaged entry: {_AGAIN}")
         yield name, np.ndarray(shape, dtype, mapped, data + start)
 
 

@@ -19,13 +19,13 @@ from typing import Any, TextIO, TypeVar
 import jax
 import numpy as np
 
-from tarl_jax.config import ConfigError, MeshConfig, RunConfig
+from tarl_jax.config import ConfigError, MeshConfig, RunConfig, TarlError
 
 T = TypeVar("T")
 _BLOCK = 1 << 26  # bytes that are sent at a time: they pass through the devices' memory
 
 
-class HostError(RuntimeError):
+class HostError(TarlError):
     """Another process of the run failed; the message says which, and how."""
 
 

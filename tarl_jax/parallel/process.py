@@ -1,9 +1,14 @@
-"""How a training process starts on Linux: with glibc's allocator told to keep its memory."""
+"""How a process of a command starts, and with which exit status it ends."""
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from tarl_jax.config.errors import TarlError
 
 # Without these, glibc gives freed memory back to the system after every step and takes it anew,
 # page by page, which costs a CPU up to half of a training step. They are read when a process
@@ -28,3 +33,25 @@ def restart_with_tuned_malloc(module: str) -> None:
     sys.stdout.flush()
     arguments = [sys.executable, "-m", module, *sys.argv[1:]]
     os.execve(sys.executable, arguments, {**os.environ, **MALLOC})
+
+
+def exit_status(job: Callable[[], Any], debug: bool = False) -> int:
+    """Runs the job of a command; 0 when it is done.
+
+    An error that the project raises on purpose is printed as one line, and its `code` returned
+    (1: the run failed, 2: bad input, 130 or 143: stopped by a signal). Any other one is raised: it
+    keeps its traceback.
+
+    debug: those raised on purpose show their traceback too; so does TARL_DEBUG=1.
+    """
+    try:
+        job()
+    except TarlError as error:
+        if debug or os.environ.get("TARL_DEBUG", "") not in ("", "0"):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("error: interrupted; what was written whole stays", file=sys.stderr)
+        return 130
+    return 0

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tarl_jax.config import InputError, MissingFileError
 from tarl_jax.types import Segment
 
 MIN_EPISODES = 20  # a kind that fewer episodes have, or lack, is not judged
@@ -128,7 +129,7 @@ def save_table(path: Path, table: Mapping[str, Kind]) -> None:
 def load_table(path: Path) -> dict[str, float]:
     """Kind to value. Raises FileNotFoundError, or ValueError for a file that is no such table."""
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path}: no such table; make one with"
             f" python -m tarl_jax.training.turn_values RUN --out={path}"
         )
@@ -136,9 +137,9 @@ def load_table(path: Path) -> dict[str, float]:
         record = json.loads(path.read_text(encoding="utf-8"))
         table = {name: float(kind["value"]) for name, kind in record.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not a table of calibrated turns ({error}); make it anew with"
+        raise InputError(f"{path}: not a table of calibrated turns ({error}); make it anew with"
                          " python -m tarl_jax.training.turn_values") from error
     wild = {name: value for name, value in table.items() if not -1 <= value <= 1}
     if wild:
-        raise ValueError(f"{path}: values {wild}: each must be between -1 and 1")
+        raise InputError(f"{path}: values {wild}: each must be between -1 and 1")
     return table

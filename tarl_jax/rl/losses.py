@@ -1,15 +1,23 @@
 """Losses per token, as sums with their counts, so that micro-batches add up exactly.
 
 A mean is a choice of weights: `loss_weights` gives each token its weight and the number that the
-sum is divided by once all micro-batches are in. Every loss takes those weights, and the mask of the
-tokens that count at all; by default the mask is the weights.
+sum is divided by once all micro-batches are in. Every loss takes those weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from tarl_jax.config import RLConfig
+from tarl_jax.types import Batch
+
+# (log-probs of the tokens now [B, S], the batch, each token's weight [B, S], config) -> (the
+# weighted sum of the loss, how many sampled tokens it holds back).
+PolicyLoss = Callable[[Array, Batch, Array, RLConfig], tuple[Array, Array]]
 
 
 def loss_weights(
@@ -44,78 +52,70 @@ def sequence_sums(
 
 
 def clipped_policy_loss(
-    log_probs: Float[Array, "B S"],
-    old_log_probs: Float[Array, "B S"],
-    advantages: Float[Array, "B S"],
-    mask: Float[Array, "B S"],
-    clip_low: float,
-    clip_high: float,
-    weights: Float[Array, "B S"] | None = None,
+    log_probs: Float[Array, "B S"], batch: Batch, weights: Float[Array, "B S"], config: RLConfig
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """PPO's clipped surrogate (arXiv 1707.06347), with separate bounds (arXiv 2503.14476).
 
-        sum over masked tokens of -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A),
-        w = exp(log_probs - old_log_probs)
+        sum over sampled tokens of -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A),
+        w = exp(log_probs - batch.log_probs)
 
-    Returns: (the weighted sum, how many masked tokens the clip held back).
+    Returns: (the weighted sum, how many sampled tokens the clip held back).
     """
-    ratio = jnp.exp(jnp.where(mask > 0, log_probs - old_log_probs, 0.0))
-    return _clipped(ratio, advantages, mask, clip_low, clip_high, weights)
+    return _clipped(jnp.exp(_change(log_probs, batch)), batch, weights, config)
 
 
 def sequence_policy_loss(
-    log_probs: Float[Array, "B S"],
-    old_log_probs: Float[Array, "B S"],
-    advantages: Float[Array, "B S"],
-    mask: Float[Array, "B S"],
-    clip_low: float,
-    clip_high: float,
-    weights: Float[Array, "B S"] | None = None,
-    segments: Int[Array, "B S"] | None = None,
+    log_probs: Float[Array, "B S"], batch: Batch, weights: Float[Array, "B S"], config: RLConfig
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """GSPO (arXiv 2507.18071): the same clip on one ratio per sequence.
 
-        w = exp(mean over the sequence's masked tokens of log_probs - old_log_probs)
+        w = exp(mean over the sequence's sampled tokens of log_probs - batch.log_probs)
 
     With the weights of the "sequence" mean its sum is the paper's. The bounds are of another size
     than a token's: the paper has 3e-4 and 4e-4.
     """
-    change = jnp.where(mask > 0, log_probs - old_log_probs, 0.0)
-    length = jnp.maximum(sequence_sums(mask, segments), 1.0)
-    ratio = jnp.exp(sequence_sums(change, segments) / length)
-    return _clipped(ratio, advantages, mask, clip_low, clip_high, weights)
-
-
-def _clipped(
-    ratio: Array, advantages: Array, mask: Array, low: float, high: float, weights: Array | None
-) -> tuple[Array, Array]:
-    plain = ratio * advantages
-    clipped = jnp.clip(ratio, 1 - low, 1 + high) * advantages
-    loss = -jnp.sum((mask if weights is None else weights) * jnp.minimum(plain, clipped))
-    return loss, jnp.sum(mask * (clipped < plain))
+    length = jnp.maximum(sequence_sums(batch.sampled, batch.segments), 1.0)
+    ratio = jnp.exp(sequence_sums(_change(log_probs, batch), batch.segments) / length)
+    return _clipped(ratio, batch, weights, config)
 
 
 def simple_policy_loss(
-    log_probs: Float[Array, "B S"],
-    old_log_probs: Float[Array, "B S"],
-    advantages: Float[Array, "B S"],
-    mask: Float[Array, "B S"],
-    bound: float,
-    weights: Float[Array, "B S"] | None = None,
+    log_probs: Float[Array, "B S"], batch: Batch, weights: Float[Array, "B S"], config: RLConfig
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Simple Policy Optimization (arXiv 2401.16025): a squared penalty instead of the clip.
 
-        sum over masked tokens of -(w A - |A| (w - 1)^2 / (2 bound)),
-        w = exp(log_probs - old_log_probs)
+        sum over sampled tokens of -(w A - |A| (w - 1)^2 / (2 bound)),
+        w = exp(log_probs - batch.log_probs), bound = clip_high
 
     Each token's best ratio is 1 + sign(A) bound, and beyond it the gradient points back.
 
-    Returns: (the weighted sum, how many masked tokens are beyond that ratio).
+    Returns: (the weighted sum, how many sampled tokens are beyond that ratio).
     """
-    ratio = jnp.exp(jnp.where(mask > 0, log_probs - old_log_probs, 0.0))
+    ratio, bound = jnp.exp(_change(log_probs, batch)), config.clip_high
+    advantages = batch.advantages
     gain = ratio * advantages - jnp.abs(advantages) * (ratio - 1) ** 2 / (2 * bound)
-    loss = -jnp.sum((mask if weights is None else weights) * gain)
-    return loss, jnp.sum(mask * (jnp.sign(advantages) * (ratio - 1) > bound))
+    beyond = jnp.sign(advantages) * (ratio - 1) > bound
+    return -jnp.sum(weights * gain), jnp.sum(batch.sampled * beyond)
+
+
+# What `rl.loss` chooses from; a loss of one's own (docs/extending.md) has the same arguments.
+POLICY_LOSSES: dict[str, PolicyLoss] = {
+    "clip": clipped_policy_loss, "spo": simple_policy_loss, "gspo": sequence_policy_loss,
+}
+
+
+def _change(log_probs: Array, batch: Batch) -> Array:
+    """log_probs - batch.log_probs; 0 where not sampled, whatever stands there."""
+    return jnp.where(batch.sampled > 0, log_probs - batch.log_probs, 0.0)
+
+
+def _clipped(
+    ratio: Array, batch: Batch, weights: Array, config: RLConfig
+) -> tuple[Array, Array]:
+    plain = ratio * batch.advantages
+    clipped = jnp.clip(ratio, 1 - config.clip_low, 1 + config.clip_high) * batch.advantages
+    loss = -jnp.sum(weights * jnp.minimum(plain, clipped))
+    return loss, jnp.sum(batch.sampled * (clipped < plain))
 
 
 def value_loss(

@@ -105,6 +105,7 @@ def loss_sum(
     model: ModelConfig,
     config: RLConfig,
     temperature: float,
+    policy_loss: losses.PolicyLoss,
     trained: Trained,
     frozen: decoder.Params,
     reference: decoder.Params | None,
@@ -121,7 +122,7 @@ def loss_sum(
     weights, count = losses.loss_weights(
         mask, batch.segments, config.loss_mean, config.loss_constant
     )
-    loss, clipped = _policy_loss(config, log_probs, batch, weights)
+    loss, clipped = policy_loss(log_probs, batch, weights, config)
     kl_reference = jnp.zeros(())
     if reference is not None:
         anchor = log_probs_of(jax.lax.stop_gradient(reference))[1]
@@ -152,18 +153,6 @@ def loss_sum(
         count=count,
         value_loss=value_loss,
     )
-
-
-def _policy_loss(
-    config: RLConfig, log_probs: jax.Array, batch: Batch, weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    inputs = log_probs, batch.log_probs, batch.advantages, batch.sampled
-    if config.loss == "spo":
-        return losses.simple_policy_loss(*inputs, config.clip_high, weights)
-    bounds = config.clip_low, config.clip_high
-    if config.loss == "gspo":
-        return losses.sequence_policy_loss(*inputs, *bounds, weights, batch.segments)
-    return losses.clipped_policy_loss(*inputs, *bounds, weights)
 
 
 def score(

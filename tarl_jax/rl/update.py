@@ -20,7 +20,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from tarl_jax.config import ModelConfig, RLConfig
+from tarl_jax.config import ModelConfig, RLConfig, TarlError
 from tarl_jax.models import decoder
 from tarl_jax.models.lora import frozen_part, join, trained_part
 from tarl_jax.parallel import hosts
@@ -34,13 +34,14 @@ from tarl_jax.parallel.mesh import (
 )
 from tarl_jax.rl import objective
 from tarl_jax.rl.batching import rooms_for_pieces
+from tarl_jax.rl.losses import POLICY_LOSSES, PolicyLoss
 from tarl_jax.rl.objective import Sums, Trained
 from tarl_jax.rl.optimizer import make_optimizer
 from tarl_jax.speech.sound import AudioInputs, Pieces
 from tarl_jax.types import Batch
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(TarlError):
     """A loss or gradient is not a number; the parameters before it are still good."""
 
 
@@ -80,8 +81,10 @@ class Updater:
     """
 
     def __init__(
-        self, model: ModelConfig, vocab_size: int, config: RLConfig, temperature: float, mesh: Mesh
+        self, model: ModelConfig, vocab_size: int, config: RLConfig, temperature: float, mesh: Mesh,
+        policy_loss: PolicyLoss | None = None,
     ):
+        """policy_loss: in place of the one that `config.loss` names."""
         check_fits(mesh, model, vocab_size)
         self._mesh = mesh
         self._model = model
@@ -89,7 +92,9 @@ class Updater:
         self._config = config
         self._optimizer = make_optimizer(config)
         self._value_optimizer = make_optimizer(config, config.value.learning_rate)
-        gradient = functools.partial(_gradient, model, config, temperature)
+        gradient = functools.partial(
+            _gradient, model, config, temperature, policy_loss or POLICY_LOSSES[config.loss]
+        )
         score = functools.partial(objective.score, model, config, temperature)
         # Where results live is said, not inferred: arrays that went once round the loop then look
         # the same to jit as the first ones, and nothing compiles twice.
@@ -177,13 +182,16 @@ class Updater:
             zeros(self._batch(shape, packed, room))
             for shape in shapes for room in (0, *self._rooms(shape))
         ]
-        copy = jax.tree.map(jnp.copy, state.trained)
         reference = state.frozen if self._model.lora.rank else state.policy  # without adapters
         if objective.needs_score(self._config):
             self.score(state, batches, reference)
-        with jax.set_mesh(self._mesh):
-            accumulated = self._sum(state, batches, reference)
-            self._apply(copy, *self._init(state.trained), accumulated, np.bool_(True))
+        # What an update donates is copied; the optimiser's states are as good fresh.
+        copy = jax.tree.map(jnp.copy, state.trained)
+        opt_state, value_opt_state = self._init(state.trained)
+        self.update(
+            TrainState(copy.params, opt_state, state.frozen, copy.value, value_opt_state),
+            batches, reference,
+        )
 
     def _rooms(self, shape: tuple[int, int]) -> list[int]:
         """For how many pieces of sound batches of a shape have room; none where nothing hears."""
@@ -282,8 +290,14 @@ class Updater:
         """
         if not (train_policy or state.value):
             raise ValueError("train_policy = False without a value model trains nothing")
+        reference = self._anchor(reference, objective.in_loss)
         with jax.set_mesh(self._mesh):
-            accumulated = self._sum(state, batches, reference)
+            accumulated = self._zeros(state.trained)
+            for batch in batches:
+                batch = hosts.put(batch, by_rows(self._mesh))
+                accumulated = self._gradient(
+                    accumulated, state.trained, state.frozen, reference, batch
+                )
             trained, opt_states, sums, norms = self._apply(
                 state.trained, state.opt_state, state.value_opt_state, accumulated,
                 np.bool_(train_policy),
@@ -324,19 +338,6 @@ class Updater:
             raise ValueError("rl.kl_coef > 0 needs reference parameters")
         return reference
 
-    def _sum(
-        self, state: TrainState, batches: Sequence[Batch], reference: decoder.Params | None
-    ) -> tuple[Trained, Sums]:
-        """The gradient of the loss sum over all batches, and the sums."""
-        reference = self._anchor(reference, objective.in_loss)
-        accumulated = self._zeros(state.trained)
-        for batch in batches:
-            batch = hosts.put(batch, by_rows(self._mesh))
-            accumulated = self._gradient(
-                accumulated, state.trained, state.frozen, reference, batch
-            )
-        return accumulated
-
 
 def _zeros(trained: Trained) -> tuple[Trained, Sums]:
     return jax.tree.map(jnp.zeros_like, trained), Sums.zeros()
@@ -346,6 +347,7 @@ def _gradient(
     model: ModelConfig,
     config: RLConfig,
     temperature: float,
+    policy_loss: PolicyLoss,
     accumulated: tuple[Trained, Sums],
     trained: Trained,
     frozen: decoder.Params,
@@ -355,7 +357,9 @@ def _gradient(
     """Adds the gradient of the batch's loss sum, and its sums, to `accumulated`."""
 
     def loss_sum(trained: Trained) -> tuple[jax.Array, Sums]:
-        return objective.loss_sum(model, config, temperature, trained, frozen, reference, batch)
+        return objective.loss_sum(
+            model, config, temperature, policy_loss, trained, frozen, reference, batch
+        )
 
     gradient, sums = jax.grad(loss_sum, has_aux=True)(trained)
     total, before = accumulated

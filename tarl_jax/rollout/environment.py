@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
-from tarl_jax.config import RunConfig
+from tarl_jax.config import ConfigError, InputError, RunConfig
 from tarl_jax.parallel.mesh import rollout_mesh
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.maths_episode import Maths, MathsEpisode
 from tarl_jax.sandbox import phrases, shop
-from tarl_jax.sandbox.dialogue import User
+from tarl_jax.sandbox.dialogue import User, UserOf
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.llm_user import LLMUsers
-from tarl_jax.sandbox.published import load_benchmark_tasks, load_domain
+from tarl_jax.sandbox.published import DOMAINS, load_benchmark_tasks, load_domain
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.tasks import load_tasks, make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
@@ -33,8 +34,9 @@ class Environment:
 
     system: the system turn's text and tokens.
     maths: the problems of the mix; None in a run without.
-    users: the language model that plays them; None: scripts do.
+    users: the language model that plays them; None: scripts do, or `own_user`.
     speech: what they speak with; None: all of them write.
+    own_user: makes the user of an episode, in place of both.
     """
 
     config: RunConfig
@@ -47,6 +49,7 @@ class Environment:
     maths: Maths | None = None
     users: LLMUsers | None = None
     speech: Speech | None = None
+    own_user: UserOf | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -54,44 +57,61 @@ class Environment:
         return self.config.model.vocab_size or self.tokenizer.vocab_size
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> Environment:
-        """Raises ValueError for a broken task file, one without tasks of a split, or data that do
-        not suit the user, and what `Speech.from_config` raises.
+    def from_config(
+        cls, config: RunConfig, domain: Domain | None = None, tasks: Sequence[Task] | None = None,
+        own_user: UserOf | None = None,
+    ) -> Environment:
+        """The environment that a config describes.
+
+        Args:
+          domain, tasks, own_user: in place of those that the config names.
+        Raises: InputError for a broken task file, tasks without one of the splits, or that do not
+          suit the user; and what `Speech.from_config` raises.
         """
-        domain = _domain(config)
-        train, held_out = _tasks(config, domain)
+        found = _domain(config) if domain is None else domain
+        train, held_out = _split(config, tasks or _tasks(config, found, domain is not None),
+                                 own_user is not None)
         folder = config.model.pretrained
-        with_audio = bool(config.model.audio)
-        tokenizer = PretrainedTokenizer(folder, with_audio) if folder else Tokenizer(with_audio=with_audio)
+        audio = bool(config.model.audio)
+        tokenizer = (
+            PretrainedTokenizer(folder, audio) if folder else Tokenizer(with_audio=audio)
+        )
         chat = Chat(tokenizer)
         if 0 < config.model.vocab_size < tokenizer.vocab_size:
-            raise ValueError(
+            raise InputError(
                 f"config.model.vocab_size = {config.model.vocab_size}: the tokenizer has"
                 f" {tokenizer.vocab_size} ids; use at least as many, or 0"
             )
         text, schemas = phrases.SYSTEM, []
+        if domain is not None:  # nobody but its policy says what the agent is there
+            text = found.policy
         if config.rollout.system_prompt == "full":
-            text, schemas = domain.policy, [tool.schema for tool in domain.tools.values()]
+            text, schemas = found.policy, [tool.schema for tool in found.tools.values()]
         system = (text, chat.system(text, schemas))
         maths = Maths.from_config(config, chat)
         users = LLMUsers(config.user) if config.user.kind == "llm" else None
         wanted = config.speech.share or config.curriculum.spoken or config.eval.spoken
         speech = Speech.from_config(config.speech) if wanted else None
-        return cls(config, domain, tokenizer, chat, train, held_out, system, maths, users, speech)
+        return cls(config, found, tokenizer, chat, train, held_out, system, maths, users, speech,
+                   own_user)
 
     def episode(
         self, task: Task, *stream: str | int, supervisor: Supervisor | None = None
     ) -> Episode | MathsEpisode:
         """A fresh episode; its seed is a hash of the run's seed, the task and `stream`.
 
-        The last of `stream` tells the episodes of one group apart. Where the policy has an audio encoder, what
-        users say to the same words, who speaks, and in which voice, does not hang on it: a group
-        hears its opening from one clip, and is compared with itself on the same users.
+        The last of `stream` tells the episodes of one group apart. Where the policy has an audio
+        encoder, what users say to the same words, who speaks, and in which voice, does not hang on
+        it: a group hears its opening from one clip, and is compared with itself on the same users.
         """
         seed = self._seed(task, *stream)
         if self.maths is not None and task.kind == "maths":
             return self.maths.episode(task, seed)
-        user: User | None = self.users.user(task, seed) if self.users else None
+        user: User | None = None
+        if self.own_user:
+            user = self.own_user(task, seed)
+        elif self.users:
+            user = self.users.user(task, seed)
         if self.config.model.audio:
             group = self._seed(task, "voice", *stream[:-1])
             user = user or ScriptedUser(task, group)
@@ -113,10 +133,10 @@ class Environment:
     def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> Environment:
         """This environment, in which users speak so much (`speech.share`), in these acoustics.
 
-        acoustics: None: as they are. Raises ValueError for a share of a environment without speech.
+        acoustics: None: as they are. Raises InputError for a share where nobody can speak.
         """
         if share and self.speech is None:
-            raise ValueError(f"share = {share}: nobody can speak here: set config.speech.share")
+            raise InputError(f"share = {share}: nobody can speak here: set config.speech.share")
         old = self.config.speech
         speech = dataclasses.replace(
             old, share=share, acoustics=old.acoustics if acoustics is None else acoustics
@@ -146,41 +166,63 @@ class Environment:
 
 
 def _domain(config: RunConfig) -> Domain:
+    if config.sandbox.domain not in DOMAINS:
+        raise ConfigError(
+            f"config.sandbox.domain = {config.sandbox.domain!r}: choose one of"
+            f" {', '.join(DOMAINS)}, or give a domain of your own by get_parts() in the config"
+            " file (docs/extending.md)"
+        )
     if config.sandbox.data:
         return load_domain(config.sandbox.domain, config.sandbox.data)
     return retail_domain(shop.make_shop(config.shop), shop.POLICY.read_text("utf-8"))
 
 
-def _tasks(config: RunConfig, domain: Domain) -> tuple[list[Task], list[Task]]:
-    """Those to train on, and those held out."""
+def _tasks(config: RunConfig, domain: Domain, own: bool) -> Sequence[Task]:
+    """Those of a file, of a folder of data, or made for an embedded domain."""
     path, data = config.tasks.file, config.sandbox.data
     if path:
         tasks = load_tasks(path)
-        strangers = {t.user_id for t in tasks if t.user_id} - domain.database["users"].keys()
-        if strangers:
-            raise ValueError(
+        known = domain.database.get("users", {}).keys()
+        strangers = {t.user_id for t in tasks if t.user_id} - known
+        if strangers and known:
+            raise InputError(
                 f"{path}: is about users that this shop lacks, such as {min(strangers)!r}: use the"
                 " config.shop or config.sandbox.data that the tasks were made for"
             )
-    elif data:
-        tasks = load_benchmark_tasks(config.sandbox.domain, data, domain)
-    else:
-        tasks = [task for split in ("train", "held_out")
-                 for task in make_tasks(domain, config.shop, config.tasks, split)]
+        return tasks
+    if data:
+        return load_benchmark_tasks(domain.name, data, domain)
+    if own:
+        raise ConfigError(
+            f"Parts(domain=…): the domain {domain.name!r} has no tasks: give Parts(tasks=…),"
+            " config.tasks.file or config.sandbox.data"
+        )
+    return [task for split in ("train", "held_out")
+            for task in make_tasks(domain, config.shop, config.tasks, split)]
+
+
+def _split(
+    config: RunConfig, tasks: Sequence[Task], own_user: bool
+) -> tuple[list[Task], list[Task]]:
+    """Those to train on, and those held out; each can be played by the run's user."""
+    where = config.tasks.file or config.sandbox.data or "the tasks"
     train = [t for t in tasks if t.split == "train"]
     held_out = [t for t in tasks if t.split == "held_out"]
     if not train or not held_out:
-        raise ValueError(
-            f"{path or data}: {len(train)} tasks have the split 'train' and {len(held_out)}"
-            " 'held_out'; a run needs both"
+        raise InputError(
+            f"{where}: {len(train)} tasks have the split 'train' and {len(held_out)} 'held_out';"
+            " a run needs both"
         )
+    if own_user:
+        return train, held_out
     if config.user.kind == "llm":
         return _unscripted(train), _unscripted(held_out)
     without = next((t.task_id for t in tasks if t.script is None), None)
     if without is not None:
-        raise ValueError(
-            f"task {without!r} of {path or data} has no script that a user could follow: let a"
-            " language model play it, --config.user.kind=llm"
+        raise InputError(
+            f"task {without!r} of {where} has no script that a user could follow: let a language"
+            " model play it, --config.user.kind=llm, or give Parts(user=…); or make tasks with"
+            " scripts on the same data (python -m tarl_jax.sandbox.synthesis, retail alone)"
         )
     return train, held_out
 

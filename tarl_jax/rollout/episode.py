@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tarl_jax.config import RolloutConfig
+from tarl_jax.config import InputError, RolloutConfig
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.workers import Answer, Turn
@@ -83,7 +83,7 @@ class Episode:
             return None
         self._add(opening)
         if not self._room():
-            raise ValueError(
+            raise InputError(
                 f"task {self.task.task_id!r}: its prompt has {self._tokens} tokens, which leaves"
                 f" no room for a turn of {self._config.max_turn_tokens} within"
                 f" rollout.max_episode_tokens = {self._config.max_episode_tokens}"

@@ -21,6 +21,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
+from tarl_jax.config import InputError
 from tarl_jax.text.call_syntax import CLOSE, DONE, OPEN, State, automaton, is_free
 from tarl_jax.text.chat import Chat
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
@@ -82,7 +83,7 @@ def build(
     pieces = tokenizer.pieces()
     size = len(pieces) if vocab_size is None else vocab_size
     if size < len(pieces):
-        raise ValueError(f"vocab_size = {size}: the tokenizer has {len(pieces)} ids")
+        raise InputError(f"vocab_size = {size}: the tokenizer has {len(pieces)} ids")
     next_state, token_class = _lift(
         states, steps, [*pieces, *[b""] * (size - len(pieces))], tokenizer.special_ids,
         tokenizer.stop_id,
@@ -95,7 +96,7 @@ def build(
     chat = Chat(tokenizer)
     for name in names:
         if not _accepts(grammar, chat.agent(Call(name, {}))):
-            raise ValueError(
+            raise InputError(
                 f"the tokenizer's own ids of a call to {name!r} are not a call: its vocabulary"
                 " lacks a part of that name, or of the markup; use a tokenizer that can write both"
             )
@@ -178,7 +179,7 @@ def _check_ends(
     # From the stuck state that is nearest to the end no token leads nearer, so no piece is the
     # single byte that does.
     text = min((texts[i] for i in stuck), key=len)
-    raise ValueError(
+    raise InputError(
         f"the vocabulary can begin calls that it cannot end: where {_shown(text)} would be the"
         f" shortest way to the end it has no piece {_shown(text[:1])}; use a tokenizer that can"
         " write every byte, or at least all of printable ASCII"

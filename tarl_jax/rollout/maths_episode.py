@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.config import ConfigError, InputError, RunConfig
 from tarl_jax.maths.answers import final_answer, same_number
 from tarl_jax.maths.problems import maths_tasks
 from tarl_jax.maths.symbolic import SymbolicChecker
@@ -56,7 +56,7 @@ class Maths:
             [t for t in tasks if len(chat.user(t.instruction)) <= room] for tasks in made
         )
         if not train or not held_out:
-            raise ValueError(
+            raise InputError(
                 f"rollout.max_episode_tokens = {config.rollout.max_episode_tokens}: behind no maths"
                 f" problem is there room for a turn of {config.rollout.max_turn_tokens} tokens"
             )

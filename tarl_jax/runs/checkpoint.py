@@ -19,11 +19,11 @@ from typing import Any
 
 import jax
 
-from tarl_jax.config import CheckpointConfig
+from tarl_jax.config import CheckpointConfig, TarlError
 from tarl_jax.parallel import hosts
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(TarlError):
     """A checkpoint that cannot be read, written or does not fit; names it and the remedy."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tarl_jax.config import InputError
 from tarl_jax.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def plot_curves(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | N
     run_dir = Path(run_dir)
     records = read_metrics(run_dir)
     if not records:
-        raise ValueError(f"{run_dir}: metrics.jsonl holds no line yet: nothing to draw")
+        raise InputError(f"{run_dir}: metrics.jsonl holds no line yet: nothing to draw")
     out = run_dir / "curves.png" if out is None else Path(out)
     with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)

@@ -1,6 +1,7 @@
 """The run directory: what a run says about itself, and whether it may be continued.
 
     config.json     every field of the config
+    parts.json      name and source hash of each part of the user's own, if there are any
     versions.json   commit, packages, platform and command line, one record per start
     metrics.jsonl, tensorboard/, trajectories/, checkpoints/, curves.png, summary.json
 """
@@ -14,6 +15,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tarl_jax.config import ConfigError, RunConfig
@@ -37,35 +39,44 @@ FREE = (
 )  # fmt: skip
 
 
-def open_run_dir(config: RunConfig) -> Path:
+Record = Mapping[str, Mapping[str, str]]  # of parts, as `training.parts.record` makes it
+
+
+def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     """The run directory, created or found again.
 
-    Raises ConfigError if it holds a run with another config (naming the fields that differ), or
-    files of something else.
+    parts: what the run records of its user's own parts.
+    Raises ConfigError if it holds a run with another config or other parts (naming what differs),
+    or files of something else.
     """
+    parts = parts or {}
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(config.workdir or f"runs/{config.name}-{stamp}")
     record = path / "config.json"
     if record.is_file():
         _require_same(json.loads(record.read_text()), _flat(config), path)
+        _require_same_parts(path, parts)
     elif path.is_dir() and any(path.iterdir()):
         raise ConfigError(
             f"--workdir {path}: is not empty and holds no run (no config.json); choose another"
         )
     path.mkdir(parents=True, exist_ok=True)
     write_json(record, _flat(config))
+    if parts:
+        write_json(path / "parts.json", parts)
     history = path / "versions.json"
     starts = json.loads(history.read_text()) if history.is_file() else []
     write_json(history, [*starts, _versions()])
     return path
 
 
-def require_run(config: RunConfig, path: Path) -> None:
-    """Raises ConfigError unless `path` holds a run with this config."""
+def require_run(config: RunConfig, path: Path, parts: Record | None = None) -> None:
+    """Raises ConfigError unless `path` holds a run with this config and these parts."""
     record = path / "config.json"
     if not config.workdir or not record.is_file():
         raise ConfigError(f"--workdir {config.workdir!r}: name the directory of a run")
     _require_same(json.loads(record.read_text()), _flat(config), path)
+    _require_same_parts(path, parts or {})
 
 
 def write_json(path: Path, data: object) -> None:
@@ -101,6 +112,24 @@ def _require_same(before: dict[str, object], now: dict[str, object], path: Path)
             f"--workdir {path}: holds a run with another config; a run continues only as it"
             " began. Different:\n  " + "\n  ".join(changed)
             + "\nUse the same config, or another --workdir"
+        )
+
+
+def _require_same_parts(path: Path, now: Record) -> None:
+    kept = path / "parts.json"
+    before: Record = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    changed = []
+    for kind in sorted(before.keys() | now.keys()):
+        old, new = before.get(kind), now.get(kind)
+        if old != new:
+            names = [part["name"] if part else "none" for part in (old, new)]
+            same = " (the same name, another source)" if names[0] == names[1] else ""
+            changed.append(f"{kind}: {names[0]} -> {names[1]}{same}")
+    if changed:
+        raise ConfigError(
+            f"--workdir {path}: holds a run with other parts of your own; a run continues only as"
+            " it began. Different:\n  " + "\n  ".join(changed)
+            + "\nUse the same parts, or another --workdir"
         )
 
 

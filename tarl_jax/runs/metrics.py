@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from tarl_jax.config import InputError, MissingFileError
+
 if TYPE_CHECKING:  # importing types imports jax: only the reader of trajectories needs it
     import numpy as np
 
@@ -125,7 +127,7 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     path = Path(run_dir) / METRICS_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; is {run_dir} the directory of a run?")
+        raise MissingFileError(f"{path}: no such file; is {run_dir} the directory of a run?")
     return [record for _, record in _parse(path)]
 
 
@@ -188,7 +190,7 @@ def read_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
                 trajectories.append(Trajectory.from_json_line(line, clip_of))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"{type(error).__name__}: {error}"
-                raise ValueError(f"{path}:{number}: not a trajectory ({reason})") from error
+                raise InputError(f"{path}:{number}: not a trajectory ({reason})") from error
     return trajectories
 
 
@@ -216,7 +218,7 @@ def _record(line: str, where: str) -> dict[str, Any]:
         int(record["step"])
     except (ValueError, TypeError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(
+        raise InputError(
             f"{where}: not a JSON object with a step ({reason}); mend or delete the line"
         ) from error
     return record

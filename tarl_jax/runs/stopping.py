@@ -6,8 +6,10 @@ import signal
 from types import FrameType
 from typing import Self
 
+from tarl_jax.config import TarlError
 
-class Interrupted(Exception):
+
+class Interrupted(TarlError):
     """The user, or a scheduler, asked to stop; the message says how to resume.
 
     code: the exit status, 128 and the signal's number.

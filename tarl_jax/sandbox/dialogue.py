@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ class User(Protocol):
     def opening(self) -> str: ...
 
     def reply(self, message: str) -> Reply: ...
+
+
+UserOf = Callable[[Task, int], User]  # (task, seed of the episode) -> who plays its user
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tarl_jax.config import InputError
 from tarl_jax.config.speech import SpeechConfig, parse_chain
 
 _EXAMPLES = """\
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chain = "+".join(part for part in parts if part) or "clean"
     try:
         if args.out.suffix not in (".wav", ".flac"):
-            raise ValueError(f"--out={args.out}: the name must end in .wav or .flac")
+            raise InputError(f"--out={args.out}: the name must end in .wav or .flac")
         config = from_config_dict({"speech": {
             "engine": args.engine, "base_url": args.base_url, "model": args.model,
             "cache_dir": "", "workers": 1,

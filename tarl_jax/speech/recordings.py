@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tarl_jax.config import InputError, MissingFileError
 from tarl_jax.speech.clips import load_clip
 from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import SpeechError, Voice, check_text
@@ -31,7 +32,7 @@ class Recordings:
 
     def __init__(self, folder: Path):
         if not folder.is_dir():
-            raise FileNotFoundError(f"speech.recordings = {str(folder)!r}: there is no such folder")
+            raise MissingFileError(f"speech.recordings = {str(folder)!r}: there is no such folder")
         self.engine = f"recordings {folder}"
         self._folder = folder
         manifest = folder / MANIFEST
@@ -77,11 +78,11 @@ def _read(manifest: Path) -> dict[str, str]:
             entry = json.loads(line)
             text, file = entry["text"], entry["file"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
+            raise InputError(
                 f'{manifest}:{number}: {line[:80]!r}: expected {{"text": …, "file": …}}'
             ) from error
         if not isinstance(text, str) or not isinstance(file, str):
-            raise ValueError(f"{manifest}:{number}: text and file must be strings")
+            raise InputError(f"{manifest}:{number}: text and file must be strings")
         if files.setdefault(speakable(text), file) != file:
-            raise ValueError(f"{manifest}:{number}: the text {text!r} has two files")
+            raise InputError(f"{manifest}:{number}: the text {text!r} has two files")
     return files

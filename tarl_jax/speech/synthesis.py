@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tarl_jax.config import InputError, TarlError
 from tarl_jax.config.speech import PITCH, SPEED, SpeechConfig
 
 SAMPLE_RATE = 16_000
@@ -35,7 +36,7 @@ KINDS = (
 )
 
 
-class SpeechError(RuntimeError):
+class SpeechError(TarlError):
     """No clip; `kind` is one of KINDS, the message says which text and what helps."""
 
     def __init__(self, kind: str, message: str):
@@ -67,7 +68,7 @@ class Voice:
         for field, (low, high) in (("speed", SPEED), ("pitch", PITCH)):
             value = getattr(self, field)
             if not low <= value <= high:
-                raise ValueError(f"voice {field} = {value!r}: must be from {low:g} to {high:g}")
+                raise InputError(f"voice {field} = {value!r}: must be from {low:g} to {high:g}")
 
 
 class Synthesiser(Protocol):

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from tarl_jax.config import InputError
+
 MAX_DEPTH = 3  # objects and arrays inside one another, the arguments themselves counted
 MAX_SPACES = 2  # characters of white space between two parts of the JSON
 MAX_DIGITS = 19  # before a number's point; any 64-bit integer fits
@@ -48,7 +50,7 @@ def automaton(tool_names: tuple[str, ...]) -> tuple[tuple[State, ...], np.ndarra
     Raises ValueError if there are no tools, or if a name cannot stand in a call.
     """
     if not tool_names:
-        raise ValueError("tool_names is empty: a call must name a tool")
+        raise InputError("tool_names is empty: a call must name a tool")
     layout = _layout(tool_names)
     states, number = [START], {START: 0}
     rows = []
@@ -71,7 +73,7 @@ def _layout(tool_names: tuple[str, ...]) -> Layout:
     """The call up to the arguments' content, and the brace behind it."""
     for name in tool_names:
         if not name or any(tag in name for tag in _MARKUP):
-            raise ValueError(f"{name!r} cannot be the name of a tool; use letters, digits and _")
+            raise InputError(f"{name!r} cannot be the name of a tool; use letters, digits and _")
     names = tuple(json.dumps(name) for name in tool_names)
     return ("{",), ('"name"',), (":",), names, (",",), ('"arguments"',), (":",), ("{",), ("}",)
 

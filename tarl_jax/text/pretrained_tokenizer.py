@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tarl_jax.config import InputError, MissingFileError
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START, IM_END, IM_START
 
 _TOOLS = """
@@ -47,7 +48,7 @@ class PretrainedTokenizer:
         import transformers
 
         if not (Path(folder) / "tokenizer_config.json").is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{folder}: holds no tokenizer_config.json; download the whole checkpoint, e.g."
                 " `hf download Qwen/Qwen3-8B --local-dir DIR`"
             )
@@ -55,7 +56,7 @@ class PretrainedTokenizer:
         special = self._tokenizer.get_added_vocab()
         needed = (IM_START, IM_END, *((AUDIO_START, AUDIO, AUDIO_END) if with_audio else ()))
         if missing := [m for m in needed if m not in special]:
-            raise ValueError(f"{folder}: its tokenizer has no special tokens {missing}")
+            raise InputError(f"{folder}: its tokenizer has no special tokens {missing}")
         longest_first = sorted(special, key=len, reverse=True)
         self._markup = re.compile(f"(?={'|'.join(map(re.escape, longest_first))})")
         self.stop_id = special[IM_END]
@@ -110,7 +111,7 @@ class PretrainedTokenizer:
         """
         decoder = self._tokenizer.backend_tokenizer.decoder
         if type(decoder).__name__ != "ByteLevel":
-            raise ValueError(f"the tokenizer is not byte-level: its decoder is {decoder}")
+            raise InputError(f"the tokenizer is not byte-level: its decoder is {decoder}")
         # GPT-2's alphabet: a byte that prints is its own character, the others follow in order.
         prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
         others = [byte for byte in range(256) if byte not in prints]

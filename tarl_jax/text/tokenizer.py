@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from tarl_jax.config import InputError, MissingFileError
+
 EMBEDDED_MODEL = Path(__file__).with_name("shop.model")
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -55,7 +57,7 @@ class Tokenizer:
         import sentencepiece
 
         if not Path(path).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"tokenizer model {path} does not exist; make it with"
                 " `python -m tarl_jax.text.train_tokenizer`"
             )
@@ -66,7 +68,7 @@ class Tokenizer:
         for position, text in enumerate(MARKUP):
             token = self._model.piece_to_id(symbol(position))
             if not self._model.is_control(token):
-                raise ValueError(f"{path}: has no control symbol for {text!r}; train it again")
+                raise InputError(f"{path}: has no control symbol for {text!r}; train it again")
             self._markup[text] = token
         self._digits: dict[int, tuple[int, ...]] = {}
         if with_audio:

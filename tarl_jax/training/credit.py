@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tarl_jax.config import RunConfig
+from tarl_jax.config import InputError, RunConfig
 from tarl_jax.rl.advantages import (
     gae,
     group_advantages,
@@ -22,6 +22,8 @@ from tarl_jax.rl.advantages import (
 )
 from tarl_jax.rl.calibration import worth
 from tarl_jax.rl.rewards import Reward, trajectory_reward, turn_rewards
+from tarl_jax.speech.sound import AudioInputs
+from tarl_jax.training.parts import AdvantageOf, RewardOf
 from tarl_jax.types import Task, Trajectory
 
 Baselines = dict[str, list[float]]  # by task: the weight of what was seen, and its mean
@@ -38,6 +40,7 @@ class Credit:
       fields: more of a Batch, by the field's name: per trajectory one number per token.
       baselines: of "single_stream", after this step.
       metrics: named "rl/…".
+      audio: what is spoken in each trajectory, for the update; None where nothing is.
     """
 
     advantages: list[float | np.ndarray]
@@ -45,10 +48,24 @@ class Credit:
     fields: dict[str, list[np.ndarray]]
     baselines: Baselines
     metrics: dict[str, float]
+    audio: list[AudioInputs | None] = dataclasses.field(default_factory=list)
 
 
-def reward(trajectory: Trajectory, config: RunConfig, table: Table | None) -> Reward:
-    """The reward of a judged episode."""
+def reward(
+    trajectory: Trajectory, config: RunConfig, table: Table | None, own: RewardOf | None = None
+) -> Reward:
+    """The reward of a judged episode; by `own`, where that is given.
+
+    Raises InputError where `own` gives no Reward of finite parts.
+    """
+    if own is not None:
+        given = own(trajectory, config.reward)
+        if not isinstance(given, Reward) or not np.isfinite(given.total):
+            raise InputError(
+                f"Parts(reward=…) gave {given!r:.60} for task {trajectory.task.task_id!r}: return a"
+                " Reward(terminal, turns, major) of three finite numbers"
+            )
+        return given
     return trajectory_reward(
         bool(trajectory.success), trajectory.turn_scores, trajectory.task.expert_turns,
         config.reward, _worth(trajectory, table),
@@ -61,8 +78,9 @@ def assign(
     scores: Mapping[str, list[np.ndarray]],
     table: Table | None,
     baselines: Baselines,
+    own: AdvantageOf | None = None,
 ) -> Credit:
-    """Advantages by `config.rl` of episodes that have their reward.
+    """Advantages by `config.rl`, or by `own`, of episodes that have their reward.
 
     Args:
       scores: what `Updater.score` said, per trajectory one number per token.
@@ -70,7 +88,9 @@ def assign(
       baselines: of "single_stream", before this step.
     """
     rl = config.rl
-    if rl.advantage == "gae":
+    if own is not None:
+        credit = _by_own(trajectories, config, own)
+    elif rl.advantage == "gae":
         credit = _by_value_model(trajectories, config, scores, table)
     else:
         credit = _by_baseline(trajectories, config, scores, table, baselines)
@@ -81,6 +101,32 @@ def assign(
         drawn = config.rollout.loss_log_probs == "drawn"
         _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap, drawn)
     return credit
+
+
+def _by_own(
+    trajectories: Sequence[Trajectory], config: RunConfig, own: AdvantageOf
+) -> Credit:
+    size = config.rollout.group_size
+    groups = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
+    given = own(groups, config)
+    if [len(of) for of in given] != [len(of) for of in groups]:
+        raise InputError(
+            f"Parts(advantage=…) gave {[len(of) for of in given]} for groups of"
+            f" {[len(of) for of in groups]} episodes: give one number, or one array, for each"
+        )
+    advantages: list[float | np.ndarray] = []
+    for t, value in zip(trajectories, (a for of in given for a in of), strict=True):
+        array = np.asarray(value, np.float64)
+        if array.shape not in ((), (t.num_tokens,)) or not np.isfinite(array).all():
+            raise InputError(
+                f"Parts(advantage=…) gave {value!r:.60} of shape {array.shape} for an episode of"
+                f" {t.num_tokens} tokens: give one finite number, or one for each token"
+            )
+        array = array if t.success is not None else np.zeros(())
+        advantages.append(array if array.shape else float(array))
+    used = np.array([bool(np.any(a)) for a in advantages])
+    flat = ~used.reshape(-1, size).any(axis=1)
+    return Credit(advantages, used, {}, {}, {"rl/zero_variance_groups": float(flat.mean())})
 
 
 # ---- one number per episode -----------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tarl_jax.config import MathsConfig
+from tarl_jax.config import InputError, MathsConfig
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
@@ -50,7 +50,7 @@ def medium_problems(
         rates = _pass_rates(engine, params, env, problems, progress)
         hosts.from_first(lambda: write_json(path, rates))
     else:
-        raise ValueError(f"{path}: is gone, and the policy that it was measured with has changed;"
+        raise InputError(f"{path}: is gone, and the policy that it was measured with has changed;"
                          " put it back, or start a new run")
     return in_band(problems, rates, config)
 
@@ -60,7 +60,7 @@ def in_band(problems: list[Task], rates: dict[str, float], config: MathsConfig) 
     kept = [p for p in problems if config.min_pass <= rates[p.task_id] <= config.max_pass]
     if not kept:
         values = [rates[p.task_id] for p in problems]
-        raise ValueError(
+        raise InputError(
             f"none of {len(problems)} maths problems is solved between maths.min_pass ="
             f" {config.min_pass} and maths.max_pass = {config.max_pass} of the time: the starting"
             f" policy solves {np.mean(np.equal(values, 0)):.0%} of them never and"

@@ -19,6 +19,7 @@ from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run, write_json
 from tarl_jax.runs.live import LiveView, print_summary
+from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore
 from tarl_jax.types import CUT_OFF, Task, Trajectory
 
@@ -249,25 +250,27 @@ def maths_metrics(trajectories: Sequence[Trajectory], others: int) -> dict[str, 
     }
 
 
-def evaluate_run(config: RunConfig, step: int) -> dict[str, float]:
+def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]:
     """Evaluates a checkpoint of the run in `config.workdir` (step -1: the newest).
+
+    parts: those that the run began with.
 
     Prints the table and writes `evaluation-<step>.json` to the run directory.
     Raises ConfigError if there is no such run, CheckpointError if there is no such checkpoint.
     """
     hosts.check(config)
     run_dir = Path(config.workdir)
-    require_run(config, run_dir)
+    require_run(config, run_dir, record(parts))
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
-    env = Environment.from_config(config)
+    env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
     engine = env.engine()
     state = restore(config, env, make_updater(config, env), checkpoints, step)
     try:
         env.check_users()
         with (
             LiveView(0, config.log.live, str(run_dir), hosts.output()) as view,
-            Judge(config.judge, hosts.own(run_dir / "judge"), view.log) as judge,
+            Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge) as judge,
         ):
             judge.check()
             values, _ = evaluate_modalities(

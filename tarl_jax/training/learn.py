@@ -1,7 +1,8 @@
-"""One step of learning from judged episodes: advantages, batches, optimiser updates, metrics."""
+"""From rewarded episodes to new parameters: credit for each token, then optimiser updates."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 from collections.abc import Sequence
@@ -28,86 +29,64 @@ from tarl_jax.rl.objective import needs_score
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.speech.sound import AudioInputs
 from tarl_jax.training.credit import Baselines, Credit, Table, assign
+from tarl_jax.training.parts import AdvantageOf
 from tarl_jax.types import Trajectory
 
 
+@dataclasses.dataclass(frozen=True)
 class Learner:
-    """Learns from the episodes of a step as `config.reward` and `config.rl` say.
+    """What turns the episodes of a step into an update; nothing of it changes during a run.
 
     Attributes:
-      table: of calibrated turns; None where the judge's scores count as they are.
-      baselines: of "single_stream", {} otherwise; part of a run's state.
+      row_shards: into how many parts the mesh splits the rows of a batch.
+      table: of calibrated turns; None: the judge's scores count as they are.
+      advantage: in place of the one that `config.rl.advantage` names.
     """
 
-    def __init__(self, config: RunConfig, updater: Updater, row_shards: int, run_dir: Path):
-        """Raises FileNotFoundError or ValueError where `reward.calibration` is no table."""
-        self._config = config
-        self._updater = updater
-        self._row_shards = row_shards
-        self.table = _kept_table(config, run_dir)
-        self.baselines: Baselines = {}
-        self._drawn = config.rollout.loss_log_probs == "drawn"
+    config: RunConfig
+    updater: Updater
+    row_shards: int
+    table: Table | None = None
+    advantage: AdvantageOf | None = None
 
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, length) of a batch."""
-        longest = self._config.rollout.max_episode_tokens
-        tokens = self._config.rl.micro_batch_tokens
-        if self._config.rl.pack:
-            return packed_shapes(longest, tokens, self._row_shards)
-        return batch_shapes(longest, tokens, self._row_shards)
+        longest = self.config.rollout.max_episode_tokens
+        tokens = self.config.rl.micro_batch_tokens
+        if self.config.rl.pack:
+            return packed_shapes(longest, tokens, self.row_shards)
+        return batch_shapes(longest, tokens, self.row_shards)
 
-    def learn(
-        self,
-        step: int,
-        state: TrainState,
-        reference: Params | None,
-        trajectories: Sequence[Trajectory],
-    ) -> tuple[TrainState, dict[str, float]]:
-        """The state after this step, and metrics named "rl/…". Raises NonFiniteError."""
-        encoder = self._config.model.audio
-        spoken = [
-            audio_inputs_of(t.sounds(), t.num_tokens, encoder) if encoder else None for t in trajectories
-        ]
-        credit = self._credit(state, reference, trajectories, spoken)
-        self.baselines = credit.baselines
-        state, metrics = self._update(step, state, reference, trajectories, spoken, credit)
-        return state, metrics | credit.metrics
-
-    def _credit(
-        self,
-        state: TrainState,
-        reference: Params | None,
-        trajectories: Sequence[Trajectory],
-        spoken: Sequence[AudioInputs | None],
+    def credit(
+        self, state: TrainState, reference: Params | None, trajectories: Sequence[Trajectory],
+        baselines: Baselines,
     ) -> Credit:
-        """Advantages; before them, where they need it, what models say of the episodes' tokens."""
-        scores: dict[str, list[np.ndarray]] = {}
-        if needs_score(self._config.rl):
-            samples = [
-                samples_of(t, 0.0, audio_inputs=of) for t, of in zip(trajectories, spoken, strict=True)
-            ]
-            flat = [sample for of in samples for sample in of]
-            lengths = [len(sample.tokens) for sample in flat]
-            layouts = self._layouts(lengths)
-            said = self._updater.score(state, fill(layouts, flat, self._config.rl.pack), reference)
-            scores = {
-                name: _rejoined(trajectories, take_out(layouts, of, lengths))
-                for name, of in said.items()
-            }
-        return assign(trajectories, self._config, scores, self.table, self.baselines)
+        """What each token of rewarded episodes trains on.
 
-    def _update(
-        self,
-        step: int,
-        state: TrainState,
-        reference: Params | None,
-        trajectories: Sequence[Trajectory],
-        spoken: Sequence[AudioInputs | None],
-        credit: Credit,
+        Where the advantages need it, the models are asked first what they say of the tokens.
+        """
+        encoder = self.config.model.audio
+        audio = [
+            audio_inputs_of(t.sounds(), t.num_tokens, encoder) if encoder else None
+            for t in trajectories
+        ]
+        scores = {}
+        if needs_score(self.config.rl):
+            scores = self._scores(state, reference, trajectories, audio)
+        credit = assign(trajectories, self.config, scores, self.table, baselines, self.advantage)
+        return dataclasses.replace(credit, audio=audio)
+
+    def update(
+        self, step: int, state: TrainState, reference: Params | None,
+        trajectories: Sequence[Trajectory], credit: Credit,
     ) -> tuple[TrainState, dict[str, float]]:
-        """One optimiser step per minibatch of groups; what has nothing to teach is left out."""
-        rl = self._config.rl
-        groups = np.arange(len(trajectories)).reshape(-1, self._config.rollout.group_size)
+        """The state after this step, and metrics named "rl/…". Raises NonFiniteError.
+
+        One optimiser step per minibatch of groups; what has nothing to teach is left out.
+        """
+        rl = self.config.rl
+        drawn = self.config.rollout.loss_log_probs == "drawn"
+        groups = np.arange(len(trajectories)).reshape(-1, self.config.rollout.group_size)
         useful = np.flatnonzero(credit.used[groups].any(axis=1))
         # A value model that knows nothing yet would mislead the policy.
         ready = not state.value or step > rl.value.warmup_steps
@@ -120,23 +99,59 @@ class Learner:
             samples = [
                 sample for i in chosen for sample in samples_of(
                     trajectories[i], credit.advantages[i],
-                    {name: of[i] for name, of in credit.fields.items()}, self._drawn, spoken[i],
+                    {name: of[i] for name, of in credit.fields.items()}, drawn, credit.audio[i],
                 )
             ]
             layouts = self._layouts([len(sample.tokens) for sample in samples])
             real += sum(len(sample.tokens) for sample in samples)
             padded += sum(math.prod(layout.shape) for layout in layouts)
             batches = fill(layouts, samples, rl.pack)
-            state, values = self._updater.update(state, batches, reference, ready)
+            state, values = self.updater.update(state, batches, reference, ready)
             means.append(values)
-        return state, _metrics(means) | {"rl/real_tokens": real / max(padded, 1)}
+        return state, _metrics(means) | {"rl/real_tokens": real / max(padded, 1)} | credit.metrics
+
+    def _scores(
+        self, state: TrainState, reference: Params | None, trajectories: Sequence[Trajectory],
+        audio: Sequence[AudioInputs | None],
+    ) -> dict[str, list[np.ndarray]]:
+        """What `Updater.score` says, by its name: per trajectory one number per token."""
+        samples = [
+            sample for t, of in zip(trajectories, audio, strict=True)
+            for sample in samples_of(t, 0.0, audio_inputs=of)
+        ]
+        lengths = [len(sample.tokens) for sample in samples]
+        layouts = self._layouts(lengths)
+        said = self.updater.score(state, fill(layouts, samples, self.config.rl.pack), reference)
+        return {
+            name: _rejoined(trajectories, take_out(layouts, of, lengths))
+            for name, of in said.items()
+        }
 
     def _layouts(self, lengths: Sequence[int]) -> list[Layout]:
-        tokens = self._config.rl.micro_batch_tokens
-        if self._config.rl.pack:
-            longest = self._config.rollout.max_episode_tokens
-            return packed_layouts(lengths, tokens, longest, self._row_shards)
-        return padded_layouts(lengths, tokens, self._row_shards)
+        tokens = self.config.rl.micro_batch_tokens
+        if self.config.rl.pack:
+            longest = self.config.rollout.max_episode_tokens
+            return packed_layouts(lengths, tokens, longest, self.row_shards)
+        return padded_layouts(lengths, tokens, self.row_shards)
+
+
+def kept_table(config: RunConfig, run_dir: Path) -> Table | None:
+    """The table of calibrated turns, kept with the run: its file may change meanwhile.
+
+    Raises InputError where `reward.calibration` is no table.
+    """
+    if not config.reward.calibration:
+        return None
+    kept = run_dir / "calibration.json"
+
+    def keep() -> None:
+        if not kept.exists():
+            path = Path(config.reward.calibration).expanduser()
+            load_table(path)
+            shutil.copyfile(path, kept)
+
+    hosts.from_first(keep)
+    return load_table(kept)
 
 
 def _rejoined(
@@ -150,22 +165,6 @@ def _rejoined(
             whole[at[counts]] = next(remaining)[counts]
         found.append(whole)
     return found
-
-
-def _kept_table(config: RunConfig, run_dir: Path) -> Table | None:
-    """The table of calibrated turns, kept with the run: its file may change meanwhile."""
-    if not config.reward.calibration:
-        return None
-    kept = run_dir / "calibration.json"
-
-    def keep() -> None:
-        if not kept.exists():
-            path = Path(config.reward.calibration).expanduser()
-            load_table(path)
-            shutil.copyfile(path, kept)
-
-    hosts.from_first(keep)
-    return load_table(kept)
 
 
 def _metrics(means: Sequence[dict[str, float]]) -> dict[str, float]:

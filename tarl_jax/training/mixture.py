@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tarl_jax.config import CurriculumConfig, MathsConfig, SpeechConfig
+from tarl_jax.config import CurriculumConfig, InputError, MathsConfig, SpeechConfig
 from tarl_jax.types import Task
 
 
@@ -57,14 +57,14 @@ class Mixture:
         self._curriculum = curriculum or CurriculumConfig()
         self._speech = speech or SpeechConfig()
         if tasks_per_step > len(tools):
-            raise ValueError(
+            raise InputError(
                 f"rollout.tasks_per_step = {tasks_per_step}, but there are only {len(tools)}"
                 " training tasks"
             )
         first = self._curriculum.maths if self._curriculum.warmup_steps else 0.0
         most = round(max(*config.ratio, first) * tasks_per_step)
         if most > len(maths):
-            raise ValueError(
+            raise InputError(
                 f"maths.ratio = {config.ratio}, curriculum.maths = {first}: a step takes up to"
                 f" {most} maths problems, but there are only {len(maths)} to train on; lower it,"
                 " raise maths.num_train or maths.band_problems, or widen the band of maths.min_pass"

@@ -14,19 +14,28 @@ from tarl_jax.models.lora import frozen_part, merge
 from tarl_jax.models.omni_files import AudioIds
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.mesh import make_mesh
+from tarl_jax.rl.losses import PolicyLoss
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START
+from tarl_jax.training.parts import Parts, record
 from tarl_jax.warm_start.imitation import Progress, Score
 from tarl_jax.warm_start.recipe import warm_start
 
 
-def make_updater(config: RunConfig, env: Environment) -> Updater:
-    """The updater of a run, on its mesh over all devices."""
+def make_updater(
+    config: RunConfig, env: Environment, policy_loss: PolicyLoss | None = None
+) -> Updater:
+    """The updater of a run, on its mesh over all devices.
+
+    policy_loss: in place of the one that the config names.
+    """
     mesh = make_mesh(config.mesh)
-    return Updater(config.model, env.vocab_size, config.rl, config.rollout.temperature, mesh)
+    return Updater(
+        config.model, env.vocab_size, config.rl, config.rollout.temperature, mesh, policy_loss
+    )
 
 
 def starting_policy(
@@ -73,7 +82,7 @@ def newest(checkpoints: Checkpoints, run_dir: Path, step: int) -> int:
     return steps[-1] if step < 0 else step
 
 
-def export(config: RunConfig, folder: Path, step: int) -> int:
+def export(config: RunConfig, folder: Path, step: int, parts: Parts) -> int:
     """Writes the policy of a checkpoint (step -1: the newest) as a Hugging Face folder.
 
     Adapters are merged into their weights. The dtype is the model's.
@@ -82,10 +91,10 @@ def export(config: RunConfig, folder: Path, step: int) -> int:
       Face model has such a policy's parts, CheckpointError if there is no such checkpoint.
     """
     run_dir = Path(config.workdir)
-    require_run(config, run_dir)
+    require_run(config, run_dir, record(parts))
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
-    env = Environment.from_config(config)
+    env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
     state = restore(config, env, make_updater(config, env), checkpoints, step)
     checkpoints.close()
     hugging_face.save_params(

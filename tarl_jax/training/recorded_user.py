@@ -20,6 +20,7 @@ from tarl_jax.speech.clips import load_clip
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.synthesis import Voice
 from tarl_jax.speech.user import SpokenUser
+from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore
 from tarl_jax.types import Task, Trajectory
 
@@ -51,7 +52,7 @@ class _Recording:
     def close(self) -> None: ...
 
 
-def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
+def answer(config: RunConfig, audio: Path, step: int, parts: Parts) -> Trajectory:
     """Plays the clip of a file to the policy of a checkpoint (step -1: the newest); prints it.
 
     The policy acts until it says something to the user. The episode has no task: no verdict of it
@@ -62,7 +63,7 @@ def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
     if hosts.several():
         raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
     run_dir = Path(config.workdir)
-    require_run(config, run_dir)
+    require_run(config, run_dir, record(parts))
     if not config.model.audio:
         raise ConfigError("--user=human: the policy of this run has no audio encoder; train one"
                           " with configs/omni_tarl.py")
@@ -72,7 +73,7 @@ def answer(config: RunConfig, audio: Path, step: int) -> Trajectory:
         raise ConfigError(f"--audio={audio}: {error}") from error
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
-    env = Environment.from_config(config)
+    env = Environment.from_config(config, parts.domain, parts.tasks)
     try:
         state = restore(config, env, make_updater(config, env), checkpoints, step)
         print(_someone(env))

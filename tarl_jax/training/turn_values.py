@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tarl_jax.config import InputError
 from tarl_jax.rl.calibration import Kind, calibrate, save_table, turn_kind
 from tarl_jax.runs.metrics import read_trajectories, trajectory_files
 
@@ -29,7 +30,7 @@ def calibrate_run(run_dir: Path, last: int = 0) -> dict[str, Kind]:
         if t.turn_scores is not None and t.success is not None
     ]
     if not found:
-        raise ValueError(f"{run_dir}: holds no judged training episode to calibrate by")
+        raise InputError(f"{run_dir}: holds no judged training episode to calibrate by")
     return calibrate(
         [[turn_kind(turn) for turn in t.turns] for t in found],
         [t.turn_scores or [] for t in found],

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tarl_jax.config import InputError
 from tarl_jax.runs.live import DASH, printable
 from tarl_jax.runs.metrics import TRAJECTORY_DIR, read_trajectories, trajectory_files
 
@@ -32,7 +33,7 @@ _ABSTAIN = ("abstain", "dim")
 _CALL_MARKUP = re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL)
 
 
-class ViewError(Exception):
+class ViewError(InputError):
     """There is nothing to show; the message says what exists."""
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tarl_jax.config import ModelConfig, RunConfig
+from tarl_jax.config import InputError, ModelConfig, RunConfig
 from tarl_jax.config.warm_start import WarmStartConfig
 from tarl_jax.models import decoder
 from tarl_jax.parallel import hosts
@@ -143,7 +143,7 @@ def _cached(
     if hosts.from_first(folder.exists):
         return checkpoint.load_params(folder, updater.policy_shapes), folder
     if config.warm_start.target_pass and score is None:
-        raise ValueError(f"{folder}: the warm start of this run is gone, and only a run makes one")
+        raise InputError(f"{folder}: the warm start of this run is gone, and only a run makes one")
     settings = config.warm_start
     if _learns_speech(config):
         before, learn = (

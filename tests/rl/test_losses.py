@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tarl_jax.config import RLConfig
 from tarl_jax.rl.losses import (
     clipped_policy_loss,
     kl_k3,
@@ -17,6 +18,7 @@ from tarl_jax.rl.losses import (
     simple_policy_loss,
     value_loss,
 )
+from tarl_jax.types import Batch
 
 # (ratio, advantage, loss of the token, held back by the clip) for bounds 1 - 0.2 and 1 + 0.28
 CLIP_CASES = [
@@ -36,8 +38,15 @@ def one(*values):
     return jnp.array([values], jnp.float32)
 
 
+def apply(loss, log_probs, old, advantages, mask, low, high, weights=None, segments=None):
+    """A policy loss of these arrays; by default each sampled token weighs 1."""
+    batch = Batch(jnp.zeros_like(old, jnp.int32), mask, old, advantages, segments)
+    config = RLConfig(clip_low=low, clip_high=high)
+    return loss(log_probs, batch, mask if weights is None else weights, config)
+
+
 def clipped(log_probs, old, advantages, mask):
-    return clipped_policy_loss(log_probs, old, advantages, mask, 0.2, 0.28)
+    return apply(clipped_policy_loss, log_probs, old, advantages, mask, 0.2, 0.28)
 
 
 @pytest.mark.parametrize("ratio, advantage, loss, held", CLIP_CASES)
@@ -183,7 +192,9 @@ def test_sequence_sums_stay_inside_their_sequence():
 ])
 def test_simple_policy_loss_by_hand(ratio, advantage, loss, beyond):
     old = one(-3.0)
-    got, count = simple_policy_loss(old + np.log(ratio), old, one(advantage), one(1), 0.2)
+    got, count = apply(
+        simple_policy_loss, old + np.log(ratio), old, one(advantage), one(1), 0.2, 0.2
+    )
     np.testing.assert_allclose(got, loss, rtol=1e-5)
     assert int(count) == beyond
 
@@ -195,7 +206,7 @@ def test_the_simple_loss_is_least_at_its_bound(advantage):
 
     def slope(ratio):
         def loss(x):
-            return simple_policy_loss(x, one(0.0), one(advantage), one(1), 0.2)[0]
+            return apply(simple_policy_loss, x, one(0.0), one(advantage), one(1), 0.2, 0.2)[0]
 
         return float(jax.grad(loss)(one(np.log(ratio)))[0, 0])
 
@@ -210,8 +221,9 @@ def test_sequence_ratio_by_hand():
     mask = one(0, 1, 1, 1, 0, 0)
     segments = np.array([[1, 1, 1, 2, 2, 0]])
     weights, count = loss_weights(mask, segments, "sequence", 1)
-    got, held = sequence_policy_loss(
-        new, old, one(0, 3.0, 3.0, -1.0, 0, 0), mask, 0.2, 0.28, weights, segments
+    got, held = apply(
+        sequence_policy_loss, new, old, one(0, 3.0, 3.0, -1.0, 0, 0), mask, 0.2, 0.28,
+        weights, segments,
     )
     np.testing.assert_allclose(got, -1.28 * 3 + np.exp(-0.1), rtol=1e-5)
     np.testing.assert_allclose(count, 2)
@@ -229,7 +241,7 @@ def test_the_sequence_ratio_has_the_gradient_of_its_definition():
     def mine(x):
         weights, _ = loss_weights(mask, None, "sequence", 1)
         rows = jnp.array(advantage[:, None] * np.ones((2, 5)), jnp.float32)
-        return sequence_policy_loss(x, old, rows, mask, 0.5, 0.5, weights)[0]
+        return apply(sequence_policy_loss, x, old, rows, mask, 0.5, 0.5, weights)[0]
 
     def defined(x):
         ratio = jnp.exp((mask * (x - old)).sum(axis=1) / sizes)

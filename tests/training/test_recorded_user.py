@@ -15,6 +15,7 @@ from tarl_jax.runs.metrics import read_trajectories, write_trajectories
 from tarl_jax.speech.clips import save_clip
 from tarl_jax.training import recorded_user
 from tarl_jax.training.evaluation import evaluate_modalities
+from tarl_jax.training.parts import Parts
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +120,9 @@ def test_a_run_without_encoder_or_a_file_without_sound_is_named(
 ):
     monkeypatch.setattr(recorded_user, "require_run", lambda config, path: None)
     with pytest.raises(ConfigError, match="has no audio encoder"):
-        recorded_user.answer(tiny_config, tmp_path / "x.wav", -1)
+        recorded_user.answer(tiny_config, tmp_path / "x.wav", -1, Parts())
     with pytest.raises(ConfigError, match=r"--audio=.*x\.wav"):
-        recorded_user.answer(env.config, tmp_path / "x.wav", -1)
+        recorded_user.answer(env.config, tmp_path / "x.wav", -1, Parts())
 
 
 def test_the_command_prints_the_dialogue(env, params, tmp_path, monkeypatch, capsys):
@@ -143,7 +144,7 @@ def test_the_command_prints_the_dialogue(env, params, tmp_path, monkeypatch, cap
     monkeypatch.setattr(recorded_user, "make_updater", lambda *_: None)
     monkeypatch.setattr(Engine, "run", run)
     save_clip(tmp_path / "mine.wav", hum())
-    recorded_user.answer(env.config, tmp_path / "mine.wav", -1)
+    recorded_user.answer(env.config, tmp_path / "mine.wav", -1, Parts())
     printed = capsys.readouterr().out
     user = next(iter(env.domain.database["users"].values()))
     assert user["email"] in printed and user["orders"][0] in printed

@@ -1,0 +1,116 @@
+"""What a run writes down while it trains: metrics, episodes, clocks, a profile."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import jax
+
+from tarl_jax.parallel import hosts
+from tarl_jax.runs import metrics
+from tarl_jax.training.evaluation import by_kind
+from tarl_jax.training.run import Run
+from tarl_jax.types import Trajectory
+
+
+class Clock:
+    """Times the phases of a step, and shows which one is under way.
+
+    Attributes:
+      seconds: of each phase that has ended, by its name.
+    """
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._begun = time.perf_counter()
+        self._compiled = run.compilations
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._run.view.phase(name)
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - begun
+
+    def metrics(self) -> dict[str, float]:
+        """"seconds/…" of each phase and of all since the clock was made, and "compilations"."""
+        return {f"seconds/{name}": value for name, value in self.seconds.items()} | {
+            "seconds/step": time.perf_counter() - self._begun,
+            "compilations": self._run.compilations - self._compiled,
+        }
+
+
+class RunLog:
+    """The files that a run adds to; the first process alone writes them. A context manager.
+
+    resume_step: lines of later steps are dropped, for the run writes them again.
+    """
+
+    def __init__(self, run: Run, resume_step: int):
+        self._run = run
+        self._writer = (
+            metrics.MetricsWriter(run.run_dir, resume_step=resume_step) if hosts.first() else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def step(
+        self, step: int, values: dict[str, float], trajectories: Sequence[Trajectory]
+    ) -> None:
+        """Of a training step: its metrics and the first of its episodes."""
+        self._write(step, "train", values)
+        kept = trajectories[: self._run.config.log.trajectories]
+        if kept:
+            hosts.from_first(
+                lambda: metrics.append_trajectories(self._run.run_dir, step, kept)
+            )
+        self._run.view.update(step, values)
+
+    def evaluation(
+        self, step: int, kind: str, values: dict[str, float], trajectories: Sequence[Trajectory]
+    ) -> None:
+        """Of an evaluation: its metrics and some episodes of each kind."""
+        self._write(step, kind, values)
+        tools, maths = by_kind(trajectories)
+        spoken = [t for t in tools if any(t.sounds())]
+        written = [t for t in tools if not any(t.sounds())]
+        kept = [*written[:64], *maths[:16], *spoken[:16]]
+        hosts.from_first(
+            lambda: metrics.append_trajectories(self._run.run_dir, step, kept, kind="eval")
+        )
+        self._run.view.update(step, values)
+
+    def found(self, kind: str) -> dict[str, float]:
+        """The metrics of an evaluation that an earlier start has made; {} if there is none."""
+        last = self._run.config.rl.steps
+        for record in hosts.from_first(lambda: metrics.read_metrics(self._run.run_dir)):
+            if record["kind"] == kind and record["step"] in (0, last):
+                return {k: v for k, v in record.items() if k not in ("step", "kind")}
+        return {}
+
+    @contextlib.contextmanager
+    def traced(self, step: int) -> Iterator[None]:
+        """Records what the step does, for Perfetto, where it is the one that was asked for."""
+        run = self._run
+        if step != run.config.log.trace_step or not hosts.first():
+            yield
+            return
+        with jax.profiler.trace(run.run_dir / "trace", create_perfetto_trace=True):
+            yield
+        run.view.log(f"trace of step {step}: {run.run_dir / 'trace'}, for ui.perfetto.dev")
+
+    def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        def write() -> None:
+            assert self._writer is not None  # the first process has one
+            self._writer.write(step, kind, values)
+
+        hosts.from_first(write)

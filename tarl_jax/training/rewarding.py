@@ -1,0 +1,54 @@
+"""From finished episodes to rewarded ones: the judge's scores, the reward, their metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tarl_jax.config import RunConfig
+from tarl_jax.judge.service import Judge
+from tarl_jax.parallel import hosts
+from tarl_jax.training.credit import Table, reward
+from tarl_jax.training.evaluation import behaviour, by_kind, maths_metrics, modalities
+from tarl_jax.training.parts import RewardOf
+from tarl_jax.types import Trajectory
+
+PARTS = ("terminal", "turns", "major")
+
+
+def judged(judge: Judge, played: Sequence[Trajectory]) -> list[Trajectory]:
+    """Those of all processes, each judged where it was played."""
+    for t, verdict in zip(played, judge.judge_all(played), strict=True):
+        if verdict:
+            t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
+    return hosts.joined(played)
+
+
+def rewarded(
+    trajectories: Sequence[Trajectory], config: RunConfig, table: Table | None,
+    own: RewardOf | None,
+) -> dict[str, float]:
+    """Gives each its reward, in place; returns metrics, those of maths problems apart."""
+    for t in trajectories:
+        earned = reward(t, config, table, own)
+        t.reward, t.reward_parts = earned.total, dataclasses.asdict(earned)
+    trajectories, maths = by_kind(trajectories)
+    values = maths_metrics(maths, len(trajectories))
+    if not trajectories:
+        return values
+    major = np.array([-1 in (t.turn_scores or ()) for t in trajectories])
+    success = np.array([bool(t.success) for t in trajectories])
+    return values | {f"rollout/{k}": v for k, v in behaviour(trajectories).items()} | modalities(
+        trajectories
+    ) | {
+        f"reward/{part}": float(np.mean([t.reward_parts[part] for t in trajectories]))
+        for part in PARTS
+    } | {
+        "reward/mean": float(np.mean([t.reward for t in trajectories])),
+        "train/pass_rate": float(np.mean(success)),
+        "train/clean_pass": float(np.mean(success & ~major)),
+        "judge/major_share": float(np.mean(major)),
+        "judge/abstained": float(np.mean([t.turn_scores is None for t in trajectories])),
+    }

@@ -1,0 +1,226 @@
+"""What a run is made of, and where it stands; built once, handed on, and changed by nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from tarl_jax.config import RunConfig
+from tarl_jax.judge.service import Judge
+from tarl_jax.models.decoder import Params
+from tarl_jax.parallel import hosts
+from tarl_jax.parallel.mesh import make_mesh, row_shards
+from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.environment import Environment
+from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
+from tarl_jax.runs.directory import open_run_dir
+from tarl_jax.runs.live import LiveView
+from tarl_jax.runs.stopping import Interrupted, StopRequest
+from tarl_jax.training.collect import Collector
+from tarl_jax.training.credit import Baselines
+from tarl_jax.training.difficulty import medium_problems
+from tarl_jax.training.evaluation import evaluate
+from tarl_jax.training.learn import Learner, kept_table
+from tarl_jax.training.mixture import Mixture
+from tarl_jax.training.parts import Parts, record
+from tarl_jax.training.policy import make_updater, restore, starting_policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run is made of.
+
+    Attributes:
+      env: domain, tasks, users. judge: of finished episodes. engine: of rollouts, on the device.
+      updater: of the policy. learner: from episodes to updates.
+      view: what the terminal shows. stop: whether someone asked the run to stop.
+    """
+
+    config: RunConfig
+    parts: Parts
+    run_dir: Path
+    env: Environment
+    judge: Judge
+    engine: Engine
+    updater: Updater
+    learner: Learner
+    checkpoints: Checkpoints
+    view: LiveView
+    stop: StopRequest
+
+    @property
+    def compilations(self) -> int:
+        return self.engine.programs.compilations + self.updater.compilations
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a run stands after a step; all of it is in the step's checkpoint.
+
+    Attributes:
+      step: the last one that is finished; 0: none.
+      train: parameters and optimiser.
+      reference: what a KL penalty holds on to, the policy of the start; None without a penalty.
+      baselines: of `rl.advantage = "single_stream"`.
+    """
+
+    step: int
+    train: TrainState
+    reference: Params | None
+    baselines: Baselines
+
+    @property
+    def policy(self) -> Params:
+        return self.train.policy
+
+
+@contextlib.contextmanager
+def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
+    """Builds what a run is made of, and ends what is open of it.
+
+    Raises what a command prints as one line: ConfigError, InputError, LLMError, SpeechError.
+    """
+    hosts.check(config)
+    run_dir = hosts.from_first(lambda: open_run_dir(config, record(parts)))
+    hosts.require_shared(run_dir)
+    with contextlib.ExitStack() as stack:
+        view = stack.enter_context(
+            LiveView(config.rl.steps, config.log.live, str(run_dir), hosts.output())
+        )
+        stop = stack.enter_context(StopRequest())
+        view.phase("building the environment and its tasks")
+        env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
+        stack.callback(env.close)
+        env.check_users()
+        judge = stack.enter_context(
+            Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge)
+        )
+        judge.check()
+        updater = make_updater(config, env, parts.loss)
+        shards = row_shards(make_mesh(config.mesh))
+        learner = Learner(config, updater, shards, kept_table(config, run_dir), parts.advantage)
+        checkpoints = Checkpoints(run_dir, config.checkpoint)
+        stack.callback(checkpoints.close)
+        yield Run(config, parts, run_dir, env, judge, env.engine(), updater, learner, checkpoints,
+                  view, stop)
+
+
+def start(run: Run) -> State:
+    """Where the run goes on, by its newest checkpoint, or where it begins: after its warm start.
+
+    A fresh run has checkpoint 0 afterwards.
+    """
+    config, updater = run.config, run.updater
+    steps = hosts.from_first(lambda: run.checkpoints.steps)
+    baselines: Baselines = {}
+    if steps:
+        train = restore(config, run.env, updater, run.checkpoints, steps[-1])
+        baselines = run.checkpoints.meta(steps[-1]).get("baselines", {})
+        run.view.log(f"resuming {run.run_dir} after step {steps[-1]}")
+        reference = train.policy
+    else:
+        reference = starting_policy(
+            config, run.env, updater, lambda *how_far: _show_warm_start(run, *how_far),
+            run.view.log, lambda params: _training_pass_rate(run, params),
+        )
+        train = updater.init(reference)
+    if config.rl.kl_coef > 0:
+        folder = run.run_dir / "reference"
+        if hosts.from_first(folder.exists):
+            reference = load_params(folder, updater.policy_shapes)
+        else:
+            save_params(folder, reference)
+    state = State(
+        steps[-1] if steps else 0, train, reference if config.rl.kl_coef > 0 else None, baselines
+    )
+    if not steps:
+        save(run, state)
+    return state
+
+
+def task_mixture(run: Run, state: State) -> Mixture:
+    """The tasks of every step.
+
+    Raises CheckpointError where the run's checkpoint was made by another schedule.
+    """
+    config, maths = run.config, run.env.maths
+    problems = medium_problems(
+        run.engine, None if state.step else state.policy, run.env, run.run_dir,
+        lambda done, total: run.view.phase("trying the maths problems", done, total),
+    )
+    if maths is not None:
+        run.view.log(f"maths: {len(problems)} of {len(maths.train_tasks)} problems to train"
+                     f" on; {maths.too_long} were too long")
+    mixture = Mixture(run.env.train_tasks, problems, config.rollout.tasks_per_step, config.maths,
+                      config.seed, config.speech, config.curriculum)
+    kept = run.checkpoints.meta(state.step).get("curriculum", {})
+    now = mixture.state(state.step)
+    if kept and kept != now:
+        raise CheckpointError(
+            f"{run.run_dir}: at step {state.step} its curriculum stood at {kept}, and this config's"
+            f" at {now}: use the maths problems and the config that it began with"
+        )
+    return mixture
+
+
+def save(run: Run, state: State, mixture: Mixture | None = None,
+         collector: Collector | None = None) -> None:
+    """Writes the checkpoint of a step, and what was played ahead of it."""
+    meta = {"step": state.step, "config": run.config.name, "baselines": state.baselines}
+    if mixture:
+        meta["curriculum"] = mixture.state(state.step)
+    if collector:
+        collector.save()
+    # What is frozen is where it came from: it is not written again.
+    run.checkpoints.save(state.step, dataclasses.replace(state.train, frozen={}), meta)
+    if collector:
+        collector.forget(run.checkpoints.steps[0])
+
+
+@contextlib.contextmanager
+def naming_the_last_good(run: Run, step: int) -> Iterator[None]:
+    """Adds to a NonFiniteError which state is good, and what to do."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"step {step}: {error}. Nothing of this step was saved; the last good state"
+            f" is the checkpoint of step {run.checkpoints.steps[-1]}. Lower"
+            f" rl.learning_rate and start from it in a new run, or look at the"
+            f" trajectories in {run.run_dir}"
+        ) from error
+
+
+def honour_stop(run: Run, where: str) -> None:
+    """Raises Interrupted where someone asked the run to stop. Joined processes stop together,
+    between steps alone."""
+    if run.stop.received and not hosts.several():
+        raise stopped(run, where, run.stop.received)
+
+
+def stopped(run: Run, where: str, number: int) -> Interrupted:
+    return Interrupted(f"stopped {where}; go on with --workdir={run.run_dir}", number)
+
+
+def _show_warm_start(run: Run, what: str, step: int, steps: int, loss: float) -> None:
+    note = f"loss {loss:.3f}" if math.isfinite(loss) else ""
+    run.view.phase(f"warm start: {what}", step, steps, note)
+    honour_stop(run, "in the warm start, which begins again")
+
+
+def _training_pass_rate(run: Run, params: Params) -> float:
+    """Share of training tasks passed: the first ones, as many as an evaluation has."""
+    if not run.engine.programs.compilations:
+        run.engine.programs.compile(params)
+    tasks = run.env.train_tasks[: run.config.eval.tasks]
+    # The warm start is shared by runs of every seed: its episodes have a seed of their own.
+    seeded = dataclasses.replace(run.config, seed=run.config.warm_start.seed)
+    env = dataclasses.replace(run.env, config=seeded)
+    values, _ = evaluate(run.engine, params, env, tasks, "warm start")
+    passed = values["eval/pass^1"]
+    run.view.log(f"warm start: passes {passed:.3f} of {len(tasks)} training tasks")
+    return passed
