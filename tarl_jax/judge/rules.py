@@ -4,7 +4,8 @@
 user did not agree to; or wrong information given to the user (a refusal of what is allowed, a claim
 that something is done which is not).
 It knows the hidden script and the right calls, and reads the transcript only, so that saved
-trajectories can be judged again. A write that the shop rejects changes nothing and is minor.
+trajectories can be judged again. A write that a tool rejects changes nothing and is minor. What a
+request needs and which facts a refusal must name, the domain's desk says (`sandbox.desk`).
 
 Every deviation is marked, also after the first; the reward decides how many of them cost.
 """
@@ -13,15 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
+from collections.abc import Sequence
 from typing import Any
 
-from tarl_jax.sandbox.phrases import refusal_ground
-from tarl_jax.sandbox.script import READS, Request, Script, right_answer
-from tarl_jax.sandbox.shop import STATUS_WEIGHTS, named_in
+from tarl_jax.sandbox.desk import Wish, call_key
+from tarl_jax.sandbox.desks import desk_of
+from tarl_jax.sandbox.script import Script
 from tarl_jax.types import CUT_OFF, Call, Segment, Trajectory
-
-_IDENTIFY = ("find_user_id_by_email", "find_user_id_by_name_zip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +54,14 @@ class _Rules:
 
     def __init__(self, trajectory: Trajectory, script: Script):
         self.task = trajectory.task
-        self.requests = script.requests
+        self.desk = desk_of(script.desk)
+        self.requests: Sequence[Wish] = script.requests
         self.open_calls = list(trajectory.task.gold_calls)
-        self.identified = False
         self.asked = script.eager  # who says who it is need not be asked
-        self.read: set[str] = set()
-        self.statuses: dict[str, str] = {}  # of the orders that were read
-        self.orders: dict[str, dict[str, Any]] = {}  # those orders, as they were read
-        self.products_read: set[str] = set()
-        self.user_read = False
+        self.identified = script.eager and not self.desk.finders
+        self.answers: dict[str, str] = {}  # what each read showed at first, by `call_key`
         self.confirmed: set[int] = set()  # requests whose present wish the user confirmed
+        self.changed: set[int] = set()  # requests about which the user changed its mind
         self.dropped: set[int] = set()
         self.fulfilled: set[int] = set()
         self.spoiled: set[int] = set()  # requests with a wrong write
@@ -83,50 +80,32 @@ class _Rules:
         if answer.info["wrote"]:
             return self._write(call, answer.info["request"])
         if call.name == "transfer_to_human_agents":
-            asked = (i for i, r in enumerate(self.requests) if r.kind in READS)
+            asked = (i for i, r in enumerate(self.requests) if r.kind in self.desk.reads)
             if self.open_calls or not all(map(self._settled, asked)):
                 return -1, "hands over a customer it could serve"
             return 0, "a transfer that was not needed"
-        key = json.dumps(call.to_json(), sort_keys=True)
-        if key in self.read:
+        if call_key(call) in self.answers:
             return 0, "reads the same again"
-        self.read.add(key)
+        self.answers[call_key(call)] = answer.text
         return self._read(call, answer)
 
     def _read(self, call: Call, answer: Segment) -> tuple[int, str]:
         request = self._request(answer.info["request"])
-        if call.name in _IDENTIFY:
+        if call.name in self.desk.finders:
             found = answer.text == self.task.user_id
             first = found and not self.identified
             self.identified |= found
             return (1, "identifies the user") if first else (0, "not the user, or known already")
-        needed = False
-        if call.name == "get_order_details":
-            order_id = call.kwargs["order_id"]
-            order = json.loads(answer.text)
-            self.statuses[order_id] = order["status"]
-            self.orders[order_id] = order
-            needed = request is not None and order_id == request.order_id
-        elif call.name == "get_product_details":
-            product_id = call.kwargs["product_id"]
-            self.products_read.add(product_id)
-            needed = self._is_open(request, "exchange", "modify", product_id=product_id)
-        elif call.name == "get_user_details":
-            own = call.kwargs["user_id"] == self.task.user_id
-            self.user_read |= own
-            needed = own and self._is_open(request, "payment")
-        if needed and self.identified:
+        if request is not None and self.identified and call in self._needed(request, answer):
             return 1, "reads what the request needs"
         return 0, "a read that the request does not need, or before it knows who asks"
 
-    def _is_open(self, request: Request | None, *kinds: str, product_id: str = "") -> bool:
-        """Whether a look at more than the order can matter to the request."""
-        return (
-            request is not None
-            and request.kind in kinds
-            and request.denial not in ("status", "reason")
-            and product_id in ("", request.product_id)
-        )
+    def _needed(self, request: Wish, answer: Segment) -> list[Call]:
+        """What there is to read for a request as it stands."""
+        wish = request.then if answer.info["request"] in self.changed else request
+        if request.denial in self.desk.early:
+            return [self.desk.look(wish)]
+        return [self.desk.look(wish), *self.desk.look_further(wish, self.task.user_id)]
 
     def _write(self, call: Call, index: int) -> tuple[int, str]:
         if call not in self.open_calls:
@@ -150,14 +129,15 @@ class _Rules:
         unserved = [] if self._settled(index) else [request]
         unserved += self.requests[index + 1 :]
         if event == "gave_up" and any(
-            r.gold in self.open_calls or r.kind in READS for r in unserved
+            r.gold in self.open_calls or r.kind in self.desk.reads for r in unserved
         ):
             return -1, "lets the user give up on a request that it could serve"
+        if intent.startswith("ask_"):
+            needed = not (self.identified or self.asked)
+            self.asked = True
+            self.identified |= not self.desk.finders
+            return (1, "asks who the user is") if needed else (0, "asks what it knows")
         match intent:
-            case "ask_email" | "ask_name":
-                needed = not (self.identified or self.asked)
-                self.asked = True
-                return (1, "asks who the user is") if needed else (0, "asks what it knows")
             case "propose":
                 return self._propose(request, index, event)
             case "deny":
@@ -170,17 +150,17 @@ class _Rules:
                 if request.denial or self._settled(index):
                     return 0, "unclear about what it did"
                 return -1, "leaves a request that it could serve"
-            case "answer" if request.kind in READS:
+            case "answer" if request.kind in self.desk.reads:
                 return self._answer(request, index, text)
         return 0, "the user cannot tell what this means"
 
-    def _propose(self, request: Request, index: int, event: str) -> tuple[int, str]:
-        known = request.order_id in self.statuses and self.identified
+    def _propose(self, request: Wish, index: int, event: str) -> tuple[int, str]:
+        known = self._record(request) is not None and self.identified
         again = index in self.confirmed
         if event == "confirmed":
             self.confirmed.add(index)
-        if event == "changed_mind" and request.then is None:
-            self.dropped.add(index)
+        if event == "changed_mind":
+            (self.changed if request.then else self.dropped).add(index)
         if event not in ("confirmed", "changed_mind"):
             return 0, "proposes what the user did not ask for"
         if request.denial:
@@ -188,65 +168,56 @@ class _Rules:
         if again:
             return 0, "asks again for a yes it has"
         if not known:
-            return 0, "proposes before it knows the user and the order"
+            return 0, f"proposes before it knows the user and the {self.desk.record}"
         return 1, "lists the action and asks for a yes"
 
-    def _deny(self, request: Request, index: int, text: str) -> tuple[int, str]:
+    def _deny(self, request: Wish, index: int, text: str) -> tuple[int, str]:
         if index in self.spoiled:
             return 0, "refuses what is settled"
         if not request.denial:
             if self._settled(index) and index not in self.fulfilled:
                 return 0, "refuses what is settled"
             return -1, "refuses what the policy allows"
-        ground = refusal_ground(text)
+        ground = self.desk.phrases.refusal_ground(text)
         if ground and ground != request.denial:
             return -1, "refuses on a ground that is not so"
-        looked = {
-            "status": request.order_id in self.statuses,
-            "reason": True,
-            "unavailable": request.product_id in self.products_read,
-            "balance": self.user_read,
-        }[request.denial]
-        if not looked or not ground:
+        evidence = self.desk.evidence(request, self.task.user_id)
+        if not ground or not all(call_key(call) in self.answers for call in evidence):
             return 0, "refuses without looking, or without a ground"
-        told = {word for word in STATUS_WEIGHTS if word in text.lower()}
-        if ground == "status" and self.statuses[request.order_id] not in told:
-            return -1, "tells a wrong status"
-        if ground == "status" and len(told) > 1:
-            return 0, "tells several statuses"
-        asked = set(request.option.split())
-        if ground == "unavailable" and named_in(text) - set(request.item.split()) != asked:
-            return 0, "names another option than the one that was asked for"
+        wrong = self.desk.check_refusal(request, text, self._record(request))
+        if wrong is not None:
+            return wrong
         return 1, "refuses what the policy forbids"
 
-    def _done(self, request: Request, index: int) -> tuple[int, str]:
+    def _done(self, request: Wish, index: int) -> tuple[int, str]:
         if index in self.fulfilled:
             return 1, "reports what it did"
         if self._settled(index):
             return 0, "unclear about what it did"
         return -1, "claims to have done what it did not"
 
-    def _answer(self, request: Request, index: int, text: str) -> tuple[int, str]:
+    def _answer(self, request: Wish, index: int, text: str) -> tuple[int, str]:
         if not self.identified:
-            return -1, "tells about an order before it knows who asks"
-        if request.order_id not in self.orders:
+            return -1, f"tells about {self.desk.a_record} before it knows who asks"
+        record = self._record(request)
+        if record is None:
             return 0, "answers without looking"
-        right = right_answer(request.kind, self.orders[request.order_id])
-        said = re.sub(r"#\w+", "", text.lower())
-        if request.kind == "ask_status":
-            told = {word for word in STATUS_WEIGHTS if word in said}
-        else:
-            told = set(re.findall(r"\d+(?:\.\d+)?", said))
-        if told != {right} or request.order_id not in text:
+        right = self.desk.right_answer(request, record)
+        if self.desk.told(request, text) != {right} or request.record_id not in text:
             return -1, "tells what is not so"
         self.fulfilled.add(index)
         return 1, "tells what the user asked"
+
+    def _record(self, request: Wish) -> dict[str, Any] | None:
+        """What the request is about, as it was read; None if it was not."""
+        text = self.answers.get(call_key(self.desk.look(request)))
+        return None if text is None else json.loads(text)
 
     def _settled(self, index: int) -> bool:
         """Whether nothing more is due: written, dropped, or spoiled by a wrong write."""
         return index in self.fulfilled | self.dropped | self.spoiled
 
-    def _request(self, index: int) -> Request | None:
+    def _request(self, index: int) -> Wish | None:
         return self.requests[index] if index < len(self.requests) else None
 
 

@@ -5,7 +5,8 @@ and the present (`airline.NOW`): flights before it have landed or were cancelled
 are in any state, later ones can be booked. Ids of payment methods have two digits.
 
 Six airports lie on a ring. To the next airport of either side one flies in the morning, to the one
-after it later in the day, and to the opposite one with a stop.
+after it later in the day, and to the opposite one with a stop. Most reservations lie ahead and are
+of one flight, so that an episode about them is short.
 """
 
 from __future__ import annotations
@@ -27,25 +28,28 @@ PRICES = {"basic_economy": (50, 100), "economy": (100, 200), "business": (200, 5
 # Bags that each passenger checks for nothing, by cabin in the order of PRICES.
 FREE_BAGS = {"regular": (0, 1, 2), "silver": (1, 2, 3), "gold": (2, 3, 3)}
 _PRESENT = datetime.fromisoformat(NOW)
-_RESERVATIONS = 2  # of each user
+_AHEAD = [day for day in DAYS if day > _PRESENT.date()]
 
 
-def make_carrier(seed: int = 0, num_users: int = 30) -> Database:
+def make_carrier(
+    seed: int = 0, num_users: int = 30, branch: int = 0, reservations_per_user: int = 2
+) -> Database:
     """The database {"flights", "reservations", "users"}, a pure function of the arguments.
 
+    branch: airlines of one seed have the same flights; each branch has its own users.
     Raises ValueError where there are not as many names as users.
     """
     limit = len(FIRST_NAMES) * len(LAST_NAMES)
     if not 1 <= num_users <= limit:
         raise ValueError(f"num_users = {num_users}: must be between 1 and {limit}")
     flights = _make_flights(random.Random(f"flights-{seed}"))
-    rng = random.Random(f"travellers-{seed}")
+    rng = random.Random(f"travellers-{seed}-{branch}")
     users: dict[str, Record] = {}
     reservations: dict[str, Record] = {}
     for first, last in rng.sample([(f, n) for f in FIRST_NAMES for n in LAST_NAMES], num_users):
         user = _make_user(rng, first, last)
         user_id = f"{first.lower()}_{last.lower()}_{rng.randrange(10, 100)}"
-        while len(user["reservations"]) < _RESERVATIONS:
+        while len(user["reservations"]) < reservations_per_user:
             # A digit keeps it apart from the ids of bookings to come.
             reservation_id = "".join(rng.choices(ascii_uppercase, k=5)) + str(rng.randrange(10))
             if reservation_id not in reservations:
@@ -91,7 +95,7 @@ def _make_day(rng: random.Random, day: date, leaves: timedelta, lands: timedelta
     if day > _PRESENT.date():
         return {
             "status": "available",
-            "available_seats": {cabin: rng.randrange(21) for cabin in PRICES},
+            "available_seats": {cabin: max(0, rng.randrange(-3, 21)) for cabin in PRICES},
             "prices": {cabin: rng.randrange(*span) for cabin, span in PRICES.items()},
         }
     if departure > _PRESENT:
@@ -121,8 +125,10 @@ def _make_user(rng: random.Random, first: str, last: str) -> Record:
         card: {"source": "credit_card", "brand": "visa", "last_four": f"{rng.randrange(10)}000",
                "id": card},
     }
-    for source, amounts in (("gift_card", (40, 150, 400)), ("certificate", (100, 250, 500))):
-        if rng.random() < 0.7:
+    for source, share, amounts in (
+        ("gift_card", 0.5, (40, 150, 400)), ("certificate", 0.3, (100, 250, 500))
+    ):
+        if rng.random() < share:
             method = f"{source}_{rng.randrange(10, 100)}"
             methods[method] = {"source": source, "amount": rng.choice(amounts), "id": method}
     return {
@@ -130,18 +136,19 @@ def _make_user(rng: random.Random, first: str, last: str) -> Record:
         "address": {"address1": street, "address2": "", "city": city, "country": "USA",
                     "state": state, "zip": zip_code},
         "email": f"{first.lower()}.{last.lower()}@mail.com",
-        "dob": _birthday(rng),
+        "dob": birthday(rng),
         "payment_methods": methods,
         "saved_passengers": [
-            {"first_name": rng.choice(FIRST_NAMES), "last_name": last, "dob": _birthday(rng)}
-            for _ in range(rng.choice((1, 1, 2)))
+            {"first_name": rng.choice(FIRST_NAMES), "last_name": last, "dob": birthday(rng)}
+            for _ in range(rng.choice((0, 0, 1)))
         ],
         "membership": rng.choice(list(FREE_BAGS)),
         "reservations": [],
     }
 
 
-def _birthday(rng: random.Random) -> str:
+def birthday(rng: random.Random) -> str:
+    """A day of birth, YYYY-MM-DD."""
     return str(date(1950, 1, 1) + timedelta(days=rng.randrange(50 * 365)))
 
 
@@ -149,14 +156,15 @@ def _make_reservation(
     rng: random.Random, reservation_id: str, user_id: str, user: Record, flights: dict[str, Record]
 ) -> Record:
     cabin = rng.choice(list(PRICES))
-    origin, destination = rng.sample(SERVED, 2)
-    flight_type = rng.choice(("one_way", "round_trip"))
-    out, back = sorted(rng.sample(DAYS, 2))
+    place, step = rng.randrange(len(SERVED)), rng.choices((-2, -1, 1, 2, 3), (6, 6, 6, 6, 1))[0]
+    origin, destination = SERVED[place], SERVED[(place + step) % len(SERVED)]
+    flight_type = rng.choices(("one_way", "round_trip"), (4, 1))[0]
+    out, back = sorted(rng.sample(_AHEAD if rng.random() < 0.85 else DAYS, 2))
     booked = _make_way(rng, flights, origin, destination, out, cabin)
     if flight_type == "round_trip":
         booked += _make_way(rng, flights, destination, origin, back, cabin)
     passengers = [{**user["name"], "dob": user["dob"]}]
-    passengers += [dict(p) for p in user["saved_passengers"] if rng.random() < 0.4]
+    passengers += [dict(p) for p in user["saved_passengers"] if rng.random() < 0.6]
     free = FREE_BAGS[user["membership"]][list(PRICES).index(cabin)] * len(passengers)
     bags = rng.randrange(free + 2)
     insurance = rng.choice(("yes", "no"))
@@ -164,6 +172,7 @@ def _make_reservation(
     nonfree = max(0, bags - free)
     payers = [m for m in user["payment_methods"] if not m.startswith("certificate")]
     latest = min(_PRESENT, datetime.combine(out, datetime.min.time()))
+    minutes = rng.randrange(60, 1_400 if rng.random() < 0.2 else 14_400)
     return {
         "reservation_id": reservation_id,
         "user_id": user_id,
@@ -177,7 +186,7 @@ def _make_reservation(
             "payment_id": rng.choice(payers),
             "amount": each * len(passengers) + BAGGAGE_PRICE * nonfree,
         }],
-        "created_at": (latest - timedelta(minutes=rng.randrange(60, 14_400))).isoformat(),
+        "created_at": (latest - timedelta(minutes=minutes)).isoformat(),
         "total_baggages": bags,
         "nonfree_baggages": nonfree,
         "insurance": insurance,

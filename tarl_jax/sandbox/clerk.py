@@ -13,8 +13,9 @@ from typing import Any
 
 from tarl_jax.config import ClerkConfig
 from tarl_jax.sandbox import phrases
+from tarl_jax.sandbox.desk import Wish, call_key
 from tarl_jax.sandbox.dialogue import Dialogue, Observation
-from tarl_jax.sandbox.script import READS, REASONS, Request, right_answer, write_call
+from tarl_jax.sandbox.domain import Record
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.types import Call
 
@@ -42,16 +43,17 @@ class _Clerk:
         if not isinstance(dialogue.user, ScriptedUser):
             raise TypeError("the clerk serves a ScriptedUser only: it looks at its present wish")
         self.user = dialogue.user
+        self.desk = dialogue.user.desk
+        self.user_id = dialogue.task.user_id
         self.errors = errors
         self.rng = random.Random(f"clerk-{dialogue.task.task_id}-{seed}")
-        self.known_products: dict[str, Any] = {}
-        self.known_user: dict[str, Any] | None = None
+        self.known: dict[str, Any] = {}  # what further looks have shown, by `call_key`
 
     def serve(self) -> Turns:
-        user_id = yield from self._authenticate()
+        yield from self._authenticate()
         while (request := self.user.request) is not None:
             index = self.user.index
-            yield from self._handle(request, user_id)
+            yield from self._handle(request)
             if self.user.index == index:  # the user did not move on: an error went too far
                 yield self.rng.choice(phrases.AGENT_LEAVE)
         while True:
@@ -63,114 +65,68 @@ class _Clerk:
     def _authenticate(self) -> Turns:
         script = self.user.script
         if not script.eager:
-            yield self.rng.choice(phrases.AGENT_ASK)
-        if script.identify == "email":
-            call = Call("find_user_id_by_email", {"email": script.email})
-        else:
-            names = {"first_name": script.first_name, "last_name": script.last_name}
-            call = Call("find_user_id_by_name_zip", {**names, "zip": script.zip})
-        observation = yield call
-        return observation.text
+            yield self.rng.choice(self.desk.phrases.ask)
+        call = self.desk.find_user(script)
+        if call is not None:
+            self.user_id = (yield call).text
 
-    def _handle(self, request: Request, user_id: str) -> Turns:
+    def _handle(self, request: Wish) -> Turns:
         if self._errs("transfer"):
             yield Call("transfer_to_human_agents", {"summary": phrases.AGENT_TRANSFER})
-        read = Call("get_order_details", {"order_id": request.order_id})
-        order = json.loads((yield read).text)
+        read = self.desk.look(request)
+        record = json.loads((yield read).text)
         if self._errs("redundant_read"):
             yield read
-        if request.kind in READS:
-            yield phrases.AGENT_ANSWERS[request.kind].format(
-                order=request.order_id, answer=right_answer(request.kind, order)
-            )
+        if request.kind in self.desk.reads:
+            yield self.desk.answer(request, record)
             return
         ignores = bool(request.denial) and self._errs("ignore_rule")
         denies = self._denies(request)
-        if denies == "status" and not ignores:
-            yield phrases.AGENT_DENIALS["status"].format(status=order["status"])
+        if denies in self.desk.early and not ignores:
+            yield self.desk.refusal(denies, request, record)
             return
-        if denies == "reason" and not ignores:
-            yield phrases.AGENT_DENIALS["reason"]
-            return
-        yield from self._look_up(request, user_id)
-        if denies in ("unavailable", "balance") and not ignores:
-            yield phrases.AGENT_DENIALS[denies].format(option=request.option)
+        yield from self._look_further(request)
+        if denies and denies not in self.desk.early and not ignores:
+            yield self.desk.refusal(denies, request, record)
             return
         if not self._errs("skip_confirmation"):
-            confirmed = yield from self._confirm()
+            confirmed = yield from self._confirm(record)
             if not confirmed:
                 return
         if self.user.request is not request:
             return
         if not self._errs("false_done"):
-            observation = yield self._write(self.user.wish or request, order)
+            wish = self.user.wish or request
+            observation = yield self.desk.write(wish, record, self.known, self._errs, self.rng)
             if observation.info["error"]:
-                reason = denies or "status"
-                yield phrases.AGENT_DENIALS[reason].format(
-                    status=order["status"], option=request.option
-                )
+                yield self.desk.refusal(denies, request, record)
                 return
         yield self.rng.choice(phrases.AGENT_DONE)
 
-    def _denies(self, request: Request) -> str:
+    def _denies(self, request: Wish) -> str:
         """The ground on which this clerk refuses; empty if it does not."""
         if request.denial:
             return request.denial
         if not self._errs("wrongful_denial"):
             return ""
-        grounds = ["status"]
-        if request.kind in ("exchange", "modify"):
-            grounds.append("unavailable")
-        if request.kind == "cancel":
-            grounds.append("reason")
-        return self.rng.choice(grounds)
+        return self.rng.choice(self.desk.wrong_grounds(request))
 
-    def _look_up(self, request: Request, user_id: str) -> Turns:
-        product_id = request.product_id
-        if request.kind in ("exchange", "modify") and product_id not in self.known_products:
-            call = Call("get_product_details", {"product_id": product_id})
-            self.known_products[product_id] = json.loads((yield call).text)
-        if request.kind == "payment" and self.known_user is None:
-            call = Call("get_user_details", {"user_id": user_id})
-            self.known_user = json.loads((yield call).text)
+    def _look_further(self, wish: Wish) -> Turns:
+        for call in self.desk.look_further(wish, self.user_id):
+            if call_key(call) not in self.known:
+                self.known[call_key(call)] = json.loads((yield call).text)
 
-    def _confirm(self) -> Turns:
+    def _confirm(self, record: Record) -> Turns:
         """Proposes until the user says yes; False if the user drops the request."""
         request, wish = self.user.request, self.user.wish
         while wish is not None:
-            observation = yield self._proposal(wish)
+            observation = yield self.desk.proposal(wish, record, self.known)
             if observation.info["event"] == "confirmed":
                 return True
             if self.user.request is not request:
                 return False
             wish = self.user.wish
+            if wish is not None:
+                yield from self._look_further(wish)
         yield self.rng.choice(phrases.AGENT_LEAVE)
         return False
-
-    def _proposal(self, wish: Request) -> str:
-        reason = wish.reason if wish.reason in REASONS else REASONS[0]
-        return phrases.AGENT_PROPOSALS[wish.kind].format(
-            order=wish.order_id,
-            item=wish.item,
-            option=wish.option,
-            reason=reason,
-            method_id=wish.payment_method_id,
-        )
-
-    def _write(self, wish: Request, order: dict[str, Any]) -> Call:
-        call = write_call(wish)
-        kwargs = dict(call.kwargs)
-        if wish.kind == "cancel":
-            if wish.reason not in REASONS:
-                kwargs["reason"] = REASONS[0]
-            if self._errs("wrong_reason"):
-                kwargs["reason"] = REASONS[1 - REASONS.index(kwargs["reason"])]
-        if "item_ids" in kwargs:
-            others = [i["item_id"] for i in order["items"] if i["item_id"] != wish.item_id]
-            if others and self._errs("wrong_item"):
-                kwargs["item_ids"] = [self.rng.choice(others)]
-        if "new_item_ids" in kwargs and self._errs("wrong_variant"):
-            variants = self.known_products[wish.product_id]["variants"]
-            others = [i for i in variants if i not in (wish.new_item_id, wish.item_id)]
-            kwargs["new_item_ids"] = [self.rng.choice(others or [wish.new_item_id])]
-        return Call(call.name, kwargs)

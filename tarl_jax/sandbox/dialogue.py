@@ -61,8 +61,8 @@ class Observation:
 class Dialogue:
     """Plays `task` in `domain` against `user`.
 
-    brief_writes: after a successful write the agent sees only the record's new status, not the
-    whole record; for policies with a short context.
+    brief_writes: after a successful write the agent sees only the record's new status, or the id of
+    a reservation without one, not the whole record; for policies with a short context.
     """
 
     def __init__(
@@ -120,11 +120,12 @@ class Dialogue:
 
 
 def _brief(text: str) -> str:
-    """The status of a written record, or the text unchanged if it has none."""
+    """The status of a written record, or else the id of a reservation; any other text unchanged."""
     try:
         record = json.loads(text)
     except ValueError:
         return text
-    if not isinstance(record, dict) or "status" not in record:
-        return text
-    return json.dumps({"status": record["status"]})
+    for name in ("status", "reservation_id"):
+        if isinstance(record, dict) and name in record:
+            return json.dumps({name: record[name]})
+    return text

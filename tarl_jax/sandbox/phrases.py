@@ -1,4 +1,4 @@
-"""The sentences of the embedded shop, and what an agent's message means to a scripted user.
+"""The sentences that all desks share, and what an agent's message means to a scripted user.
 
 `{…}` slots hold values that come from the database; the tokenizer's training text marks them, so
 that a value is the same pieces wherever it stands.
@@ -8,58 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 SYSTEM = "You are the clerk of a shop. Use the tools."
 
-REASON_WORDS = {
-    "no longer needed": ("I do not need it any more", "it is no longer needed"),
-    "ordered by mistake": ("I ordered it by mistake", "the order was a mistake"),
-    "found it cheaper": ("I found it cheaper", "it costs less elsewhere"),
-    "takes too long": ("it takes too long", "I am tired of waiting"),
-}
-
-USER_REQUESTS = {
-    "cancel": (
-        "I want to cancel order {order}, {why}.",
-        "Please cancel {order}, {why}.",
-        "Cancel my order {order}: {why}.",
-        "About {order}: {why}, so cancel it.",
-    ),
-    "return": (
-        "I want to return the {item} of order {order}.",
-        "The {item} from {order} should go back.",
-        "Please take back the {item} of {order}.",
-        "Can I send back the {item} from order {order}?",
-    ),
-    "exchange": (
-        "I want to exchange the {item} of order {order} for {option}.",
-        "Can you swap the {item} from {order} for {option}?",
-        "The {item} of {order} arrived, but I would like {option} instead.",
-        "Exchange the {item} in {order}, I prefer {option}.",
-    ),
-    "modify": (
-        "Before it ships, change the {item} of order {order} to {option}.",
-        "In {order}, make the {item} {option} before you send it.",
-        "My order {order} is on hold: change its {item} to {option}.",
-        "Please modify {order}: the {item} should be {option}.",
-    ),
-    "payment": (
-        "I want to pay order {order} with my {method}.",
-        "Change the payment of {order} to my {method}.",
-        "Please charge {order} to my {method} instead.",
-        "Can {order} go on my {method}?",
-    ),
-    "ask_status": (
-        "What is the status of order {order}?",
-        "How far is my order {order}?",
-        "Has {order} been sent yet?",
-    ),
-    "ask_total": (
-        "How much was order {order}?",
-        "What did I pay for {order}?",
-        "Tell me the total of order {order}, please.",
-    ),
-}
 USER_GREETINGS = ("Hi. ", "Hello! ", "", "Good day. ")
 USER_CHATTER = (
     " It rained all day here.",
@@ -67,47 +19,14 @@ USER_CHATTER = (
     " I am in a hurry.",
     " The weather is lovely.",
 )
-USER_ASIDES = {
-    "item": "I keep the {item} of it.",
-    "product": "It is not about the {item} of {order}, that one is fine.",
-    "order": "My order {order} can stay as it is.",
-}
-USER_EMAIL = ("My email is {email}.", "{email}", "Sure, {email}.")
-USER_NAME = ("I am {first} {last}, zip {zip}.", "{first} {last}, {zip}.")
-USER_NO_EMAIL = ("I forgot my email. I am {first} {last}, zip {zip}.",)
-USER_NO_NAME = ("Use my email, {email}.",)
 USER_YES = ("Yes.", "Yes, please.", "Go ahead.", "Right, do it.")
 USER_DROP = ("No, leave it.", "On second thought, forget it.", "Hm, no. Keep it as it is.")
-USER_OPTION = ("Wait, I would rather have {option}.", "Hm, no: {option} is better.")
-USER_ITEM = ("No, wait, the {item} instead.", "Sorry, I meant the {item}.")
 USER_CORRECT = ("No. ", "That is not what I said. ")
 USER_NEXT = ("One more thing. ", "Also: ", "Next, ", "")
 USER_REPEAT = ("Sorry? ", "As I said: ")
 USER_BYE = ("That is all.", "No, thank you.", "Bye.")
 STOP = "###STOP###"
 
-AGENT_ASK = (
-    "May I have your email?",
-    "Your email, please?",
-    "What is your name and zip code?",
-)
-AGENT_PROPOSALS = {
-    "cancel": "Cancel {order}, reason: {reason}? (yes/no)",
-    "return": "Return the {item} of {order}? (yes/no)",
-    "exchange": "Exchange the {item} of {order} for {option}? (yes/no)",
-    "modify": "Change the {item} of {order} to {option}? (yes/no)",
-    "payment": "Pay {order} with {method_id}? (yes/no)",
-}
-AGENT_DENIALS = {
-    "status": "Sorry, I cannot do that: the order is {status}. Anything else?",
-    "reason": "Sorry, I cannot do that: the reason is not accepted. Anything else?",
-    "unavailable": "Sorry, I cannot do that: {option} is not available. Anything else?",
-    "balance": "Sorry, I cannot do that: the balance is too low. Anything else?",
-}
-AGENT_ANSWERS = {
-    "ask_status": "Order {order} is {answer}. Anything else?",
-    "ask_total": "Order {order} cost {answer}. Anything else?",
-}
 AGENT_DONE = ("Done. Anything else?", "That is done. Anything else?")
 AGENT_LEAVE = ("I leave it as it is. Anything else?",)
 AGENT_TRANSFER = "the user needs help"
@@ -152,7 +71,8 @@ PERSONAS = {
 class Intent:
     """What an agent's message does.
 
-    kind: "ask_email", "ask_name", "propose", "deny", "done", "leave", "answer" or "other".
+    kind: "propose", "deny", "done", "leave", "answer", "other", or "ask_" and what it asks the user
+      to identify itself by, e.g. "ask_email".
     proposal: for "propose", the action's kind; empty if it names none.
     """
 
@@ -160,45 +80,59 @@ class Intent:
     proposal: str = ""
 
 
-_PROPOSALS = {
-    "cancel": re.compile(r"\bcancel\b", re.I),
-    "return": re.compile(r"\breturn\b", re.I),
-    "exchange": re.compile(r"\bexchange\b", re.I),
-    "modify": re.compile(r"\b(change|modify)\b", re.I),
-    "payment": re.compile(r"\bpay\b", re.I),
-}
+@dataclasses.dataclass(frozen=True)
+class Phrases:
+    """What is said at one desk, and how the agent's part of it is read.
 
+    Attributes:
+      system: the system turn of a policy that is shown no policy text.
+      requests: what a user may say of a request of each kind.
+      reasons: how it says why.
+      changes: what it says when it changes its mind, by `Wish.change`.
+      identity: how it says who it is, by what it remembers.
+      lost: what it says when it is asked for something else than that which it remembers.
+      ask: how the clerk asks who the user is.
+      proposals, refusals, answers: the clerk's, by kind of request, ground and kind of question.
+      asks: the word by which a question asks for what the user remembers.
+      proposal_marks, ground_marks: the words by which a message is one of those.
+      answer_mark: the words that answer a question.
+    """
 
-def read_intent(message: str) -> Intent:
-    """What `message` asks of or tells the user. Anything unclear is "other"."""
-    lower = message.lower()
-    if "(yes/no)" in lower:
-        kinds = [kind for kind, pattern in _PROPOSALS.items() if pattern.search(message)]
-        return Intent("propose", kinds[0] if len(kinds) == 1 else "")
-    if re.search(r"\b(cannot|can't|unable)\b", lower):
-        return Intent("deny")
-    if re.search(r"\bleave it\b", lower):
-        return Intent("leave")
-    if re.search(r"\bdone\b", lower):
-        return Intent("done")
-    if "?" in lower and "email" in lower:
-        return Intent("ask_email")
-    if "?" in lower and "zip" in lower:
-        return Intent("ask_name")
-    if re.search(r"\border #\w+ (is|cost)\b", lower):
-        return Intent("answer")
-    return Intent("other")
+    system: str
+    requests: Mapping[str, tuple[str, ...]]
+    reasons: Mapping[str, tuple[str, ...]]
+    changes: Mapping[str, tuple[str, ...]]
+    identity: Mapping[str, tuple[str, ...]]
+    lost: Mapping[str, tuple[str, ...]]
+    ask: tuple[str, ...]
+    proposals: Mapping[str, str]
+    refusals: Mapping[str, str]
+    answers: Mapping[str, str]
+    asks: Mapping[str, str]
+    proposal_marks: Mapping[str, re.Pattern[str]]
+    ground_marks: Mapping[str, re.Pattern[str]]
+    answer_mark: re.Pattern[str]
 
+    def read_intent(self, message: str) -> Intent:
+        """What `message` asks of or tells the user. Anything unclear is "other"."""
+        lower = message.lower()
+        if "(yes/no)" in lower:
+            kinds = [kind for kind, mark in self.proposal_marks.items() if mark.search(message)]
+            return Intent("propose", kinds[0] if len(kinds) == 1 else "")
+        if re.search(r"\b(cannot|can't|unable)\b", lower):
+            return Intent("deny")
+        if re.search(r"\bleave it\b", lower):
+            return Intent("leave")
+        if re.search(r"\bdone\b", lower):
+            return Intent("done")
+        for remembered, word in self.asks.items():
+            if "?" in lower and word in lower:
+                return Intent(f"ask_{remembered}")
+        if self.answer_mark.search(lower):
+            return Intent("answer")
+        return Intent("other")
 
-_GROUNDS = {
-    "status": re.compile(r"\border is (pending|processed|delivered|cancelled)\b", re.I),
-    "reason": re.compile(r"\breason\b", re.I),
-    "unavailable": re.compile(r"\bavailable\b", re.I),
-    "balance": re.compile(r"\bbalance\b", re.I),
-}
-
-
-def refusal_ground(message: str) -> str:
-    """On which ground (one of script.DENIALS) a refusal rests; empty if none, or several."""
-    found = [ground for ground, pattern in _GROUNDS.items() if pattern.search(message)]
-    return found[0] if len(found) == 1 else ""
+    def refusal_ground(self, message: str) -> str:
+        """On which ground (a key of `refusals`) a refusal rests; empty if none, or several."""
+        found = [ground for ground, mark in self.ground_marks.items() if mark.search(message)]
+        return found[0] if len(found) == 1 else ""

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tarl_jax.config import ShopConfig
+from tarl_jax.config import ShopConfig, TaskConfig
 from tarl_jax.sandbox import carrier, shop
 from tarl_jax.sandbox.airline import airline_domain
+from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.domain import Database, Domain, Refusal
 from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.types import Call, Task
 
 
@@ -64,6 +66,21 @@ def load_domain(name: str, data: str | Path | None = None) -> Domain:
     if not policies:
         raise ValueError(f"{folder}: has neither policy.md nor wiki.md")
     return source.make(_database(folder, source.tables), policies[0].read_text("utf-8"))
+
+
+def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
+    """A domain of `DOMAINS` over the synthetic data that its desk makes for a run.
+
+    branch: each has other users, and other records of them.
+    Raises ValueError for a domain without a desk.
+    """
+    source, desk = DOMAINS[name], desk_of(name)
+    return source.make(desk.make_database(shop, branch), source.policy.read_text("utf-8"))
+
+
+def embedded_tasks(domain: Domain, shop: ShopConfig, tasks: TaskConfig, split: str) -> list[Task]:
+    """The tasks of one split on an `embedded_domain`; raises as `make_tasks`."""
+    return make_tasks(domain, shop, tasks, split)
 
 
 def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = None) -> list[Task]:

@@ -13,9 +13,11 @@ from pathlib import Path
 from tarl_jax.config import ShopConfig, TaskConfig
 from tarl_jax.sandbox import blueprint, phrases, shop, verdicts
 from tarl_jax.sandbox.clerk import FAULTLESS, play
+from tarl_jax.sandbox.desk import Wish
+from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.dialogue import Dialogue, Observation
 from tarl_jax.sandbox.domain import Domain, Refusal
-from tarl_jax.sandbox.script import READS, Request, Script, right_answer
+from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import Verdict, verify
 from tarl_jax.types import Call, Task
@@ -26,13 +28,15 @@ LONGEST = 100  # turns that a task may take its expert; how many an episode has 
 def make_tasks(
     domain: Domain, shop_config: ShopConfig, config: TaskConfig, split: str
 ) -> list[Task]:
-    """`num_train` or `num_held_out` distinct tasks; the splits share no user and no order.
+    """`num_train` or `num_held_out` distinct tasks; the splits share no user and no record.
 
-    Raises ValueError if the shop is too small for that many, RuntimeError if a task could not be
-    solved by the faultless clerk: that is a defect of the shop, not of the input.
+    Raises ValueError for a domain without a desk, or if its data are too small for that many,
+    RuntimeError if a task could not be solved by the faultless clerk: that is a defect of the desk,
+    not of the input.
     """
     if split not in ("train", "held_out"):
         raise ValueError(f"split {split!r}: choose 'train' or 'held_out'")
+    desk = desk_of(domain.name)
     held_out = shop.held_out_users(domain.database, shop_config)
     wanted = config.num_held_out if split == "held_out" else config.num_train
     users = [u for u in domain.database["users"] if (u in held_out) == (split == "held_out")]
@@ -49,7 +53,9 @@ def make_tasks(
                 f" tasks; lower tasks.num_{split}, or raise shop.num_users"
                 " or tasks.max_idle"
             )
-        script = blueprint.sample_script(rng, domain.database, rng.choice(users), config)
+        script = blueprint.sample_script(
+            rng, domain.name, domain.database, rng.choice(users), config
+        )
         key = json.dumps(script.to_json())
         gold = tuple(r.gold for r in script.requests if r.gold)
         if not script.requests or key in seen or not _executable(domain, gold):
@@ -59,7 +65,9 @@ def make_tasks(
                 continue
             idle += 1
         seen.add(key)
-        task = draft_task(domain, script, f"shop-{split}-{len(tasks)}", split, "shop")
+        task = draft_task(
+            domain, script, f"{desk.source}-{split}-{len(tasks)}", split, desk.source
+        )
         turns, verdict = expert_plays(domain, task, LONGEST)
         if not verdict.success:
             raise RuntimeError(
@@ -106,16 +114,17 @@ def draft_task(
     domain: Domain, script: Script, task_id: str, split: str, source: str, persona: str = ""
 ) -> Task:
     """The task of a script, not yet rated by an expert's play."""
-    orders = domain.database["orders"]
+    desk = desk_of(script.desk)
+    records = domain.database[desk.table]
+    user_id = desk.user_id(domain, script)
     return Task(
         task_id=task_id,
-        user_id=domain.call(
-            domain.new_state(), "find_user_id_by_email", {"email": script.email}
-        ),
-        instruction=_instruction(script, persona),
+        user_id=user_id,
+        instruction=_instruction(script, user_id, persona),
         gold_calls=tuple(r.gold for r in script.requests if r.gold),
         outputs=tuple(
-            right_answer(r.kind, orders[r.order_id]) for r in script.requests if r.kind in READS
+            desk.right_answer(r, records[r.record_id])
+            for r in script.requests if r.kind in desk.reads
         ),
         split=split,
         source=source,
@@ -154,25 +163,24 @@ def _executable(domain: Domain, gold: tuple[Call, ...]) -> bool:
     return not any(isinstance(answer, Refusal) for answer in answers)
 
 
-def _instruction(script: Script, persona: str) -> str:
+def _instruction(script: Script, user_id: str, persona: str) -> str:
     """The hidden task in words, in tau-bench's manner."""
-    known = f"email {script.email}" if script.identify == "email" else f"zip code {script.zip}"
+    desk = desk_of(script.desk)
+
+    def said(wish: Wish) -> str:
+        why = desk.phrases.reasons[wish.reason][0] if wish.reason else ""
+        return desk.phrases.requests[wish.kind][0].format(**desk.words(wish), why=why)
+
+    known = desk.known(script, user_id)
     lines = [f"You are {script.first_name} {script.last_name}, {known}."]
     if persona:
         lines.append(phrases.PERSONAS[persona].words)
     for request in script.requests:
-        lines.append(_wish_text(request))
+        lines.append(said(request))
         if request.aside:
             lines.append(request.aside)
         if request.change == "drop":
             lines.append("When asked to confirm, you change your mind and drop it.")
         elif request.then:
-            lines.append(f"When asked to confirm, you change your mind: {_wish_text(request.then)}")
+            lines.append(f"When asked to confirm, you change your mind: {said(request.then)}")
     return " ".join(lines)
-
-
-def _wish_text(wish: Request) -> str:
-    return phrases.USER_REQUESTS[wish.kind][0].format(
-        order=wish.order_id, item=wish.item, option=wish.option, method=wish.method,
-        why=phrases.REASON_WORDS[wish.reason][0] if wish.reason else "",
-    )

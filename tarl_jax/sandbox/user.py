@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import re
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from tarl_jax.sandbox import phrases, shop
-from tarl_jax.sandbox.script import READS, Request, Script
+from tarl_jax.sandbox import phrases
+from tarl_jax.sandbox.desk import Wish
+from tarl_jax.sandbox.desks import desk_of
+from tarl_jax.sandbox.script import Script
 from tarl_jax.types import Task
 
-_METHOD = re.compile(r"\b(?:credit_card|gift_card|paypal)_\w+")
 PATIENCE = 3  # messages that lead nowhere before the user gives up
 
 
@@ -58,6 +58,8 @@ class ScriptedUser:
             known = ", ".join(phrases.PERSONAS)
             raise ValueError(f"task {task.task_id!r}: persona {task.persona!r}: use one of {known}")
         self.script = Script.from_json(task.script)
+        self.desk = desk_of(self.script.desk)
+        self._user_id = task.user_id
         self._persona = phrases.PERSONAS.get(task.persona)
         self.index = 0  # request under discussion
         self.changed = False  # whether the change of mind of this request has happened
@@ -65,13 +67,13 @@ class ScriptedUser:
         self._rng = random.Random(f"user-{task.task_id}-{seed}")
 
     @property
-    def request(self) -> Request | None:
+    def request(self) -> Any:
         """The request under discussion; None once all are dealt with."""
         requests = self.script.requests
         return requests[self.index] if self.index < len(requests) else None
 
     @property
-    def wish(self) -> Request | None:
+    def wish(self) -> Any:
         """What the user wants now of that request; None if it has dropped it."""
         request = self.request
         return request.then if request and self.changed else request
@@ -85,43 +87,41 @@ class ScriptedUser:
 
     def reply(self, message: str) -> Reply:
         """Answers an agent's message."""
-        intent = phrases.read_intent(message)
+        intent = self.desk.phrases.read_intent(message)
         info = {"intent": intent.kind, "request": self.index}
         request = self.request
         if request is None:
             return self._stop(info, "bye")
+        asked = intent.kind.removeprefix("ask_")
+        if asked != intent.kind:
+            # A clerk that asks again and again gets nowhere.
+            self._patience -= 1
+            if self._patience < 0:
+                return self._stop(info, "gave_up")
+            return Reply(self._answer_identity(asked), {**info, "event": "identified"})
         match intent.kind:
-            case "ask_email" | "ask_name":
-                # A clerk that asks again and again gets nowhere.
-                self._patience -= 1
-                if self._patience < 0:
-                    return self._stop(info, "gave_up")
-                return Reply(self._answer_identity(intent.kind), {**info, "event": "identified"})
             case "propose":
                 return self._consider(request, message, intent.proposal, info)
             case "deny" | "done" | "leave":
                 return self._advance(info)
-            case "answer" if request.kind in READS:
+            case "answer" if request.kind in self.desk.reads:
                 return self._advance(info)
         return self._repeat(info, phrases.USER_REPEAT)
 
     def _consider(
-        self, request: Request, message: str, proposal: str, info: dict[str, Any]
+        self, request: Wish, message: str, proposal: str, info: dict[str, Any]
     ) -> Reply:
         wish = self.wish
         if wish is None:
             return self._repeat(info, (self._pick(phrases.USER_DROP) + " ",), restate=False)
-        if not _matches(message, proposal, wish):
+        if proposal != wish.kind or not self.desk.matches(message, wish):
             return self._repeat(info, phrases.USER_CORRECT)
         if request.change and not self.changed:
             self.changed = True
-            text = {
-                "drop": self._pick(phrases.USER_DROP),
-                "option": self._pick(phrases.USER_OPTION),
-                "item": self._pick(phrases.USER_ITEM),
-            }[request.change]
+            changes = self.desk.phrases.changes
+            text = {change: self._pick(texts) for change, texts in changes.items()}[request.change]
             if request.then:
-                text = text.format(option=request.then.option, item=request.then.item)
+                text = text.format(**self.desk.words(request.then))
             return Reply(text, {**info, "event": "changed_mind"})
         return Reply(self._pick(phrases.USER_YES), {**info, "event": "confirmed"})
 
@@ -148,10 +148,9 @@ class ScriptedUser:
         wish = self.wish
         if wish is None:
             return self._pick(phrases.USER_DROP)
-        why = self._pick(phrases.REASON_WORDS[wish.reason]) if wish.reason else ""
-        text = self._pick(phrases.USER_REQUESTS[wish.kind]).format(
-            order=wish.order_id, item=wish.item, option=wish.option, method=wish.method, why=why
-        )
+        said = self.desk.phrases
+        why = self._pick(said.reasons[wish.reason]) if wish.reason else ""
+        text = self._pick(said.requests[wish.kind]).format(**self.desk.words(wish), why=why)
         if chatter and self._rng.random() < 0.1:
             text += self._pick(phrases.USER_CHATTER)
         if chatter and wish.aside:
@@ -162,38 +161,17 @@ class ScriptedUser:
 
     def _answer_identity(self, asked: str) -> str:
         known = self.script.identify
-        if asked == f"ask_{known}":
+        if asked == known:
             return self._identity(known)
-        lost = phrases.USER_NO_EMAIL if known == "name" else phrases.USER_NO_NAME
-        return self._fill(self._pick(lost))
+        return self._fill(self._pick(self.desk.phrases.lost[known]))
 
     def _identity(self, how: str) -> str:
-        return self._fill(self._pick(phrases.USER_EMAIL if how == "email" else phrases.USER_NAME))
+        return self._fill(self._pick(self.desk.phrases.identity[how]))
 
     def _fill(self, template: str) -> str:
         s = self.script
-        return template.format(email=s.email, first=s.first_name, last=s.last_name, zip=s.zip)
+        return template.format(email=s.email, first=s.first_name, last=s.last_name, zip=s.zip,
+                               user=self._user_id)
 
     def _pick(self, options: tuple[str, ...]) -> str:
         return self._rng.choice(options)
-
-
-def _matches(message: str, proposal: str, wish: Request) -> bool:
-    """Whether a proposal says what the user wants, as far as a user can tell."""
-    if proposal != wish.kind or wish.order_id not in message:
-        return False
-    words = {
-        "cancel": () if wish.denial == "reason" else (wish.reason,),
-        "return": (wish.item,),
-        "exchange": (wish.item, wish.option),
-        "modify": (wish.item, wish.option),
-        "payment": (wish.payment_method_id,),
-    }[wish.kind]
-    if not all(word in message for word in words):
-        return False
-    # A proposal that names everything at once says nothing.
-    meant = shop.named_in(f"{wish.item} {wish.option}")
-    named = shop.named_in(message)
-    one_of_each = (re.findall(r"#\w+", message), _METHOD.findall(message),
-                   [reason for reason in phrases.REASON_WORDS if reason in message])
-    return named <= meant and all(len(set(found)) <= 1 for found in one_of_each)

@@ -13,7 +13,7 @@ from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.retail import retail_domain
-from tarl_jax.sandbox.script import KINDS
+from tarl_jax.sandbox.shop_requests import KINDS
 from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import Reply, ScriptedUser
 from tarl_jax.sandbox.verifier import verify

@@ -8,7 +8,8 @@ from tarl_jax.config import ShopConfig
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.dialogue import Dialogue, Malformed
 from tarl_jax.sandbox.retail import retail_domain
-from tarl_jax.sandbox.script import Request, Script
+from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.shop_requests import Request
 from tarl_jax.sandbox.user import Reply, ScriptedUser
 from tarl_jax.types import Call, Task
 

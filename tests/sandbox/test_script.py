@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from tarl_jax.sandbox.script import KINDS, Request, Script, right_answer, write_call
+from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.shop_requests import KINDS, Request, right_answer, write_call
 from tarl_jax.types import Call
 
 EXCHANGE = Request("exchange", "#W200", "credit_card_11", item="Mug", item_id="101",

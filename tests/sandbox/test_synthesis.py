@@ -13,7 +13,8 @@ from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.domain import Domain, make_tool
 from tarl_jax.sandbox.retail import retail_domain
-from tarl_jax.sandbox.script import READS, Script
+from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.shop_requests import READS
 from tarl_jax.sandbox.synthesis.__main__ import main
 from tarl_jax.sandbox.synthesis.checks import Rejected, check, perturbations
 from tarl_jax.sandbox.synthesis.graph import ToolGraph

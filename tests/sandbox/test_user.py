@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from tarl_jax.sandbox import phrases
-from tarl_jax.sandbox.script import DENIALS, KINDS, Request, Script
+from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.shop_phrases import PHRASES
+from tarl_jax.sandbox.shop_requests import DENIALS, KINDS, Request
 from tarl_jax.sandbox.user import PATIENCE, ScriptedUser
 from tarl_jax.types import Task
 
@@ -212,14 +214,14 @@ def test_it_answers_with_what_it_remembers(asked):
 def test_what_the_clerk_says_is_understood():
     # One table of sentences on both sides: a sentence that is misread makes tasks unsolvable.
     def kind(message):
-        return phrases.read_intent(message).kind
+        return PHRASES.read_intent(message).kind
 
-    assert [kind(text) for text in phrases.AGENT_ASK] == ["ask_email", "ask_email", "ask_name"]
-    for name, template in phrases.AGENT_PROPOSALS.items():
+    assert [kind(text) for text in PHRASES.ask] == ["ask_email", "ask_email", "ask_name"]
+    for name, template in PHRASES.proposals.items():
         filled = template.format(order="#W100", item="red Mug", option="blue",
                                  reason="no longer needed", method_id="paypal_13")
-        assert phrases.read_intent(filled) == phrases.Intent("propose", name)
-    for template in phrases.AGENT_DENIALS.values():
+        assert PHRASES.read_intent(filled) == phrases.Intent("propose", name)
+    for template in PHRASES.refusals.values():
         assert kind(template.format(status="pending", option="blue")) == "deny"
     assert {kind(text) for text in phrases.AGENT_DONE} == {"done"}
     assert {kind(text) for text in phrases.AGENT_LEAVE} == {"leave"}
@@ -227,11 +229,11 @@ def test_what_the_clerk_says_is_understood():
 
 
 def test_the_ground_of_what_the_clerk_refuses_is_understood():
-    assert set(phrases.AGENT_DENIALS) == set(DENIALS) - {""}
-    for ground, template in phrases.AGENT_DENIALS.items():
+    assert set(PHRASES.refusals) == set(DENIALS) - {""}
+    for ground, template in PHRASES.refusals.items():
         for status in ("pending", "processed", "delivered", "cancelled"):
             text = template.format(status=status, option="blue")
-            assert phrases.refusal_ground(text) == ground
+            assert PHRASES.refusal_ground(text) == ground
 
 
 @pytest.mark.parametrize("message", [
@@ -242,7 +244,7 @@ def test_the_ground_of_what_the_clerk_refuses_is_understood():
     "I cannot do that: neither the reason nor the balance will do.",
 ])
 def test_a_refusal_on_no_ground_or_on_several_has_none(message):
-    assert phrases.refusal_ground(message) == ""
+    assert PHRASES.refusal_ground(message) == ""
 
 
 # --- questions, distractors, manners --------------------------------------------------------------

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tarl_jax.sandbox.domain import Domain, Refusal
-from tarl_jax.sandbox.script import READS, Request, Script, write_call
+from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.shop_requests import READS, Request, write_call
 from tarl_jax.sandbox.synthesis.graph import ToolGraph
 from tarl_jax.sandbox.synthesis.policy import violations
 from tarl_jax.sandbox.tasks import expert_plays, rated

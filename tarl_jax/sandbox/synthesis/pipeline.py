@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tarl_jax.config import ShopConfig
-from tarl_jax.sandbox import blueprint, phrases, shop
+from tarl_jax.sandbox import blueprint, phrases, shop, shop_blueprint, shop_phrases
 from tarl_jax.sandbox.domain import Domain
-from tarl_jax.sandbox.script import KINDS, READS, Request, Script, write_call
+from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.shop_requests import KINDS, READS, Request, write_call
 from tarl_jax.sandbox.synthesis.checks import Rejected, check
 from tarl_jax.sandbox.synthesis.graph import ToolGraph
 from tarl_jax.sandbox.tasks import draft_task
@@ -145,7 +146,7 @@ class _Maker:
             persona = self.rng.choice(list(phrases.PERSONAS))
         singles = self._singles(user_id, size)
         user = self.domain.database["users"][user_id]
-        script = blueprint.script_of(self.rng, user, self._with_asides(user, singles))
+        script = blueprint.script_of(self.rng, "retail", user, self._with_asides(user, singles))
         task = draft_task(
             self.domain, script, f"synthesis-{self.split}-{number}", self.split, "synthesis",
             persona,
@@ -173,7 +174,7 @@ class _Maker:
                 continue
             if size == 1:  # checked as the task it becomes
                 return [request]
-            script = blueprint.script_of(self.rng, user, (request,))
+            script = blueprint.script_of(self.rng, "retail", user, (request,))
             single = draft_task(self.domain, script, "single", self.split, "synthesis")
             try:
                 check(self.domain, self.graph, single)
@@ -190,16 +191,19 @@ class _Maker:
         draw = rng.random()
         request: Request | None
         if draw < plan.reads:
-            request = blueprint.request_of_kind(rng, database, user, order, rng.choice(READS), "")
+            kind = rng.choice(READS)
+            request = shop_blueprint.request_of_kind(rng, database, user, order, kind, "")
         elif draw < plan.reads + plan.forbidden:
-            request = blueprint.make_request(rng, database, user, order, forbidden=True)
+            request = shop_blueprint.make_request(rng, database, user, order, forbidden=True)
         else:
-            kinds = [k for k in self.kinds if k in blueprint.KIND_WEIGHTS.get(order["status"], {})]
+            fit = shop_blueprint.KIND_WEIGHTS.get(order["status"], {})
+            kinds = [k for k in self.kinds if k in fit]
             if not kinds:
                 return None
-            request = blueprint.request_of_kind(rng, database, user, order, rng.choice(kinds), "")
+            kind = rng.choice(kinds)
+            request = shop_blueprint.request_of_kind(rng, database, user, order, kind, "")
             if request and rng.random() < plan.change_mind:
-                request = blueprint.with_change(rng, database, order, request)
+                request = shop_blueprint.with_change(rng, database, order, request)
         return request
 
     def _with_asides(
@@ -223,17 +227,17 @@ class _Maker:
         others = [orders[order_id] for order_id in user["orders"] if order_id not in about]
         meant = {request.item_id, request.then.item_id if request.then else ""}
         options = [
-            phrases.USER_ASIDES["product"].format(item=item["name"], order=other["order_id"])
+            shop_phrases.ASIDES["product"].format(item=item["name"], order=other["order_id"])
             for other in others for item in other["items"]
             if item["product_id"] == request.product_id
         ]
         if not options and request.item_id:
             options = [
-                phrases.USER_ASIDES["item"].format(
-                    item=f"{blueprint.option_words(item)} {item['name']}"
+                shop_phrases.ASIDES["item"].format(
+                    item=f"{shop_blueprint.option_words(item)} {item['name']}"
                 )
                 for item in order["items"] if item["item_id"] not in meant
             ]
         if not options:
-            options = [phrases.USER_ASIDES["order"].format(order=o["order_id"]) for o in others]
+            options = [shop_phrases.ASIDES["order"].format(order=o["order_id"]) for o in others]
         return self.rng.choice(options) if options else ""
