@@ -21,13 +21,12 @@ from tarl_jax.models.audio_inputs import audio_inputs_of, pieces_of, tokens_of
 from tarl_jax.rl.batching import Sample
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.maths_episode import Maths
-from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import play
+from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.domain import Domain
-from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.published import embedded_domain, embedded_tasks
 from tarl_jax.sandbox.script import Script
-from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.sound import AudioInputs, Pieces, Sound
@@ -148,11 +147,10 @@ def _values(task: Task, rng: random.Random) -> list[str]:
     """Who the user of a task is, the orders' numbers, and two other things that are named."""
     assert task.script is not None  # a scripted user plays it
     script = Script.from_json(task.script)
-    values = [script.email, f"{script.first_name} {script.last_name}, {script.zip}."]
-    values += [f"{request.order_id}." for request in script.requests]
-    others: list[str] = []
-    for request in script.requests:
-        others += filter(None, (request.item, request.option, request.method))
+    desk = desk_of(script.desk)
+    values = desk.values(script, task.user_id)
+    values += [f"{request.record_id}." for request in script.requests]
+    others = [thing for request in script.requests for thing in desk.things(request)]
     return values + rng.sample(others, min(2, len(others)))
 
 
@@ -179,9 +177,9 @@ def _dialogues(
     branches = min(config.warm_start.branches, episodes)
     share = -(-episodes // branches)
     for branch in range(1, branches + 1):
-        domain = retail_domain(shop.make_shop(config.shop, branch))
+        domain = embedded_domain(config.sandbox.domain, config.shop, branch)
         wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
-        for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
+        for index, task in enumerate(embedded_tasks(domain, config.shop, wanted, "train")):
             seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
             yield task, _parts(config, env, domain, clerk, task, seed), seed
 

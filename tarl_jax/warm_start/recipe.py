@@ -284,6 +284,8 @@ def _digest(config: RunConfig, env: Environment) -> str:
         "system": env.system,
         "max_tokens": config.rollout.max_episode_tokens,
     }
+    if config.sandbox.domain != "retail":
+        content["domain"] = config.sandbox.domain
     if config.model.audio:
         content["audio_encoder"] = SPEECH_FORMAT
     if _learns_speech(config):
