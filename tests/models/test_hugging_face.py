@@ -302,7 +302,7 @@ def test_the_text_decoder_of_omni(whole, tmp_path):
     assert "audio" not in params and open_tensors(tmp_path)[name].shape == (8, 8, 3)
 
 
-def test_the_ears_of_omni(tmp_path):
+def test_the_audio_encoder_of_omni(tmp_path):
     thinker().save_pretrained(tmp_path)
     tower = {name.rpartition("audio_tower.")[2]: x.detach().numpy()
              for name, x in thinker().named_parameters() if "audio_tower." in name}
@@ -389,7 +389,7 @@ def test_what_an_omni_checkpoint_has_besides_stays(whole, tmp_path, random_param
         assert_same(load_params(tmp_path / "saved", with_audio, VOCAB, None, "float32"), params)
 
 
-def test_ears_on_another_decoder_are_no_model_of_theirs(tmp_path, random_params):
+def test_an_audio_encoder_on_another_decoder_is_no_model_of_theirs(tmp_path, random_params):
     model = dataclasses.replace(SMALL, audio=ENCODER)
     params = random_params(model, VOCAB, 14)
     with pytest.raises(ValueError, match="qk_norm = True: a policy that hears"):

@@ -201,7 +201,7 @@ def test_adapters_and_values_hear_too(params, trajectories, model, config):
     assert values["gap_max"] < 1e-4 and "audio" in state.frozen
 
 
-def test_text_alone_needs_no_ears(params, trajectories):
+def test_text_alone_needs_no_audio_encoder(params, trajectories):
     text = [t for t in trajectories if not list(t.sounds())]
     assert text and all(b.audio_inputs is None for b in batches_of(text))
     _, _, values = updated(MODEL, params, batches_of(text))

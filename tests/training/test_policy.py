@@ -89,7 +89,7 @@ def test_train_a_pretrained_policy_and_export_it(checkpoint, tmp_path, scores):
         export(config, tmp_path / "out", -1)  # never written over
 
 
-def test_a_policy_with_ears_is_loaded_trained_resumed_and_exported(tmp_path, scores):
+def test_a_policy_that_hears_is_loaded_trained_resumed_and_exported(tmp_path, scores):
     """From a checkpoint of Omni's kind, whose encoder is frozen: only the decoder changes."""
     folder = tmp_path / "omni"
     encoder = {

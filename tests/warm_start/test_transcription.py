@@ -62,7 +62,7 @@ def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
     assert float(loss) == pytest.approx(-np.log(total) / 2, rel=1e-3)
 
 
-def test_ears_alone_have_the_same_gradient(params):
+def test_the_encoder_alone_has_the_same_gradient(params):
     batch = transcription.batch_of([transcript(5100, [1, 2], seed=1)], 5, longest=4)
     whole, loss = jax.jit(transcription.gradient, static_argnums=(0, 1))(
         MODEL, PLACEHOLDER, params, batch
@@ -183,7 +183,7 @@ def test_what_is_unlike_the_table_by_hand():
     assert not slopes[0].any() and not slopes[2].any() and slopes[1].any()
 
 
-def test_ears_learn_to_be_as_long_as_what_is_read(params):
+def test_outputs_learn_to_be_as_long_as_what_is_read(params):
     """CTC does not mind how long they are; the second term does."""
     batch = transcription.batch_of([transcript(3200, [1, 2])], 5, longest=4)
     long = {**params["audio"], "project": 9 * params["audio"]["project"],
