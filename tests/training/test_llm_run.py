@@ -22,6 +22,7 @@ from tarl_jax.rollout.workers import Turn
 from tarl_jax.runs.directory import open_run_dir
 from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_files
 from tarl_jax.training.evaluation import evaluate_run, require_some
+from tarl_jax.training.parts import Parts
 from tarl_jax.training.train import train
 from tarl_jax.types import Call
 
@@ -275,7 +276,7 @@ def test_a_run_is_judged_by_a_model_and_an_evaluation_of_it_pays_nothing_twice(
     assert all(note.startswith("reason") for t in judged for note in t.judge_notes)
     spent = openai_server.report()["requests"]
     openai_server.plan()
-    evaluate_run(config, step=1)
+    evaluate_run(config, step=1, parts=Parts())
     # What failed every attempt was never answered, so it alone is asked again.
     assert openai_server.report()["requests"] <= sum(t.turn_scores is None for t in scored) + 4
     assert spent >= len(scored)

@@ -22,6 +22,7 @@ from tarl_jax.models.omni_files import AudioIds
 from tarl_jax.models.tensor_files import open_tensors
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.metrics import read_metrics
+from tarl_jax.training.parts import Parts
 from tarl_jax.training.policy import export, make_updater, starting_policy
 from tarl_jax.training.train import train
 
@@ -82,11 +83,11 @@ def test_train_a_pretrained_policy_and_export_it(checkpoint, tmp_path, scores):
     folder, model = checkpoint
     config = config_of(tmp_path / "run", **{"model.pretrained": str(folder)})
     train(config)
-    assert export(config, tmp_path / "out", 0) == 0
+    assert export(config, tmp_path / "out", 0, Parts()) == 0
     assert_same_weights(tmp_path / "out", model)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").decode([1]) != ""
     with pytest.raises(ValueError, match=str(tmp_path / "out")):
-        export(config, tmp_path / "out", -1)  # never written over
+        export(config, tmp_path / "out", -1, Parts())  # never written over
 
 
 def test_a_policy_that_hears_is_loaded_trained_resumed_and_exported(tmp_path, scores):
@@ -110,9 +111,9 @@ def test_a_policy_that_hears_is_loaded_trained_resumed_and_exported(tmp_path, sc
     train(config)
     (step,) = (r for r in read_metrics(tmp_path / "run") if r["kind"] == "train")
     assert step["train/spoken"] == 1.0 and step["rl/log_prob_gap"] < 1e-4
-    export(config, tmp_path / "first", 0)
+    export(config, tmp_path / "first", 0, Parts())
     train(dataclasses.replace(config, rl=dataclasses.replace(config.rl, steps=2)))
-    export(config, tmp_path / "last", 2)
+    export(config, tmp_path / "last", 2, Parts())
     before, first, last = map(open_tensors, (folder, tmp_path / "first", tmp_path / "last"))
     assert before.keys() == first.keys() == last.keys()
     for name, value in before.items():
@@ -134,9 +135,9 @@ def test_adapters_continue_and_hold_on_to_their_reference(checkpoint, tmp_path, 
     assert [r["compilations"] for r in steps] == [0, 0]
     first, second = (r["rl/kl_reference"] for r in steps)
     assert first == 0.0 and 0 < second < 1  # none before the first update
-    export(config, tmp_path / "first", 0)
+    export(config, tmp_path / "first", 0, Parts())
     assert_same_weights(tmp_path / "first", model)
-    export(config, tmp_path / "last", 2)
+    export(config, tmp_path / "last", 2, Parts())
     with pytest.raises(AssertionError, match="q_proj"):
         assert_same_weights(tmp_path / "last", model)
 
