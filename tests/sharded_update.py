@@ -13,7 +13,9 @@ import numpy as np
 
 from tarl_jax.config import MeshConfig, ModelConfig, RLConfig, RolloutConfig
 from tarl_jax.models import decoder, hugging_face
-from tarl_jax.parallel.mesh import bytes_on_device, make_mesh, rollout_mesh
+from tarl_jax.parallel import hosts
+from tarl_jax.parallel.mesh import by_rows, bytes_on_device, make_mesh, rollout_mesh
+from tarl_jax.rl import objective
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.workers import Answer
@@ -44,6 +46,17 @@ def batch():
     )
 
 
+def gradient_of(updater, mesh, state, one, reference):
+    """The gradient of the loss sum over one batch, as an update makes it, on the host."""
+    reference = updater._anchor(reference, objective.in_loss)
+    with jax.set_mesh(mesh):
+        total, _ = updater._gradient(
+            updater._zeros(state.trained), state.trained, state.frozen, reference,
+            hosts.put(one, by_rows(mesh)),
+        )
+    return jax.device_get(total)
+
+
 def run(mesh):
     updater = Updater(MODEL, VOCAB, CONFIG, 0.8, mesh)
     params = updater.random(jax.random.key(0))
@@ -51,9 +64,7 @@ def run(mesh):
     reference = jax.tree.map(lambda x: 0.9 * x, params)
     state = updater.init(params)
     parts = bytes_on_device(state)
-    with jax.set_mesh(mesh):
-        total, _ = updater._sum(state, [batch()], reference)
-    gradient = jax.device_get(total)
+    gradient = gradient_of(updater, mesh, state, batch(), reference)
     state, values = updater.update(state, [batch(), batch()], reference)
     return gradient, jax.device_get(state.params), values, parts, params
 
@@ -68,8 +79,7 @@ def run_ppo(mesh):
     share = bytes_on_device(state)
     one = batch()
     one = one.replace(values=one.sampled, returns=3 * one.advantages)
-    with jax.set_mesh(mesh):
-        gradient, _ = jax.device_get(updater._sum(state, [one], params))
+    gradient = gradient_of(updater, mesh, state, one, params)
     state, _ = updater.update(state, [one], params, train_policy=False)
     scores = updater.score(state, [one], params)
     state, _ = updater.update(state, [one], params)

@@ -23,6 +23,8 @@
 """
 
 from tarl_jax.config.audio import AudioConfig as AudioConfig
+from tarl_jax.config.build import from_config_dict as from_config_dict
+from tarl_jax.config.build import to_config_dict as to_config_dict
 from tarl_jax.config.credit import RewardConfig as RewardConfig
 from tarl_jax.config.credit import RLConfig as RLConfig
 from tarl_jax.config.credit import ValueConfig as ValueConfig
@@ -47,8 +49,6 @@ from tarl_jax.config.model import ModelConfig as ModelConfig
 from tarl_jax.config.rollout import EvalConfig as EvalConfig
 from tarl_jax.config.rollout import RolloutConfig as RolloutConfig
 from tarl_jax.config.run import RunConfig as RunConfig
-from tarl_jax.config.run import from_config_dict as from_config_dict
-from tarl_jax.config.run import to_config_dict as to_config_dict
 from tarl_jax.config.speech import SpeechConfig as SpeechConfig
 from tarl_jax.config.warm_start import ClerkConfig as ClerkConfig
 from tarl_jax.config.warm_start import WarmStartConfig as WarmStartConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tarl_jax.config.audio import check_audio
 from tarl_jax.config.credit import check_credit
@@ -12,11 +12,9 @@ from tarl_jax.config.judge import check_judge
 from tarl_jax.config.llm import check_user
 from tarl_jax.config.maths import check_maths
 from tarl_jax.config.model import LoraConfig
+from tarl_jax.config.run import RunConfig
 from tarl_jax.config.speech import check_speech, parse_chain
 from tarl_jax.config.warm_start import check_warm_start
-
-if TYPE_CHECKING:
-    from tarl_jax.config.run import RunConfig
 
 
 def check(c: RunConfig) -> None:
