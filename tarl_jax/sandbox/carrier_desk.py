@@ -131,7 +131,7 @@ class CarrierDesk(Desk[Request]):
         kwargs = dict(call.kwargs)
         if wish.kind == "bags":
             counts = [n for n in (wish.nonfree - 1, wish.nonfree + 1) if 0 <= n <= wish.bags]
-            if errs("wrong_reason"):
+            if counts and errs("wrong_reason"):
                 kwargs["nonfree_baggages"] = rng.choice(counts)
         if "payment_id" in kwargs:
             profile = known[call_key(_profile(record["user_id"]))]

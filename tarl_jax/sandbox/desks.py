@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tarl_jax.config import InputError
 from tarl_jax.sandbox.carrier_desk import CarrierDesk
 from tarl_jax.sandbox.desk import Desk
 from tarl_jax.sandbox.shop_desk import ShopDesk
@@ -12,10 +13,10 @@ DESKS: dict[str, Desk[Any]] = {"retail": ShopDesk(), "airline": CarrierDesk()}
 
 
 def desk_of(domain: str) -> Desk[Any]:
-    """The desk of a domain. Raises ValueError for a domain without one."""
+    """The desk of a domain. Raises InputError for a domain without one."""
     if domain not in DESKS:
-        raise ValueError(
-            f"domain {domain!r} has no scripted desk: choose one of {', '.join(DESKS)}, or add"
-            " yours to sandbox.desks.DESKS"
+        raise InputError(
+            f"domain {domain!r} has no scripted desk: choose one of {', '.join(DESKS)}, or put"
+            " yours into sandbox.desks.DESKS"
         )
     return DESKS[domain]

@@ -72,9 +72,9 @@ def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
     """A domain of `DOMAINS` over the synthetic data that its desk makes for a run.
 
     branch: each has other users, and other records of them.
-    Raises ValueError for a domain without a desk.
+    Raises InputError for a domain without a desk.
     """
-    source, desk = DOMAINS[name], desk_of(name)
+    desk, source = desk_of(name), DOMAINS[name]
     return source.make(desk.make_database(shop, branch), source.policy.read_text("utf-8"))
 
 

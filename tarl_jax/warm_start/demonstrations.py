@@ -144,7 +144,7 @@ def demonstrate_spoken(
 
 
 def _values(task: Task, rng: random.Random) -> list[str]:
-    """Who the user of a task is, the orders' numbers, and two other things that are named."""
+    """Who the user of a task is, the ids of its records, and two other things that are named."""
     assert task.script is not None  # a scripted user plays it
     script = Script.from_json(task.script)
     desk = desk_of(script.desk)

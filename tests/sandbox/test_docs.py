@@ -12,7 +12,7 @@ from tarl_jax.sandbox.published import DOMAINS
 from tarl_jax.types import Call
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text("utf-8")
-SURFACE, LIBRARY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SURFACE, EMBEDDED, LIBRARY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
@@ -32,6 +32,12 @@ def test_the_surface_is_as_shown():
         assert callable(getattr(Domain, name))
     for name in re.findall(r"`rollout\.(\w+)`", PAGE):
         assert name in RolloutConfig.__dataclass_fields__
+
+
+def test_embedded_tasks_are_made_as_shown():
+    names: dict = {}
+    exec(compile(EMBEDDED, "docs/sandbox.md", "exec"), names)
+    assert {task.script["desk"] for task in names["tasks"]} == {"airline"}
 
 
 def test_the_example_is_short_and_runs(library):
