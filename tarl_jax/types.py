@@ -217,6 +217,8 @@ class Trajectory:
       gold_diff: readable lines of where the final database differs from the right one.
       turn_scores: per agent turn -1, 0 or +1; None if the judge abstained.
       judge_notes: per agent turn, the judge's reason.
+      counted: whether the scores count in reward and credit; False where the judge abstained on
+        another episode of the group, so that all of it is compared by the verdict alone.
       reward: the scalar made of verdict and scores; None before the reward is computed.
       reward_parts: what it is the sum of: "terminal", "turns", "major".
       seconds: host seconds by phase.
@@ -232,6 +234,7 @@ class Trajectory:
     gold_diff: list[str] = dataclasses.field(default_factory=list)
     turn_scores: list[int] | None = None
     judge_notes: list[str] = dataclasses.field(default_factory=list)
+    counted: bool = True
     reward: float | None = None
     reward_parts: dict[str, float] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -240,6 +243,11 @@ class Trajectory:
     def turns(self) -> list[Segment]:
         """The agent's segments, one per turn."""
         return [s for s in self.segments if s.role == "agent"]
+
+    @property
+    def scores(self) -> list[int] | None:
+        """The turn scores that count; None where there are none."""
+        return self.turn_scores if self.counted else None
 
     @property
     def num_tokens(self) -> int:

@@ -29,6 +29,7 @@ ROWS = (
     ("llm.*",),
     # Pure functions on arrays; models; text; the sandbox.
     ("rl.rewards", "rl.advantages", "rl.losses", "rl.batching", "rl.calibration", "rl.optimizer",
+     "rl.turn_advantages",
      "models.*", "text.*", "sandbox.*", "maths.*", "speech.*"),
     # What joins them: episodes, their judges, the update.
     ("rollout.*", "judge.rules", "judge.request", "judge.answer", "judge.llm", "judge.noise",

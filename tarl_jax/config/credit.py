@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-ADVANTAGES = ("grpo", "rloo", "gae", "single_stream")
-GROUP_ADVANTAGES = ("grpo", "rloo")  # whose baseline is the group
+ADVANTAGES = ("grpo", "rloo", "gae", "single_stream", "gigpo", "return_to_go", "gdpo", "mt_grpo")
+GROUP_ADVANTAGES = ("grpo", "rloo", "gigpo", "return_to_go", "gdpo", "mt_grpo")  # of the group
 LOSSES = ("clip", "spo", "gspo")
 
 
@@ -19,8 +19,13 @@ LOSSES = ("clip", "spo", "gspo")
 class RewardConfig:
     """TARL's reward; every constant is a field because the sources read them differently.
 
-    placement: "trajectory" (one scalar on every sampled token), "turn_end" (each turn's part on its
-      last sampled token; needs `rl.advantage="gae"`) or "terminal" (no judge).
+    placement: "trajectory" (one scalar on every sampled token), "stage" (what each stage earned,
+      against the group's other episodes that reached it, on its own tokens), "turn_end" (each
+      turn's part on its last sampled token; needs `rl.advantage="gae"`) or "terminal" (no judge).
+    stage_judge: False: a stage earns its goal alone, and the judge nothing.
+    episode_weight: adds this many times the episode's own advantage to that of its stages.
+    abstained: what becomes of a group in which the judge abstained on some episodes: "group" (the
+      verdict alone counts in all of it) or "member" (these teach nothing and enter no baseline).
     denominator: "taken" (turns of the episode, as published) or "expert" (turns the task needs).
     turn_weight: adds this many times the normalised score of a turn to the advantage of its tokens.
     calibration: JSON table of what each kind of turn is worth, in place of the +1s; empty: the
@@ -37,6 +42,9 @@ class RewardConfig:
     before_major_only: bool = False  # +1 turns count only up to the first -1
     turn_weight: float = 0.0
     calibration: str = ""
+    stage_judge: bool = True
+    episode_weight: float = 0.0
+    abstained: str = "group"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +64,21 @@ class ValueConfig:
     warmup_steps: int = 10
     clip: float = 0.0
     coef: float = 0.1
-    discount: float = 1.0  # per sampled token
-    trace: float = 1.0  # GAE's lambda
+    discount: float = 1.0  # per step
+    trace: float = 1.0  # GAE's lambda, per step
+    step: str = "token"  # what a step is: each sampled token, or "turn": from turn to turn
 
 
 @dataclasses.dataclass(frozen=True)
 class RLConfig:
     """Advantage, loss and optimiser.
 
-    advantage: "grpo", "rloo", "gae" (PPO) or "single_stream" (a baseline per task that outlives
-      the step).
+    advantage: "grpo", "rloo", "gae" (PPO), "single_stream" (a baseline per task that outlives the
+      step), or with a term per turn: "gigpo", "return_to_go", "gdpo", "mt_grpo" (docs/credit.md).
     normalise: "group": divide by the group's std; "batch": by the batch's, each kind of task
-      (`Task.kind`) by its own; "none".
+      (`Task.kind`) by its own; "scale": by `reward.terminal_scale`, so that a verdict is worth 1
+      whatever the group; "none".
+    turn_discount: per turn, of the returns that "gigpo" and "return_to_go" compare.
     loss: "clip" (PPO's), "spo" (Simple Policy Optimization) or "gspo" (the sequence's ratio).
     loss_mean: "token", "sequence" (mean over sequences of their means) or "constant" (sum of a
       sequence over `loss_constant`, mean over sequences).
@@ -96,6 +107,7 @@ class RLConfig:
     kl_in: str = "loss"
     entropy_coef: float = 0.0  # for ablations: the method's authors found it harmful
     tis_cap: float = 0.0
+    turn_discount: float = 1.0
     baseline_decay: float = 0.9
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
     micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
@@ -112,10 +124,12 @@ def check_credit(
     choice: Callable[[str, str, tuple[str, ...]], None],
 ) -> None:
     """Asks `require` and `choice` of `config.checks` about the fields, one by one and together."""
-    choice("reward.placement", reward.placement, ("trajectory", "turn_end", "terminal"))
+    choice("reward.placement", reward.placement, ("trajectory", "stage", "turn_end", "terminal"))
+    choice("reward.abstained", reward.abstained, ("group", "member"))
+    choice("rl.value.step", rl.value.step, ("token", "turn"))
     choice("reward.denominator", reward.denominator, ("taken", "expert"))
     choice("rl.advantage", rl.advantage, ADVANTAGES)
-    choice("rl.normalise", rl.normalise, ("group", "batch", "none"))
+    choice("rl.normalise", rl.normalise, ("group", "batch", "scale", "none"))
     choice("rl.loss", rl.loss, LOSSES)
     choice("rl.loss_mean", rl.loss_mean, ("token", "sequence", "constant"))
     choice("rl.kl_estimator", rl.kl_estimator, ("k1", "k2", "k3"))
@@ -123,6 +137,7 @@ def check_credit(
     choice("rl.value.trunk", rl.value.trunk, ("own", "shared"))
     for where, value in (
         ("reward.turn_weight", reward.turn_weight),
+        ("reward.episode_weight", reward.episode_weight),
         ("reward.turn_cap", reward.turn_cap),
         ("reward.max_majors", reward.max_majors),
         ("rl.warmup_steps", rl.warmup_steps),
@@ -148,6 +163,7 @@ def check_credit(
         ("rl.baseline_decay", rl.baseline_decay),
         ("rl.value.discount", rl.value.discount),
         ("rl.value.trace", rl.value.trace),
+        ("rl.turn_discount", rl.turn_discount),
     ):
         require(0 <= value <= 1, where, value, "must be between 0 and 1")
     _check_together(reward, rl, group_size, require)
@@ -170,6 +186,31 @@ def _check_together(
     require(reward.turn_weight == 0 or grouped, "reward.turn_weight", reward.turn_weight,
             f"a turn's score is normalised by its group, which rl.advantage = {rl.advantage!r}"
             " does without: choose grpo or rloo, or 0")
+    require(reward.placement != "stage" or rl.advantage in ("grpo", "rloo"), "rl.advantage",
+            rl.advantage, "reward.placement = 'stage' compares stages with those of the group:"
+            " choose grpo or rloo")
+    require(reward.placement != "stage" or rl.normalise != "group", "rl.normalise", rl.normalise,
+            "few episodes of a group may reach a stage: with reward.placement = 'stage' choose"
+            " scale, batch or none")
+    by_turn = reward.placement == "stage" or rl.advantage in ("return_to_go", "gdpo", "mt_grpo")
+    require(not by_turn or rl.kl_coef == 0 or rl.kl_in == "loss", "rl.kl_in", rl.kl_in,
+            "a penalty on the episode's reward has no place among parts of episodes: set rl.kl_in"
+            " to loss")
+    require(reward.episode_weight == 0 or reward.placement == "stage", "reward.episode_weight",
+            reward.episode_weight, "is for reward.placement = 'stage': elsewhere the episode's own"
+            " advantage is all there is")
+    require(rl.advantage not in ("gigpo", "mt_grpo") or reward.turn_weight > 0,
+            "reward.turn_weight", reward.turn_weight,
+            f"rl.advantage = {rl.advantage!r} is grpo without it: set it above 0, e.g. 1")
+    require(rl.advantage not in ("return_to_go", "gdpo") or reward.turn_weight == 0,
+            "reward.turn_weight", reward.turn_weight,
+            f"rl.advantage = {rl.advantage!r} has no such term: leave it 0")
+    require(rl.advantage != "return_to_go" or rl.normalise != "group", "rl.normalise",
+            rl.normalise, "rl.advantage = 'return_to_go' compares turn by turn: choose scale, batch"
+            " or none")
+    require(rl.advantage != "gdpo" or rl.normalise in ("batch", "none"), "rl.normalise",
+            rl.normalise, "rl.advantage = 'gdpo' divides each reward by its own spread: choose"
+            " batch, as published, or none")
     require(not reward.calibration or reward.placement != "terminal" or reward.turn_weight > 0,
             "reward.calibration", reward.calibration,
             "no turn is rewarded with reward.placement = 'terminal': choose another placement")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 _EPSILON = 1e-6  # below this a spread is rounding, not signal
 
@@ -20,13 +20,15 @@ def group_advantages(
     valid: Bool[np.ndarray, "P G"],
     normalise: str,
     kinds: Sequence[str] | None = None,
+    scale_of: float = 1.0,
 ) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, " P"]]:
     """GRPO's advantage (arXiv 2402.03300): (r - mean of the group) / spread.
 
     Args:
       normalise: the spread: "group" (the group's standard deviation), "batch" (the root mean
         square of all centred rewards of the kind: one scale for all groups, so that a group's tiny
-        differences stay tiny), or "none" (1: Dr. GRPO, arXiv 2503.20783).
+        differences stay tiny), "scale" (`scale_of`, a constant) or "none" (1: Dr. GRPO, arXiv
+        2503.20783).
       kinds: per task its kind; None: all are of one.
     Returns: advantages, and per group whether all its rewards are the same (nothing to learn).
     """
@@ -42,10 +44,10 @@ def group_advantages(
         scale = np.ones((len(rewards), 1))
         for rows in _rows_of_kinds(kinds, len(rewards)):
             scale[rows] = np.sqrt((centred[rows] ** 2).sum() / max(valid[rows].sum(), 1))
-    elif normalise == "none":
-        scale = np.ones(())
+    elif normalise in ("none", "scale"):
+        scale = np.full((), scale_of if normalise == "scale" else 1.0)
     else:
-        raise ValueError(f"normalise = {normalise!r}: choose group, batch or none")
+        raise ValueError(f"normalise = {normalise!r}: choose group, batch, scale or none")
     advantages = np.where(flat[:, None], 0.0, centred / np.maximum(scale, _EPSILON))
     return advantages, flat
 
@@ -55,13 +57,14 @@ def leave_one_out_advantages(
     valid: Bool[np.ndarray, "P G"],
     normalise: str,
     kinds: Sequence[str] | None = None,
+    scale_of: float = 1.0,
 ) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, " P"]]:
     """RLOO's (arXiv 2402.14740): r_i - mean of the group's other rewards, over the spread.
 
     With n valid episodes that is n / (n - 1) (r_i - mean of all), so arguments and results are
     those of `group_advantages`; the paper has `normalise="none"`.
     """
-    advantages, flat = group_advantages(rewards, valid, normalise, kinds)
+    advantages, flat = group_advantages(rewards, valid, normalise, kinds, scale_of)
     count = valid.sum(axis=1, keepdims=True)
     return advantages * count / np.maximum(count - 1, 1), flat
 
@@ -74,6 +77,7 @@ def tracked_advantages(
     decay: float,
     normalise: str,
     kinds: Sequence[str] | None = None,
+    scale_of: float = 1.0,
 ) -> tuple[Float[np.ndarray, "P G"], Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
     """Single-stream Policy Optimization's (arXiv 2509.13232): r - v(task), normalised by the batch.
 
@@ -85,7 +89,8 @@ def tracked_advantages(
 
     Args:
       weights, baselines: N and v of each task; N = 0 where it was never seen (v is then a prior).
-      normalise: "batch" (less the mean, over the standard deviation, of the kind) or "none".
+      normalise: "batch" (less the mean, over the standard deviation, of the kind), "scale" (over
+        the constant `scale_of`) or "none".
     Returns: advantages, and the new weights and baselines.
     """
     rewards = np.asarray(rewards, np.float64)
@@ -95,7 +100,7 @@ def tracked_advantages(
     moved = baselines + surprise.sum(axis=1) / np.maximum(after, _EPSILON)
     advantages = np.zeros_like(surprise)
     for rows in _rows_of_kinds(kinds, len(rewards)):
-        advantages[rows] = standardised(surprise[rows], valid[rows], normalise)
+        advantages[rows] = standardised(surprise[rows], valid[rows], normalise, scale_of)
     return advantages, after, moved
 
 
@@ -105,6 +110,7 @@ def gae(
     sampled: Bool[np.ndarray, "B S"],
     discount: float,
     trace: float,
+    turns: Int[np.ndarray, "B S"] | None = None,
 ) -> tuple[Float[np.ndarray, "B S"], Float[np.ndarray, "B S"]]:
     """Generalised advantage estimation (arXiv 1506.02438) over the agent's own tokens.
 
@@ -117,31 +123,37 @@ def gae(
 
     Args:
       values: of the state in which the token at the same place was sampled.
+      turns: the turn of each token: discount and trace then count turns, and are 1 within one;
+        None: they count tokens.
     Returns: advantages, and returns A + V, which the value model learns; 0 where not sampled.
     """
     advantages = np.zeros(rewards.shape)
     following = np.zeros(len(rewards))  # A of the next sampled token
     ahead = np.zeros(len(rewards))  # V of the next sampled token
+    later = np.full(len(rewards), -1)  # its turn
     for s in range(rewards.shape[1] - 1, -1, -1):
         mine = sampled[:, s]
-        now = rewards[:, s] + discount * ahead - values[:, s] + discount * trace * following
+        steps = np.ones(len(rewards)) if turns is None else (later != turns[:, s]).astype(float)
+        fades, traces = discount**steps, trace**steps
+        now = rewards[:, s] + fades * ahead - values[:, s] + fades * traces * following
         advantages[:, s] = np.where(mine, now, 0.0)
         following = np.where(mine, now, following)
         ahead = np.where(mine, values[:, s], ahead)
+        later = later if turns is None else np.where(mine, turns[:, s], later)
     return advantages, np.where(sampled, advantages + values, 0.0)
 
 
 def standardised(
-    x: Float[np.ndarray, ...], valid: Bool[np.ndarray, ...], normalise: str
+    x: Float[np.ndarray, ...], valid: Bool[np.ndarray, ...], normalise: str, scale_of: float = 1.0
 ) -> Float[np.ndarray, ...]:
     """x less its mean, over its standard deviation, both over `valid`; 0 elsewhere.
 
-    "none" leaves x as it is. No spread gives 0.
+    "none" leaves x as it is, "scale" divides it by the constant `scale_of`. No spread gives 0.
     """
-    if normalise == "none":
-        return np.where(valid, x, 0.0)
+    if normalise in ("none", "scale"):
+        return np.where(valid, x / (scale_of if normalise == "scale" else 1.0), 0.0)
     if normalise != "batch":
-        raise ValueError(f"normalise = {normalise!r}: without groups choose batch or none")
+        raise ValueError(f"normalise = {normalise!r}: without groups choose batch, scale or none")
     chosen = x[valid]
     spread = chosen.std() if chosen.size else 0.0
     if spread < _EPSILON:

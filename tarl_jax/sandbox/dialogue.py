@@ -16,6 +16,7 @@ import numpy as np
 
 from tarl_jax.sandbox.domain import Domain, Refusal
 from tarl_jax.sandbox.user import Reply
+from tarl_jax.sandbox.verifier import fulfilled
 from tarl_jax.types import Call, Task
 
 TRANSFER = "transfer_to_human_agents"
@@ -47,8 +48,9 @@ class Observation:
     """The answer to an agent turn.
 
     role: "tool" or "user"; text: what the agent sees; stop_reason: set if the episode has ended;
-    info: facts for judge and viewer ("error", "wrote", the user's "intent" and "event"); clip: of
-    a user that speaks, what the agent hears in place of the text, as in `Reply`.
+    info: facts for judge and viewer ("error", "wrote", after a write the gold calls that are
+    "fulfilled", the user's "intent" and "event"); clip: of a user that speaks, what the agent hears
+    in place of the text, as in `Reply`.
     """
 
     role: str
@@ -110,10 +112,13 @@ class Dialogue:
         error = isinstance(text, Refusal)
         tool = self.domain.tools.get(call.name)
         wrote = bool(tool and tool.write and not error)
-        info = {"error": error, "wrote": wrote}
+        info: dict[str, Any] = {"error": error, "wrote": wrote}
         request = getattr(self.user, "index", None)
         if request is not None:
             info["request"] = request
+        if wrote:
+            gold = [(g.name, dict(g.kwargs)) for g in self.task.gold_calls]
+            info["fulfilled"] = list(fulfilled(self.domain, self.state, gold))
         if wrote and self._brief_writes:
             text = _brief(text)
         return "tool", text, "transfer" if call.name == TRANSFER and not error else None, info

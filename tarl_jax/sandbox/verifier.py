@@ -5,7 +5,8 @@ environment, and the required outputs are reported beside success instead of bei
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -52,6 +53,69 @@ def verify(
         if not any(output.lower() in message for message in said)
     )
     return Verdict(success, not missing, missing, diff)
+
+
+def fulfilled(
+    domain: Domain, state: State, gold_calls: Sequence[tuple[str, dict[str, Any]]]
+) -> tuple[int, ...]:
+    """Which gold calls the state shows done, by their index, whoever did it and by which calls.
+
+    A gold call is done where every value that it alone changes is as all gold calls together leave
+    it (or, if it shares all of them with others, every value that it changes). One that changes
+    nothing is never done: nothing would show it.
+    """
+    return tuple(
+        index for index, goal in enumerate(_goals(domain, json.dumps(gold_calls)))
+        if goal and all(_value_at(state, path) == value for path, value in goal)
+    )
+
+
+_Path = tuple[str, str, tuple[Any, ...]]  # table, key, and the way into the record
+_ABSENT = "(absent)", None  # equal to no value of a database
+
+
+@lru_cache(maxsize=256)
+def _goals(domain: Domain, gold_calls: str) -> list[list[tuple[_Path, Any]]]:
+    """Per gold call the values by which one sees that it is done."""
+    state, changed = domain.new_state(), []
+    for name, kwargs in json.loads(gold_calls):
+        before = state.fork()
+        domain.call(state, name, kwargs)
+        records = {**before.changes(), **state.changes()}
+        changed.append({
+            (table, key, path) for table, key in records
+            for path in _changed(before.get(table, key), state.get(table, key), ())
+        })
+    times = Counter(path for paths in changed for path in paths)
+    own = [{path for path in paths if times[path] == 1} or paths for paths in changed]
+    return [
+        [(path, _value_at(state, path)) for path in sorted(paths, key=repr)] for paths in own
+    ]
+
+
+def _changed(old: Any, new: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The ways to the values in which two records differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _changed(old.get(key, _ABSENT), new.get(key, _ABSENT), (*path, key))
+    elif isinstance(old, list) and isinstance(new, list):
+        for index in range(max(len(old), len(new))):
+            sides = [of[index] if index < len(of) else _ABSENT for of in (old, new)]
+            yield from _changed(sides[0], sides[1], (*path, index))
+    elif repr(old) != repr(new):
+        yield path
+
+
+def _value_at(state: State, path: _Path) -> Any:
+    table, key, way = path
+    value: Any = state.get(table, key)
+    for step in way:
+        found = isinstance(value, dict) and step in value
+        found |= isinstance(value, list) and isinstance(step, int) and step < len(value)
+        if not found:
+            return _ABSENT
+        value = value[step]
+    return value
 
 
 @lru_cache(maxsize=256)

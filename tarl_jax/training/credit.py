@@ -7,7 +7,7 @@ is pure arithmetic stands in `rl/`; this module knows where in an episode its tu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,14 +20,23 @@ from tarl_jax.rl.advantages import (
     tracked_advantages,
     truncated_weights,
 )
-from tarl_jax.rl.calibration import worth
 from tarl_jax.rl.rewards import Reward, trajectory_reward, turn_rewards
+from tarl_jax.rl.turn_advantages import decoupled
 from tarl_jax.speech.sound import AudioInputs
 from tarl_jax.training.parts import AdvantageOf, RewardOf
+from tarl_jax.training.turn_credit import (
+    Table,
+    indexed_score_advantages,
+    return_advantages,
+    score_advantages,
+    stage_advantages,
+    state_advantages,
+    turn_of_token,
+    worth_of,
+)
 from tarl_jax.types import Task, Trajectory
 
 Baselines = dict[str, list[float]]  # by task: the weight of what was seen, and its mean
-Table = Mapping[str, float]  # a calibrated turn's kind to its value
 
 
 @dataclasses.dataclass
@@ -67,8 +76,8 @@ def reward(
             )
         return given
     return trajectory_reward(
-        bool(trajectory.success), trajectory.turn_scores, trajectory.task.expert_turns,
-        config.reward, _worth(trajectory, table),
+        bool(trajectory.success), trajectory.scores, trajectory.task.expert_turns,
+        config.reward, worth_of(trajectory, table),
     )
 
 
@@ -144,22 +153,71 @@ def _by_baseline(
     if "kl" in scores:
         rewards = rewards - [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
     rewards = rewards.reshape(shape)
-    valid = np.array([t.success is not None for t in trajectories]).reshape(shape)
+    valid = learned_from(trajectories, config).reshape(shape)
     tasks = [t.task for t in trajectories[:: config.rollout.group_size]]
     kinds = [task.kind for task in tasks]
-    if rl.advantage == "single_stream":
-        values, baselines = _tracked(rewards, valid, tasks, config, baselines)
+    turns = trajectories, config, table, valid, kinds
+    if rl.advantage == "return_to_go":
+        advantages: list[float | np.ndarray] = [*return_advantages(*turns)]
     else:
-        of = {"grpo": group_advantages, "rloo": leave_one_out_advantages}[rl.advantage]
-        values, _ = of(rewards, valid, rl.normalise, kinds)
-    advantages: list[float | np.ndarray] = [float(a) for a in values.reshape(-1)]
-    if config.reward.turn_weight:
-        more = _turn_advantages(trajectories, config, table, valid, kinds)
-        advantages = [a + extra for a, extra in zip(advantages, more, strict=True)]
+        values, baselines = _of_episodes(rewards, trajectories, config, valid, tasks, baselines)
+        weight = config.reward.episode_weight if config.reward.placement == "stage" else 1.0
+        advantages = [weight * float(a) for a in values.reshape(-1)]
+        more: Callable[..., list[np.ndarray]] | None = {
+            "gigpo": state_advantages, "mt_grpo": indexed_score_advantages
+        }.get(rl.advantage, score_advantages if config.reward.turn_weight else None)
+        if config.reward.placement == "stage":
+            advantages = _added(advantages, stage_advantages(*turns))
+        if more is not None:
+            advantages = _added(advantages, more(*turns))
     used = np.array([bool(np.any(a)) for a in advantages])
     flat = ~used.reshape(shape).any(axis=1)
     metrics = {"rl/zero_variance_groups": float(flat.mean())}
     return Credit(advantages, used, {}, baselines, metrics)
+
+
+def _of_episodes(
+    rewards: np.ndarray, trajectories: Sequence[Trajectory], config: RunConfig, valid: np.ndarray,
+    tasks: Sequence[Task], baselines: Baselines,
+) -> tuple[np.ndarray, Baselines]:
+    """One advantage for each episode, [P, G]."""
+    rl, kinds, unit = config.rl, [task.kind for task in tasks], config.reward.terminal_scale
+    if rl.advantage == "single_stream":
+        return _tracked(rewards, valid, tasks, config, baselines)
+    if rl.advantage == "gdpo":
+        names = ("terminal", "turns", "major")
+        parts = np.array([[t.reward_parts[n] for n in names] for t in trajectories])
+        parts = parts.reshape(*rewards.shape, len(names))
+        values = np.array([decoupled(*group) for group in zip(parts, valid, strict=True)])
+        for kind in set(kinds):
+            rows = [i for i, k in enumerate(kinds) if k == kind]
+            values[rows] = standardised(values[rows], valid[rows], rl.normalise)
+        return values, baselines
+    if rl.advantage == "mt_grpo":  # the outcome alone; the turns have a term of their own
+        rewards = np.array([t.reward_parts["terminal"] for t in trajectories])
+        rewards = rewards.reshape(valid.shape)
+    of = leave_one_out_advantages if rl.advantage == "rloo" else group_advantages
+    return of(rewards, valid, rl.normalise, kinds, unit)[0], baselines
+
+
+def _added(
+    advantages: Sequence[float | np.ndarray], more: Sequence[np.ndarray]
+) -> list[float | np.ndarray]:
+    return [a + extra for a, extra in zip(advantages, more, strict=True)]
+
+
+def learned_from(trajectories: Sequence[Trajectory], config: RunConfig) -> np.ndarray:
+    """Per trajectory whether it may teach, and enters baselines.
+
+    Not one that the infrastructure broke; nor, with `reward.abstained = "member"`, one that the
+    judge abstained on while it judged others of its group.
+    """
+    whole = np.array([t.success is not None for t in trajectories])
+    if config.reward.abstained == "member" and config.reward.placement != "terminal":
+        judged = np.array([t.turn_scores is not None for t in trajectories])
+        groups = judged.reshape(-1, config.rollout.group_size)
+        whole &= judged | ~groups.any(axis=1).repeat(groups.shape[1])
+    return whole
 
 
 def _tracked(
@@ -186,35 +244,10 @@ def _tracked(
     ])
     values, weights, means = tracked_advantages(
         rewards, valid, before[:, 0], before[:, 1], config.rl.baseline_decay,
-        config.rl.normalise, [task.kind for task in tasks],
+        config.rl.normalise, [task.kind for task in tasks], config.reward.terminal_scale,
     )
     now = {k: [float(w), float(m)] for k, w, m in zip(keys, weights, means, strict=True) if w > 0}
     return values, baselines | now
-
-
-def _turn_advantages(
-    trajectories: Sequence[Trajectory],
-    config: RunConfig,
-    table: Table | None,
-    valid: np.ndarray,
-    kinds: Sequence[str],
-) -> list[np.ndarray]:
-    """Per trajectory and token turn_weight times its turn's score, normalised among the group's."""
-    values = [_worth(t, table) or t.turn_scores or [] for t in trajectories]
-    longest = max(map(len, values), default=0)
-    marks, judged = np.zeros((2, len(values), longest))
-    for i, (of, whole) in enumerate(zip(values, valid.reshape(-1), strict=True)):
-        marks[i, : len(of)], judged[i, : len(of)] = of, whole
-    shape = (len(kinds), -1)
-    relative, _ = group_advantages(
-        marks.reshape(shape), judged.reshape(shape) > 0, config.rl.normalise, kinds
-    )
-    relative = config.reward.turn_weight * relative.reshape(marks.shape)
-    # A last column of zeros for tokens of no turn, whose number is -1.
-    relative = np.pad(relative, ((0, 0), (0, 1)))
-    return [
-        relative[i, np.minimum(_turn_of_token(t), longest)] for i, t in enumerate(trajectories)
-    ]
 
 
 # ---- one number per token -------------------------------------------------------------------
@@ -228,7 +261,7 @@ def _by_value_model(
 ) -> Credit:
     rl = config.rl
     marks = [t.arrays()[1] for t in trajectories]
-    valid = np.array([t.success is not None for t in trajectories])
+    valid = learned_from(trajectories, config)
     shape = (len(marks), max(int(m.sum()) for m in marks))
     rewards, values, chosen = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
     for i, (t, mark) in enumerate(zip(trajectories, marks, strict=True)):
@@ -239,12 +272,21 @@ def _by_value_model(
         rewards[i, :count] = each[mark]
         values[i, :count] = scores["values"][i][mark]
         chosen[i, :count] = valid[i]
-    advantages, returns = gae(rewards, values, chosen, rl.value.discount, rl.value.trace)
+    numbers = None
+    if rl.value.step == "turn":
+        numbers = np.full(shape, -1)
+        for i, (t, mark) in enumerate(zip(trajectories, marks, strict=True)):
+            numbers[i, : int(mark.sum())] = turn_of_token(t)[mark]
+    advantages, returns = gae(
+        rewards, values, chosen, rl.value.discount, rl.value.trace, numbers
+    )
     metrics = _value_metrics(values[chosen], returns[chosen])
     kinds = np.array([t.task.kind for t in trajectories])
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
-        advantages[rows] = standardised(advantages[rows], chosen[rows], rl.normalise)
+        advantages[rows] = standardised(
+            advantages[rows], chosen[rows], rl.normalise, config.reward.terminal_scale
+        )
 
     def spread(x: np.ndarray, mark: np.ndarray) -> np.ndarray:
         whole = np.zeros(len(mark))
@@ -274,13 +316,13 @@ def _token_rewards(trajectory: Trajectory, config: RunConfig, table: Table | Non
     turns = trajectory.turns
     if config.reward.placement == "turn_end":
         parts = turn_rewards(
-            bool(trajectory.success), trajectory.turn_scores, len(turns),
-            trajectory.task.expert_turns, config.reward, _worth(trajectory, table),
+            bool(trajectory.success), trajectory.scores, len(turns),
+            trajectory.task.expert_turns, config.reward, worth_of(trajectory, table),
         )
     else:
         parts = np.zeros(len(turns))
         parts[-1:] = trajectory.reward or 0.0
-    numbers = _turn_of_token(trajectory)
+    numbers = turn_of_token(trajectory)
     rewards = np.zeros(len(numbers))
     for turn, part in enumerate(parts):
         # A turn without a token of its own earns for the one before it.
@@ -288,25 +330,6 @@ def _token_rewards(trajectory: Trajectory, config: RunConfig, table: Table | Non
         if mine.size:
             rewards[mine[-1]] += part
     return rewards
-
-
-# ---- where things are -----------------------------------------------------------------------
-
-
-def _turn_of_token(trajectory: Trajectory) -> np.ndarray:
-    """[S]; the number of the agent turn that sampled each token, -1 for forced ones."""
-    numbers, turn = [np.zeros(0, int)], 0
-    for segment in trajectory.segments:
-        mine = turn if segment.role == "agent" else -1
-        numbers.append(np.where(segment.sampled, mine, -1).astype(int))
-        turn += segment.role == "agent"
-    return np.concatenate(numbers)
-
-
-def _worth(trajectory: Trajectory, table: Table | None) -> list[float] | None:
-    if table is None or trajectory.turn_scores is None:
-        return None
-    return worth(trajectory.turns, trajectory.turn_scores, table)
 
 
 def _reweigh(

@@ -26,11 +26,29 @@ def judged(judge: Judge, played: Sequence[Trajectory]) -> list[Trajectory]:
     return hosts.joined(played)
 
 
+def compare_alike(trajectories: Sequence[Trajectory], config: RunConfig) -> None:
+    """Where the judge abstained on an episode of a group, none of its scores count (in place).
+
+    An abstained failure would earn more than a judged one, an abstained success less, for nothing
+    that either did. With `reward.abstained = "member"` the others keep theirs, and it is left out.
+    """
+    size = config.rollout.group_size
+    for begin in range(0, len(trajectories), size):
+        group = trajectories[begin : begin + size]
+        whole = [t for t in group if t.success is not None]
+        alike = config.reward.abstained == "member" or all(
+            t.turn_scores is not None for t in whole
+        )
+        for t in group:
+            t.counted = alike
+
+
 def rewarded(
     trajectories: Sequence[Trajectory], config: RunConfig, table: Table | None,
     own: RewardOf | None,
 ) -> dict[str, float]:
     """Gives each its reward, in place; returns metrics, those of maths problems apart."""
+    compare_alike(trajectories, config)
     for t in trajectories:
         earned = reward(t, config, table, own)
         t.reward, t.reward_parts = earned.total, dataclasses.asdict(earned)

@@ -92,9 +92,9 @@ def test_an_int_is_good_for_a_float():
 
 
 @pytest.mark.parametrize("key, value, remedy", [
-    ("reward.placement", "turn", "choose one of trajectory, turn_end, terminal"),
+    ("reward.placement", "turn", "choose one of trajectory, stage, turn_end, terminal"),
     ("reward.denominator", "both", "choose one of taken, expert"),
-    ("rl.normalise", "std", "choose one of group, batch, none"),
+    ("rl.normalise", "std", "choose one of group, batch, scale, none"),
     ("rollout.system_prompt", "long", "choose one of brief, full"),
     ("rollout.tasks_per_step", 0, "at least 1"),
     ("rollout.slots", 0, "at least 1"),
@@ -196,7 +196,6 @@ def test_an_int_is_good_for_a_float():
     ("speech.pitch", (0.0, 1.5), "both from 0 to 1"),
     ("speech.voices", (), "at least one voice"),
     ("speech.voices", ("",), "at least one voice"),
-    ("sandbox.domain", "bank", "choose one of retail, airline"),
     ("judge.kind", "human", "choose one of rules, llm"),
     ("judge.max_majors", 0, "at least 1"),
     ("judge.max_seconds", 0.0, "must be above 0"),
@@ -306,9 +305,24 @@ def test_configs_are_frozen():
         RunConfig().seed = 1
 
 
-def test_a_domain_without_data_of_its_own_needs_a_folder():
-    assert "config.sandbox.data = ''" in refused({"sandbox": {"domain": "airline"}})
-    from_config_dict({"sandbox": {"domain": "airline", "data": "folder"}})
+@pytest.mark.parametrize("data, named", [
+    ({"reward": {"placement": "stage"}}, "rl.normalise"),  # the default divides by the group's
+    ({"reward": {"placement": "stage"}, "rl": {"advantage": "gigpo", "normalise": "scale"}},
+     "choose grpo or rloo"),
+    ({"reward": {"episode_weight": 1.0}}, "is for reward.placement = 'stage'"),
+    ({"rl": {"advantage": "gigpo"}}, "is grpo without it"),
+    ({"rl": {"advantage": "mt_grpo"}}, "is grpo without it"),
+    ({"rl": {"advantage": "gdpo"}}, "divides each reward by its own spread"),
+    ({"rl": {"advantage": "return_to_go"}}, "compares turn by turn"),
+    ({"rl": {"advantage": "return_to_go", "normalise": "scale", "kl_coef": 0.1,
+             "kl_in": "reward"}}, "has no place among parts of episodes"),
+    ({"reward": {"abstained": "none"}}, "choose one of group, member"),
+    ({"rl": {"value": {"step": "word"}}}, "choose one of token, turn"),
+])
+def test_ways_of_credit_that_mean_nothing_are_refused(data, named):
+    if data == {"reward": {"placement": "stage"}}:
+        data = {**data, "rl": {"normalise": "group"}}
+    assert named in refused(data)
 
 
 def test_a_recording_is_written_or_replayed():

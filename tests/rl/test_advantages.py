@@ -92,8 +92,17 @@ def test_advantages_of_a_group_sum_to_zero(how):
 
 
 def test_unknown_normalisation_is_an_error():
-    with pytest.raises(ValueError, match="choose group, batch or none"):
+    with pytest.raises(ValueError, match="choose group, batch, scale or none"):
         advantages([[1, 2]], "std")
+
+
+def test_a_constant_scale_leaves_small_differences_small():
+    rewards, valid = np.array([[10.0, 0.0], [5.0, 4.9]]), np.ones((2, 2), bool)
+    got, flat = group_advantages(rewards, valid, "scale", scale_of=10.0)
+    np.testing.assert_allclose(got, [[0.5, -0.5], [0.005, -0.005]])
+    assert not flat.any()
+    divided, _ = group_advantages(rewards, valid, "group")
+    np.testing.assert_allclose(divided, [[1, -1], [1, -1]])
 
 
 # ---- kinds of tasks -------------------------------------------------------------------------
@@ -227,10 +236,26 @@ def test_standardising_by_hand():
     spread = (8 / 3) ** 0.5
     np.testing.assert_allclose(standardised(x, valid, "batch"), [[-2 / spread, 0], [0, 2 / spread]])
     np.testing.assert_allclose(standardised(x, valid, "none"), [[1, 3], [0, 5]])
+    np.testing.assert_allclose(standardised(x, valid, "scale", 10.0), [[0.1, 0.3], [0, 0.5]])
     assert not standardised(np.full(3, 7.0), np.ones(3, bool), "batch").any()
     assert not standardised(x, np.zeros((2, 2), bool), "batch").any()
-    with pytest.raises(ValueError, match="choose batch or none"):
+    with pytest.raises(ValueError, match="choose batch, scale or none"):
         standardised(x, valid, "group")
+
+
+def test_discounts_may_count_turns():
+    """Two turns of two tokens, the second with the reward: one step lies between them."""
+    rewards, values = np.array([[0.0, 0, 0, 10]]), np.array([[1.0, 2, 3, 4]])
+    sampled, turns = np.ones((1, 4), bool), np.array([[0, 0, 1, 1]])
+    got, returns = gae(rewards, values, sampled, 0.5, 0.8, turns)
+    last = 10 - 4
+    third = (0 + 4 - 3) + last
+    second = (0 + 0.5 * 3 - 2) + 0.5 * 0.8 * third
+    first = (0 + 2 - 1) + second
+    np.testing.assert_allclose(got, [[first, second, third, last]])
+    np.testing.assert_allclose(returns, got + values)
+    by_token, _ = gae(rewards, values, sampled, 0.5, 0.8)
+    assert by_token[0, 2] == pytest.approx((0.5 * 4 - 3) + 0.4 * last)
 
 
 def test_truncated_weights_by_hand():

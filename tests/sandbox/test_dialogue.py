@@ -51,7 +51,8 @@ def test_the_opening_is_the_users():
 
 def test_writes_are_marked_and_errors_are_not_writes():
     d = dialogue()
-    assert d.act(CANCEL).info == {"error": False, "wrote": True, "request": 0}
+    assert d.act(CANCEL).info == {
+        "error": False, "wrote": True, "request": 0, "fulfilled": [0]}
     again = d.act(CANCEL)
     assert again.text.startswith("Error: ")
     assert again.info == {"error": True, "wrote": False, "request": 0}

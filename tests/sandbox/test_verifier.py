@@ -10,7 +10,7 @@ import reference
 
 from tarl_jax.sandbox.domain import Domain, State, ToolError, make_tool
 from tarl_jax.sandbox.retail import retail_domain
-from tarl_jax.sandbox.verifier import verify
+from tarl_jax.sandbox.verifier import fulfilled, verify
 
 
 def _order(order_id, status="pending"):
@@ -66,6 +66,41 @@ def test_same_writes_in_another_order_with_reads_between_succeed(domain):
     verdict = verify(domain, state, [cancel("#W1"), cancel("#W2")])
     assert verdict.success
     assert verdict.diff == ()
+
+
+def test_goals_are_seen_done_one_by_one_whoever_did_them(domain):
+    gold = [cancel("#W1"), cancel("#W2", "ordered by mistake")]
+    state = domain.new_state()
+    assert fulfilled(domain, state, gold) == ()
+    domain.call(state, *cancel("#W2", "ordered by mistake"))
+    # The refund of both goes to one gift card: its balance is no sign of either.
+    assert fulfilled(domain, state, gold) == (1,)
+    domain.call(state, *cancel("#W1"))
+    assert fulfilled(domain, state, gold) == (0, 1)
+
+
+def test_a_goal_is_not_done_by_another_reason_or_by_nothing(domain):
+    state = played(domain, cancel("#W1", "ordered by mistake"))
+    assert fulfilled(domain, state, [cancel("#W1")]) == ()
+    assert fulfilled(domain, state, []) == ()
+    refused = ("cancel_pending_order", {"order_id": "#W9", "reason": "no longer needed"})
+    assert fulfilled(domain, state, [refused]) == ()  # it changes nothing
+
+
+def test_what_is_shared_shows_a_goal_that_has_nothing_else():
+    def add(db: State, amount: int) -> str:
+        """Add to the one account.
+
+        Args:
+            amount: How much.
+        """
+        db.edit("accounts", "a")["sum"] += amount
+        return "added"
+
+    bank = Domain("bank", "", {"accounts": {"a": {"sum": 0}}}, [make_tool(add, write=True)])
+    gold = [("add", {"amount": 2}), ("add", {"amount": 3})]
+    assert fulfilled(bank, played(bank, gold[0]), gold) == ()
+    assert fulfilled(bank, played(bank, ("add", {"amount": 5})), gold) == (0, 1)
 
 
 def test_gold_calls_never_run_through_the_live_state(domain):
