@@ -12,12 +12,16 @@ from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.maths_episode import Maths, MathsEpisode
-from tarl_jax.sandbox import phrases, shop
+from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.dialogue import User, UserOf
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.llm_user import LLMUsers
-from tarl_jax.sandbox.published import DOMAINS, load_benchmark_tasks, load_domain
-from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.published import (
+    DOMAINS,
+    embedded_domain,
+    load_benchmark_tasks,
+    load_domain,
+)
 from tarl_jax.sandbox.tasks import load_tasks, make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.speech.service import Speech
@@ -82,9 +86,9 @@ class Environment:
                 f"config.model.vocab_size = {config.model.vocab_size}: the tokenizer has"
                 f" {tokenizer.vocab_size} ids; use at least as many, or 0"
             )
-        text, schemas = phrases.SYSTEM, []
-        if domain is not None:  # nobody but its policy says what the agent is there
-            text = found.policy
+        # Of an own domain nothing but its policy says what the agent is there.
+        text = found.policy if domain is not None else desk_of(found.name).phrases.system
+        schemas = []
         if config.rollout.system_prompt == "full":
             text, schemas = found.policy, [tool.schema for tool in found.tools.values()]
         system = (text, chat.system(text, schemas))
@@ -174,7 +178,7 @@ def _domain(config: RunConfig) -> Domain:
         )
     if config.sandbox.data:
         return load_domain(config.sandbox.domain, config.sandbox.data)
-    return retail_domain(shop.make_shop(config.shop), shop.POLICY.read_text("utf-8"))
+    return embedded_domain(config.sandbox.domain, config.shop)
 
 
 def _tasks(config: RunConfig, domain: Domain, own: bool) -> Sequence[Task]:

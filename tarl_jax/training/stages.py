@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable
 
+from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.script import Script
 from tarl_jax.types import Segment, Trajectory
 
@@ -97,14 +98,11 @@ def _names(request: object) -> set[str]:
 
 def _outputs_by_request(trajectory: Trajectory, script: Script) -> dict[int, str]:
     """What the requests that only ask should be answered; a task lists it in their order."""
-    asking = [i for i, r in enumerate(script.requests) if r.gold is None and _reads(r)]
+    reads = desk_of(script.desk).reads
+    asking = [i for i, request in enumerate(script.requests) if request.kind in reads]
     if len(asking) != len(trajectory.task.outputs):
         return {}
     return dict(zip(asking, trajectory.task.outputs, strict=True))
-
-
-def _reads(request: object) -> bool:
-    return getattr(request, "kind", "").startswith("ask_")
 
 
 def _said(trajectory: Trajectory, output: str | None, turns: list[int]) -> bool:
