@@ -38,6 +38,9 @@ class JudgeConfig:
       the whole dialogue).
     max_majors: -1s that a language model may give an episode; it is told, and later ones become 0.
     max_seconds: for one episode, all attempts together; beyond it the judge abstains.
+    required: a judge that is a language model and refuses every request of a step for a reason that
+      will not pass (no such key, no such model) stops the run; False: the run goes on by the
+      verdicts alone, as it does when what it may spend is spent.
     llm: its cache_dir, where empty, is the folder `judge` of the run, so that a run that continues
       pays for no judgement twice.
     """
@@ -45,6 +48,7 @@ class JudgeConfig:
     kind: str = "rules"
     max_majors: int = 1
     max_seconds: float = 600.0
+    required: bool = True
     llm: LLMConfig = _LLM
     noise: NoiseConfig = NoiseConfig()
 

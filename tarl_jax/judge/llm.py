@@ -48,6 +48,7 @@ class LLMJudge:
         self._counts: collections.Counter[str] = collections.Counter()
         self._notices: list[str] = []
         self._noticed: set[str] = set()
+        self._refusal: LLMError | None = None  # the last that every further request would meet
 
     def check(self) -> None:
         """Raises LLMError where the model cannot be asked (no key, no package)."""
@@ -67,7 +68,10 @@ class LLMJudge:
                               deadline)
         except LLMError as error:
             self._abstain(error.kind, str(error))
+            if error.fatal and error.kind != "budget":  # a limit that the user set is no fault
+                self._refusal = error
             return None
+        self._refusal = None
         if found is None:
             return None
         judgement, knock_ons = self._answer.without_knock_ons(found, self._config.max_majors)
@@ -95,6 +99,11 @@ class LLMJudge:
         with self._lock:
             found, self._notices = self._notices, []
         return found
+
+    def require(self) -> None:
+        """Raises the last LLMError where the model refused for good, and has not answered since."""
+        if self._refusal:
+            raise self._refusal
 
     def close(self) -> None:
         """Ends what is under way."""

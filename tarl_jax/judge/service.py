@@ -20,8 +20,8 @@ JudgeOf = Callable[[Trajectory], Judgement | None]  # None: it abstains
 class Judge:
     """Judges finished episodes by the config; close it at the end.
 
-    It never stops a run: an episode that it cannot judge has no judgement, and `counts` and `log`
-    say why. `begin` may be called from another thread than the rest.
+    An episode that it cannot judge has no judgement, and `counts` and `log` say why. It stops a run
+    only where nothing at all can be judged, and `JudgeConfig.required` asks for it. `begin` may be called from another thread than the rest.
 
     folder: where the answers of a language model are kept (see `JudgeConfig.llm`).
     log: takes a line for the user.
@@ -34,6 +34,7 @@ class Judge:
         own: JudgeOf | None = None,
     ):
         self._noise = config.noise
+        self._required = config.required
         self._log = log
         self._own = own
         self._llm = LLMJudge(config, folder) if config.kind == "llm" and not own else None
@@ -62,6 +63,7 @@ class Judge:
         """The judgements in order; None where the judge abstains.
 
         exact: without the config's noise. repeat: another number asks a language model anew.
+        Raises LLMError where a language model that is required refuses everything.
         """
         # Others may have ended too: groups that are held back, episodes that are played ahead.
         begun = [None if repeat else self._begun.pop(_name(t), None) for t in trajectories]
@@ -71,6 +73,8 @@ class Judge:
         found = [future.result() for future in futures]
         for line in self._llm.notices() if self._llm else ():
             self._log(line)
+        if self._llm and self._required and not any(found):
+            self._llm.require()
         if exact:
             return found
         return [

@@ -329,12 +329,16 @@ _SUMMARY: tuple[tuple[str, str, str, bool | None], ...] = (
 )
 
 
+_JUDGED = ("eval/clean_pass", "eval/major_share")
+
+
 def summary_table(base: Mapping[str, float | None], final: Mapping[str, float | None]) -> Table:
     """The evaluations before and after training, side by side.
 
     Args:
       base, final: values by key; `<key>_low` and `<key>_high`, where present, are the ends of an
-        interval and shown in brackets. An absent or null value shows as a dash.
+        interval and shown in brackets. An absent or null value shows as a dash, or as "not judged"
+        where the judge abstained on every episode.
     """
     from rich import box
     from rich.table import Table
@@ -362,6 +366,8 @@ def summary_table(base: Mapping[str, float | None], final: Mapping[str, float | 
 def _with_interval(values: Mapping[str, float | None], key: str, spec: str) -> str:
     low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
     text = show(values.get(key), spec)
+    if key in _JUDGED and key not in values and values.get("eval/judge/abstained") == 1:
+        return "not judged"
     if low is None or high is None:
         return text
     return f"{text} ({format(low, spec)} to {format(high, spec)})"

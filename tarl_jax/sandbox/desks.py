@@ -16,7 +16,7 @@ def desk_of(domain: str) -> Desk[Any]:
     """The desk of a domain. Raises InputError for a domain without one."""
     if domain not in DESKS:
         raise InputError(
-            f"domain {domain!r} has no scripted desk: choose one of {', '.join(DESKS)}, or put"
-            " yours into sandbox.desks.DESKS"
+            f"domain {domain!r} has no scripted desk: choose one of {', '.join(DESKS)}, or give"
+            " tasks and a user of your own (docs/extending.md)"
         )
     return DESKS[domain]

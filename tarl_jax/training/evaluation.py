@@ -125,13 +125,20 @@ def summarise(
     pass^k and clean pass (success without a major deviation) come with "_low" and "_high", the
     ends of their 95% interval by bootstrap over tasks. Success is a right database; where some task
     requires outputs, "pass^k_with_outputs" asks for these too, as tau-bench does. Assertions of
-    tasks are judged by nobody here: "unjudged_assertions" says how many there are. An episode
-    without a judgement counts as one without a major deviation; "judge/abstained" is their share.
+    tasks are judged by nobody here: "unjudged_assertions" says how many there are. Clean pass and
+    "major_share" are of the episodes that were judged (a broken one passes neither), and absent
+    where none was: nobody saw no deviation. "judge/abstained" is the share of the others.
+
+    "pass_variance" is the mean over tasks of p (1 - p), p being the chance to pass, unbiased: what
+    groups of this policy differ by, which foretells what training gains. "entropy" is the mean of
+    -log p of the sampled tokens.
     """
     rng = np.random.default_rng(seed)
     shape = (-1, trials)
     success = np.array([bool(t.success) for t in trajectories]).reshape(shape)
     major = np.array([-1 in (t.turn_scores or ()) for t in trajectories]).reshape(shape)
+    judged = np.array([t.turn_scores is not None for t in trajectories]).reshape(shape)
+    broken = np.array([t.success is None for t in trajectories]).reshape(shape)
     metrics: dict[str, float] = {}
 
     def add(name: str, per_task: np.ndarray) -> None:
@@ -140,8 +147,17 @@ def summarise(
 
     for k in range(1, min(MAX_K, trials) + 1):
         add(f"eval/pass^{k}", pass_hat_k(success.sum(axis=1), trials, k))
-    add("eval/clean_pass", clean(success, major).mean(axis=1))
-    add("eval/major_share", major.mean(axis=1))
+    if judged.any():
+        add("eval/clean_pass", _mean_of(success & ~major, judged | broken))
+        add("eval/major_share", _mean_of(major, judged))
+    if trials > 1:
+        passed = success.sum(axis=1)
+        metrics["eval/pass_variance"] = float(
+            np.mean(passed * (trials - passed) / (trials * (trials - 1)))
+        )
+    sampled = [t.arrays()[2][t.arrays()[1]] for t in trajectories]
+    if any(of.size for of in sampled):
+        metrics["eval/entropy"] = float(-np.concatenate(sampled).mean(dtype=np.float64))
     if any(t.task.outputs for t in trajectories):
         found = np.array([t.outputs_found for t in trajectories]).reshape(shape)
         for k in range(1, min(MAX_K, trials) + 1):
@@ -195,8 +211,10 @@ def modalities(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return metrics
 
 
-def clean(success: Bool[np.ndarray, ...], major: Bool[np.ndarray, ...]) -> np.ndarray:
-    return success & ~major
+def _mean_of(values: Bool[np.ndarray, "P n"], counts: Bool[np.ndarray, "P n"]) -> np.ndarray:
+    """Per task the mean over the trials that count, of the tasks that have any."""
+    number = counts.sum(axis=1)
+    return ((values & counts).sum(axis=1) / np.maximum(number, 1))[number > 0]
 
 
 def require_some(trajectories: Sequence[Trajectory]) -> None:

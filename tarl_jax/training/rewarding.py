@@ -57,6 +57,7 @@ def rewarded(
     if not trajectories:
         return values
     major = np.array([-1 in (t.turn_scores or ()) for t in trajectories])
+    judged = np.array([t.turn_scores is not None for t in trajectories])
     success = np.array([bool(t.success) for t in trajectories])
     return values | {f"rollout/{k}": v for k, v in behaviour(trajectories).items()} | modalities(
         trajectories
@@ -66,7 +67,8 @@ def rewarded(
     } | {
         "reward/mean": float(np.mean([t.reward for t in trajectories])),
         "train/pass_rate": float(np.mean(success)),
-        "train/clean_pass": float(np.mean(success & ~major)),
-        "judge/major_share": float(np.mean(major)),
-        "judge/abstained": float(np.mean([t.turn_scores is None for t in trajectories])),
-    }
+        "judge/abstained": float(np.mean(~judged)),
+    } | ({} if not judged.any() else {  # where nobody judged, nobody saw no deviation
+        "train/clean_pass": float(np.mean((success & ~major)[judged])),
+        "judge/major_share": float(np.mean(major[judged])),
+    })

@@ -25,12 +25,13 @@ def judge(openai_server, tmp_path):
     """Makes judges, with what they log; closes them."""
     made = []
 
-    def make(max_majors=1, noise=NoiseConfig(), **llm):  # noqa: B008
+    def make(max_majors=1, noise=NoiseConfig(), required=True, **llm):  # noqa: B008
         config = LLMConfig(**{"model": "judge", "base_url": openai_server.url, "api_key_env": "",
                               "temperature": 0.0, "max_attempts": 2, "backoff_seconds": 0.0,
                               "max_in_flight": 8, **llm})
         lines = []
-        one = Judge(JudgeConfig("llm", max_majors, 60.0, config, noise), tmp_path, lines.append)
+        settings = JudgeConfig("llm", max_majors, 60.0, required, config, noise)
+        one = Judge(settings, tmp_path, lines.append)
         one.lines = lines
         made.append(one)
         return one
@@ -183,3 +184,23 @@ def test_the_rules_stand_behind_the_same_interface(tmp_path, tiny_env):
         one.check()
         assert one.judge_all([scripted, episode([1])]) == [rules.judge(scripted), None]
         assert one.counts() == {} and not list(tmp_path.iterdir())
+
+
+def test_a_model_that_refuses_everything_stops_the_run(openai_server, judge):
+    openai_server.plan(*["401"] * 4)
+    one = judge(max_in_flight=1)
+    with pytest.raises(LLMError, match="401") as caught:
+        one.judge_all(episodes(2))
+    assert caught.value.kind == "unauthorized"
+    assert any("unauthorized" in line for line in one.lines)
+
+
+def test_a_model_that_refuses_may_be_done_without(openai_server, judge):
+    openai_server.plan(*["401"] * 4)
+    assert judge(max_in_flight=1, required=False).judge_all(episodes(2)) == [None, None]
+
+
+def test_one_answer_is_enough_to_go_on(openai_server, judge):
+    openai_server.plan("401", "ok", "401")
+    found = judge(max_in_flight=1).judge_all(episodes(3))
+    assert [j is not None for j in found] == [False, True, False]

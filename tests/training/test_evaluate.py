@@ -126,7 +126,7 @@ def test_a_summary_by_hand():
         trajectory(True, [1, -1, 0]),
         trajectory(False, [1, -1, -1], "max_turns"),
         trajectory(None, None, "infrastructure_error"),
-        # A task that always passes; one episode without scores counts as without deviation.
+        # A task that always passes; one episode has no scores, and tells nothing of deviations.
         trajectory(True, [1]),
         trajectory(True, [1], outputs_found=False),
         trajectory(True, None, "transfer"),
@@ -139,7 +139,9 @@ def test_a_summary_by_hand():
         "eval/pass^3": (0 + 1) / 2,
         "eval/pass^4": (0 + 1) / 2,
         "eval/clean_pass": (1 / 4 + 1) / 2,
-        "eval/major_share": (2 / 4 + 0) / 2,
+        "eval/major_share": (2 / 3 + 0) / 2,  # of those that were judged
+        "eval/pass_variance": (2 * 2 / 12 + 0) / 2,
+        "eval/entropy": 1.0,
         "eval/broken": 1 / 8,
         "eval/outputs_found": 7 / 8,
         "eval/tasks": 2,
@@ -310,6 +312,7 @@ def test_without_a_judge_nothing_is_judged(tiny_env):
     )
     assert {t.turn_scores for t in trajectories} == {None}
     assert metrics["eval/judge/abstained"] == 1
+    assert not {"eval/major_share", "eval/clean_pass"} & metrics.keys()  # nobody looked
 
 
 def test_an_evaluation_with_maths_leaves_the_tool_tasks_numbers_alone(tiny_config, tiny_env):
