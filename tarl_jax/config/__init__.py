@@ -13,7 +13,7 @@
     curriculum.*             curriculum.py     the first steps' mix
     warm_start.*             warm_start.py     imitation before reinforcement learning
     rollout.*                rollout.py        episodes: lengths, sampling, slots
-    eval.*                   rollout.py        evaluations
+    eval.*                   evaluation.py     evaluations
     judge.*                  judge.py          who scores the turns
     reward.*                 credit.py         how verdict and scores become reward
     rl.*                     credit.py         advantage, loss, optimiser, value model
@@ -36,6 +36,7 @@ from tarl_jax.config.errors import ConfigError as ConfigError
 from tarl_jax.config.errors import InputError as InputError
 from tarl_jax.config.errors import MissingFileError as MissingFileError
 from tarl_jax.config.errors import TarlError as TarlError
+from tarl_jax.config.evaluation import EvalConfig as EvalConfig
 from tarl_jax.config.judge import JudgeConfig as JudgeConfig
 from tarl_jax.config.judge import NoiseConfig as NoiseConfig
 from tarl_jax.config.llm import LLMConfig as LLMConfig
@@ -46,7 +47,6 @@ from tarl_jax.config.maths import MathsConfig as MathsConfig
 from tarl_jax.config.mesh import MeshConfig as MeshConfig
 from tarl_jax.config.model import LoraConfig as LoraConfig
 from tarl_jax.config.model import ModelConfig as ModelConfig
-from tarl_jax.config.rollout import EvalConfig as EvalConfig
 from tarl_jax.config.rollout import RolloutConfig as RolloutConfig
 from tarl_jax.config.run import RunConfig as RunConfig
 from tarl_jax.config.speech import SpeechConfig as SpeechConfig

@@ -29,7 +29,7 @@ class RewardConfig:
     denominator: "taken" (turns of the episode, as published) or "expert" (turns the task needs).
     turn_weight: adds this many times the normalised score of a turn to the advantage of its tokens.
     calibration: JSON table of what each kind of turn is worth, in place of the +1s; empty: the
-      judge's scores as they are. `tarl_jax.training.turn_values` makes one.
+      judge's scores as they are. `tarl_jax.training.calibrate_turns` makes one.
     """
 
     placement: str = "trajectory"

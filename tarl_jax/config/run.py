@@ -7,13 +7,14 @@ import dataclasses
 from tarl_jax.config.credit import RewardConfig, RLConfig
 from tarl_jax.config.curriculum import CurriculumConfig
 from tarl_jax.config.environment import SandboxConfig, ShopConfig, TaskConfig
+from tarl_jax.config.evaluation import EvalConfig
 from tarl_jax.config.judge import JudgeConfig
 from tarl_jax.config.llm import UserConfig
 from tarl_jax.config.log import CheckpointConfig, LogConfig
 from tarl_jax.config.maths import MathsConfig
 from tarl_jax.config.mesh import MeshConfig
 from tarl_jax.config.model import ModelConfig
-from tarl_jax.config.rollout import EvalConfig, RolloutConfig
+from tarl_jax.config.rollout import RolloutConfig
 from tarl_jax.config.speech import SpeechConfig
 from tarl_jax.config.warm_start import WarmStartConfig
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from tarl_jax.config import InputError
 from tarl_jax.sandbox.airline import AIRPORTS, BAGGAGE_PRICE, INSURANCE_PRICE, NOW
 from tarl_jax.sandbox.domain import Database, Record
 from tarl_jax.sandbox.shop import ADDRESSES, FIRST_NAMES, LAST_NAMES
@@ -41,7 +42,7 @@ def make_carrier(
     """
     limit = len(FIRST_NAMES) * len(LAST_NAMES)
     if not 1 <= num_users <= limit:
-        raise ValueError(f"num_users = {num_users}: must be between 1 and {limit}")
+        raise InputError(f"num_users = {num_users}: must be between 1 and {limit}")
     flights = _make_flights(random.Random(f"flights-{seed}"))
     rng = random.Random(f"travellers-{seed}-{branch}")
     users: dict[str, Record] = {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
+from tarl_jax.config import InputError
 from tarl_jax.sandbox.digest import Digest, frozen
 
 Record = dict[str, Any]
@@ -153,7 +154,7 @@ def make_tool(function: Callable[..., str], *, write: bool) -> Tool:
     properties = {}
     for p in parameters:
         if p.name not in texts:
-            raise ValueError(f"{function.__name__}: no line {p.name!r} below 'Args:'")
+            raise InputError(f"{function.__name__}: no line {p.name!r} below 'Args:'")
         properties[p.name] = _type_schema(p.annotation) | {"description": texts[p.name]}
     required = [p.name for p in parameters if p.default is p.empty]
     schema = {

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tarl_jax.config import ShopConfig, TaskConfig
+from tarl_jax.config import InputError, ShopConfig
 from tarl_jax.sandbox import carrier, shop
 from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.domain import Database, Domain, Refusal
 from tarl_jax.sandbox.retail import retail_domain
-from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.types import Call, Task
 
 
@@ -57,14 +56,14 @@ def load_domain(name: str, data: str | Path | None = None) -> Domain:
     Raises ValueError for a name or a folder that is not known, naming what there is.
     """
     if name not in DOMAINS:
-        raise ValueError(f"domain {name!r}: choose one of {', '.join(DOMAINS)}")
+        raise InputError(f"domain {name!r}: choose one of {', '.join(DOMAINS)}")
     source = DOMAINS[name]
     if data is None:
         return source.make(source.embedded(), source.policy.read_text("utf-8"))
     folder = _folder(name, data)
     policies = [p for p in (folder / "policy.md", folder / "wiki.md") if p.is_file()]
     if not policies:
-        raise ValueError(f"{folder}: has neither policy.md nor wiki.md")
+        raise InputError(f"{folder}: has neither policy.md nor wiki.md")
     return source.make(_database(folder, source.tables), policies[0].read_text("utf-8"))
 
 
@@ -76,11 +75,6 @@ def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
     """
     desk, source = desk_of(name), DOMAINS[name]
     return source.make(desk.make_database(shop, branch), source.policy.read_text("utf-8"))
-
-
-def embedded_tasks(domain: Domain, shop: ShopConfig, tasks: TaskConfig, split: str) -> list[Task]:
-    """The tasks of one split on an `embedded_domain`; raises as `make_tasks`."""
-    return make_tasks(domain, shop, tasks, split)
 
 
 def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = None) -> list[Task]:
@@ -101,9 +95,9 @@ def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = No
         try:
             tasks.append(_task(domain, record, task_id, split, source))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder}: task {task_id} is broken: {error!r}") from error
+            raise InputError(f"{folder}: task {task_id} is broken: {error!r}") from error
     if not tasks:
-        raise ValueError(f"{folder}: has no tasks.json, tasks_*.json or tasks_*.py")
+        raise InputError(f"{folder}: has no tasks.json, tasks_*.json or tasks_*.py")
     return tasks
 
 
@@ -113,7 +107,7 @@ def _folder(name: str, data: str | Path) -> Path:
         if (folder / "db.json").is_file() or (folder / "data/users.json").is_file():
             return folder
     listed = ", ".join(map(str, tried))
-    raise ValueError(f"{data}: holds no data of the domain {name!r}; looked in {listed}")
+    raise InputError(f"{data}: holds no data of the domain {name!r}; looked in {listed}")
 
 
 def _database(folder: Path, tables: tuple[str, ...]) -> Database:
@@ -124,7 +118,7 @@ def _database(folder: Path, tables: tuple[str, ...]) -> Database:
         database = {table: _json(folder / f"data/{table}.json") for table in tables}
     missing = [table for table in tables if not isinstance(database.get(table), dict)]
     if missing:
-        raise ValueError(f"{path}: lacks the tables {', '.join(missing)}")
+        raise InputError(f"{path}: lacks the tables {', '.join(missing)}")
     return {table: database[table] for table in tables}
 
 
@@ -150,9 +144,9 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: is not there") from None
+        raise InputError(f"{path}: is not there") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
+        raise InputError(f"{path}:{error.lineno}: {error.msg}") from None
 
 
 def _parsed(path: Path) -> list[dict[str, Any]]:
@@ -160,7 +154,7 @@ def _parsed(path: Path) -> list[dict[str, Any]]:
     try:
         body = ast.parse(path.read_text("utf-8"), str(path)).body
     except SyntaxError as error:
-        raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
+        raise InputError(f"{path}:{error.lineno}: {error.msg}") from None
     lists = [node.value for node in body
              if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.List)]
     return [_plain(path, element) for one in lists for element in one.elts]
@@ -182,7 +176,7 @@ def _plain(path: Path, node: ast.expr) -> Any:
             return {k.arg: _plain(path, k.value) for k in node.keywords}
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
             return ast.literal_eval(node)
-    raise ValueError(f"{path}:{node.lineno}: is no literal: {ast.unparse(node)[:60]}")
+    raise InputError(f"{path}:{node.lineno}: is no literal: {ast.unparse(node)[:60]}")
 
 
 def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, source: str) -> Task:
@@ -191,7 +185,7 @@ def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, sour
     calls = [Call(a["name"], a.get("kwargs") or a.get("arguments") or {}) for a in actions]
     for call in calls:
         if call.name not in domain.tools and not call.name.startswith(("get_", "respond")):
-            raise ValueError(f"{task_id}: no tool is named {call.name!r}")
+            raise InputError(f"{task_id}: no tool is named {call.name!r}")
     gold = tuple(c for c in calls if c.name in domain.tools and domain.tools[c.name].write)
     return Task(
         task_id=task_id,

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tarl_jax.config import ShopConfig
+from tarl_jax.config import InputError, ShopConfig
 
 POLICY = Path(__file__).with_name("shop_policy.md")  # the rules that the agent must follow
 FIRST_NAMES = tuple(
@@ -80,9 +80,9 @@ def make_shop(config: ShopConfig, branch: int = 0) -> dict[str, dict[str, Any]]:
     """
     limit = len(FIRST_NAMES) * len(LAST_NAMES)
     if not 2 <= config.num_users <= limit:
-        raise ValueError(f"shop.num_users = {config.num_users}: must be between 2 and {limit}")
+        raise InputError(f"shop.num_users = {config.num_users}: must be between 2 and {limit}")
     if config.num_users * config.orders_per_user > 900:
-        raise ValueError(
+        raise InputError(
             f"shop.num_users x shop.orders_per_user = {config.num_users * config.orders_per_user}:"
             " order ids have three digits, so at most 900 orders"
         )

@@ -10,8 +10,8 @@ import json
 import random
 from pathlib import Path
 
-from tarl_jax.config import ShopConfig, TaskConfig
-from tarl_jax.sandbox import blueprint, phrases, shop, verdicts
+from tarl_jax.config import InputError, MissingFileError, ShopConfig, TaskConfig
+from tarl_jax.sandbox import blueprint, phrases, reviews, shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.desk import Wish
 from tarl_jax.sandbox.desks import desk_of
@@ -35,7 +35,7 @@ def make_tasks(
     not of the input.
     """
     if split not in ("train", "held_out"):
-        raise ValueError(f"split {split!r}: choose 'train' or 'held_out'")
+        raise InputError(f"split {split!r}: choose 'train' or 'held_out'")
     desk = desk_of(domain.name)
     held_out = shop.held_out_users(domain.database, shop_config)
     wanted = config.num_held_out if split == "held_out" else config.num_train
@@ -48,7 +48,7 @@ def make_tasks(
     while len(tasks) < wanted:
         attempts += 1
         if not users or attempts > 200 + 50 * wanted:
-            raise ValueError(
+            raise InputError(
                 f"{len(users)} {split} users admit only {len(tasks)} of {wanted} distinct"
                 f" tasks; lower tasks.num_{split}, or raise shop.num_users"
                 " or tasks.max_idle"
@@ -81,16 +81,16 @@ def load_tasks(path: str | Path) -> list[Task]:
     """The tasks of a file that may be trained on: JSON lines of `Task`, as their review left them.
 
     Rejected tasks are left out, and edited ones are what the reviewer made of them
-    (`sandbox.verdicts`). Raises ValueError for a broken line, with file and line number.
+    (`sandbox.reviews`). Raises ValueError for a broken line, with file and line number.
     """
-    return verdicts.reviewed(path, read_tasks(path))
+    return reviews.reviewed(path, read_tasks(path))
 
 
 def read_tasks(path: str | Path) -> list[Task]:
     """All tasks of a file, whatever its review says. Raises as `load_tasks`."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"task file {path} does not exist")
+        raise MissingFileError(f"task file {path} does not exist")
     tasks = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -99,9 +99,9 @@ def read_tasks(path: str | Path) -> list[Task]:
             try:
                 tasks.append(Task.from_json(json.loads(line)))
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}:{number}: not a task: {error}") from error
+                raise InputError(f"{path}:{number}: not a task: {error}") from error
     if not tasks:
-        raise ValueError(f"{path}: holds no task")
+        raise InputError(f"{path}: holds no task")
     return tasks
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tarl_jax.config import InputError
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.desk import Wish
 from tarl_jax.sandbox.desks import desk_of
@@ -53,10 +54,10 @@ class ScriptedUser:
 
     def __init__(self, task: Task, seed: int):
         if task.script is None:
-            raise ValueError(f"task {task.task_id!r} has no script: a scripted user cannot play it")
+            raise InputError(f"task {task.task_id!r} has no script: a scripted user cannot play it")
         if task.persona and task.persona not in phrases.PERSONAS:
             known = ", ".join(phrases.PERSONAS)
-            raise ValueError(f"task {task.task_id!r}: persona {task.persona!r}: use one of {known}")
+            raise InputError(f"task {task.task_id!r}: persona {task.persona!r}: use one of {known}")
         self.script = Script.from_json(task.script)
         self.desk = desk_of(self.script.desk)
         self._user_id = task.user_id

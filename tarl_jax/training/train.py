@@ -20,9 +20,9 @@ from tarl_jax.parallel import hosts
 from tarl_jax.runs.curves import plot_curves
 from tarl_jax.runs.directory import write_json
 from tarl_jax.runs.live import print_summary
+from tarl_jax.training.bookkeeping import Clock, RunLog
 from tarl_jax.training.collect import Collector
 from tarl_jax.training.evaluation import evaluate_modalities, held_out, require_some
-from tarl_jax.training.log import Clock, RunLog
 from tarl_jax.training.parts import Parts, checked
 from tarl_jax.training.rewarding import judged, rewarded
 from tarl_jax.training.run import (

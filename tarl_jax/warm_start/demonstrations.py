@@ -25,8 +25,9 @@ from tarl_jax.sandbox.clerk import play
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.domain import Domain
-from tarl_jax.sandbox.published import embedded_domain, embedded_tasks
+from tarl_jax.sandbox.published import embedded_domain
 from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.sound import AudioInputs, Pieces, Sound
@@ -179,7 +180,7 @@ def _dialogues(
     for branch in range(1, branches + 1):
         domain = embedded_domain(config.sandbox.domain, config.shop, branch)
         wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
-        for index, task in enumerate(embedded_tasks(domain, config.shop, wanted, "train")):
+        for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
             seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
             yield task, _parts(config, env, domain, clerk, task, seed), seed
 

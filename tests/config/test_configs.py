@@ -18,10 +18,10 @@ from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.metrics import read_metrics
+from tarl_jax.training.calibrate_turns import main as calibrate
 from tarl_jax.training.learn import Learner
 from tarl_jax.training.policy import make_updater
 from tarl_jax.training.train import train
-from tarl_jax.training.turn_values import main as calibrate
 
 FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))

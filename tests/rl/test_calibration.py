@@ -124,5 +124,5 @@ def test_a_file_that_is_no_table_is_named(tmp_path, content, said):
 
 
 def test_a_missing_table_says_how_to_make_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"tarl_jax\.training\.turn_values RUN --out="):
+    with pytest.raises(FileNotFoundError, match=r"tarl_jax\.training\.calibrate_turns RUN --out="):
         load_table(tmp_path / "none.json")

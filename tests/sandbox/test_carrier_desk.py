@@ -16,8 +16,9 @@ from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.domain import Refusal
 from tarl_jax.sandbox.phrases import Intent
-from tarl_jax.sandbox.published import embedded_domain, embedded_tasks
+from tarl_jax.sandbox.published import embedded_domain
 from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
 from tarl_jax.types import Call, Task
@@ -25,11 +26,11 @@ from tarl_jax.types import Call, Task
 SHOP = ShopConfig()
 DOMAIN = embedded_domain("airline", SHOP)
 RESERVATIONS, USERS = DOMAIN.database["reservations"], DOMAIN.database["users"]
-TASKS = {split: embedded_tasks(DOMAIN, SHOP, TaskConfig(num_train=600, num_held_out=600), split)
+TASKS = {split: make_tasks(DOMAIN, SHOP, TaskConfig(num_train=600, num_held_out=600), split)
          for split in ("train", "held_out")}
 BOTH = TASKS["train"] + TASKS["held_out"]
 REQUESTS = [(task, Request.from_json(r)) for task in BOTH for r in task.script["requests"]]
-FORBIDDEN = embedded_tasks(
+FORBIDDEN = make_tasks(
     DOMAIN, SHOP, TaskConfig(num_train=300, forbidden=1.0, max_idle=1.0), "train"
 )
 
@@ -140,7 +141,7 @@ def test_no_right_call_is_ever_refused(seed):
     shop = ShopConfig(seed=seed)
     domain = embedded_domain("airline", shop)
     config = TaskConfig(seed=seed, num_train=400, requests=(0.0, 0.0, 0.5, 0.5))
-    for task in embedded_tasks(domain, shop, config, "train"):
+    for task in make_tasks(domain, shop, config, "train"):
         state = domain.new_state()
         for call in task.gold_calls:
             answer = domain.call(state, call.name, dict(call.kwargs))

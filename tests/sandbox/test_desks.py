@@ -8,7 +8,7 @@ from tarl_jax.config import ShopConfig, TaskConfig
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.desk import call_key
 from tarl_jax.sandbox.desks import DESKS, desk_of
-from tarl_jax.sandbox.published import DOMAINS, embedded_domain, embedded_tasks
+from tarl_jax.sandbox.published import DOMAINS, embedded_domain
 from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.shop_requests import Request
 from tarl_jax.sandbox.tasks import make_tasks
@@ -44,7 +44,7 @@ def test_a_desk_fits_its_domain(name):
     assert domain.name == name and DOMAINS[name].policy.read_text("utf-8") == domain.policy
     user_id, user = next(iter(domain.database["users"].items()))
     assert set(user[desk.table]) <= set(domain.database[desk.table])
-    for task in embedded_tasks(domain, SMALL, TaskConfig(num_train=40), "train"):
+    for task in make_tasks(domain, SMALL, TaskConfig(num_train=40), "train"):
         script = Script.from_json(task.script)
         assert script.desk == name
         for request in script.requests:
@@ -60,9 +60,6 @@ def test_a_desk_fits_its_domain(name):
 def test_embedded_retail_is_the_shop():
     domain = embedded_domain("retail", SMALL, branch=2)
     assert domain.database == shop.make_shop(SMALL, 2)
-    tasks = TaskConfig(num_train=20)
-    assert embedded_tasks(domain, SMALL, tasks, "train") == make_tasks(
-        domain, SMALL, tasks, "train")
 
 
 def test_equal_calls_have_one_key():

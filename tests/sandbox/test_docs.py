@@ -1,28 +1,25 @@
 """The sandbox page: its code runs as it stands, and what it names is there."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from tarl_jax.config import RolloutConfig
-from tarl_jax.sandbox import load_benchmark_tasks, load_domain
+from tarl_jax.sandbox import load_benchmark_tasks
 from tarl_jax.sandbox.domain import Domain, Refusal
-from tarl_jax.sandbox.published import DOMAINS
 from tarl_jax.types import Call
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text("utf-8")
-SURFACE, EMBEDDED, LIBRARY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SURFACE, EMBEDDED, LIBRARY, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
-def library(tmp_path, monkeypatch):
-    """What the second example leaves, with its domain known to `load_domain` for this test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tarl_jax.sandbox.published.DOMAINS", known := dict(DOMAINS))
+def library():
+    """What the third example leaves."""
     names: dict = {"__name__": "library"}
     exec(compile(LIBRARY, "docs/sandbox.md", "exec"), names)
-    assert known.keys() - DOMAINS.keys() == {"library"}
     return names
 
 
@@ -60,6 +57,7 @@ def test_the_example_reads_folders_too(library, tmp_path):
     lend = '{"name": "lend_book", "kwargs": {"member_id": "m1", "book_id": "b9"}}'
     (folder / "tasks_train.json").write_text(
         f'[{{"user_id": "m1", "instruction": "Borrow.", "actions": [{lend}], "outputs": []}}]')
-    assert load_domain("library", folder).policy == "Be quiet."
-    (task,) = load_benchmark_tasks("library", folder)
+    database = json.loads((folder / "db.json").read_text())
+    domain = library["library_domain"](database, "Be quiet.")
+    (task,) = load_benchmark_tasks("library", folder, domain)
     assert task.gold_calls == (Call("lend_book", {"member_id": "m1", "book_id": "b9"}),)

@@ -12,11 +12,11 @@ from tarl_jax.config import ShopConfig
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.sandbox import load_domain
 from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.reviews import read_verdicts, review_file
 from tarl_jax.sandbox.shop import make_shop
 from tarl_jax.sandbox.synthesis.pipeline import Plan, synthesise
 from tarl_jax.sandbox.synthesis.review import edit_text, review
 from tarl_jax.sandbox.tasks import load_tasks, save_tasks
-from tarl_jax.sandbox.verdicts import read_verdicts, review_file
 
 DOMAIN = load_domain("retail")
 TASKS = synthesise(DOMAIN, Plan(12)).tasks

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tarl_jax.config import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -76,11 +78,11 @@ def _make(args: argparse.Namespace, console: Console) -> None:
 
     _supported(args.domain)
     if args.num < 2:
-        raise ValueError(f"--num={args.num}: at least 2, one of each split")
+        raise InputError(f"--num={args.num}: at least 2, one of each split")
     if not 0 < args.held_out < 1:
-        raise ValueError(f"--held_out={args.held_out}: must lie between 0 and 1")
+        raise InputError(f"--held_out={args.held_out}: must lie between 0 and 1")
     if not args.out.absolute().parent.is_dir():
-        raise ValueError(f"--out={args.out}: there is no such folder")
+        raise InputError(f"--out={args.out}: there is no such folder")
     domain = load_domain(args.domain, args.data)
     began = time.monotonic()
     columns = ("[b]tasks", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -130,7 +132,7 @@ def _review(args: argparse.Namespace, console: Console) -> None:
 
 def _supported(domain: str) -> None:
     if domain not in SUPPORTED:
-        raise ValueError(f"--domain={domain}: tasks can be made for {', '.join(SUPPORTED)} only")
+        raise InputError(f"--domain={domain}: tasks can be made for {', '.join(SUPPORTED)} only")
 
 
 def _writer(args: argparse.Namespace, stack: contextlib.ExitStack) -> Finish | None:
@@ -155,7 +157,7 @@ def _writer(args: argparse.Namespace, stack: contextlib.ExitStack) -> Finish | N
         try:
             return service.complete(messages, key=key).text
         except LLMError as error:
-            raise ValueError(f"--llm_model={args.llm_model}: {error}") from error
+            raise InputError(f"--llm_model={args.llm_model}: {error}") from error
 
     return Writer(chat, args.reviews, args.tries)
 

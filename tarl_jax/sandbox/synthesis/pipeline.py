@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from tarl_jax.config import ShopConfig
+from tarl_jax.config import InputError, ShopConfig
 from tarl_jax.sandbox import blueprint, phrases, shop, shop_blueprint, shop_phrases
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.script import Script
@@ -127,7 +127,7 @@ class _Maker:
                     f"{n} x {stage}: {reason}"
                     for (stage, reason), n in self.made.rejected.most_common(3)
                 )
-                raise ValueError(
+                raise InputError(
                     f"{len(self.users)} {self.split} users with orders admit only {count} of"
                     f" {wanted} tasks ({most or 'none was tried'}): lower --num"
                 )

@@ -15,11 +15,12 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
+from tarl_jax.config import InputError
 from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.reviews import Verdict, append_verdict, digest, read_verdicts
 from tarl_jax.sandbox.synthesis.checks import Rejected, check
 from tarl_jax.sandbox.synthesis.graph import ToolGraph
 from tarl_jax.sandbox.tasks import read_tasks
-from tarl_jax.sandbox.verdicts import Verdict, append_verdict, digest, read_verdicts
 from tarl_jax.types import Task
 
 _ASK = "[b]a[/b]ccept, [b]r[/b]eject, [b]e[/b]dit, [b]s[/b]kip or [b]q[/b]uit: "
@@ -72,7 +73,7 @@ def edit_text(text: str) -> str:
         try:
             subprocess.run([*shlex.split(editor), str(path)], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise ValueError(f"the editor {editor!r} failed: {error}; set EDITOR") from error
+            raise InputError(f"the editor {editor!r} failed: {error}; set EDITOR") from error
         return path.read_text("utf-8")
 
 
@@ -111,7 +112,7 @@ def _edited(text: str, task: Task, domain: Domain) -> Task:
     edited = Task.from_json(json.loads(text))
     for name in ("task_id", "user_id", "split", "source"):
         if getattr(edited, name) != getattr(task, name):
-            raise ValueError(f"{name} = {getattr(edited, name)!r}: must stay"
+            raise InputError(f"{name} = {getattr(edited, name)!r}: must stay"
                              f" {getattr(task, name)!r}")
     return check(domain, ToolGraph(domain), edited)
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from typing import Any, Protocol
 
+from tarl_jax.config import InputError
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.synthesis.checks import Rejected
@@ -53,7 +54,7 @@ class Writer:
     def __post_init__(self) -> None:
         for name in ("reviews", "tries"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+                raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
 
     def __call__(self, task: Task) -> Task:
         """The task with a text that the committee accepted; raises Rejected if it accepts none."""

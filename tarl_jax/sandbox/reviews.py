@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tarl_jax.config import InputError
 from tarl_jax.types import Task
 
 VERDICTS = ("accept", "reject", "edit")
@@ -39,7 +40,7 @@ class Verdict:
     def from_json(cls, data: dict[str, Any]) -> Verdict:
         found = cls(**{**data, "task": Task.from_json(data["task"]) if data["task"] else None})
         if found.verdict not in VERDICTS or (found.task is None) != (found.verdict != "edit"):
-            raise ValueError(f"verdict {found.verdict!r}: expected one of {', '.join(VERDICTS)},"
+            raise InputError(f"verdict {found.verdict!r}: expected one of {', '.join(VERDICTS)},"
                              " and a task with 'edit' alone")
         return found
 
@@ -73,9 +74,9 @@ def read_verdicts(path: str | Path, tasks: list[Task]) -> dict[str, Verdict]:
         try:
             verdict = Verdict.from_json(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}:{number}: not a verdict: {error}") from error
+            raise InputError(f"{file}:{number}: not a verdict: {error}") from error
         if shown.get(verdict.task_id) != verdict.digest:
-            raise ValueError(
+            raise InputError(
                 f"{file}:{number}: is about a task {verdict.task_id!r} that {path} does not hold"
                 " (any more): move the review file away, or bring back the tasks it was made on"
             )
@@ -106,5 +107,5 @@ def reviewed(path: str | Path, tasks: list[Task]) -> list[Task]:
         if verdict is None or verdict.verdict != "reject":
             left.append(verdict.task if verdict and verdict.task else task)
     if not left:
-        raise ValueError(f"{path}: its review rejects every task")
+        raise InputError(f"{path}: its review rejects every task")
     return left

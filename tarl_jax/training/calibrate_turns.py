@@ -1,6 +1,6 @@
 """Makes the table for `reward.calibration` from the training episodes that a run has saved.
 
-    python -m tarl_jax.training.turn_values RUN --out=table.json [--last=20]
+    python -m tarl_jax.training.calibrate_turns RUN --out=table.json [--last=20]
 
 A run saves `log.trajectories` episodes a step: raise it for more. --last takes the last so many
 steps only, since what discriminates changes with the policy.
@@ -52,7 +52,7 @@ def show(table: dict[str, Kind]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tarl_jax.training.turn_values", description=__doc__,
+        prog="python -m tarl_jax.training.calibrate_turns", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="directory of a run")
