@@ -20,7 +20,8 @@ class SandboxConfig:
     """The domain that a run plays in.
 
     data: folder of benchmark data (tau-bench, tau2-bench), whose database and tasks are used; its
-      tasks need a user that is a language model. Empty: the embedded shop.
+      own tasks need a user that is a language model; `sandbox.synthesis` makes others for scripted
+      users. Empty: the domain's embedded data and tasks.
     """
 
     domain: str = "retail"

@@ -131,14 +131,14 @@ def load_table(path: Path) -> dict[str, float]:
     if not path.is_file():
         raise MissingFileError(
             f"{path}: no such table; make one with"
-            f" python -m tarl_jax.training.turn_values RUN --out={path}"
+            f" python -m tarl_jax.training.calibrate_turns RUN --out={path}"
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         table = {name: float(kind["value"]) for name, kind in record.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not a table of calibrated turns ({error}); make it anew with"
-                         " python -m tarl_jax.training.turn_values") from error
+                         " python -m tarl_jax.training.calibrate_turns") from error
     wild = {name: value for name, value in table.items() if not -1 <= value <= 1}
     if wild:
         raise InputError(f"{path}: values {wild}: each must be between -1 and 1")

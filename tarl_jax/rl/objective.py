@@ -102,14 +102,14 @@ def state_values(
 
 
 def loss_sum(
-    model: ModelConfig,
-    config: RLConfig,
-    temperature: float,
-    policy_loss: losses.PolicyLoss,
     trained: Trained,
     frozen: decoder.Params,
     reference: decoder.Params | None,
     batch: Batch,
+    model: ModelConfig,
+    config: RLConfig,
+    temperature: float,
+    policy_loss: losses.PolicyLoss,
 ) -> tuple[jax.Array, Sums]:
     """The loss of a micro-batch, to be divided by `Sums.count`, and the sums."""
     mask, old = batch.sampled, batch.log_probs

@@ -355,13 +355,9 @@ def _gradient(
     batch: Batch,
 ) -> tuple[Trained, Sums]:
     """Adds the gradient of the batch's loss sum, and its sums, to `accumulated`."""
-
-    def loss_sum(trained: Trained) -> tuple[jax.Array, Sums]:
-        return objective.loss_sum(
-            model, config, temperature, policy_loss, trained, frozen, reference, batch
-        )
-
-    gradient, sums = jax.grad(loss_sum, has_aux=True)(trained)
+    gradient, sums = jax.grad(objective.loss_sum, has_aux=True)(
+        trained, frozen, reference, batch, model, config, temperature, policy_loss
+    )
     total, before = accumulated
     return jax.tree.map(jnp.add, total, gradient), before.plus(sums)
 

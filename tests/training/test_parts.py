@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import re
+import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tarl_jax
 from tarl_jax.config import ConfigError, InputError, RunConfig, from_config_dict
 from tarl_jax.judge.rules import Judgement
 from tarl_jax.judge.service import Judge
@@ -18,6 +21,7 @@ from tarl_jax.runs.command import load_parts
 from tarl_jax.runs.directory import open_run_dir
 from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_files
 from tarl_jax.training.credit import assign, reward
+from tarl_jax.training.learn import Learner
 from tarl_jax.training.parts import Parts, checked, record
 from tarl_jax.training.train import train
 
@@ -241,3 +245,28 @@ def test_a_part_is_known_by_its_text():
     exec("other = lambda episode, config: Reward(3, 0, 0)", names)
     typed, other = (record(Parts(reward=names[n]))["reward"] for n in ("typed", "other"))
     assert typed["source"] != other["source"]
+
+
+def test_from_train_to_the_loss_it_is_six_calls_in_five_files(finished, library, tmp_path):
+    """A reader follows them: `train`, `update` twice, `_gradient`, `loss_sum`, the loss itself."""
+    config, parts, _ = finished
+    seen = []
+
+    def loss(log_probs, batch, weights, rl):
+        package = str(Path(tarl_jax.__file__).parent)
+        seen.append([
+            (Path(frame.filename).name, frame.name) for frame in traceback.extract_stack()
+            if frame.filename.startswith(package) and frame.name != "compile"
+        ])
+        return parts.loss(log_probs, batch, weights, rl)
+
+    fresh = dataclasses.replace(
+        config, workdir=str(tmp_path / "run"), rl=dataclasses.replace(config.rl, steps=1)
+    )
+    train(fresh, dataclasses.replace(parts, loss=loss))
+    calls = seen[0]
+    # While programs are compiled nothing goes through the learner.
+    assert calls == [("train.py", "train"), ("update.py", "update"), ("update.py", "_gradient"),
+                     ("objective.py", "loss_sum")]
+    sources = [inspect.getsource(f) for f in (train, Learner.update)]
+    assert "run.learner.update(" in sources[0] and "self.updater.update(" in sources[1]
