@@ -216,6 +216,8 @@ class Trajectory:
       diff: readable lines of what the episode changed in the database.
       gold_diff: readable lines of where the final database differs from the right one.
       turn_scores: per agent turn -1, 0 or +1; None if the judge abstained.
+      turn_minors: per agent turn whether its 0 is a minor issue, not a neutral turn; None where
+        nobody said (the judge abstained, or the record is older).
       judge_notes: per agent turn, the judge's reason.
       counted: whether the scores count in reward and credit; False where the judge abstained on
         another episode of the group, so that all of it is compared by the verdict alone.
@@ -233,6 +235,7 @@ class Trajectory:
     diff: list[str] = dataclasses.field(default_factory=list)
     gold_diff: list[str] = dataclasses.field(default_factory=list)
     turn_scores: list[int] | None = None
+    turn_minors: list[bool] | None = None
     judge_notes: list[str] = dataclasses.field(default_factory=list)
     counted: bool = True
     reward: float | None = None
@@ -248,6 +251,11 @@ class Trajectory:
     def scores(self) -> list[int] | None:
         """The turn scores that count; None where there are none."""
         return self.turn_scores if self.counted else None
+
+    @property
+    def minors(self) -> list[bool] | None:
+        """Which of the turn scores that count are minor; None where nobody said."""
+        return self.turn_minors if self.counted else None
 
     @property
     def num_tokens(self) -> int:

@@ -30,3 +30,9 @@ def episode(
         success, diff=[diff] if isinstance(diff, str) else list(diff or ()),
         gold_diff=list(gold_diff), turn_scores=list(scores),
     )
+
+
+def grades(judgement) -> str:
+    """A judgement in one letter a turn: "+" right, "." neutral, "m" minor, "-" major."""
+    return "".join("m" if minor else "-.+"[score + 1]
+                   for score, minor in zip(judgement.scores, judgement.minors, strict=True))

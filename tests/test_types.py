@@ -42,7 +42,8 @@ def full_trajectory():
         outputs_found=False,
         diff=["orders #W1 status: 'pending' -> 'cancelled'"],
         gold_diff=["x"],
-        turn_scores=[1, -1],
+        turn_scores=[0, -1],
+        turn_minors=[True, False],
         judge_notes=["reads", "claims"],
         reward=-2.5,
         reward_parts={"terminal": 0.0, "turns": 2.5, "major": -5.0},
@@ -76,6 +77,20 @@ def test_missing_stays_missing(success, scores, reward):
     assert again.success is success
     assert again.turn_scores == scores and (again.turn_scores is None) == (scores is None)
     assert again.reward == reward and (again.reward is None) == (reward is None)
+
+
+def test_a_record_from_before_there_were_minor_turns_is_read():
+    data = json.loads(full_trajectory().to_json_line())
+    del data["turn_minors"]
+    again = Trajectory.from_json_line(json.dumps(data))
+    assert again.turn_minors is None and again.turn_scores == [0, -1]
+
+
+def test_minors_count_where_the_scores_do():
+    trajectory = full_trajectory()
+    assert (trajectory.scores, trajectory.minors) == ([0, -1], [True, False])
+    trajectory.counted = False
+    assert trajectory.scores is None and trajectory.minors is None
 
 
 def clip_of(seed):

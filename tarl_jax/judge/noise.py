@@ -14,12 +14,14 @@ def disturbed(judgement: Judgement, seed: int, noise: NoiseConfig) -> Judgement 
     """The judgement with the errors of `NoiseConfig`, or None where it is lost.
 
     A function of (seed of the episode, number of the turn) alone. A changed score is told in its
-    note.
+    note, and is not minor.
     """
     if _draws(seed, 0)[0] < noise.abstain:
         return None
-    scores, notes = [], []
-    for turn, (score, note) in enumerate(zip(judgement.scores, judgement.notes, strict=True), 1):
+    scores, notes, minors = [], [], []
+    for turn, (score, note, minor) in enumerate(
+        zip(judgement.scores, judgement.notes, judgement.minors, strict=True), 1
+    ):
         flip, other, optimism = _draws(seed, turn)
         shown = score
         if flip < noise.flip:
@@ -28,7 +30,8 @@ def disturbed(judgement: Judgement, seed: int, noise: NoiseConfig) -> Judgement 
             shown = 1
         scores.append(shown)
         notes.append(note if shown == score else f"{note} (noise: was {score:+d})")
-    return Judgement(scores, notes)
+        minors.append(minor and shown == score)
+    return Judgement(scores, notes, minors)
 
 
 def _draws(seed: int, place: int) -> np.ndarray:

@@ -1,13 +1,34 @@
 """The rule judge: scores every turn of a finished episode, without a language model.
 
-+1 right, 0 a minor issue, -1 a major deviation: an irreversible write that is wrong, or that the
-user did not agree to; or wrong information given to the user (a refusal of what is allowed, a claim
-that something is done which is not).
 It knows the hidden script and the right calls, and reads the transcript only, so that saved
-trajectories can be judged again. A write that a tool rejects changes nothing and is minor. What a
-request needs and which facts a refusal must name, the domain's desk says (`sandbox.desk`).
+trajectories can be judged again. What a request needs and which facts a refusal must name, the
+domain's desk says (`sandbox.desk`).
 
-Every deviation is marked, also after the first; the reward decides how many of them cost.
+ 1  right: brings a request to its end: asks for the yes, writes, reports, answers, refuses.
+ 0  neutral: what every episode does, however it ends (finds the user, reads what it must), and
+    knock-ons: what only carries out what an earlier turn has made inevitable.
+ 0  minor: no harm yet, but it foretells failure: a call that a tool rejects (it changes nothing,
+    and another try is open), a malformed turn, a needless or repeated step, an unclear message.
+-1  major: the turn that makes the failure of a request inevitable, or that breaks a rule beyond
+    mending. Which turn that is:
+
+- A wrong write: the write. No tool takes it back, and until then the right one was open. Whatever
+  follows about the record that it changed, or about the request under discussion, is a knock-on.
+- A right write without the user's yes, or for a user it did not identify: the write. The request
+  ends right, but nobody agreed to it.
+- A refusal of what is allowed, or leaving it: that message, since the user believes it and goes on.
+  After a tool rejected the request's own write it is a knock-on of that, and minor.
+- "Done" without a write, also after a rejected one: that message, which is untrue. The write that
+  makes it true later, if the user had said yes to it, is a knock-on.
+- An untrue answer, ground or fact, or an answer to a stranger: that message.
+- A transfer, or a user who gives up: the transfer, or the last message. One right message in its
+  place would still have served. Not where all that is left was lost before.
+- Cut off with a request unserved: the first of the last turns if these only repeat earlier ones,
+  for they change nothing and use up the room; the others are knock-ons. Without such a loop the
+  last turn. Not where all that is left was lost before.
+
+A request that the user has left behind counts no more: what went wrong with it has its -1. Every -1
+is marked, also after the first; the reward decides how many of them cost.
 """
 
 from __future__ import annotations
@@ -17,18 +38,36 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tarl_jax.config import InputError
 from tarl_jax.sandbox.desk import Wish, call_key
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.script import Script
 from tarl_jax.types import CUT_OFF, Call, Segment, Trajectory
 
+_THOUGHTS = ("think", "calculate")  # tools that read no record
+_Mark = tuple[int, bool, str]  # score, minor, reason
+
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Per agent turn a score (-1, 0, +1) and a reason."""
+    """Per agent turn a score (-1, 0, +1), a reason, and whether a 0 is minor or neutral.
+
+    minors: empty: none. Raises InputError where another score than 0 is minor.
+    """
 
     scores: list[int]
     notes: list[str]
+    minors: list[bool] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.minors:
+            object.__setattr__(self, "minors", [False] * len(self.scores))
+        if len(self.minors) != len(self.scores):
+            raise InputError(f"a judgement of {len(self.scores)} turns says of {len(self.minors)}"
+                             " whether they are minor: say it of each, or of none")
+        wrong = [s for s, minor in zip(self.scores, self.minors, strict=True) if minor and s != 0]
+        if wrong:
+            raise InputError(f"a judgement calls a turn of score {wrong[0]:+d} minor: only a 0 is")
 
 
 def judge(trajectory: Trajectory) -> Judgement | None:
@@ -44,9 +83,31 @@ def judge(trajectory: Trajectory) -> Judgement | None:
         marks = [rules.mark(turn, answers.get(turn.turn)) for turn in trajectory.turns]
     except KeyError:  # answers without a scripted user's facts
         return None
-    if trajectory.stop_reason in CUT_OFF and rules.open_calls and marks:
-        marks[-1] = (-1, "runs out of turns with a request unserved")
-    return Judgement([score for score, _ in marks], [note for _, note in marks])
+    if trajectory.stop_reason in CUT_OFF and marks and rules.servable():
+        first = len(marks) - max(rules.repeats, 1)
+        marks[first] = _major("runs out of turns with a request unserved")
+        for turn in range(first + 1, len(marks)):
+            marks[turn] = _neutral("goes round in the same circle")
+    return Judgement(
+        [score for score, _, _ in marks], [note for _, _, note in marks],
+        [minor for _, minor, _ in marks],
+    )
+
+
+def _right(note: str) -> _Mark:
+    return 1, False, note
+
+
+def _neutral(note: str) -> _Mark:
+    return 0, False, note
+
+
+def _minor(note: str) -> _Mark:
+    return 0, True, note
+
+
+def _major(note: str) -> _Mark:
+    return -1, False, note
 
 
 class _Rules:
@@ -60,101 +121,143 @@ class _Rules:
         self.asked = script.eager  # who says who it is need not be asked
         self.identified = script.eager and not self.desk.finders
         self.answers: dict[str, str] = {}  # what each read showed at first, by `call_key`
+        self.now = 0  # the request under discussion
         self.confirmed: set[int] = set()  # requests whose present wish the user confirmed
         self.changed: set[int] = set()  # requests about which the user changed its mind
         self.dropped: set[int] = set()
         self.fulfilled: set[int] = set()
-        self.spoiled: set[int] = set()  # requests with a wrong write
+        self.claimed: set[int] = set()  # requests that it said were done, and were not
+        self.rejected: set[int] = set()  # requests whose own write a tool rejected
+        self.lost: set[int] = set()  # requests about a record that a wrong write has changed
+        self.spoiled: set[int] = set()  # these, and those under discussion at a wrong write
+        self.seen: set[str] = set()  # turns since the last write or request
+        self.repeats = 0  # how many of the last turns were in it
+        asking = [i for i, r in enumerate(self.requests) if r.kind in self.desk.reads]
+        told = len(asking) == len(self.task.outputs)
+        self.outputs = dict(zip(asking, self.task.outputs, strict=True)) if told else {}
 
-    def mark(self, turn: Segment, answer: Segment | None) -> tuple[int, str]:
-        """(score, reason) of one turn; `answer` is what the user or the tool replied."""
-        if "malformed" in turn.info or answer is None:
-            return 0, "malformed turn"
+    def mark(self, turn: Segment, answer: Segment | None) -> _Mark:
+        """Of one turn; `answer` is what the user or the tool replied."""
+        before = self.now
+        mark = self._mark(turn, answer)
+        did = turn.text if turn.call is None else call_key(turn.call)
+        self.repeats = self.repeats + 1 if did in self.seen else 0
+        self.seen.add(did)
+        if self.now != before or (answer and answer.info.get("wrote")):
+            self.seen, self.repeats = set(), 0
+        return mark
+
+    def servable(self) -> bool:
+        """Whether a request is left that could still end right."""
+        return any(
+            not self._settled(i) and (r.gold in self.open_calls or r.kind in self.desk.reads)
+            for i, r in enumerate(self.requests) if i >= self.now
+        )
+
+    def _mark(self, turn: Segment, answer: Segment | None) -> _Mark:
+        if "malformed" in turn.info:
+            return _minor("malformed turn")
+        if answer is None:
+            return _neutral("a turn without an answer")
         if turn.call is not None:
             return self._call(turn.call, answer)
         return self._message(turn.text, answer)
 
-    def _call(self, call: Call, answer: Segment) -> tuple[int, str]:
+    def _call(self, call: Call, answer: Segment) -> _Mark:
+        self.now = index = answer.info["request"]
         if answer.info["error"]:
-            return 0, "the tool rejected the call"
+            self._rejected(call, index)
+            return _minor("the tool rejected the call")
         if answer.info["wrote"]:
-            return self._write(call, answer.info["request"])
+            return self._write(call, index)
         if call.name == "transfer_to_human_agents":
-            asked = (i for i, r in enumerate(self.requests) if r.kind in self.desk.reads)
-            if self.open_calls or not all(map(self._settled, asked)):
-                return -1, "hands over a customer it could serve"
-            return 0, "a transfer that was not needed"
+            if self.servable():
+                return _major("hands over a customer it could serve")
+            if any(i >= index for i in self.spoiled):
+                return _neutral("hands over what is lost")
+            return _minor("a transfer that was not needed")
         if call_key(call) in self.answers:
-            return 0, "reads the same again"
+            return _minor("reads the same again")
         self.answers[call_key(call)] = answer.text
-        return self._read(call, answer)
+        return _neutral("thinks") if call.name in _THOUGHTS else self._read(call, answer, index)
 
-    def _read(self, call: Call, answer: Segment) -> tuple[int, str]:
-        request = self._request(answer.info["request"])
+    def _rejected(self, call: Call, index: int) -> None:
+        request = self._request(index)
+        own = request and self._wish(request, index).call
+        if request and own and call.name == own.name and request.record_id in call.kwargs.values():
+            self.rejected.add(index)
+
+    def _read(self, call: Call, answer: Segment, index: int) -> _Mark:
+        request = self._request(index)
         if call.name in self.desk.finders:
             found = answer.text == self.task.user_id
             first = found and not self.identified
             self.identified |= found
-            return (1, "identifies the user") if first else (0, "not the user, or known already")
-        if request is not None and self.identified and call in self._needed(request, answer):
-            return 1, "reads what the request needs"
-        return 0, "a read that the request does not need, or before it knows who asks"
+            if first:
+                return _neutral("identifies the user")
+            return _minor("not the user, or known already")
+        if request is not None and self.identified and call in self._needed(request, index):
+            return _neutral("reads what the request needs")
+        return _minor("a read that the request does not need, or before it knows who asks")
 
-    def _needed(self, request: Wish, answer: Segment) -> list[Call]:
+    def _needed(self, request: Wish, index: int) -> list[Call]:
         """What there is to read for a request as it stands."""
-        wish = request.then if answer.info["request"] in self.changed else request
+        wish = self._wish(request, index)
         if request.denial in self.desk.early:
             return [self.desk.look(wish)]
         return [self.desk.look(wish), *self.desk.look_further(wish, self.task.user_id)]
 
-    def _write(self, call: Call, index: int) -> tuple[int, str]:
+    def _write(self, call: Call, index: int) -> _Mark:
         if call not in self.open_calls:
-            self.spoiled.add(index)  # what follows from a wrong write is not a second deviation
-            return -1, "a wrong write"
+            about = call.kwargs.values()
+            self.lost |= {i for i, r in enumerate(self.requests) if r.record_id in about}
+            self.spoiled |= {*self.lost, index}
+            return _major("a wrong write")
         self.open_calls.remove(call)
         owner = next(i for i, r in enumerate(self.requests) if r.gold == call)
+        if owner in self.lost:
+            return _neutral("the right write, after a wrong one")
         self.fulfilled.add(owner)
         if not self.identified:
-            return -1, "a write for a user it did not identify"
+            return _major("a write for a user it did not identify")
+        if owner in self.confirmed & self.claimed:
+            return _neutral("writes what it said was done")
         if owner not in self.confirmed or owner != index:
-            return -1, "a write without the user's yes"
-        return 1, "the right write, confirmed"
+            return _major("a write without the user's yes")
+        return _right("the right write, confirmed")
 
-    def _message(self, text: str, answer: Segment) -> tuple[int, str]:
+    def _message(self, text: str, answer: Segment) -> _Mark:
         intent, event = answer.info["intent"], answer.info["event"]
-        index = answer.info["request"]
+        self.now = index = answer.info["request"]
+        mark = self._said(text, intent, event, index)
+        self.now += event == "next_request"
+        return mark
+
+    def _said(self, text: str, intent: str, event: str, index: int) -> _Mark:
         request = self._request(index)
         if request is None:
-            return 0, "there is nothing left to do"
-        unserved = [] if self._settled(index) else [request]
-        unserved += self.requests[index + 1 :]
-        if event == "gave_up" and any(
-            r.gold in self.open_calls or r.kind in self.desk.reads for r in unserved
-        ):
-            return -1, "lets the user give up on a request that it could serve"
+            return _neutral("there is nothing left to do")
+        if event == "gave_up" and self.servable():
+            return _major("lets the user give up on a request that it could serve")
         if intent.startswith("ask_"):
             needed = not (self.identified or self.asked)
             self.asked = True
             self.identified |= not self.desk.finders
-            return (1, "asks who the user is") if needed else (0, "asks what it knows")
+            return _neutral("asks who the user is") if needed else _minor("asks what it knows")
         match intent:
             case "propose":
                 return self._propose(request, index, event)
             case "deny":
                 return self._deny(request, index, text)
             case "done":
-                return self._done(request, index)
+                return self._done(index)
             case "leave":
-                if index in self.dropped:
-                    return 1, "leaves what the user dropped"
-                if request.denial or self._settled(index):
-                    return 0, "unclear about what it did"
-                return -1, "leaves a request that it could serve"
+                return self._leave(request, index)
             case "answer" if request.kind in self.desk.reads:
                 return self._answer(request, index, text)
-        return 0, "the user cannot tell what this means"
+        return _minor("the user cannot tell what this means")
 
-    def _propose(self, request: Wish, index: int, event: str) -> tuple[int, str]:
+    def _propose(self, request: Wish, index: int, event: str) -> _Mark:
         known = self._record(request) is not None and self.identified
         again = index in self.confirmed
         if event == "confirmed":
@@ -162,51 +265,72 @@ class _Rules:
         if event == "changed_mind":
             (self.changed if request.then else self.dropped).add(index)
         if event not in ("confirmed", "changed_mind"):
-            return 0, "proposes what the user did not ask for"
+            return _minor("proposes what the user did not ask for")
         if request.denial:
-            return 0, "proposes what the policy forbids"
+            return _minor("proposes what the policy forbids")
         if again:
-            return 0, "asks again for a yes it has"
+            return _minor("asks again for a yes it has")
         if not known:
-            return 0, f"proposes before it knows the user and the {self.desk.record}"
-        return 1, "lists the action and asks for a yes"
+            return _minor(f"proposes before it knows the user and the {self.desk.record}")
+        return _right("lists the action and asks for a yes")
 
-    def _deny(self, request: Wish, index: int, text: str) -> tuple[int, str]:
+    def _deny(self, request: Wish, index: int, text: str) -> _Mark:
         if index in self.spoiled:
-            return 0, "refuses what is settled"
+            return _neutral("refuses what a wrong write has settled")
         if not request.denial:
-            if self._settled(index) and index not in self.fulfilled:
-                return 0, "refuses what is settled"
-            return -1, "refuses what the policy allows"
+            if index in self.fulfilled:
+                return _major("refuses what it has done")
+            if index in self.dropped:
+                return _minor("refuses what the user dropped")
+            if index in self.rejected:
+                return _minor("refuses what a tool rejected")
+            return _major("refuses what the policy allows")
         ground = self.desk.phrases.refusal_ground(text)
         if ground and ground != request.denial:
-            return -1, "refuses on a ground that is not so"
+            return _major("refuses on a ground that is not so")
         evidence = self.desk.evidence(request, self.task.user_id)
         if not ground or not all(call_key(call) in self.answers for call in evidence):
-            return 0, "refuses without looking, or without a ground"
+            return _minor("refuses without looking, or without a ground")
         wrong = self.desk.check_refusal(request, text, self._record(request))
         if wrong is not None:
-            return wrong
-        return 1, "refuses what the policy forbids"
+            score, note = wrong
+            return _major(note) if score < 0 else _minor(note)
+        return _right("refuses what the policy forbids")
 
-    def _done(self, request: Wish, index: int) -> tuple[int, str]:
-        if index in self.fulfilled:
-            return 1, "reports what it did"
-        if self._settled(index):
-            return 0, "unclear about what it did"
-        return -1, "claims to have done what it did not"
+    def _leave(self, request: Wish, index: int) -> _Mark:
+        if index in self.dropped:
+            return _right("leaves what the user dropped")
+        if index in self.spoiled:
+            return _neutral("leaves what a wrong write has settled")
+        if request.denial or index in self.fulfilled:
+            return _minor("unclear about what it did")
+        if index in self.rejected:
+            return _minor("leaves what a tool rejected")
+        return _major("leaves a request that it could serve")
 
-    def _answer(self, request: Wish, index: int, text: str) -> tuple[int, str]:
+    def _done(self, index: int) -> _Mark:
+        if index in self.fulfilled - self.lost:
+            return _right("reports what it did")
+        if index in self.spoiled:
+            return _neutral("reports a wrong write")
+        if index in self.dropped:
+            return _minor("unclear about what it did")
+        self.claimed.add(index)
+        return _major("claims to have done what it did not")
+
+    def _answer(self, request: Wish, index: int, text: str) -> _Mark:
         if not self.identified:
-            return -1, f"tells about {self.desk.a_record} before it knows who asks"
-        record = self._record(request)
+            return _major(f"tells about {self.desk.a_record} before it knows who asks")
+        record, told = self._record(request), self.desk.told(request, text)
         if record is None:
-            return 0, "answers without looking"
-        right = self.desk.right_answer(request, record)
-        if self.desk.told(request, text) != {right} or request.record_id not in text:
-            return -1, "tells what is not so"
+            right = self.outputs.get(index)
+            if right is not None and told != {right}:
+                return _major("tells what is not so")
+            return _minor("answers without looking")
+        if told != {self.desk.right_answer(request, record)} or request.record_id not in text:
+            return _major("tells what is not so")
         self.fulfilled.add(index)
-        return 1, "tells what the user asked"
+        return _right("tells what the user asked")
 
     def _record(self, request: Wish) -> dict[str, Any] | None:
         """What the request is about, as it was read; None if it was not."""
@@ -217,7 +341,9 @@ class _Rules:
         """Whether nothing more is due: written, dropped, or spoiled by a wrong write."""
         return index in self.fulfilled | self.dropped | self.spoiled
 
+    def _wish(self, request: Wish, index: int) -> Wish:
+        """What the user wants of a request now, or last wanted before it dropped it."""
+        return request.then if index in self.changed else request
+
     def _request(self, index: int) -> Wish | None:
         return self.requests[index] if index < len(self.requests) else None
-
-

@@ -21,7 +21,8 @@ class Judge:
     """Judges finished episodes by the config; close it at the end.
 
     An episode that it cannot judge has no judgement, and `counts` and `log` say why. It stops a run
-    only where nothing at all can be judged, and `JudgeConfig.required` asks for it. `begin` may be called from another thread than the rest.
+    only where nothing at all can be judged, and `JudgeConfig.required` asks for it. `begin` may be
+    called from another thread than the rest.
 
     folder: where the answers of a language model are kept (see `JudgeConfig.llm`).
     log: takes a line for the user.

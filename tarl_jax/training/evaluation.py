@@ -74,6 +74,7 @@ def evaluate(
         for trajectory, verdict in zip(trajectories, verdicts, strict=True):
             if verdict is not None:
                 trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
+                trajectory.turn_minors = verdict.minors
     trajectories = hosts.joined(trajectories)
     require_some(trajectories)
     tools, maths = by_kind(trajectories)

@@ -23,6 +23,7 @@ def judged(judge: Judge, played: Sequence[Trajectory]) -> list[Trajectory]:
     for t, verdict in zip(played, judge.judge_all(played), strict=True):
         if verdict:
             t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
+            t.turn_minors = verdict.minors
     return hosts.joined(played)
 
 

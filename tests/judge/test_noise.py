@@ -55,3 +55,12 @@ def test_errors_are_of_seed_and_turn_and_grow_with_the_probability():
 def test_a_changed_score_is_told():
     found = disturbed(TRUE, 1, NoiseConfig(optimism=1.0))
     assert found.notes[:3] == ["note (noise: was -1)", "note (noise: was +0)", "note"]
+
+
+def test_a_minor_turn_stays_minor_unless_its_score_is_another():
+    minor = Judgement([0] * 40, ["note"] * 40, [True, False] * 20)
+    for seed in range(5):
+        found = disturbed(minor, seed, NoiseConfig(flip=0.5))
+        kept = np.array(found.scores) == 0
+        assert 5 < kept.sum() < 35
+        assert found.minors == (kept & np.array(minor.minors)).tolist()

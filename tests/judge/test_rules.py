@@ -8,9 +8,10 @@ import copy
 import dataclasses
 
 import pytest
+from judged import grades
 
-from tarl_jax.config import ClerkConfig, RewardConfig, ShopConfig, TaskConfig
-from tarl_jax.judge.rules import judge
+from tarl_jax.config import ClerkConfig, InputError, RewardConfig, ShopConfig, TaskConfig
+from tarl_jax.judge.rules import Judgement, judge
 from tarl_jax.rl.rewards import trajectory_reward
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
@@ -111,6 +112,7 @@ SWAPPED = dataclasses.replace(
 PROCESSED = Request("cancel", "#W300", reason="no longer needed", denial="status")
 BAD_REASON = Request("cancel", "#W100", reason="found it cheaper", denial="reason")
 SOLD_OUT = dataclasses.replace(EXCHANGE, option="black", new_item_id="104", denial="unavailable")
+STATUS, TOTAL = Request("ask_status", "#W300"), Request("ask_total", "#W200")
 LOW_BALANCE = Request("payment", "#W100", "gift_card_12", method="gift card", denial="balance")
 
 FIND = Call("find_user_id_by_email", {"email": "ada10@mail.com"})
@@ -196,8 +198,9 @@ def episode(domain):
 
 
 @pytest.fixture
-def scores(episode):
-    return lambda task, *actions: judge(episode(task, *actions)).scores
+def graded(episode):
+    """graded(task or request, *actions) -> a letter a turn, as `judged.grades` has them."""
+    return lambda task, *actions: grades(judge(episode(task, *actions)))
 
 
 # --- right work -----------------------------------------------------------------------------------
@@ -209,7 +212,7 @@ def test_right_work_is_right_in_every_turn(episode):
         ASK, FIND, read("#W100"), ASK_CANCEL, cancel(), DONE,
     )
     assert trajectory.success and trajectory.stop_reason == "user_stop"
-    assert judge(trajectory).scores == [1, 1, 1, 1, 1, 1]
+    assert grades(judge(trajectory)) == "...+++"
 
 
 def test_there_is_a_reason_for_every_turn(episode):
@@ -228,16 +231,17 @@ def test_a_saved_episode_gets_the_same_scores(episode):
 
 @pytest.mark.parametrize("request_, reads", [(CANCEL, ()), (EXCHANGE, (READ_PRODUCT,)),
                                              (PAYMENT, (READ_USER,))])
-def test_the_reads_that_a_request_needs_are_right(scores, request_, reads):
-    got = scores(request_, FIND, read(request_.order_id), *reads)
-    assert got == [1] * (2 + len(reads))
+def test_the_reads_that_a_request_needs_are_neutral(graded, request_, reads):
+    # Every episode has them, however it ends: they tell nothing of it.
+    got = graded(request_, FIND, read(request_.order_id), *reads)
+    assert got == ".." + "." * len(reads)
 
 
 @pytest.mark.parametrize("tasks", [
     TaskConfig(num_train=300),
     TaskConfig(num_train=200, forbidden=0.9, max_idle=1.0),
 ], ids=["default", "forbidden"])
-def test_the_faultless_clerk_is_right_in_every_turn(tasks):
+def test_the_faultless_clerk_is_right_or_neutral_in_every_turn(tasks):
     # If not, the policy is taught away from the very solution that the task was checked with.
     config = ShopConfig()
     domain = retail_domain(shop.make_shop(config))
@@ -245,11 +249,12 @@ def test_the_faultless_clerk_is_right_in_every_turn(tasks):
         dialogue = Dialogue(task, domain, ScriptedUser(task, 7), brief_writes=True)
         trajectory = record(domain, dialogue, play(dialogue, FAULTLESS, 7))
         verdict = judge(trajectory)
-        assert set(verdict.scores) == {1}, (task.task_id, verdict)
+        assert set(grades(verdict)) <= {"+", "."}, (task.task_id, verdict)
+        assert grades(verdict)[-1] == "+"
 
 
 @pytest.mark.parametrize("error, major", [
-    ("wrong_reason", True), ("wrong_variant", True), ("wrongful_denial", True),
+    ("wrong_reason", True), ("wrong_variant", "unless rejected"), ("wrongful_denial", True),
     ("false_done", True), ("transfer", True), ("skip_confirmation", True),
     ("redundant_read", False),
 ])
@@ -266,8 +271,11 @@ def test_each_error_of_the_clerk_is_seen(error, major):
     for task in tasks:
         dialogue = Dialogue(task, domain, ScriptedUser(task, 3))
         errors = dataclasses.replace(FAULTLESS, **{error: 1.0})
-        got = judge(record(domain, dialogue, play(dialogue, errors, 3))).scores
-        assert min(got) == (-1 if major else 0), (task.task_id, got)
+        got = grades(judge(record(domain, dialogue, play(dialogue, errors, 3))))
+        if major == "unless rejected":  # some other variants are sold out
+            assert "-" in got or "mm" in got, (task.task_id, got)
+        else:
+            assert ("-" in got) == major and ("m" in got) == (not major), (task.task_id, got)
 
 
 # --- majors: wrong writes and wrong information ---------------------------------------------------
@@ -278,85 +286,85 @@ def test_each_error_of_the_clerk_is_seen(error, major):
     cancel("#W400"),
     Call("modify_pending_order_payment", {"order_id": "#W100", "payment_method_id": "paypal_13"}),
 ])
-def test_a_wrong_write_is_major(scores, write):
-    assert scores(CANCEL, FIND, read("#W100"), ASK_CANCEL, write)[-1] == -1
+def test_a_wrong_write_is_major(graded, write):
+    assert graded(CANCEL, FIND, read("#W100"), ASK_CANCEL, write) == "..+-"
 
 
-def test_a_wrong_write_is_major_even_where_the_user_said_yes(scores):
-    got = scores(EXCHANGE, FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"),
+def test_a_wrong_write_is_major_even_where_the_user_said_yes(graded):
+    got = graded(EXCHANGE, FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"),
                  exchange("103"))
-    assert got == [1, 1, 1, 1, -1]
+    assert got == "...+-"
 
 
-def test_a_write_that_the_policy_forbids_is_major(scores):
+def test_a_write_that_the_policy_forbids_is_major(graded):
     # The tool takes it: nothing but the judge stands in the way.
-    got = scores(BAD_REASON, FIND, read("#W100"), ASK_CANCEL, cancel())
-    assert got[-2:] == [0, -1]
+    got = graded(BAD_REASON, FIND, read("#W100"), ASK_CANCEL, cancel())
+    assert got == "..m-"
 
 
-def test_every_wrong_write_is_marked_not_only_the_first(scores):
-    got = scores(make_task(CANCEL, CANCEL_OTHER), FIND, cancel(reason="ordered by mistake"),
+def test_every_wrong_write_is_marked_not_only_the_first(graded):
+    got = graded(make_task(CANCEL, CANCEL_OTHER), FIND, cancel(reason="ordered by mistake"),
                  cancel("#W400", "no longer needed"))
-    assert got == [1, -1, -1]
+    assert got == ".--"
 
 
 @pytest.mark.parametrize("before", [(), (FIND,), (FIND, read("#W100")),
                                     (FIND, read("#W100"), ASK_CANCEL)])
 @pytest.mark.parametrize("denial", [DENY, DENY_REASON, "I am unable to help with that."])
-def test_a_wrongful_denial_is_major(scores, before, denial):
+def test_a_wrongful_denial_is_major(graded, before, denial):
     # At 0 it was cheaper than a wrong write, and the policy learned to write nothing.
-    assert scores(CANCEL, *before, denial)[-1] == -1
+    assert graded(CANCEL, *before, denial)[-1] == "-"
 
 
-def test_a_denial_after_the_work_is_wrong_information(scores):
-    assert scores(CANCEL, FIND, read("#W100"), ASK_CANCEL, cancel(), DENY)[-1] == -1
+def test_a_denial_after_the_work_is_wrong_information(graded):
+    assert graded(CANCEL, FIND, read("#W100"), ASK_CANCEL, cancel(), DENY) == "..++-"
 
 
 @pytest.mark.parametrize("before", [(), (FIND, read("#W100"), ASK_CANCEL)])
-def test_claiming_done_without_a_write_is_major(scores, before):
-    assert scores(CANCEL, *before, DONE)[-1] == -1
+def test_claiming_done_without_a_write_is_major(graded, before):
+    assert graded(CANCEL, *before, DONE)[-1] == "-"
 
 
-def test_claiming_done_after_a_rejected_write_is_major(scores):
-    got = scores(PROCESSED, FIND, read("#W300"), cancel("#W300"), DONE)
-    assert got == [1, 1, 0, -1]
+def test_claiming_done_after_a_rejected_write_is_major(graded):
+    got = graded(PROCESSED, FIND, read("#W300"), cancel("#W300"), DONE)
+    assert got == "..m-"
 
 
-def test_what_follows_from_a_wrong_write_is_no_second_major(scores):
+def test_what_follows_from_a_wrong_write_is_no_second_major(graded):
     wrong = cancel(reason="ordered by mistake")
-    assert scores(CANCEL, FIND, wrong, DONE) == [1, -1, 0]
-    assert scores(CANCEL, FIND, wrong, LEAVE) == [1, -1, 0]
-    assert scores(CANCEL, FIND, wrong, DENY) == [1, -1, 0]
+    assert graded(CANCEL, FIND, wrong, DONE) == ".-."
+    assert graded(CANCEL, FIND, wrong, LEAVE) == ".-."
+    assert graded(CANCEL, FIND, wrong, DENY) == ".-."
     # But the next request is a new one.
-    assert scores(make_task(CANCEL, CANCEL_OTHER), FIND, wrong, DONE, DONE) == [1, -1, 0, -1]
+    assert graded(make_task(CANCEL, CANCEL_OTHER), FIND, wrong, DONE, DONE) == ".-.-"
 
 
 @pytest.mark.parametrize("answer", [DONE, LEAVE, DENY_REASON])
-def test_what_follows_from_a_forbidden_write_is_not_right_either(scores, answer):
+def test_what_follows_from_a_forbidden_write_is_not_right_either(graded, answer):
     # Least of all a refusal of what it has just done.
-    got = scores(BAD_REASON, FIND, read("#W100"), ASK_CANCEL, cancel(), answer)
-    assert got == [1, 1, 0, -1, 0]
+    got = graded(BAD_REASON, FIND, read("#W100"), ASK_CANCEL, cancel(), answer)
+    assert got == "..m-."
 
 
-def test_claiming_done_what_is_forbidden_is_major(scores):
-    assert scores(PROCESSED, FIND, read("#W300"), DONE)[-1] == -1
+def test_claiming_done_what_is_forbidden_is_major(graded):
+    assert graded(PROCESSED, FIND, read("#W300"), DONE) == "..-"
 
 
-def test_done_counts_for_the_request_under_discussion_only(scores):
+def test_done_counts_for_the_request_under_discussion_only(graded):
     # The right work on the first request is no licence to claim the second.
     task = make_task(CANCEL, CANCEL_OTHER)
-    got = scores(task, FIND, read("#W100"), ASK_CANCEL, cancel(), DONE, DONE)
-    assert got == [1, 1, 1, 1, 1, -1]
+    got = graded(task, FIND, read("#W100"), ASK_CANCEL, cancel(), DONE, DONE)
+    assert got == "..+++-"
 
 
-def test_handing_over_a_customer_it_could_serve_is_major(scores):
-    assert scores(CANCEL, TRANSFER) == [-1]
+def test_handing_over_a_customer_it_could_serve_is_major(graded):
+    assert graded(CANCEL, TRANSFER) == "-"
     task = make_task(CANCEL, CANCEL_OTHER)
-    assert scores(task, FIND, read("#W100"), ASK_CANCEL, cancel(), TRANSFER)[-1] == -1
+    assert graded(task, FIND, read("#W100"), ASK_CANCEL, cancel(), TRANSFER) == "..++-"
 
 
-def test_leaving_an_allowed_request_is_major(scores):
-    assert scores(CANCEL, FIND, read("#W100"), LEAVE)[-1] == -1
+def test_leaving_an_allowed_request_is_major(graded):
+    assert graded(CANCEL, FIND, read("#W100"), LEAVE) == "..-"
 
 
 @pytest.mark.parametrize("useless", [NONSENSE, "Shall I? (yes/no)", "Your email, please?"])
@@ -364,32 +372,32 @@ def test_letting_the_user_give_up_on_an_allowed_request_is_major(episode, useles
     # Otherwise talking nonsense is the free way out of a request that is hard to serve.
     trajectory = episode(CANCEL, FIND, read("#W100"), *[useless] * 4)
     assert trajectory.segments[-1].info["event"] == "gave_up" and not trajectory.success
-    assert judge(trajectory).scores == [1, 1, 0, 0, 0, -1]
+    assert grades(judge(trajectory)) == "..mmm-"
 
 
-def test_letting_the_user_give_up_where_nothing_is_due_is_minor(scores):
-    assert scores(PROCESSED, FIND, read("#W300"), *[NONSENSE] * 4)[-1] == 0
+def test_letting_the_user_give_up_where_nothing_is_due_is_minor(graded):
+    assert graded(PROCESSED, FIND, read("#W300"), *[NONSENSE] * 4) == "..mmmm"
     wrote = (FIND, read("#W100"), ASK_CANCEL, cancel())
-    assert scores(CANCEL, *wrote, *[NONSENSE] * 4)[-1] == 0
-    assert scores(DROPPED, *wrote[:-1], *[NONSENSE] * 4)[-1] == 0
+    assert graded(CANCEL, *wrote, *[NONSENSE] * 4) == "..++mmmm"
+    assert graded(DROPPED, *wrote[:-1], *[NONSENSE] * 4) == "..+mmmm"
 
 
-def test_letting_the_user_give_up_before_a_request_that_it_could_serve_is_major(scores):
+def test_letting_the_user_give_up_before_a_request_that_it_could_serve_is_major(graded):
     # The user leaves over the forbidden request, and the allowed one behind it is never spoken.
     task = make_task(PROCESSED, CANCEL)
-    assert scores(task, FIND, read("#W300"), *[NONSENSE] * 4)[-1] == -1
+    assert graded(task, FIND, read("#W300"), *[NONSENSE] * 4) == "..mmm-"
 
 
 @pytest.mark.parametrize("stop", ["max_turns", "max_tokens"])
 def test_running_out_of_room_with_a_request_unserved_is_major(episode, stop):
     # Otherwise going round in circles is the free way out.
     trajectory = episode(CANCEL, FIND, read("#W100"), ASK_CANCEL)
-    assert judge(trajectory).scores == [1, 1, 1]
+    assert grades(judge(trajectory)) == "..+"
     trajectory.stop_reason = stop
-    assert judge(trajectory).scores == [1, 1, -1]
+    assert grades(judge(trajectory)) == "..-"
     trajectory = episode(make_task(CANCEL, CANCEL_OTHER), FIND, read("#W100"), ASK_CANCEL, cancel())
     trajectory.stop_reason = stop
-    assert judge(trajectory).scores == [1, 1, 1, -1]
+    assert grades(judge(trajectory)) == "..+-"
 
 
 @pytest.mark.parametrize("stop", ["max_turns", "max_tokens"])
@@ -410,45 +418,53 @@ def test_talking_nonsense_costs_more_than_an_honest_wrong_write(episode):
     assert totals[0] >= totals[1]
 
 
-def test_writing_the_wish_before_the_change_of_mind_is_major(scores):
-    got = scores(SWAPPED, FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"),
+def test_writing_the_wish_before_the_change_of_mind_is_major(graded):
+    got = graded(SWAPPED, FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"),
                  exchange("102"))
-    assert got == [1, 1, 1, 1, -1]
+    assert got == "...+-"
 
 
-def test_writing_what_the_user_dropped_is_major(scores):
-    assert scores(DROPPED, FIND, read("#W100"), ASK_CANCEL, cancel()) == [1, 1, 1, -1]
+def test_writing_what_the_user_dropped_is_major(graded):
+    assert graded(DROPPED, FIND, read("#W100"), ASK_CANCEL, cancel()) == "..+-"
 
 
 def test_skipping_the_confirmation_is_major_although_it_passes(episode):
     trajectory = episode(CANCEL, FIND, read("#W100"), cancel(), DONE)
     assert trajectory.success
-    assert judge(trajectory).scores == [1, 1, -1, 1]
+    assert grades(judge(trajectory)) == "..-+"
 
 
-def test_a_question_that_the_user_did_not_say_yes_to_confirms_nothing(scores):
+def test_a_question_that_the_user_did_not_say_yes_to_confirms_nothing(graded):
     other = "Cancel #W100, reason: ordered by mistake? (yes/no)"
-    assert scores(CANCEL, FIND, read("#W100"), other, cancel()) == [1, 1, 0, -1]
+    assert graded(CANCEL, FIND, read("#W100"), other, cancel()) == "..m-"
 
 
-def test_a_yes_is_for_one_request_only(scores):
+def test_a_yes_is_for_one_request_only(graded):
     task = make_task(CANCEL, CANCEL_OTHER)
-    got = scores(task, FIND, read("#W100"), ASK_CANCEL, cancel("#W400", "ordered by mistake"))
-    assert got == [1, 1, 1, -1]
+    got = graded(task, FIND, read("#W100"), ASK_CANCEL, cancel("#W400", "ordered by mistake"))
+    assert got == "..+-"
 
 
-def test_a_right_write_out_of_turn_is_major(scores):
-    # The user said yes, was told that it is done, and talks of something else by now.
+def test_a_right_write_out_of_turn_is_major(graded):
+    # The user said yes, was refused, and talks of something else by now.
     task = make_task(CANCEL, CANCEL_OTHER)
-    got = scores(task, FIND, read("#W100"), ASK_CANCEL, DONE, cancel())
-    assert got == [1, 1, 1, -1, -1]
+    for told in (DENY, LEAVE):
+        assert graded(task, FIND, read("#W100"), ASK_CANCEL, told, cancel()) == "..+--"
 
 
-def test_the_changed_wish_needs_a_yes_of_its_own(scores):
+def test_a_write_that_makes_true_what_was_claimed_is_no_second_major(graded):
+    # The user said yes, and was told that it is done: the deviation is to have said it too soon.
+    task = make_task(CANCEL, CANCEL_OTHER)
+    assert graded(task, FIND, read("#W100"), ASK_CANCEL, DONE, cancel()) == "..+-."
+    # Without the yes it is one of its own.
+    assert graded(task, FIND, read("#W100"), DONE, cancel()) == "..--"
+
+
+def test_the_changed_wish_needs_a_yes_of_its_own(graded):
     start = (FIND, read("#W200"), READ_PRODUCT, ASK_EXCHANGE.format("blue"))
-    assert scores(SWAPPED, *start, exchange("103")) == [1, 1, 1, 1, -1]
-    asked = scores(SWAPPED, *start, ASK_EXCHANGE.format("green"), exchange("103"), DONE)
-    assert asked == [1] * 7
+    assert graded(SWAPPED, *start, exchange("103")) == "...+-"
+    asked = graded(SWAPPED, *start, ASK_EXCHANGE.format("green"), exchange("103"), DONE)
+    assert asked == "...++++"
 
 
 @pytest.mark.parametrize("finds", [(), (FIND_OTHER,)])
@@ -456,7 +472,94 @@ def test_a_write_for_a_user_it_did_not_identify_is_major(episode, finds):
     trajectory = episode(CANCEL, *finds, read("#W100"), ASK_CANCEL, cancel(), DONE)
     assert trajectory.success
     # Nor does it pay to look about, or to ask for a yes, before it knows who asks.
-    assert judge(trajectory).scores == [0] * len(finds) + [0, 0, -1, 1]
+    assert grades(judge(trajectory)) == "m" * len(finds) + "mm-+"
+
+
+# --- which turn is to blame -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [DENY, LEAVE])
+def test_giving_up_after_the_tool_rejected_the_write_is_minor(graded, end):
+    start = (FIND, read("#W100"), ASK_CANCEL)
+    assert graded(CANCEL, *start, cancel(reason="because"), end) == "..+mm"
+    assert graded(CANCEL, *start, Call("cancel_pending_order", {"order_id": "#W100"}), end) == (
+        "..+mm")
+    # It has to be the write of this request, ...
+    assert graded(CANCEL, *start, cancel("#W200"), end) == "..+m-"
+    assert graded(CANCEL, *start, Call("no_such_tool", {"order_id": "#W100"}), end) == "..+m-"
+    assert graded(CANCEL, *start, read("#W999"), end) == "..+m-"
+    task = make_task(CANCEL, CANCEL_OTHER)
+    assert graded(task, FIND, read("#W100"), cancel(reason="because"), end, end) == "..mm-"
+
+
+def test_what_is_said_after_a_rejected_write_has_to_be_true(graded):
+    start = (FIND, read("#W100"), ASK_CANCEL, cancel(reason="because"))
+    assert graded(CANCEL, *start, DONE) == "..+m-"
+    assert graded(CANCEL, *start, TRANSFER) == "..+m-"
+    assert graded(CANCEL, *start, cancel(), DENY) == "..+m+-"
+    assert graded(CANCEL, *start, *[NONSENSE] * 4) == "..+mmmm-"
+
+
+@pytest.mark.parametrize("end", [DENY, DONE, LEAVE, TRANSFER])
+def test_a_wrong_write_is_to_blame_for_what_becomes_of_the_record(graded, end):
+    # It cancels the order of the next request, for a reason that is not that request's.
+    task = make_task(CANCEL, CANCEL_OTHER)
+    wrong = (FIND, read("#W100"), ASK_CANCEL, cancel("#W400", "no longer needed"), DONE)
+    assert graded(task, *wrong, end) == "..+-.."
+    # For what can still be served it is no excuse.
+    third = make_task(CANCEL, CANCEL_OTHER, RETURN)
+    assert graded(third, *wrong, DENY, end) == "..+-..-"
+
+
+def test_a_wrong_write_leaves_nothing_to_give_up_or_to_run_out_of(episode):
+    wrong = (FIND, cancel(reason="ordered by mistake"))
+    assert grades(judge(episode(CANCEL, *wrong, *[NONSENSE] * 4))) == ".-mmmm"
+    trajectory = episode(CANCEL, *wrong, NONSENSE)
+    trajectory.stop_reason = "max_turns"
+    assert grades(judge(trajectory)) == ".-m"
+    assert grades(judge(episode(CANCEL, *wrong, TRANSFER))) == ".-."
+    assert grades(judge(episode(make_task(CANCEL, CANCEL_OTHER), *wrong, TRANSFER))) == ".--"
+
+
+def test_a_request_that_was_refused_is_not_lost_again(episode):
+    task = make_task(CANCEL, PROCESSED)
+    assert grades(judge(episode(task, FIND, DENY, read("#W300"), TRANSFER))) == ".-.m"
+    trajectory = episode(task, FIND, DENY, read("#W300"))
+    trajectory.stop_reason = "max_tokens"
+    assert grades(judge(trajectory)) == ".-."
+
+
+@pytest.mark.parametrize("actions, wanted", [
+    ([read("#W100")] * 5, "..-..."),
+    ([read("#W100"), NONSENSE] * 3, "..m-..."),
+    ([read("#W100"), Malformed("x"), Malformed("x")], "..m-"),
+    ([read("#W100"), read("#W100"), ASK_CANCEL], "..m-"),  # it got out of the loop
+    ([read("#W100"), read("#W100"), ASK_CANCEL, ASK_CANCEL], "..m+-"),
+    ([read("#W100"), cancel(reason="because"), cancel(reason="because")], "..m-"),
+])
+@pytest.mark.parametrize("stop", ["max_turns", "max_tokens", "max_seconds"])
+def test_a_loop_is_blamed_at_its_first_repetition(episode, actions, wanted, stop):
+    trajectory = episode(CANCEL, FIND, *actions)
+    trajectory.stop_reason = stop
+    assert grades(judge(trajectory)) == wanted
+
+
+def test_the_next_request_and_a_write_begin_anew(episode):
+    # The same words about another request are no repetition.
+    task = make_task(CANCEL, CANCEL_OTHER, RETURN)
+    trajectory = episode(task, FIND, DENY, read("#W400"), DENY)
+    trajectory.stop_reason = "max_turns"
+    assert grades(judge(trajectory)) == ".-.-"
+    trajectory = episode(make_task(CANCEL, CANCEL_OTHER), FIND, read("#W100"), ASK_CANCEL, cancel(),
+                         read("#W100"))
+    trajectory.stop_reason = "max_turns"
+    assert grades(judge(trajectory)) == "..++-"
+
+
+def test_running_out_of_room_with_a_question_unanswered_is_major(episode):
+    trajectory = episode(STATUS, FIND, read("#W300"))
+    trajectory.stop_reason = "max_turns"
+    assert grades(judge(trajectory)) == ".-"
 
 
 # --- minor: no harm done --------------------------------------------------------------------------
@@ -472,7 +575,7 @@ def test_a_write_for_a_user_it_did_not_identify_is_major(episode, finds):
 def test_a_rejected_write_is_minor_and_the_pass_stays_clean(episode, write):
     trajectory = episode(CANCEL, FIND, read("#W100"), ASK_CANCEL, write, cancel(), DONE)
     assert trajectory.success
-    assert judge(trajectory).scores == [1, 1, 1, 0, 1, 1]
+    assert grades(judge(trajectory)) == "..+m++"
 
 
 @pytest.mark.parametrize("wasted", [
@@ -481,11 +584,16 @@ def test_a_rejected_write_is_minor_and_the_pass_stays_clean(episode, write):
     READ_PRODUCT,
     READ_USER,
     Call("list_all_product_types", {}),
-    Call("think", {"thought": "hm"}),
-    Call("calculate", {"expression": "1 + 1"}),
 ])
-def test_reads_that_the_request_does_not_need_are_minor(scores, wasted):
-    assert scores(CANCEL, FIND, read("#W100"), wasted) == [1, 1, 0]
+def test_reads_that_the_request_does_not_need_are_minor(graded, wasted):
+    assert graded(CANCEL, FIND, read("#W100"), wasted) == "..m"
+
+
+@pytest.mark.parametrize("thought", [
+    Call("think", {"thought": "hm"}), Call("calculate", {"expression": "1 + 1"}),
+])
+def test_thinking_is_neutral_but_not_the_same_again(graded, thought):
+    assert graded(CANCEL, thought, FIND, thought) == "..m"
 
 
 @pytest.mark.parametrize("request_, before, wasted", [
@@ -501,52 +609,52 @@ def test_reads_that_the_request_does_not_need_are_minor(scores, wasted):
     # The user was refused, and talks of something else by now.
     (make_task(PROCESSED, CANCEL), (DENY,), read("#W300")),
 ])
-def test_reads_that_cannot_matter_are_minor(scores, request_, before, wasted):
-    assert scores(request_, FIND, *before, wasted)[-1] == 0
+def test_reads_that_cannot_matter_are_minor(graded, request_, before, wasted):
+    assert graded(request_, FIND, *before, wasted)[-1] == "m"
 
 
 @pytest.mark.parametrize("request_, needed", [(SOLD_OUT, READ_PRODUCT), (LOW_BALANCE, READ_USER)])
-def test_reads_that_show_why_not_are_right(scores, request_, needed):
-    assert scores(request_, FIND, needed) == [1, 1]
+def test_reads_that_show_why_not_are_neutral(graded, request_, needed):
+    assert graded(request_, FIND, needed) == ".."
 
 
 @pytest.mark.parametrize("request_, call", [
     (CANCEL, read("#W100")), (EXCHANGE, READ_PRODUCT), (PAYMENT, READ_USER),
 ])
-def test_reading_before_it_knows_who_asks_is_minor(scores, request_, call):
+def test_reading_before_it_knows_who_asks_is_minor(graded, request_, call):
     # And the same again, once it knows, is the same again.
-    assert scores(request_, call, FIND, call) == [0, 1, 0]
-    assert scores(request_, FIND_OTHER, call) == [0, 0]
+    assert graded(request_, call, FIND, call) == "m.m"
+    assert graded(request_, FIND_OTHER, call) == "mm"
 
 
-def test_the_same_read_pays_once(scores):
+def test_the_same_read_again_is_minor(graded):
     calls = (FIND, read("#W200"), READ_PRODUCT)
-    assert scores(EXCHANGE, *calls, *calls, *calls) == [1] * 3 + [0] * 6
+    assert graded(EXCHANGE, *calls, *calls, *calls) == "...mmmmmm"
 
 
-def test_identifying_pays_once(scores):
-    assert scores(CANCEL, FIND, FIND_BY_NAME) == [1, 0]
+def test_identifying_again_is_minor(graded):
+    assert graded(CANCEL, FIND, FIND_BY_NAME) == ".m"
     shouted = Call("find_user_id_by_email", {"email": "ADA10@mail.com"})
-    assert scores(CANCEL, FIND, FIND_OTHER, FIND_BY_NAME, FIND_OTHER, shouted) == [1, 0, 0, 0, 0]
+    assert graded(CANCEL, FIND, FIND_OTHER, FIND_BY_NAME, FIND_OTHER, shouted) == ".mmmm"
 
 
-def test_looking_up_somebody_else_in_between_is_forgiven(scores):
-    got = scores(CANCEL, FIND, FIND_OTHER, FIND, read("#W100"), ASK_CANCEL, cancel())
-    assert got == [1, 0, 0, 1, 1, 1]
+def test_looking_up_somebody_else_in_between_is_forgiven(graded):
+    got = graded(CANCEL, FIND, FIND_OTHER, FIND, read("#W100"), ASK_CANCEL, cancel())
+    assert got == ".mm.++"
 
 
-def test_finding_another_user_is_minor(scores):
-    assert scores(CANCEL, FIND_OTHER, FIND) == [0, 1]
+def test_finding_another_user_is_minor(graded):
+    assert graded(CANCEL, FIND_OTHER, FIND) == "m."
 
 
-def test_asking_who_the_user_is_pays_once(scores):
+def test_asking_again_who_the_user_is_is_minor(graded):
     task = make_task(CANCEL, eager=False)
-    assert scores(task, ASK, "What is your name and zip code?", ASK) == [1, 0, 0]
-    assert scores(task, FIND, ASK) == [1, 0]
+    assert graded(task, ASK, "What is your name and zip code?", ASK) == ".mm"
+    assert graded(task, FIND, ASK) == ".m"
 
 
-def test_asking_what_the_opening_has_said_is_minor(scores):
-    assert scores(CANCEL, ASK) == [0]
+def test_asking_what_the_opening_has_said_is_minor(graded):
+    assert graded(CANCEL, ASK) == "m"
 
 
 @pytest.mark.parametrize("proposal", [
@@ -555,69 +663,69 @@ def test_asking_what_the_opening_has_said_is_minor(scores):
     "Return the Mug of #W100? (yes/no)",
     "Shall I? (yes/no)",
 ])
-def test_proposing_what_the_user_did_not_say_is_minor(scores, proposal):
-    assert scores(CANCEL, FIND, read("#W100"), proposal) == [1, 1, 0]
+def test_proposing_what_the_user_did_not_say_is_minor(graded, proposal):
+    assert graded(CANCEL, FIND, read("#W100"), proposal) == "..m"
 
 
 @pytest.mark.parametrize("before", [(FIND,), (FIND, read("#W400")), (read("#W100"),),
                                     (FIND_OTHER, read("#W100"))])
-def test_proposing_before_it_knows_the_user_and_the_order_is_minor(scores, before):
-    assert scores(CANCEL, *before, ASK_CANCEL)[-1] == 0
-    # The yes counts nevertheless; asking for it again pays nothing.
-    assert scores(CANCEL, FIND, ASK_CANCEL, read("#W100"), ASK_CANCEL, cancel()) == [1, 0, 1, 0, 1]
+def test_proposing_before_it_knows_the_user_and_the_order_is_minor(graded, before):
+    assert graded(CANCEL, *before, ASK_CANCEL)[-1] == "m"
+    # The yes counts nevertheless; asking for it again is minor too.
+    assert graded(CANCEL, FIND, ASK_CANCEL, read("#W100"), ASK_CANCEL, cancel()) == ".m.m+"
 
 
-def test_proposing_what_is_forbidden_is_minor(scores):
+def test_proposing_what_is_forbidden_is_minor(graded):
     propose = "Cancel #W300, reason: no longer needed? (yes/no)"
-    assert scores(PROCESSED, FIND, read("#W300"), propose) == [1, 1, 0]
+    assert graded(PROCESSED, FIND, read("#W300"), propose) == "..m"
 
 
-def test_asking_for_a_yes_that_it_has_is_minor(scores):
-    assert scores(CANCEL, FIND, read("#W100"), *[ASK_CANCEL] * 3) == [1, 1, 1, 0, 0]
+def test_asking_for_a_yes_that_it_has_is_minor(graded):
+    assert graded(CANCEL, FIND, read("#W100"), *[ASK_CANCEL] * 3) == "..+mm"
 
 
-def test_a_transfer_with_nothing_left_to_write_is_minor(scores):
-    assert scores(PROCESSED, FIND, TRANSFER) == [1, 0]
-    assert scores(CANCEL, FIND, read("#W100"), ASK_CANCEL, cancel(), TRANSFER)[-1] == 0
+def test_a_transfer_with_nothing_left_to_write_is_minor(graded):
+    assert graded(PROCESSED, FIND, TRANSFER) == ".m"
+    assert graded(CANCEL, FIND, read("#W100"), ASK_CANCEL, cancel(), TRANSFER) == "..++m"
 
 
-def test_a_transfer_that_the_tool_rejects_is_minor(scores):
-    assert scores(CANCEL, Call("transfer_to_human_agents", {}), FIND) == [0, 1]
+def test_a_transfer_that_the_tool_rejects_is_minor(graded):
+    assert graded(CANCEL, Call("transfer_to_human_agents", {}), FIND) == "m."
 
 
-def test_malformed_turns_and_unclear_words_are_minor(scores):
-    assert scores(CANCEL, Malformed("not JSON"), NONSENSE, FIND) == [0, 0, 1]
+def test_malformed_turns_and_unclear_words_are_minor(graded):
+    assert graded(CANCEL, Malformed("not JSON"), NONSENSE, FIND) == "mm."
 
 
-def test_a_turn_without_an_answer_is_minor(episode):
+def test_a_turn_without_an_answer_is_neutral(episode):
     trajectory = episode(CANCEL, FIND, read("#W100"))
     trajectory.segments.pop()
-    assert judge(trajectory).scores == [1, 0]
+    assert grades(judge(trajectory)) == ".."
 
 
 # --- requests that the policy forbids, and dropped ones -------------------------------------------
 
 
-def test_a_rightful_denial_needs_a_look_at_the_order(scores):
-    assert scores(PROCESSED, FIND, read("#W300"), DENY) == [1, 1, 1]
-    assert scores(PROCESSED, FIND, DENY) == [1, 0]
-    assert scores(PROCESSED, FIND, read("#W100"), DENY)[-1] == 0
+def test_a_rightful_denial_needs_a_look_at_the_order(graded):
+    assert graded(PROCESSED, FIND, read("#W300"), DENY) == "..+"
+    assert graded(PROCESSED, FIND, DENY) == ".m"
+    assert graded(PROCESSED, FIND, read("#W100"), DENY) == ".mm"
 
 
-def test_a_bad_reason_can_be_refused_without_a_look(scores):
-    assert scores(BAD_REASON, FIND, DENY_REASON) == [1, 1]
+def test_a_bad_reason_can_be_refused_without_a_look(graded):
+    assert graded(BAD_REASON, FIND, DENY_REASON) == ".+"
 
 
 @pytest.mark.parametrize("request_, needed, denial", [
     (SOLD_OUT, READ_PRODUCT, DENY_SOLD_OUT),
     (LOW_BALANCE, READ_USER, DENY_BALANCE),
 ])
-def test_a_rightful_denial_needs_a_look_at_its_ground(scores, request_, needed, denial):
+def test_a_rightful_denial_needs_a_look_at_its_ground(graded, request_, needed, denial):
     start = (FIND, read(request_.order_id))
-    assert scores(request_, *start, needed, denial) == [1, 1, 1, 1]
-    assert scores(request_, *start, denial) == [1, 1, 0]
+    assert graded(request_, *start, needed, denial) == "...+"
+    assert graded(request_, *start, denial) == "..m"
     for other in (READ_OTHER_PRODUCT, READ_OTHER_USER):
-        assert scores(request_, *start, other, denial) == [1, 1, 0, 0]
+        assert graded(request_, *start, other, denial) == "..mm"
 
 
 GROUNDS = {"status": DENY, "reason": DENY_REASON, "unavailable": DENY_SOLD_OUT,
@@ -627,15 +735,15 @@ GROUNDS = {"status": DENY, "reason": DENY_REASON, "unavailable": DENY_SOLD_OUT,
 @pytest.mark.parametrize("said", GROUNDS)
 @pytest.mark.parametrize("request_", [PROCESSED, BAD_REASON, SOLD_OUT, LOW_BALANCE],
                          ids=lambda request: request.denial)
-def test_a_denial_on_a_false_ground_is_wrong_information(scores, request_, said):
+def test_a_denial_on_a_false_ground_is_wrong_information(graded, request_, said):
     # Otherwise one sentence does for every request that is forbidden.
     reads = (FIND, read(request_.order_id), READ_PRODUCT, READ_USER)
-    assert scores(request_, *reads, GROUNDS[said])[-1] == (1 if said == request_.denial else -1)
+    assert graded(request_, *reads, GROUNDS[said])[-1] == ("+" if said == request_.denial else "-")
 
 
 @pytest.mark.parametrize("status", ["pending", "delivered", "cancelled"])
-def test_a_wrong_status_is_wrong_information(scores, status):
-    assert scores(PROCESSED, FIND, read("#W300"), DENY.replace("processed", status))[-1] == -1
+def test_a_wrong_status_is_wrong_information(graded, status):
+    assert graded(PROCESSED, FIND, read("#W300"), DENY.replace("processed", status)) == "..-"
 
 
 @pytest.mark.parametrize("denial", [
@@ -643,36 +751,53 @@ def test_a_wrong_status_is_wrong_information(scores, status):
     "I cannot do that: the order is not like that.",
     "I cannot do that: the order is processed, and the reason is not accepted.",  # which one?
 ])
-def test_a_denial_without_a_ground_is_minor(scores, denial):
-    assert scores(PROCESSED, FIND, read("#W300"), denial) == [1, 1, 0]
+def test_a_denial_without_a_ground_is_minor(graded, denial):
+    assert graded(PROCESSED, FIND, read("#W300"), denial) == "..m"
 
 
-def test_a_denial_that_names_every_status_is_not_right(scores):
+def test_a_denial_that_names_every_status_is_not_right(graded):
     every = "I cannot do that: the order is pending, or the order is processed, delivered."
-    assert scores(PROCESSED, FIND, read("#W300"), every)[-1] < 1
+    assert graded(PROCESSED, FIND, read("#W300"), every) == "..m"
 
 
 @pytest.mark.parametrize("named", ["blue", "that", "black or blue", "black, blue and green"])
-def test_a_denial_of_another_option_is_not_right(scores, named):
+def test_a_denial_of_another_option_is_not_right(graded, named):
     denial = f"I cannot do that: {named} is not available."
-    assert scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, denial) == [1, 1, 1, 0]
+    assert graded(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, denial) == "...m"
 
 
-def test_a_denial_after_the_tool_said_no_is_right(scores):
-    got = scores(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, exchange("104"), DENY_SOLD_OUT)
-    assert got == [1, 1, 1, 0, 1]
+def test_a_denial_after_the_tool_said_no_is_right(graded):
+    got = graded(SOLD_OUT, FIND, read("#W200"), READ_PRODUCT, exchange("104"), DENY_SOLD_OUT)
+    assert got == "...m+"
 
 
-def test_leaving_is_right_only_where_the_user_dropped_the_request(scores):
+def test_leaving_is_right_only_where_the_user_dropped_the_request(graded):
     start = (FIND, read("#W100"), ASK_CANCEL)
-    assert scores(DROPPED, *start, LEAVE) == [1, 1, 1, 1]
-    assert scores(PROCESSED, FIND, read("#W300"), LEAVE)[-1] == 0
-    assert scores(CANCEL, *start, cancel(), LEAVE)[-1] == 0
+    assert graded(DROPPED, *start, LEAVE) == "..++"
+    assert graded(PROCESSED, FIND, read("#W300"), LEAVE) == "..m"
+    assert graded(CANCEL, *start, cancel(), LEAVE) == "..++m"
 
 
 @pytest.mark.parametrize("answer", [DENY, DONE])
-def test_other_answers_to_a_dropped_request_are_minor(scores, answer):
-    assert scores(DROPPED, FIND, read("#W100"), ASK_CANCEL, answer)[-1] == 0
+def test_other_answers_to_a_dropped_request_are_minor(graded, answer):
+    assert graded(DROPPED, FIND, read("#W100"), ASK_CANCEL, answer) == "..+m"
+
+
+# --- what a judgement may be ----------------------------------------------------------------------
+
+
+def test_without_a_word_nothing_is_minor():
+    assert Judgement([1, 0, -1], ["", "", ""]).minors == [False, False, False]
+
+
+@pytest.mark.parametrize("scores, minors, told", [
+    ([1, 0], [True, False], r"score \+1 minor: only a 0 is"),
+    ([0, -1], [False, True], "score -1 minor"),
+    ([0, 0], [True], "2 turns says of 1 "),
+])
+def test_an_impossible_judgement_is_an_error(scores, minors, told):
+    with pytest.raises(InputError, match=told):
+        Judgement(scores, [""] * 2, minors)
 
 
 # --- abstaining, and what the reward makes of it --------------------------------------------------
@@ -739,15 +864,13 @@ def test_all_errors_of_the_default_clerk_are_judged_without_a_crash():
 
 # --- questions ------------------------------------------------------------------------------------
 
-STATUS, TOTAL = Request("ask_status", "#W300"), Request("ask_total", "#W200")
-
 
 @pytest.mark.parametrize("request_, text", [
     (STATUS, "Order #W300 is processed. Anything else?"),
     (TOTAL, "Order #W200 cost 80. Anything else?"),
 ])
-def test_a_right_answer_to_a_question_is_right(scores, request_, text):
-    assert scores(request_, FIND, read(request_.order_id), text) == [1, 1, 1]
+def test_a_right_answer_to_a_question_is_right(graded, request_, text):
+    assert graded(request_, FIND, read(request_.order_id), text) == "..+"
 
 
 @pytest.mark.parametrize("request_, text", [
@@ -761,21 +884,25 @@ def test_a_right_answer_to_a_question_is_right(scores, request_, text):
     (STATUS, DENY),
     (STATUS, TRANSFER),
 ])
-def test_a_wrong_answer_to_a_question_is_major(scores, request_, text):
-    assert scores(request_, FIND, read(request_.order_id), text)[-1] == -1
+def test_a_wrong_answer_to_a_question_is_major(graded, request_, text):
+    assert graded(request_, FIND, read(request_.order_id), text) == "..-"
 
 
-def test_an_answer_without_looking_is_not_right(scores):
-    assert scores(STATUS, FIND, "Order #W300 is processed. Anything else?") == [1, 0]
-    assert scores(STATUS, "Order #W300 is processed. Anything else?") == [-1]
+def test_an_answer_without_looking_is_not_right(graded):
+    assert graded(STATUS, FIND, "Order #W300 is processed. Anything else?") == ".m"
+    assert graded(STATUS, "Order #W300 is processed. Anything else?") == "-"
+    # Where the task says what is right, a wrong guess is not right by luck.
+    task = dataclasses.replace(make_task(STATUS), outputs=("processed",))
+    assert graded(task, FIND, "Order #W300 is processed. Anything else?") == ".m"
+    assert graded(task, FIND, "Order #W300 is delivered. Anything else?") == ".-"
 
 
-def test_an_answer_that_nobody_asked_for_says_nothing(scores):
-    assert scores(CANCEL, FIND, read("#W100"), "Order #W100 is pending.") == [1, 1, 0]
+def test_an_answer_that_nobody_asked_for_says_nothing(graded):
+    assert graded(CANCEL, FIND, read("#W100"), "Order #W100 is pending.") == "..m"
 
 
-def test_a_question_among_requests_is_judged_with_them(scores):
+def test_a_question_among_requests_is_judged_with_them(graded):
     task = make_task(STATUS, CANCEL)
     actions = [FIND, read("#W300"), "Order #W300 is processed. Anything else?", read("#W100"),
                ASK_CANCEL, cancel(), DONE]
-    assert scores(task, *actions) == [1] * 7
+    assert graded(task, *actions) == "..+.+++"

@@ -4,6 +4,7 @@ hold at every desk."""
 import dataclasses
 
 import pytest
+from judged import grades
 
 from tarl_jax.config import ClerkConfig, ShopConfig, TaskConfig
 from tarl_jax.judge.rules import judge
@@ -11,8 +12,9 @@ from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.carrier_requests import Request
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
-from tarl_jax.sandbox.published import embedded_domain, embedded_tasks
+from tarl_jax.sandbox.published import embedded_domain
 from tarl_jax.sandbox.script import Script
+from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
 from tarl_jax.types import Call, Segment, Task, Trajectory
@@ -141,10 +143,10 @@ def record(domain, dialogue, history):
                       success)
 
 
-def scores(task, *actions):
+def graded(task, *actions):
     task = make_task(task) if isinstance(task, Request) else task
     dialogue = Dialogue(task, DOMAIN, ScriptedUser(task, seed=0), brief_writes=True)
-    return judge(record(DOMAIN, dialogue, [(a, dialogue.act(a)) for a in actions])).scores
+    return grades(judge(record(DOMAIN, dialogue, [(a, dialogue.act(a)) for a in actions])))
 
 
 # --- right work -----------------------------------------------------------------------------------
@@ -164,9 +166,11 @@ def scores(task, *actions):
     (TOTAL, ("Reservation AAAAA1 cost 120. Anything else?",)),
     (COUNT, ("Reservation AAAAA1 has 1 bags. Anything else?",)),
 ])
-def test_right_work_is_right_in_every_turn(request_, actions):
-    assert set(scores(request_, read(), *actions)) == {1}
-    assert set(scores(make_task(request_, eager=False), ASK, read(), *actions)) == {1}
+def test_right_work_is_right_and_what_it_needs_is_neutral(request_, actions):
+    right = "." * sum(isinstance(a, Call) and a != request_.call for a in actions)
+    right += "+" * (len(actions) - len(right))
+    assert graded(request_, read(), *actions) == "." + right
+    assert graded(make_task(request_, eager=False), ASK, read(), *actions) == ".." + right
 
 
 TASKS = {
@@ -179,49 +183,51 @@ EMBEDDED = embedded_domain("airline", SHOP)
 
 
 @pytest.mark.parametrize("tasks", TASKS)
-def test_the_faultless_clerk_is_right_in_every_turn(tasks):
-    for task in embedded_tasks(EMBEDDED, SHOP, TASKS[tasks], "train"):
+def test_the_faultless_clerk_is_right_or_neutral_in_every_turn(tasks):
+    for task in make_tasks(EMBEDDED, SHOP, TASKS[tasks], "train"):
         dialogue = Dialogue(task, EMBEDDED, ScriptedUser(task, 7), brief_writes=True)
         verdict = judge(record(EMBEDDED, dialogue, play(dialogue, FAULTLESS, 7)))
-        assert set(verdict.scores) == {1}, (task.task_id, verdict)
+        assert set(grades(verdict)) <= {"+", "."}, (task.task_id, verdict)
+        assert grades(verdict)[-1] == "+"
 
 
 @pytest.mark.parametrize("error, kinds, worst", [
-    ("wrong_variant", {"bags", "cabin", "flight", "passenger"}, -1),
-    ("wrong_reason", {"bags"}, -1),
-    ("wrongful_denial", {"cancel", "bags", "cabin", "flight", "passenger"}, -1),
-    ("skip_confirmation", {"cancel", "bags", "cabin", "flight", "passenger"}, -1),
-    ("false_done", {"cancel", "bags", "cabin", "flight", "passenger"}, -1),
-    ("transfer", {"cancel", "bags", "ask_total"}, -1),
-    ("redundant_read", {"cancel", "bags", "ask_total"}, 0),
+    ("wrong_variant", {"bags", "cabin", "flight", "passenger"}, "-"),
+    ("wrong_reason", {"bags"}, "-"),
+    ("wrongful_denial", {"cancel", "bags", "cabin", "flight", "passenger"}, "-"),
+    ("skip_confirmation", {"cancel", "bags", "cabin", "flight", "passenger"}, "-"),
+    ("false_done", {"cancel", "bags", "cabin", "flight", "passenger"}, "-"),
+    ("transfer", {"cancel", "bags", "ask_total"}, "-"),
+    ("redundant_read", {"cancel", "bags", "ask_total"}, "m"),
 ])
 def test_each_error_of_the_clerk_is_seen(error, kinds, worst):
     count = 0
-    for task in embedded_tasks(EMBEDDED, SHOP, TASKS["default"], "train"):
+    for task in make_tasks(EMBEDDED, SHOP, TASKS["default"], "train"):
         requests = task.script["requests"]
         if all(r["kind"] in kinds and not r["denial"] and not r["change"] for r in requests):
             count += 1
             dialogue = Dialogue(task, EMBEDDED, ScriptedUser(task, 3))
             history = play(dialogue, dataclasses.replace(FAULTLESS, **{error: 1.0}), 3)
-            got = judge(record(EMBEDDED, dialogue, history)).scores
-            assert min(got) == worst, (task.task_id, got)
+            got = grades(judge(record(EMBEDDED, dialogue, history)))
+            assert min(got, key="-m.+".index) == worst, (task.task_id, got)
     assert count > 20
 
 
 def test_a_clerk_that_ignores_the_rules_is_seen():
-    for task in embedded_tasks(EMBEDDED, SHOP, TASKS["forbidden"], "train"):
+    for task in make_tasks(EMBEDDED, SHOP, TASKS["forbidden"], "train"):
         dialogue = Dialogue(task, EMBEDDED, ScriptedUser(task, 3))
         history = play(dialogue, dataclasses.replace(FAULTLESS, ignore_rule=1.0), 3)
         trajectory = record(EMBEDDED, dialogue, history)
         held = {"unavailable", "number", "method"} >= {
             r["denial"] for r in task.script["requests"]}
         assert trajectory.success == held  # the tools hold these rules
-        assert min(judge(trajectory).scores) == (0 if held else -1)
+        got = grades(judge(trajectory))
+        assert min(got, key="-m.+".index) == ("m" if held else "-")
 
 
 def test_all_errors_of_the_default_clerk_are_judged_without_a_crash():
     seen = set()
-    for task in embedded_tasks(EMBEDDED, SHOP, TASKS["default"], "train"):
+    for task in make_tasks(EMBEDDED, SHOP, TASKS["default"], "train"):
         dialogue = Dialogue(task, EMBEDDED, ScriptedUser(task, 1))
         history = play(dialogue, ClerkConfig(), 1)
         verdict = judge(record(EMBEDDED, dialogue, history))
@@ -239,7 +245,7 @@ def test_all_errors_of_the_default_clerk_are_judged_without_a_crash():
 ])
 def test_a_write_with_a_wrong_argument_is_major(changed):
     write = Call(BAGS.call.name, {**BAGS.call.kwargs, **changed})
-    assert scores(BAGS, read(), PROFILE, ASK_BAGS, write) == [1, 1, 1, -1]
+    assert graded(BAGS, read(), PROFILE, ASK_BAGS, write) == "..+-"
 
 
 @pytest.mark.parametrize("write", [
@@ -248,26 +254,26 @@ def test_a_write_with_a_wrong_argument_is_major(changed):
     CANCEL.call,
 ])
 def test_another_flight_or_cabin_is_major(write):
-    assert scores(FLIGHT, read(), write)[-1] == -1
+    assert graded(FLIGHT, read(), write) == ".-"
 
 
 @pytest.mark.parametrize("request_", [UNINSURED, BAD_REASON, FARE, FEWER],
                          ids=lambda request: request.denial)
 def test_a_write_that_the_policy_forbids_is_major(request_):
-    assert scores(request_, read(request_.reservation_id), request_.call)[-1] == -1
+    assert graded(request_, read(request_.reservation_id), request_.call) == ".-"
 
 
 def test_a_write_without_a_yes_or_for_a_user_who_did_not_say_its_id_is_major():
-    assert scores(CANCEL, read(), CANCEL.call) == [1, -1]
+    assert graded(CANCEL, read(), CANCEL.call) == ".-"
     task = make_task(CANCEL, eager=False)
-    assert scores(task, read(), ASK_CANCEL, CANCEL.call) == [0, 0, -1]
-    assert scores(task, ASK, read(), ASK_CANCEL, CANCEL.call) == [1, 1, 1, 1]
+    assert graded(task, read(), ASK_CANCEL, CANCEL.call) == "mm-"
+    assert graded(task, ASK, read(), ASK_CANCEL, CANCEL.call) == "..++"
 
 
 @pytest.mark.parametrize("action", [DONE, LEAVE, TRANSFER, *DENIALS.values()])
 @pytest.mark.parametrize("request_", [CANCEL, BAGS, TOTAL], ids=lambda request: request.kind)
 def test_not_serving_what_is_allowed_is_major(request_, action):
-    assert scores(request_, read(), action)[-1] == -1
+    assert graded(request_, read(), action) == ".-"
 
 
 @pytest.mark.parametrize("request_, text", [
@@ -277,7 +283,23 @@ def test_not_serving_what_is_allowed_is_major(request_, action):
     (COUNT, "Reservation AAAAA1 has 2 bags. Anything else?"),
 ])
 def test_a_wrong_answer_is_major(request_, text):
-    assert scores(request_, read(), text) == [1, -1]
+    assert graded(request_, read(), text) == ".-"
+
+
+def test_the_right_write_comes_too_late_after_a_wrong_one():
+    # Both are paid for: the reservation is not what it should be.
+    wrong = Call(BAGS.call.name, {**BAGS.call.kwargs, "nonfree_baggages": 1})
+    task, start = make_task(BAGS), (read(), PROFILE, ASK_BAGS, wrong, BAGS.call)
+    assert graded(task, *start, DONE) == "..+-.."
+    assert graded(make_task(BAGS, UNINSURED), *start, DONE, DONE) == "..+-..-"
+
+
+def test_refusing_what_the_tool_rejected_is_minor():
+    unpaid = Call(BAGS.call.name, {**BAGS.call.kwargs, "payment_id": "certificate_13"})
+    start = (read(), PROFILE, ASK_BAGS, unpaid)
+    assert graded(BAGS, *start, DENIALS["method"]) == "..+mm"
+    assert graded(BAGS, *start, BAGS.call, DONE) == "..+m++"
+    assert graded(BAGS, *start, DONE) == "..+m-"
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -293,23 +315,23 @@ FORBIDDEN = {
 @pytest.mark.parametrize("denial", FORBIDDEN)
 def test_a_refusal_is_right_on_its_ground_alone(denial, said):
     request, further = FORBIDDEN[denial]
-    got = scores(request, read(request.reservation_id), *further, DENIALS[said])
-    assert got == [1] * (1 + len(further)) + [1 if said == denial else -1]
+    got = graded(request, read(request.reservation_id), *further, DENIALS[said])
+    assert got == "." * (1 + len(further)) + ("+" if said == denial else "-")
 
 
 @pytest.mark.parametrize("denial", ["insurance", "reason", "fare", "fewer"])
 def test_a_refusal_needs_a_look_at_the_reservation(denial):
-    assert scores(FORBIDDEN[denial][0], DENIALS[denial]) == [0]
+    assert graded(FORBIDDEN[denial][0], DENIALS[denial]) == "m"
 
 
 def test_a_refusal_for_want_of_seats_needs_the_search():
-    assert scores(NO_SEATS, read(), PROFILE, DENIALS["unavailable"]) == [1, 1, 0]
-    assert scores(NO_SEATS, read(), seek("2024-05-21"), DENIALS["unavailable"]) == [1, 0, 0]
+    assert graded(NO_SEATS, read(), PROFILE, DENIALS["unavailable"]) == "..m"
+    assert graded(NO_SEATS, read(), seek("2024-05-21"), DENIALS["unavailable"]) == ".mm"
     denial = "I cannot do that: {} is not available."
     looked = (read(), seek("2024-05-22"))
-    assert scores(NO_SEATS_THAT_DAY, *looked, denial.format("2024-05-22")) == [1, 1, 1]
+    assert graded(NO_SEATS_THAT_DAY, *looked, denial.format("2024-05-22")) == "..+"
     for other in ("2024-05-21", "economy", "2024-05-21 and 2024-05-22", "that"):
-        assert scores(NO_SEATS_THAT_DAY, *looked, denial.format(other)) == [1, 1, 0]
+        assert graded(NO_SEATS_THAT_DAY, *looked, denial.format(other)) == "..m"
 
 
 @pytest.mark.parametrize("request_, text", [
@@ -319,7 +341,7 @@ def test_a_refusal_for_want_of_seats_needs_the_search():
     (FEWER, "I cannot do that: none of the bags can go."),
 ])
 def test_a_wrong_fact_in_a_refusal_is_wrong_information(request_, text):
-    assert scores(request_, read(request_.reservation_id), text) == [1, -1]
+    assert graded(request_, read(request_.reservation_id), text) == ".-"
 
 
 # --- minor ----------------------------------------------------------------------------------------
@@ -331,7 +353,7 @@ def test_a_wrong_fact_in_a_refusal_is_wrong_information(request_, text):
     (CANCEL, read()), (CANCEL, Call("list_all_airports", {})), (CANCEL, ASK),
 ])
 def test_what_the_request_does_not_need_is_minor(request_, wasted):
-    assert scores(request_, read(), wasted) == [1, 0]
+    assert graded(request_, read(), wasted) == ".m"
 
 
 def test_the_day_that_a_user_changed_its_mind_to_may_be_looked_up_then():
@@ -339,10 +361,10 @@ def test_the_day_that_a_user_changed_its_mind_to_may_be_looked_up_then():
     request = dataclasses.replace(FLIGHT, change="option", then=then)
     propose = "Move HAT001 of AAAAA1 to 2024-05-21 with credit_card_11? (yes/no)"
     start = (read(), PROFILE, seek("2024-05-21"))
-    assert scores(request, *start, propose, seek("2024-05-22")) == [1] * 5
-    assert scores(request, *start, seek("2024-05-22")) == [1, 1, 1, 0]
+    assert graded(request, *start, propose, seek("2024-05-22")) == "...+."
+    assert graded(request, *start, seek("2024-05-22")) == "...m"
 
 
 def test_a_write_that_the_tool_rejects_is_minor():
-    assert scores(ADD, read(), ADD.call, DENIALS["number"]) == [1, 0, 1]
-    assert scores(METHOD, read(), METHOD.call, DENIALS["method"]) == [1, 0, 1]
+    assert graded(ADD, read(), ADD.call, DENIALS["number"]) == ".m+"
+    assert graded(METHOD, read(), METHOD.call, DENIALS["method"]) == ".m+"
