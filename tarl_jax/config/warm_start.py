@@ -9,7 +9,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class ClerkConfig:
-    """How often the scripted clerk errs, per request at which the error is possible."""
+    """How often the scripted clerk errs, per request at which the error is possible.
+
+    retry: how often it makes good a write that a tool rejects for such an error: it tries once
+      more, with the right arguments, and otherwise refuses the request.
+    """
 
     skip_confirmation: float = 0.2
     wrong_variant: float = 0.06
@@ -20,6 +24,7 @@ class ClerkConfig:
     false_done: float = 0.02
     transfer: float = 0.01
     redundant_read: float = 0.02
+    retry: float = 0.7
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,6 +98,10 @@ class _Clerk:
         if not self._errs("false_done"):
             wish = self.user.wish or request
             observation = yield self.desk.write(wish, record, self.known, self._errs, self.rng)
+            retries = not request.denial and self.errors.retry > 0
+            if observation.info["error"] and retries and self._errs("retry"):
+                right = self.desk.write(wish, record, self.known, lambda _: False, self.rng)
+                observation = yield right
             if observation.info["error"]:
                 yield self.desk.refusal(denies, request, record)
                 return

@@ -39,6 +39,7 @@ MAX_PHRASES = 400
 CLERK = ClerkConfig(
     skip_confirmation=0.1, wrong_variant=0.1, wrong_item=0.08, wrong_reason=0.1,
     wrongful_denial=0.05, ignore_rule=0.3, false_done=0.03, transfer=0.01, redundant_read=0.03,
+    retry=0.0,
 )  # fmt: skip
 
 

@@ -158,7 +158,8 @@ def _values(task: Task, rng: random.Random) -> list[str]:
 def with_more_errors(clerk: ClerkConfig, times: float) -> ClerkConfig:
     """The clerk, erring so many times as often, but where only a judge would see it."""
     rates = {name: min(times * rate, 1.0) for name, rate in dataclasses.asdict(clerk).items()}
-    return ClerkConfig(**{**rates, "skip_confirmation": clerk.skip_confirmation})
+    kept = {"skip_confirmation": clerk.skip_confirmation, "retry": clerk.retry}
+    return ClerkConfig(**{**rates, **kept})
 
 
 def played(maths: Maths) -> set[str]:

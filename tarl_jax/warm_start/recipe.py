@@ -51,7 +51,7 @@ from tarl_jax.warm_start.imitation import (
     teach,
 )
 
-FORMAT = 5  # raised when the meaning of a cached warm start changes
+FORMAT = 6  # raised when the meaning of a cached warm start changes
 SPEECH_FORMAT = 2  # the same, of policies with an audio encoder only
 
 

@@ -127,6 +127,44 @@ def test_ignoring_a_rule_tries_what_is_forbidden():
                 assert "cannot" in messages(history)[-1]
 
 
+def test_a_rejected_write_is_tried_again_with_the_right_arguments():
+    again = 0
+    for task in single(("exchange", "modify")):
+        _, once = served(task, wrong_variant=1.0)
+        success, twice = served(task, wrong_variant=1.0, retry=1.0)
+        rejected = [i for i, (_, seen) in enumerate(once) if seen.info.get("error")]
+        if not rejected:  # the tool took the wrong variant: it cannot be taken back
+            assert twice == once and not success
+            continue
+        again += 1
+        (at,) = rejected
+        assert twice[: at + 1] == once[: at + 1]
+        assert "cannot" in once[at + 1][0] and len(once) == at + 2
+        assert success and len(writes(twice)) == 1 and len(twice) == at + 3
+        assert task.gold_calls == (twice[at + 1][0],) and "done" in twice[at + 2][0].lower()
+    assert again >= 3
+
+
+def test_how_often_it_tries_again_is_its_own_number():
+    def tried(retry):
+        return sum(
+            served(t, wrong_variant=1.0, retry=retry)[0] for t in single(("exchange", "modify"))
+        )
+
+    assert 0 == tried(0.0) < tried(0.5) < tried(1.0)
+
+
+def test_what_the_policy_forbids_is_not_tried_again():
+    for denial in ("status", "unavailable", "balance"):
+        for task in single(denial=denial):
+            assert served(task, ignore_rule=1.0, retry=1.0) == served(task, ignore_rule=1.0)
+
+
+def test_a_faultless_clerk_tries_nothing_again():
+    for task in TASKS[:200]:
+        assert served(task, retry=1.0) == served(task)
+
+
 def test_the_default_clerk_makes_each_of_its_errors_sometimes_and_fails_sometimes():
     results = [served(task, **dataclasses.asdict(ClerkConfig()))[0] for task in TASKS[:500]]
     assert 0.75 < sum(results) / len(results) < 0.88

@@ -173,6 +173,7 @@ def test_a_clerk_with_more_errors_errs_no_more_than_always(config):
     assert worse.false_done == pytest.approx(6 * clerk.false_done)
     assert worse.ignore_rule == 1.0
     assert worse.skip_confirmation == clerk.skip_confirmation  # which only a judge would see
+    assert worse.retry == clerk.retry  # which is no error
 
 
 @pytest.mark.parametrize("section, change", [
