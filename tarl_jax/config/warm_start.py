@@ -65,11 +65,20 @@ class SpeechStageConfig:
 class WarmStartConfig:
     """Imitation of the erring clerk. `steps=0` starts from random parameters.
 
-    target_pass: where the policy then passes more than this share of training tasks, it imitates
-      a clerk that errs `error_factor` times as often, confirmations apart, until it does not; 0:
-      that is left out.
+    It plays on the embedded data, whatever the run trains on, so its result depends on nothing but
+    these fields, the model, the tokenizer and the shop: runs of many kinds begin at one policy.
+    That of the embedded default is kept in the package (`warm_start/default.json` says how it was
+    made).
+
+    make: makes it anew even where the package or the cache has it.
+    requests, forbidden, change_mind: of the tasks that the clerk serves, as in `tasks`.
+    max_tokens: dialogues longer than this are left out.
+    target_pass: where the policy then passes more than this share of `score_tasks` tasks (of
+      `score_trials` episodes each), it imitates a clerk that errs `error_factor` times as often,
+      confirmations apart, until it does not; 0: that is left out.
     """
 
+    make: bool = False
     seed: int = 0
     episodes: int = 12_000
     branches: int = 40  # shops with other users and orders that the episodes are spread over
@@ -77,7 +86,13 @@ class WarmStartConfig:
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
+    requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)
+    forbidden: float = 0.2
+    change_mind: float = 0.2
+    max_tokens: int = 512
     target_pass: float = 0.44
+    score_tasks: int = 64
+    score_trials: int = 4
     error_factor: float = 4.0
     observation_weight: float = 0.5  # weight of the forced tokens in the loss
     cache_dir: str = "~/.cache/tarl_jax"
@@ -90,10 +105,17 @@ def check_warm_start(
 ) -> None:
     """Calls `require` of `config.checks` for all conditions."""
     where = "warm_start."
+    require(bool(c.requests) and abs(sum(c.requests) - 1) < 1e-6 and min(c.requests) >= 0,
+            f"{where}requests", c.requests, "probabilities must sum to 1")
+    for name in ("max_tokens", "score_tasks", "score_trials"):
+        value = getattr(c, name)
+        require(value > 0, where + name, value, "must be at least 1")
     require(c.branches > 0, f"{where}branches", c.branches, "must be at least 1")
     require(c.error_factor >= 1, f"{where}error_factor", c.error_factor, "must be at least 1")
     rates = {f"clerk.{name}": rate for name, rate in dataclasses.asdict(c.clerk).items()}
-    for name, value in {"target_pass": c.target_pass, **rates}.items():
+    shares = {"target_pass": c.target_pass, "forbidden": c.forbidden,
+              "change_mind": c.change_mind, **rates}
+    for name, value in shares.items():
         require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
     for name in ("episodes", "spaced", "value_steps", "steps", "joint_steps"):
         value = getattr(c.speech_stage, name)

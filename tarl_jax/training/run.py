@@ -20,6 +20,8 @@ from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, 
 from tarl_jax.runs.directory import open_run_dir
 from tarl_jax.runs.live import LiveView
 from tarl_jax.runs.stopping import Interrupted, StopRequest
+from tarl_jax.sandbox.published import embedded_domain
+from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.training.collect import Collector
 from tarl_jax.training.credit import Baselines
 from tarl_jax.training.difficulty import medium_problems
@@ -28,6 +30,7 @@ from tarl_jax.training.learn import Learner, kept_table
 from tarl_jax.training.mixture import Mixture
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, restore, starting_policy
+from tarl_jax.warm_start.demonstrations import desk_name, tasks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,14 +216,25 @@ def _show_warm_start(run: Run, what: str, step: int, steps: int, loss: float) ->
 
 
 def _training_pass_rate(run: Run, params: Params) -> float:
-    """Share of training tasks passed: the first ones, as many as an evaluation has."""
+    """Share of the embedded domain's tasks passed, by a policy that learned from its clerk.
+
+    The warm start is shared by runs of many kinds, so tasks, users, lengths and seeds are its own.
+    """
     if not run.engine.programs.compilations:
         run.engine.programs.compile(params)
-    tasks = run.env.train_tasks[: run.config.eval.tasks]
-    # The warm start is shared by runs of every seed: its episodes have a seed of their own.
-    seeded = dataclasses.replace(run.config, seed=run.config.warm_start.seed)
-    env = dataclasses.replace(run.env, config=seeded)
+    config, own = run.config, run.config.warm_start
+    domain = embedded_domain(desk_name(config), config.shop)
+    tasks = make_tasks(domain, config.shop, tasks_of(config, num_train=own.score_tasks), "train")
+    longest = min(config.rollout.max_episode_tokens, own.max_tokens)
+    seeded = dataclasses.replace(
+        config, seed=own.seed,
+        rollout=dataclasses.replace(config.rollout, max_episode_tokens=longest),
+        eval=dataclasses.replace(config.eval, trials=own.score_trials, temperature=1.0),
+    )
+    env = dataclasses.replace(
+        run.env, config=seeded, domain=domain, users=None, own_user=None, speech=None
+    )
     values, _ = evaluate(run.engine, params, env, tasks, "warm start")
     passed = values["eval/pass^1"]
-    run.view.log(f"warm start: passes {passed:.3f} of {len(tasks)} training tasks")
+    run.view.log(f"warm start: passes {passed:.3f} of {len(tasks)} tasks")
     return passed

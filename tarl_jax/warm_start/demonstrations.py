@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from tarl_jax.config import ClerkConfig, RunConfig
+from tarl_jax.config import ClerkConfig, RunConfig, TaskConfig
 from tarl_jax.config.speech import parse_chain
 from tarl_jax.maths.arithmetic import make_problems
 from tarl_jax.models.audio_inputs import audio_inputs_of, pieces_of, tokens_of
@@ -22,7 +22,7 @@ from tarl_jax.rl.batching import Sample
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.maths_episode import Maths
 from tarl_jax.sandbox.clerk import play
-from tarl_jax.sandbox.desks import desk_of
+from tarl_jax.sandbox.desks import DESKS, desk_of
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.published import embedded_domain
@@ -168,8 +168,22 @@ def played(maths: Maths) -> set[str]:
 
 
 def _short(found: list[Demonstration], config: RunConfig) -> list[Demonstration]:
-    longest = config.rollout.max_episode_tokens
+    longest = config.warm_start.max_tokens
     return [d for d in found if len(d.tokens) <= longest]
+
+
+def desk_name(config: RunConfig) -> str:
+    """The embedded domain whose clerk is imitated: the run's, or the shop where that has none."""
+    return config.sandbox.domain if config.sandbox.domain in DESKS else "retail"
+
+
+def tasks_of(config: RunConfig, num_train: int, seed: int = 0) -> TaskConfig:
+    """The tasks that a warm start's clerk serves."""
+    c = config.warm_start
+    return TaskConfig(
+        seed=seed, num_train=num_train, requests=c.requests, forbidden=c.forbidden,
+        change_mind=c.change_mind,
+    )
 
 
 def _dialogues(
@@ -179,8 +193,8 @@ def _dialogues(
     branches = min(config.warm_start.branches, episodes)
     share = -(-episodes // branches)
     for branch in range(1, branches + 1):
-        domain = embedded_domain(config.sandbox.domain, config.shop, branch)
-        wanted = dataclasses.replace(config.tasks, num_train=share, seed=branch)
+        domain = embedded_domain(desk_name(config), config.shop, branch)
+        wanted = tasks_of(config, num_train=share, seed=branch)
         for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
             seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
             yield task, _parts(config, env, domain, clerk, task, seed), seed

@@ -19,8 +19,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tarl_jax.config import InputError, ModelConfig, RunConfig
+from tarl_jax.config import InputError, ModelConfig, RunConfig, TarlError
 from tarl_jax.config.warm_start import WarmStartConfig
 from tarl_jax.models import decoder
 from tarl_jax.parallel import hosts
@@ -36,6 +37,7 @@ from tarl_jax.warm_start.demonstrations import (
     demonstrate,
     demonstrate_spaced,
     demonstrate_spoken,
+    desk_name,
     played,
     with_more_errors,
 )
@@ -51,6 +53,7 @@ from tarl_jax.warm_start.imitation import (
     teach,
 )
 
+DEFAULT = Path(__file__).with_name("default.npz")  # the embedded default's policy
 FORMAT = 6  # raised when the meaning of a cached warm start changes
 SPEECH_FORMAT = 2  # the same, of policies with an audio encoder only
 
@@ -138,10 +141,16 @@ def _cached(
 ) -> tuple[decoder.Params, Path]:
     """`config`: the material's, or of a warm start that it begins with."""
     env, progress = material.env, material.progress
-    folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{_digest(config, env)}"
+    digest = warm_start_digest(config, env)
+    folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{digest}"
+    if not config.warm_start.make:
+        kept = load_default(digest)
+        if kept is not None:
+            return updater.place(kept), DEFAULT
+        hosts.require_shared(folder.parent)
+        if hosts.from_first(folder.exists):
+            return checkpoint.load_params(folder, updater.policy_shapes), folder
     hosts.require_shared(folder.parent)
-    if hosts.from_first(folder.exists):
-        return checkpoint.load_params(folder, updater.policy_shapes), folder
     if config.warm_start.target_pass and score is None:
         raise InputError(f"{folder}: the warm start of this run is gone, and only a run makes one")
     settings = config.warm_start
@@ -166,6 +175,45 @@ def _cached(
     params = updater.place(params)
     checkpoint.save_params(folder, params)
     return params, folder
+
+
+def load_default(digest: str) -> decoder.Params | None:
+    """The policy that the package keeps, where it is the one of this digest; else None.
+
+    Raises TarlError where the file is not the one that its record describes.
+    """
+    record = DEFAULT.with_suffix(".json")
+    if not (DEFAULT.is_file() and record.is_file()):
+        return None
+    said = json.loads(record.read_text("utf-8"))
+    if said["digest"] != digest:
+        return None
+    if hashlib.sha256(DEFAULT.read_bytes()).hexdigest() != said["sha256"]:
+        raise TarlError(f"{DEFAULT}: is not the file that {record.name} describes; install the"
+                        " package again, or make the warm start: --config.warm_start.make=True")
+    params: decoder.Params = {}
+    with np.load(DEFAULT) as arrays:
+        for name in arrays.files:
+            *way, last = name.split("/")
+            place = params
+            for step in way:
+                place = place.setdefault(step, {})
+            place[last] = arrays[name].astype(np.float32)
+    return params
+
+
+def save_default(params: decoder.Params, record: dict[str, Any]) -> None:
+    """Puts a policy into the package, each value rounded to half precision, with its record.
+
+    record: how it was made; digest and hash are added by the caller and here.
+    """
+    leaves: Any = jax.tree_util.tree_leaves_with_path(params)
+    arrays: dict[str, Any] = {
+        "/".join(key.key for key in path): np.asarray(x).astype(np.float16) for path, x in leaves
+    }
+    np.savez_compressed(DEFAULT, **arrays)
+    said = {**record, "sha256": hashlib.sha256(DEFAULT.read_bytes()).hexdigest()}
+    DEFAULT.with_suffix(".json").write_text(json.dumps(said, indent=2) + "\n", "utf-8")
 
 
 def _learns_speech(config: RunConfig) -> bool:
@@ -267,10 +315,11 @@ def _some(of: list[Demonstration], count: int) -> list[Demonstration]:
     return of[:: max(len(of) // max(count, 1), 1)][:count]
 
 
-def _digest(config: RunConfig, env: Environment) -> str:
+def warm_start_digest(config: RunConfig, env: Environment) -> str:
     """Names everything that the warm start depends on."""
     settings = dataclasses.asdict(config.warm_start)
-    del settings["cache_dir"]
+    for name in ("cache_dir", "make"):
+        del settings[name]
     if not _learns_speech(config):  # the same whatever that stage would be
         del settings["speech_stage"]
     content = {
@@ -278,14 +327,12 @@ def _digest(config: RunConfig, env: Environment) -> str:
         "warm_start": settings,
         "model": _shape(config.model),
         "shop": dataclasses.asdict(config.shop),
-        "tasks": dataclasses.asdict(config.tasks) | {"file": ""},
         "tokenizer": env.tokenizer.digest,
         "brief_writes": config.rollout.brief_writes,
+        "max_turns": config.rollout.max_turns,
         "system": env.system,
-        "max_tokens": config.rollout.max_episode_tokens,
+        "domain": desk_name(config),
     }
-    if config.sandbox.domain != "retail":
-        content["domain"] = config.sandbox.domain
     if config.model.audio:
         content["audio_encoder"] = SPEECH_FORMAT
     if _learns_speech(config):
@@ -301,14 +348,13 @@ def _digest(config: RunConfig, env: Environment) -> str:
             sorted(played(env.maths)),
         ]
     if config.warm_start.target_pass:  # the score depends on these too
-        evaluation, rollout = config.eval, config.rollout
+        rollout = config.rollout
         content["score"] = [
-            evaluation.tasks, evaluation.trials, evaluation.temperature,
-            rollout.max_turns, rollout.max_turn_tokens,
+            rollout.max_turn_tokens, min(rollout.max_episode_tokens, config.warm_start.max_tokens)
         ]
-        if env.users:
-            user = config.user
-            content["user"] = [user.strategy, user.llm.model, user.llm.temperature]
+    else:  # what would score it does not matter
+        for name in ("score_tasks", "score_trials", "error_factor"):
+            del settings[name]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

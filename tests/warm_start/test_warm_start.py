@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tarl_jax.config import ConfigError, from_config_dict
+from tarl_jax.config import ConfigError, RunConfig, TarlError, from_config_dict
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.presets import sized
 from tarl_jax.config.warm_start import SpeechStageConfig
@@ -22,6 +22,7 @@ from tarl_jax.speech.service import Speech
 from tarl_jax.text.chat import Chat
 from tarl_jax.training.policy import make_updater
 from tarl_jax.types import Call
+from tarl_jax.warm_start import recipe
 from tarl_jax.warm_start.demonstrations import (
     demonstrate,
     demonstrate_spaced,
@@ -29,7 +30,7 @@ from tarl_jax.warm_start.demonstrations import (
     with_more_errors,
 )
 from tarl_jax.warm_start.imitation import make_optimizer
-from tarl_jax.warm_start.recipe import _digest, warm_start
+from tarl_jax.warm_start.recipe import DEFAULT, load_default, warm_start, warm_start_digest
 
 
 def demonstrations_of(config, env):
@@ -97,15 +98,15 @@ def test_a_share_of_the_demonstrations_are_worked_problems_that_no_run_plays(con
 
 
 def test_maths_is_in_the_name_only_where_it_is_demonstrated(config, tiny_env):
-    from tarl_jax.warm_start.recipe import _digest
-
-    plain = _digest(config, tiny_env)
-    assert _digest(*with_maths(config, ratio=(0.5,))) == plain
+    plain = warm_start_digest(config, tiny_env)
+    assert warm_start_digest(*with_maths(config, ratio=(0.5,))) == plain
     names = {
-        _digest(*with_maths(config, demonstrations=0.25)),
-        _digest(*with_maths(config, demonstrations=0.5)),
-        _digest(*with_maths(config, demonstrations=0.25, seed=1)),
-        _digest(*with_maths(config, demonstrations=0.25, levels=(1.0, 0.0, 0.0, 0.0, 0.0))),
+        warm_start_digest(*with_maths(config, demonstrations=0.25)),
+        warm_start_digest(*with_maths(config, demonstrations=0.5)),
+        warm_start_digest(*with_maths(config, demonstrations=0.25, seed=1)),
+        warm_start_digest(
+            *with_maths(config, demonstrations=0.25, levels=(1.0, 0.0, 0.0, 0.0, 0.0))
+        ),
     }
     assert len(names | {plain}) == 5
 
@@ -130,13 +131,62 @@ def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_env):
 
 
 @pytest.mark.parametrize("target", [0.0, 0.4])
-def test_what_the_score_depends_on_is_in_the_name_where_there_is_one(config, tiny_env, target):
-    from tarl_jax.warm_start.recipe import _digest
+@pytest.mark.parametrize("section, change, scores", [
+    ("warm_start", {"score_tasks": 3}, True),
+    ("warm_start", {"error_factor": 3.0}, True),
+    ("rollout", {"max_turn_tokens": 13}, True),
+    ("rollout", {"max_episode_tokens": 999}, False),  # beyond the warm start's own length
+    ("eval", {"tasks": 3, "trials": 7}, False),  # of the run, not of the policy
+    ("tasks", {"requests": (0.0, 0.0, 1.0)}, False),
+    ("warm_start", {"make": True, "cache_dir": "elsewhere"}, False),
+])
+def test_the_name_holds_what_the_policy_depends_on_and_no_more(
+    config, tiny_env, target, section, change, scores
+):
+    def named(**fields):
+        settings = dataclasses.replace(config.warm_start, target_pass=target, max_tokens=256)
+        run = dataclasses.replace(config, warm_start=settings)
+        return warm_start_digest(dataclasses.replace(
+            run, **{section: dataclasses.replace(getattr(run, section), **fields)}
+        ), tiny_env)
 
-    settings = dataclasses.replace(config.warm_start, target_pass=target)
-    config = dataclasses.replace(config, warm_start=settings)
-    other = dataclasses.replace(config, eval=dataclasses.replace(config.eval, tasks=3))
-    assert (_digest(config, tiny_env) == _digest(other, tiny_env)) == (target == 0)
+    assert (named() != named(**change)) == (scores and target > 0)
+
+
+def test_the_package_keeps_the_policy_of_the_embedded_default():
+    """The default config finds it, it is the file that its record describes, and it fits."""
+    default = RunConfig()
+    env = Environment.from_config(default)
+    digest = warm_start_digest(default, env)
+    kept = load_default(digest)
+    assert kept is not None, "the embedded default has changed: run tarl_jax.training.ship_base"
+    shapes = jax.eval_shape(
+        lambda: decoder.init_params(default.model, env.vocab_size, jax.random.key(0))
+    )
+    assert jax.tree.map(np.shape, kept) == jax.tree.map(lambda x: x.shape, shapes)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept))
+    assert load_default("another") is None
+    assert DEFAULT.stat().st_size < 3e6
+
+
+def test_a_kept_policy_is_used_and_a_damaged_one_is_named(config, tiny_env, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "DEFAULT", tmp_path / "default.npz")
+    made, _ = started(config, tiny_env)
+    recipe.save_default(made, {"digest": warm_start_digest(config, tiny_env)})
+    kept, where = started(config, tiny_env)
+    assert where == tmp_path / "default.npz"
+    for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_array_equal(np.asarray(a).astype(np.float16), np.asarray(b))
+    anew = dataclasses.replace(
+        config, warm_start=dataclasses.replace(config.warm_start, make=True)
+    )
+    again, where = started(anew, tiny_env)
+    assert where != tmp_path / "default.npz"
+    jax.tree.map(np.testing.assert_array_equal, made, again)
+    with (tmp_path / "default.npz").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(TarlError, match=r"is not the file that default\.json describes"):
+        started(config, tiny_env)
 
 
 def test_a_policy_that_is_too_good_imitates_a_clerk_with_more_errors(config, tiny_env):
@@ -179,20 +229,18 @@ def test_a_clerk_with_more_errors_errs_no_more_than_always(config):
 @pytest.mark.parametrize("section, change", [
     ("warm_start", {"steps": 31}),
     ("warm_start", {"target_pass": 0.4}),
-    ("warm_start", {"error_factor": 3.0}),
     ("warm_start", {"seed": 1}),
     ("model", {"d_ff": 48}),
     ("shop", {"seed": 3}),
-    ("tasks", {"change_mind": 0.9}),
+    ("warm_start", {"change_mind": 0.9}),
+    ("warm_start", {"max_tokens": 99}),
     ("rollout", {"brief_writes": False}),
 ])
 def test_whatever_changes_the_warm_start_changes_its_name(config, tiny_env, section, change):
-    from tarl_jax.warm_start.recipe import _digest
-
     other = dataclasses.replace(
         config, **{section: dataclasses.replace(getattr(config, section), **change)}
     )
-    assert _digest(other, tiny_env) != _digest(config, tiny_env)
+    assert warm_start_digest(other, tiny_env) != warm_start_digest(config, tiny_env)
 
 
 def test_no_branches_is_an_error():
@@ -203,11 +251,11 @@ def test_no_branches_is_an_error():
 
 
 def test_an_audio_encoder_that_is_not_there_changes_no_warm_start(tiny_config, tiny_env):
-    name = _digest(tiny_config, tiny_env)
+    name = warm_start_digest(tiny_config, tiny_env)
     deaf = dataclasses.replace(tiny_config.model, audio=AudioConfig(d_model=64))
-    assert _digest(dataclasses.replace(tiny_config, model=deaf), tiny_env) == name
+    assert warm_start_digest(dataclasses.replace(tiny_config, model=deaf), tiny_env) == name
     hearing = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
-    assert _digest(dataclasses.replace(tiny_config, model=hearing), tiny_env) != name
+    assert warm_start_digest(dataclasses.replace(tiny_config, model=hearing), tiny_env) != name
 
 
 # ---- by speech ---------------------------------------------------------------------------------
@@ -348,5 +396,5 @@ def test_who_speaks_is_in_the_name_of_a_policy_that_hears(by_speech):
     for change in ({}, {"voices": ("en",)}, {"speed": (1.0, 1.1)}, {"acoustics": ("telephone",)},
                    {"share": 1.0, "cache_dir": "elsewhere", "workers": 7}):  # fmt: skip
         speech = dataclasses.replace(config.speech, **change)
-        names.append(_digest(dataclasses.replace(config, speech=speech), env))
+        names.append(warm_start_digest(dataclasses.replace(config, speech=speech), env))
     assert len(set(names[:4])) == 4 and names[4] == names[0]
