@@ -89,7 +89,7 @@ class WarmStartConfig:
     requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)
     forbidden: float = 0.2
     change_mind: float = 0.2
-    max_tokens: int = 512
+    max_tokens: int = 768
     target_pass: float = 0.44
     score_tasks: int = 64
     score_trials: int = 4
