@@ -26,6 +26,8 @@ class RewardConfig:
     episode_weight: adds this many times the episode's own advantage to that of its stages.
     abstained: what becomes of a group in which the judge abstained on some episodes: "group" (the
       verdict alone counts in all of it) or "member" (these teach nothing and enter no baseline).
+    minor_scale: what a minor turn costs, over T as a right one earns; together they take no more
+      than the right ones earned. 0: they are worth as much as neutral ones.
     denominator: "taken" (turns of the episode, as published) or "expert" (turns the task needs).
     turn_weight: adds this many times the normalised score of a turn to the advantage of its tokens.
     calibration: JSON table of what each kind of turn is worth, in place of the +1s; empty: the
@@ -38,6 +40,7 @@ class RewardConfig:
     max_majors: int = 1  # -1 scores that cost; later ones count as 0
     turn_scale: float = 5.0
     turn_cap: float = 5.0
+    minor_scale: float = 0.0
     denominator: str = "expert"
     before_major_only: bool = False  # +1 turns count only up to the first -1
     turn_weight: float = 0.0
@@ -139,6 +142,7 @@ def check_credit(
         ("reward.turn_weight", reward.turn_weight),
         ("reward.episode_weight", reward.episode_weight),
         ("reward.turn_cap", reward.turn_cap),
+        ("reward.minor_scale", reward.minor_scale),
         ("reward.max_majors", reward.max_majors),
         ("rl.warmup_steps", rl.warmup_steps),
         ("rl.weight_decay", rl.weight_decay),

@@ -77,7 +77,7 @@ def reward(
         return given
     return trajectory_reward(
         bool(trajectory.success), trajectory.scores, trajectory.task.expert_turns,
-        config.reward, worth_of(trajectory, table),
+        config.reward, worth_of(trajectory, table), trajectory.minors,
     )
 
 
@@ -318,6 +318,7 @@ def _token_rewards(trajectory: Trajectory, config: RunConfig, table: Table | Non
         parts = turn_rewards(
             bool(trajectory.success), trajectory.scores, len(turns),
             trajectory.task.expert_turns, config.reward, worth_of(trajectory, table),
+            trajectory.minors,
         )
     else:
         parts = np.zeros(len(turns))

@@ -13,7 +13,7 @@ import numpy as np
 from tarl_jax.config import RunConfig
 from tarl_jax.rl.advantages import group_advantages
 from tarl_jax.rl.calibration import worth
-from tarl_jax.rl.rewards import turn_rewards
+from tarl_jax.rl.rewards import less_minors, turn_rewards
 from tarl_jax.rl.turn_advantages import Item, by_state, leave_one_out_by_key, returns_to_go
 from tarl_jax.training.stages import Stage, stages_of, states_of
 from tarl_jax.types import Trajectory
@@ -27,14 +27,16 @@ def stage_advantages(
 ) -> list[np.ndarray]:
     """Stage credit: on the tokens of stage j of episode e, A = R_ej - b_ej, over a constant.
 
-        R_ej = terminal_scale [goal j ended right] + min(turn_scale n+ / (T / J), turn_cap)
+        R_ej = terminal_scale [goal j ended right]
+               + min(max((turn_scale n+ - minor_scale n0) / (T / J), 0), turn_cap)
                - major_scale [-1s of the stage that cost]
 
-    n+ is what the stage's turns are worth (its +1s), T the task's turns, J its goals; with
-    `stage_judge` = False only the goal counts. b_ej is the mean over the group's *other* episodes
-    that reached stage j: whether it is reached was decided before it began, and the episode's own
-    tokens are not in it, so the baseline costs no bias (`rl/turn_advantages.py`). What a stage
-    changes for later ones is not its credit: `episode_weight` adds that.
+    n+ is what the stage's turns are worth (its +1s), n0 how many of them are minor, T the task's
+    turns, J its goals; with `stage_judge` = False only the goal counts. b_ej is the mean over the
+    group's *other* episodes that reached stage j: whether it is reached was decided before it
+    began, and the episode's own tokens are not in it, so the baseline costs no bias
+    (`rl/turn_advantages.py`). What a stage changes for later ones is not its credit:
+    `episode_weight` adds that.
     """
     staged = [stages_of(t) for t in trajectories]
     groups: list[list[list[Item]]] = []
@@ -70,7 +72,11 @@ def stage_reward(
     marks = np.array([scores[turn] for turn in stage.turns])
     values = np.array([(worth_of(trajectory, table) or scores)[turn] for turn in stage.turns])
     turns = len(stage.turns) if c.denominator == "taken" else trajectory.task.expert_turns / goals
-    good = c.turn_scale * values[marks != -1].sum() / max(turns, 1)
+    minors = np.array([(trajectory.minors or [False] * len(scores))[t] for t in stage.turns])
+    good = less_minors(
+        np.where(marks == -1, 0.0, c.turn_scale * values / max(turns, 1)),
+        c.minor_scale * minors / max(turns, 1),
+    ).sum()
     majors = min(int((marks == -1).sum()), c.max_majors)
     return earned + float(np.clip(good, -c.turn_cap, c.turn_cap)) - c.major_scale * majors
 
@@ -177,6 +183,7 @@ def _returns(trajectory: Trajectory, config: RunConfig, table: Table | None) -> 
     rewards = turn_rewards(
         bool(trajectory.success), trajectory.scores, len(trajectory.turns),
         trajectory.task.expert_turns, config.reward, worth_of(trajectory, table),
+        trajectory.minors,
     )
     return returns_to_go(rewards, config.rl.turn_discount)
 

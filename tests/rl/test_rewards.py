@@ -153,9 +153,11 @@ def test_an_impossible_score_is_an_error(scores):
 def extremes(success, major, turns, expert_turns, config):
     """(least, most) reward of an episode of that kind with that many turns."""
     rest = turns - major
-    cases = ([-1] * major + [0] * rest, [-1] * major + [1] * rest, [-1] * turns if major else [])
-    values = [trajectory_reward(success, scores, expert_turns, config).total
-              for scores in cases if scores]
+    cases = ([-1] * major + [0] * rest, [-1] * major + [1] * rest, [-1] * turns if major else [],
+             [-1] * major + [1] * (rest // 2) + [0] * (rest - rest // 2))
+    values = [trajectory_reward(success, scores, expert_turns, config, minors=minors).total
+              for scores in cases if scores
+              for minors in (None, [score == 0 for score in scores])]
     return min(values), max(values)
 
 
@@ -179,6 +181,15 @@ def test_the_four_classes_are_ordered_by_default(expert_turns):
     assert failed[0] == 0 >= harmful[1]
     # In 30 turns, 29 can be right beside the major one: too few for a task that needs 30.
     assert (clean[0] > flawed[1]) == (failed[0] > harmful[1]) == (expert_turns == 30)
+
+
+@pytest.mark.parametrize("minor_scale", [1, 2.5, DEFAULT.turn_scale])
+@pytest.mark.parametrize("expert_turns", [1, 5, 29, 30])
+def test_minor_turns_change_no_class(expert_turns, minor_scale):
+    config = RewardConfig(minor_scale=minor_scale)
+    np.testing.assert_allclose(
+        classes(config, expert_turns), classes(DEFAULT, expert_turns), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("expert_turns", [1, 5, 30])
@@ -247,11 +258,77 @@ def test_an_abstaining_judge_leaves_the_verdict_on_the_last_turn():
     assert per_turn(True, [], turns=0) == []
 
 
+def test_an_abstaining_judge_finds_nothing_minor():
+    assert per_turn(True, None, turns=2, minor_scale=5) == [0, 10]
+    assert total(True, None, minor_scale=5) == 10
+
+
+# ---- minor turns ----------------------------------------------------------------------------
+
+
+def both(success, scores, minors, expert_turns=5, worth=None, **fields):
+    """(each turn's part, the part of all turns), by two functions that must agree."""
+    parts = turn_rewards(success, scores, len(scores), expert_turns,
+                         RewardConfig(placement="turn_end", **fields), worth, minors)
+    whole = trajectory_reward(success, scores, expert_turns, RewardConfig(**fields), worth, minors)
+    assert parts.sum() == pytest.approx(whole.total)
+    return parts.tolist(), whole.turns
+
+
+def test_a_minor_turn_costs_its_share_on_its_own_turn():
+    # 5 / 5 for each right turn, 2 / 5 for each minor one.
+    parts, turns = both(True, [0, 1, 0, 1, 0], [True, False, False, False, True], minor_scale=2)
+    assert parts == pytest.approx([-0.4, 1, 0, 1, -0.4 + 10]) and turns == pytest.approx(1.2)
+    parts, turns = both(True, [0, 1], [True, False], minor_scale=2, denominator="taken")
+    assert parts == pytest.approx([-1, 2.5 + 10]) and turns == pytest.approx(1.5)
+    parts, turns = both(False, [1, 0, -1], [False, True, False], minor_scale=2)
+    assert parts == pytest.approx([1, -0.4, -5]) and turns == pytest.approx(0.6)
+
+
+def test_by_default_a_minor_turn_is_worth_as_much_as_a_neutral_one():
+    assert both(True, [1, 0, 0], [False, True, True]) == both(True, [1, 0, 0], [False] * 3)
+
+
+def test_minor_turns_take_no_more_than_right_ones_brought():
+    # One right turn brings 1; three minor ones would take 3, and take a third of 1 each.
+    parts, turns = both(False, [0, 1, 0, 0], [True, False, True, True], minor_scale=5)
+    assert parts == pytest.approx([-1 / 3, 1, -1 / 3, -1 / 3]) and turns == pytest.approx(0)
+    assert both(False, [0, 0], [True, True], minor_scale=5) == ([0, 0], 0)
+    assert both(False, [0, -1], [True, False], minor_scale=5) == ([0, -5], 0)
+
+
+def test_minor_turns_are_taken_off_before_the_cap():
+    # 3 right turns at 5 each are 15, less 5: still above the cap.
+    parts, turns = both(False, [1, 1, 1, 0], [False] * 3 + [True], 1, minor_scale=5)
+    assert parts == [5, 0, 0, 0] and turns == 5
+    parts, turns = both(False, [1, 0], [False, True], 1, minor_scale=2)
+    assert parts == [5, -2] and turns == 3
+
+
+def test_minor_turns_behind_the_first_major_are_left_out_with_the_right_ones():
+    fields = {"minor_scale": 2, "before_major_only": True}
+    parts, turns = both(False, [1, 0, -1, 0, 1], [False, True, False, True, False], **fields)
+    assert parts == pytest.approx([1, -0.4, -5, 0, 0]) and turns == pytest.approx(0.6)
+
+
+def test_minor_turns_do_not_deepen_what_calibration_made_negative():
+    parts, turns = both(False, [1, 0], [False, True], worth=[-0.5, 0.0], minor_scale=5)
+    assert parts == [-0.5, 0] and turns == -0.5
+    parts, turns = both(False, [1, 0], [False, True], worth=[0.5, 0.2], minor_scale=5)
+    assert parts == pytest.approx([0.5, 0.2 - 0.7]) and turns == pytest.approx(0)
+
+
+@pytest.mark.parametrize("minors", [[True, False], [False, True, False], [False]])
+def test_only_a_zero_is_minor(minors):
+    with pytest.raises(ValueError, match="only a 0 is minor"):
+        trajectory_reward(True, [1, 0], 5, DEFAULT, minors=minors)
+
+
 SCORES = st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=12)
 CONFIGS = st.builds(
     RewardConfig, placement=st.just("turn_end"), denominator=st.sampled_from(["taken", "expert"]),
     max_majors=st.integers(0, 4), turn_scale=st.floats(0, 20), turn_cap=st.floats(0, 8),
-    before_major_only=st.booleans(),
+    before_major_only=st.booleans(), minor_scale=st.floats(0, 20),
 )
 
 
@@ -259,8 +336,12 @@ CONFIGS = st.builds(
 @given(st.booleans(), SCORES, st.integers(1, 12), CONFIGS, st.booleans(), st.integers(0, 99))
 def test_turn_rewards_add_up_to_the_trajectorys(success, scores, expert, config, table, seed):
     worth = np.random.default_rng(seed).uniform(0, 1, len(scores)) if table else None
-    parts = turn_rewards(success, scores, len(scores), expert, config, worth)
-    whole = trajectory_reward(success, scores, expert, config, worth)
+    drawn = np.random.default_rng([seed, 1]).random(len(scores)) < 0.5
+    minors = [score == 0 and bool(minor) for score, minor in zip(scores, drawn, strict=True)]
+    parts = turn_rewards(success, scores, len(scores), expert, config, worth, minors)
+    whole = trajectory_reward(success, scores, expert, config, worth, minors)
+    assert whole.turns >= -1e-9 and whole.turns <= trajectory_reward(
+        success, scores, expert, config, worth).turns + 1e-9
     assert parts.sum() == pytest.approx(whole.total, abs=1e-9)
 
 

@@ -99,6 +99,18 @@ def test_where_the_reward_is_placed(placement, wanted):
     np.testing.assert_allclose(got.fields["returns"][0], [*wanted, 0])
 
 
+def test_a_minor_turn_costs_where_it_is_placed():
+    run = config(1, {"placement": "turn_end", "minor_scale": 2.0}, **PPO)
+    run = dataclasses.replace(
+        run, rl=dataclasses.replace(run.rl, value=dataclasses.replace(run.rl.value, trace=0.0))
+    )
+    trajectories = [episode([1, 0, 0])]
+    trajectories[0].turn_minors = [False, True, False]
+    got = given(trajectories, run, {"values": zeros(trajectories)})
+    np.testing.assert_allclose(got.advantages[0], [0, 0, 0, 1, 0, 0, -0.4, 0, 0, 10, 0])
+    assert trajectories[0].reward == pytest.approx(10 + 1 - 0.4)
+
+
 def test_values_are_the_baseline_and_returns_the_target():
     run = config(1, {"placement": "turn_end"}, **PPO)
     trajectories = [episode([1, 0])]

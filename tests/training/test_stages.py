@@ -161,6 +161,19 @@ def test_a_stage_earns_its_goal_its_right_turns_and_its_deviation():
     assert credit.used.all()
 
 
+def test_a_minor_turn_costs_its_stage():
+    """T / J is 4 turns a goal: a right turn is worth 5 / 4, a minor one costs 2 / 4, down to 0."""
+    good = episode(TWO, scores=[1, 1, 1, 1], success=True)
+    slow = episode(TWO, scores=[0, 1, 0, 0], success=True)
+    slow.turn_minors = [True, False, True, False]
+    credit = given([good, slow], config(minor_scale=2.0))
+    rewards = np.array([[10 + 2.5, 10 + 2.5], [10 + 1.25 - 0.5, 10 + 0]])
+    gap = (rewards[0] - rewards[1]) / 10
+    np.testing.assert_allclose(on_turns(credit.advantages[0]), np.repeat(gap, 2))
+    # The episode's own reward, where T is 8.
+    np.testing.assert_allclose(slow.reward_parts["turns"], 5 / 8 - 2 * 2 / 8)
+
+
 def test_without_the_judge_only_goals_count():
     trajectories = [episode(TWO, scores=[1, 1, 1, 1], success=True),
                     episode(TWO, scores=[1, -1, 0, 1], gold_diff=WRONG)]
