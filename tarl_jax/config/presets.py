@@ -135,7 +135,7 @@ def _tiny(config: RunConfig) -> RunConfig:
         shop=replace(config.shop, num_users=40),
         tasks=replace(config.tasks, num_train=64, num_held_out=16),
         warm_start=replace(config.warm_start, episodes=64, branches=4, steps=12, batch_tokens=2048,
-                           target_pass=0.0),
+                           target_pass=0.0, num_users=40),
         rollout=replace(config.rollout, tasks_per_step=4, group_size=4, slots=16,
                         max_episode_tokens=384, max_turn_tokens=24, max_turns=8,
                         share_prefix=0),

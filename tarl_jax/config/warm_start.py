@@ -66,11 +66,12 @@ class WarmStartConfig:
     """Imitation of the erring clerk. `steps=0` starts from random parameters.
 
     It plays on the embedded data, whatever the run trains on, so its result depends on nothing but
-    these fields, the model, the tokenizer and the shop: runs of many kinds begin at one policy.
+    these fields, the model and the tokenizer: runs of many kinds begin at one policy.
     That of the embedded default is kept in the package (`warm_start/default.json` says how it was
     made).
 
     make: makes it anew even where the package or the cache has it.
+    num_users, orders_per_user: of the shops that it plays in, as in `shop`.
     requests, forbidden, change_mind: of the tasks that the clerk serves, as in `tasks`.
     max_tokens: dialogues longer than this are left out.
     target_pass: where the policy then passes more than this share of `score_tasks` tasks (of
@@ -86,6 +87,8 @@ class WarmStartConfig:
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
+    num_users: int = 200
+    orders_per_user: int = 4
     requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)
     forbidden: float = 0.2
     change_mind: float = 0.2
@@ -107,7 +110,7 @@ def check_warm_start(
     where = "warm_start."
     require(bool(c.requests) and abs(sum(c.requests) - 1) < 1e-6 and min(c.requests) >= 0,
             f"{where}requests", c.requests, "probabilities must sum to 1")
-    for name in ("max_tokens", "score_tasks", "score_trials"):
+    for name in ("num_users", "orders_per_user", "max_tokens", "score_tasks", "score_trials"):
         value = getattr(c, name)
         require(value > 0, where + name, value, "must be at least 1")
     require(c.branches > 0, f"{where}branches", c.branches, "must be at least 1")

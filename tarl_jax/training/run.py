@@ -30,7 +30,7 @@ from tarl_jax.training.learn import Learner, kept_table
 from tarl_jax.training.mixture import Mixture
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, restore, starting_policy
-from tarl_jax.warm_start.demonstrations import desk_name, tasks_of
+from tarl_jax.warm_start.demonstrations import desk_name, shop_of, tasks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +223,9 @@ def _training_pass_rate(run: Run, params: Params) -> float:
     if not run.engine.programs.compilations:
         run.engine.programs.compile(params)
     config, own = run.config, run.config.warm_start
-    domain = embedded_domain(desk_name(config), config.shop)
-    tasks = make_tasks(domain, config.shop, tasks_of(config, num_train=own.score_tasks), "train")
+    domain = embedded_domain(desk_name(config), shop_of(config))
+    wanted = tasks_of(config, num_train=own.score_tasks)
+    tasks = make_tasks(domain, shop_of(config), wanted, "train")
     longest = min(config.rollout.max_episode_tokens, own.max_tokens)
     seeded = dataclasses.replace(
         config, seed=own.seed,

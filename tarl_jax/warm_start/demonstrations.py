@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from tarl_jax.config import ClerkConfig, RunConfig, TaskConfig
+from tarl_jax.config import ClerkConfig, RunConfig, ShopConfig, TaskConfig
 from tarl_jax.config.speech import parse_chain
 from tarl_jax.maths.arithmetic import make_problems
 from tarl_jax.models.audio_inputs import audio_inputs_of, pieces_of, tokens_of
@@ -177,6 +177,12 @@ def desk_name(config: RunConfig) -> str:
     return config.sandbox.domain if config.sandbox.domain in DESKS else "retail"
 
 
+def shop_of(config: RunConfig) -> ShopConfig:
+    """The shops that a warm start plays in."""
+    c = config.warm_start
+    return ShopConfig(num_users=c.num_users, orders_per_user=c.orders_per_user)
+
+
 def tasks_of(config: RunConfig, num_train: int, seed: int = 0) -> TaskConfig:
     """The tasks that a warm start's clerk serves."""
     c = config.warm_start
@@ -193,9 +199,9 @@ def _dialogues(
     branches = min(config.warm_start.branches, episodes)
     share = -(-episodes // branches)
     for branch in range(1, branches + 1):
-        domain = embedded_domain(desk_name(config), config.shop, branch)
+        domain = embedded_domain(desk_name(config), shop_of(config), branch)
         wanted = tasks_of(config, num_train=share, seed=branch)
-        for index, task in enumerate(make_tasks(domain, config.shop, wanted, "train")):
+        for index, task in enumerate(make_tasks(domain, shop_of(config), wanted, "train")):
             seed = (config.warm_start.seed * 1_009 + branch) * 1_000_003 + index
             yield task, _parts(config, env, domain, clerk, task, seed), seed
 

@@ -326,7 +326,6 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         "format": FORMAT,
         "warm_start": settings,
         "model": _shape(config.model),
-        "shop": dataclasses.asdict(config.shop),
         "tokenizer": env.tokenizer.digest,
         "brief_writes": config.rollout.brief_writes,
         "max_turns": config.rollout.max_turns,

@@ -27,6 +27,7 @@ from tarl_jax.warm_start.demonstrations import (
     demonstrate,
     demonstrate_spaced,
     demonstrate_spoken,
+    shop_of,
     with_more_errors,
 )
 from tarl_jax.warm_start.imitation import make_optimizer
@@ -65,7 +66,7 @@ def test_demonstrations_mark_the_clerks_turns_and_nothing_else(config, tiny_env)
 
 def test_demonstrations_are_about_other_users_of_the_same_products(config, tiny_env):
     here = shop.make_shop(config.shop)
-    branch = shop.make_shop(config.shop, 1)
+    branch = shop.make_shop(shop_of(config), 1)
     assert here["products"] == branch["products"]
     assert not here["users"].keys() & branch["users"].keys()
     said = [tiny_env.tokenizer.decode(d.tokens) for d in demonstrations_of(config, tiny_env)]
@@ -138,6 +139,7 @@ def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_env):
     ("rollout", {"max_episode_tokens": 999}, False),  # beyond the warm start's own length
     ("eval", {"tasks": 3, "trials": 7}, False),  # of the run, not of the policy
     ("tasks", {"requests": (0.0, 0.0, 1.0)}, False),
+    ("shop", {"seed": 3, "num_users": 30}, False),
     ("warm_start", {"make": True, "cache_dir": "elsewhere"}, False),
 ])
 def test_the_name_holds_what_the_policy_depends_on_and_no_more(
@@ -231,7 +233,7 @@ def test_a_clerk_with_more_errors_errs_no_more_than_always(config):
     ("warm_start", {"target_pass": 0.4}),
     ("warm_start", {"seed": 1}),
     ("model", {"d_ff": 48}),
-    ("shop", {"seed": 3}),
+    ("warm_start", {"num_users": 30}),
     ("warm_start", {"change_mind": 0.9}),
     ("warm_start", {"max_tokens": 99}),
     ("rollout", {"brief_writes": False}),
