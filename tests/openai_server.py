@@ -62,17 +62,20 @@ def author(messages: list[dict], number: int) -> str:
 
 
 def judge(messages: list[dict], number: int) -> str:
-    """A grade for each turn of the episode that is asked about: +1, 0, +1, …"""
-    return grades([(turn + 1) % 2 for turn in range(turns_in(messages))])
+    """A grade for each turn of the episode that is asked about: +1, minor, +1, neutral, +1, …"""
+    count = turns_in(messages)
+    return grades([(turn + 1) % 2 for turn in range(count)], range(1, count, 4))
 
 
 def turns_in(messages: list[dict]) -> int:
     return int(re.search(r"the agent's (\d+) turns", messages[1]["content"].splitlines()[-1])[1])
 
 
-def grades(scores: list[int]) -> str:
-    return json.dumps({"turns": [{"turn": turn, "reason": f"reason {turn}", "score": score}
-                                 for turn, score in enumerate(scores)]})
+def grades(scores: list[int], minors=()) -> str:
+    return json.dumps({"turns": [
+        {"turn": turn, "reason": f"reason {turn}", "score": score, "minor": turn in minors}
+        for turn, score in enumerate(scores)
+    ]})
 
 
 ANSWERS = {f.__name__: f for f in (user, react, supervised, echo, verdict, author, judge)}
@@ -201,6 +204,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._raw(200, json.dumps(self._completion(body, number, text)).encode())
             case "miscounted":  # a judge's
                 text = grades([1] * (turns_in(body["messages"]) + 1))
+                self._raw(200, json.dumps(self._completion(body, number, text)).encode())
+            case "minors":  # of a +1
+                text = grades([1] * turns_in(body["messages"]), [0])
                 self._raw(200, json.dumps(self._completion(body, number, text)).encode())
             case "majors":
                 text = grades([-1] * turns_in(body["messages"]))

@@ -16,7 +16,13 @@ def answer(*scores, **changes):
 
 
 def test_a_good_answer():
-    assert read(answer(1, 0, -1), 3) == Judgement([1, 0, -1], ["r0", "r1", "r2"])
+    notes = ["r0", "r1", "r2"]
+    assert read(answer(1, 0, -1, minor=False), 3) == Judgement([1, 0, -1], notes, [False] * 3)
+    assert read(answer(0, 0, 0, minor=True), 3) == Judgement([0, 0, 0], notes, [True] * 3)
+
+
+def test_an_answer_from_before_there_were_minor_turns_is_read():
+    assert read(answer(1, 0, -1), 3) == Judgement([1, 0, -1], ["r0", "r1", "r2"], [False] * 3)
 
 
 @pytest.mark.parametrize(("text", "told"), [
@@ -35,6 +41,10 @@ def test_a_good_answer():
     (answer(1, None), "turns.1.score"),
     (answer(1, 0, reason=None), "turns.0.reason"),
     (answer(1, 0, mood="good"), "turns.0.mood"),
+    (answer(0, 1, minor=True), "turns.1: Value error, minor is true with a score of 1: only"),
+    (answer(0, -1, minor=True), "minor is true with a score of -1"),
+    (answer(0, 0, minor="true"), "turns.0.minor"),
+    (answer(0, 0, minor=1), "turns.0.minor"),
 ])
 def test_another_answer_is_refused_with_what_is_wrong(text, told):
     with pytest.raises(ValueError) as caught:
@@ -47,7 +57,9 @@ def test_the_schema_is_closed_and_names_the_scores():
     schema = Grades.model_json_schema()
     grade = schema["$defs"]["Grade"]
     assert schema["additionalProperties"] is grade["additionalProperties"] is False
-    assert grade["required"] == ["turn", "reason", "score"]
+    # A strict schema asks for all that it names, and has no defaults.
+    assert grade["required"] == ["turn", "reason", "score", "minor"]
+    assert not any("default" in field for field in grade["properties"].values())
     assert (grade["properties"]["score"]["minimum"], grade["properties"]["score"]["maximum"]) == (
         -1, 1)
 
@@ -63,3 +75,10 @@ def test_knock_ons(scores, majors, kept, dropped):
     found, count = without_knock_ons(Judgement(scores, ["n"] * len(scores)), majors)
     assert (found.scores, count) == (kept, dropped)
     assert sum("knock-on" in note for note in found.notes) == dropped
+    assert found.minors == [False] * len(scores)
+
+
+def test_a_knock_on_is_not_minor_and_leaves_the_others_as_they_are():
+    minors = [True, False, False, False]
+    found, _ = without_knock_ons(Judgement([0, -1, -1, 0], ["n"] * 4, minors), 1)
+    assert found.scores == [0, -1, 0, 0] and found.minors == minors

@@ -83,6 +83,13 @@ def test_the_number_of_turns_and_of_majors_is_told(majors, told):
     assert "4 turns, numbered 0 to 3" in after and told in after
 
 
+def test_the_rubric_is_short_and_names_the_four_grades():
+    text = rubric()
+    for grade in ("score 1:", "score 0, minor false:", "score 0, minor true:", "score -1:"):
+        assert text.count(grade) == 1
+    assert '"minor": false' in text and len(text.split()) < 700
+
+
 def test_a_repair_keeps_the_request_and_says_what_is_wrong():
     asked = request(episode([1]), 1)
     again = repair(asked, "x" * 10_000, "turns: too many")

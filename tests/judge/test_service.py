@@ -13,7 +13,7 @@ from tarl_jax.llm.errors import LLMError
 # What becomes of an episode of 3 turns whose requests meet these, at two attempts a call.
 CURED = [["ok"], ["429", "ok"], ["500", "ok"], ["malformed", "ok"],
          ["truncated", "ok"], ["prose", "ok"], ["miscounted", "ok"], ["prose", "miscounted", "ok"],
-         ["500", "prose", "429", "ok"], ["majors"]]
+         ["500", "prose", "429", "ok"], ["minors", "ok"], ["majors"]]
 LOST = {"rate_limited": [["429", "429"], ["prose", "429", "429"]], "server_error": [["500", "500"]],
         "timeout": [["408", "408"]], "malformed": [["malformed", "malformed"]],
         "connection": [["drop", "drop"]], "bad_request": [["400"]],
@@ -53,6 +53,7 @@ def test_every_turn_gets_its_grade_and_reason(openai_server, judge):
     openai_server.plan()
     found, = judge().judge_all(episodes(1, 5))
     assert found.scores == [1, 0, 1, 0, 1] and found.notes[4] == "reason 4"
+    assert found.minors == [False, True, False, False, False]
     body = openai_server.report()["last"]["body"]
     assert body["response_format"]["json_schema"]["schema"]["properties"].keys() == {"turns"}
     assert body["temperature"] == 0
@@ -71,7 +72,7 @@ def test_each_fault_is_cured_or_an_abstention_of_its_kind(openai_server, judge):
     counts = one.counts()
     assert {k: v for k, v in counts.items() if k.startswith("judge/abstained/")} == {
         f"judge/abstained/{kind}": len(those) for kind, those in LOST.items()}
-    assert (counts["judge/repaired"], counts["judge/knock_ons"]) == (4, 2)
+    assert (counts["judge/repaired"], counts["judge/knock_ons"]) == (5, 2)
     assert counts["judge/requests"] == openai_server.report()["requests"] == sum(map(len, fates))
     assert counts["judge/faults/server_error"] == sum(f.count("500") for f in fates)
     assert len(one.lines) == len(LOST) and any("unusable" in line for line in one.lines)
