@@ -33,7 +33,8 @@ ROWS = (
      "models.*", "text.*", "sandbox.*", "maths.*", "speech.*"),
     # What joins them: episodes, their judges, the update.
     ("rollout.*", "judge.rules", "judge.request", "judge.answer", "judge.llm", "judge.noise",
-     "judge.service", "judge.agreement", "judge.incentive", "rl.objective", "rl.update"),
+     "judge.service", "judge.agreement", "judge.incentive", "judge.information",
+     "rl.objective", "rl.update"),
     # What is on disk and on screen.
     ("runs.*",),
     ("warm_start.*",),

@@ -4,7 +4,8 @@
 
 A judge is "saved" (the scores that the episodes were saved with), "rules", or a JSON file of the
 config group `judge`, such as {"kind": "llm", "llm": {"model": "gpt-4.1", "max_calls": 200}}. Of
-each the command tells what its scores would teach, of two or more how far the others agree with the
+each the command tells what its scores would teach, how often the request ended right behind each of
+its notes, and what that is in bits per turn; of two or more how far the others agree with the
 first, and with --repeats how far each agrees with itself.
 """
 
@@ -21,13 +22,17 @@ from pathlib import Path
 from tarl_jax.config import ConfigError, InputError, JudgeConfig, RewardConfig, from_config_dict
 from tarl_jax.judge.agreement import Scores, consistency
 from tarl_jax.judge.incentive import Group, incentive, pass_rates
+from tarl_jax.judge.information import Remark, bits, plain, rates
 from tarl_jax.judge.report import Opinion, draw, show
+from tarl_jax.judge.rules import Judgement
 from tarl_jax.judge.service import Judge
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.runs.metrics import read_trajectories, trajectory_files
+from tarl_jax.training.stages import stages_of
 from tarl_jax.types import Trajectory
 
 SAVED = "saved"
+Asking = list[Judgement | None]  # per episode; None: the judge abstained
 
 
 def load_groups(path: Path, kind: str, last: int, episodes: int) -> list[list[Trajectory]]:
@@ -70,32 +75,58 @@ def load_reward(path: Path) -> RewardConfig:
 
 def judged(
     name: str, trajectories: Sequence[Trajectory], folder: Path, repeats: int
-) -> list[list[Scores]]:
-    """Per asking, per episode its scores. Raises as `load_judge` and `Judge` do."""
+) -> list[Asking]:
+    """Per asking, per episode its judgement. Raises as `load_judge` and `Judge` do."""
     if name == SAVED:
-        return [[t.turn_scores for t in trajectories]]
+        return [[_saved(t) for t in trajectories]]
     with Judge(load_judge(name), folder) as judge:
         judge.check()
         askings = [judge.judge_all(trajectories, repeat=i) for i in range(repeats)]
         counts = {k: v for k, v in judge.counts().items() if v}
     if counts:
         print(f"{name}: " + ", ".join(f"{k} {v:.6g}" for k, v in sorted(counts.items())))
-    return [[j.scores if j else None for j in asking] for asking in askings]
+    return askings
+
+
+def remarks(trajectories: Sequence[Trajectory], judgements: Asking) -> list[Remark]:
+    """Of every turn that belongs to a request, of the episodes that were judged and did not break.
+
+    A request, of a task without a script, is what `training.stages` takes for one.
+    """
+    return [
+        Remark(t.task.task_id, stage.right, j.scores[turn], j.minors[turn], plain(j.notes[turn]))
+        for t, j in zip(trajectories, judgements, strict=True)
+        if j is not None and t.success is not None
+        for stage in stages_of(t)[0] for turn in stage.turns
+    ]
 
 
 def opinion(
-    name: str, askings: list[list[Scores]], groups: Sequence[Sequence[Trajectory]],
+    name: str, askings: list[Asking], groups: Sequence[Sequence[Trajectory]],
     reward: RewardConfig,
 ) -> Opinion:
     """Of the first asking, but for the agreement of all of them."""
-    scores = iter(askings[0])
-    pairs: list[Group] = [[(t, next(scores)) for t in group] for group in groups]
+    judgements = iter(askings[0])
+    pairs: list[Group] = [[(t, next(judgements)) for t in group] for group in groups]
     incentives = {}
     for denominator in ("expert", "taken"):
         config = dataclasses.replace(reward, denominator=denominator)
         incentives[denominator] = (incentive(pairs, config), incentive(pairs, config, failing=True))
-    itself = consistency(askings) if len(askings) > 1 else None
-    return Opinion(name, askings[0], pass_rates(pairs), incentives, itself)
+    scores: list[list[Scores]] = [[j.scores if j else None for j in asking] for asking in askings]
+    said = remarks([t for group in groups for t in group], askings[0])
+    return Opinion(
+        name, scores[0], pass_rates(pairs), incentives,
+        consistency(scores) if len(askings) > 1 else None,
+        rates(said), bits(said, lambda r: r.grade), bits(said, lambda r: (r.grade, r.note)),
+    )
+
+
+def _saved(trajectory: Trajectory) -> Judgement | None:
+    scores = trajectory.turn_scores
+    if scores is None:
+        return None
+    notes = trajectory.judge_notes or [""] * len(scores)
+    return Judgement(scores, notes, trajectory.turn_minors or [])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from tarl_jax.config import RewardConfig
-from tarl_jax.judge.agreement import Scores
+from tarl_jax.judge.rules import Judgement
 from tarl_jax.rl.rewards import trajectory_reward
 from tarl_jax.types import Trajectory
 
 _DRAWS = 1000
 _RECORD = re.compile(r"(\S+ [^\s:\[]+)")  # table and key at the head of a line of a diff
 
-Group = Sequence[tuple[Trajectory, Scores]]  # the episodes of one task, of one step
+# The episodes of one task, of one step; None: the judge abstained.
+Group = Sequence[tuple[Trajectory, Judgement | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Correlation:
 
 def pass_rates(groups: Sequence[Group]) -> tuple[Rate, Rate]:
     """(success where no turn has a -1, success where one has), over the judged episodes."""
-    judged = [(bool(t.success), -1 in s) for g in groups for t, s in g
-              if s is not None and t.success is not None]
+    judged = [(bool(t.success), -1 in j.scores) for g in groups for t, j in g
+              if j is not None and t.success is not None]
 
     def rate(major: bool) -> Rate:
         mine = [success for success, has in judged if has == major]
@@ -71,11 +72,12 @@ def right_share(trajectory: Trajectory) -> float | None:
     return right / (right + missed) if right + missed else None
 
 
-def turn_terms(trajectory: Trajectory, scores: Sequence[int], config: RewardConfig) -> float:
+def turn_terms(trajectory: Trajectory, judgement: Judgement, config: RewardConfig) -> float:
     """The middle and the major term of the reward: what the judge adds to the verdict."""
     placed = dataclasses.replace(config, placement="trajectory")
     reward = trajectory_reward(
-        bool(trajectory.success), scores, trajectory.task.expert_turns, placed
+        bool(trajectory.success), judgement.scores, trajectory.task.expert_turns, placed,
+        minors=judgement.minors,
     )
     return reward.turns + reward.major
 
@@ -94,8 +96,8 @@ def incentive(
     moments = []
     for group in groups:
         pairs = [
-            (turn_terms(t, s, config), share) for t, s in group
-            if s is not None and t.success is not None and (share := right_share(t)) is not None
+            (turn_terms(t, j, config), share) for t, j in group
+            if j is not None and t.success is not None and (share := right_share(t)) is not None
         ]
         if len(pairs) > 1 and not (failing and any(t.success for t, _ in group)):
             x, y = (np.array(pairs) - np.mean(pairs, axis=0)).T

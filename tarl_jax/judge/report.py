@@ -12,6 +12,8 @@ import numpy as np
 
 from tarl_jax.judge.agreement import SCORES, Agreement, Scores, agreement, by_length, by_position
 from tarl_jax.judge.incentive import Correlation, Rate
+from tarl_jax.judge.information import MAX_NOTES, Bits
+from tarl_jax.judge.information import Rate as NoteRate
 from tarl_jax.runs.curves import BLUE, GREEN, GREY, RED, STYLE
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Opinion:
       passed: success where no turn has a -1, and where one has.
       incentives: by denominator ("expert", "taken"): over all groups, over those where all fail.
       itself: agreement among repeated askings; None where it was asked once.
+      notes: how often each grade and note came, and how often the request ended right.
+      by_grade, by_note: what these tell of that.
     """
 
     name: str
@@ -37,6 +41,14 @@ class Opinion:
     passed: tuple[Rate, Rate]
     incentives: dict[str, tuple[Correlation, Correlation]]
     itself: Agreement | None
+    notes: list[NoteRate]
+    by_grade: Bits
+    by_note: Bits
+
+    @property
+    def many_notes(self) -> bool:
+        """Whether the notes are free text, of which no rates can be given."""
+        return len({rate.note for rate in self.notes}) > MAX_NOTES
 
     def warnings(self) -> list[str]:
         """Where the reward would pay for giving up."""
@@ -74,6 +86,9 @@ def show(opinions: Sequence[Opinion], success: Sequence[bool | None]) -> None:
         for denominator, pair in o.incentives.items():
             paid.add_row(o.name, denominator, *map(_told, pair))
     console.print(table, paid)
+    for o in opinions:
+        console.print(_by_note(o))
+    console.print(_in_bits(opinions))
     for other in opinions[1:]:
         console.print(_compared(opinions[0], other))
     for line in (line for o in opinions for line in o.warnings()):
@@ -100,6 +115,53 @@ def draw(opinions: Sequence[Opinion], path: Path) -> None:
             for ax in (table, bins):
                 ax.set_axis_off()
         figure.savefig(path, dpi=150)
+
+
+def _by_note(o: Opinion) -> object:
+    from rich.table import Table
+
+    table = Table("grade", "note", title=f"{o.name}: how often the request ended right",
+                  title_justify="left")
+    for column in ("turns", "P(right)"):
+        table.add_column(column, justify="right")
+    turns = sum(rate.turns for rate in o.notes if not rate.note)
+    right = sum(rate.right for rate in o.notes if not rate.note)
+    for rate in o.notes:
+        share = f"{rate.right / rate.turns:.2f}"
+        if not rate.note:
+            table.add_section()
+            table.add_row(rate.grade, "(all)", str(rate.turns), share)
+        elif not o.many_notes:
+            table.add_row("", rate.note, str(rate.turns), share)
+    table.add_section()
+    table.add_row("", "all turns", str(turns), f"{right / turns:.2f}" if turns else "?")
+    return table
+
+
+def _in_bits(opinions: Sequence[Opinion]) -> object:
+    from rich.table import Table
+
+    table = Table("judge", "grade", "more than the first", "grade and note", "more than the first",
+                  title="What a turn tells of its request's end, in bits (standard error by"
+                        " bootstrap over tasks)", title_justify="left")
+    first = opinions[0]
+    for o in opinions:
+        row = _bits_and_gap(o.by_grade, first.by_grade)
+        row += ("free text", "") if o.many_notes else _bits_and_gap(o.by_note, first.by_note)
+        table.add_row(o.name, *row)
+    return table
+
+
+def _bits_and_gap(mine: Bits, first: Bits) -> tuple[str, ...]:
+    told = _with_error(mine.value, mine.error)
+    if mine is first or mine.draws.shape != first.draws.shape:
+        return told, ""
+    gap = Bits(mine.value - first.value, mine.draws - first.draws)
+    return told, _with_error(gap.value, gap.error, "+")
+
+
+def _with_error(value: float, error: float, sign: str = "") -> str:
+    return f"{_number(value, sign + '.4f')} ± {_number(error, '.4f')}"
 
 
 def _compared(one: Opinion, other: Opinion) -> object:

@@ -9,9 +9,15 @@ from judged import episode
 
 from tarl_jax.config import RewardConfig
 from tarl_jax.judge.incentive import incentive, pass_rates, right_share, turn_terms
+from tarl_jax.judge.rules import Judgement
 from tarl_jax.sandbox.verifier import verify
 
 A, B = "orders #W1 status: 'pending' -> 'cancelled'", "orders #W2 x[0].y: 1 -> 2"
+
+
+def judged(scores):
+    """The judgement of these scores; None where there are none."""
+    return None if scores is None else Judgement(scores, [""] * len(scores))
 
 
 @pytest.mark.parametrize(("diff", "gold_diff", "share"), [
@@ -53,7 +59,7 @@ def test_the_share_is_what_the_sandbox_says(tiny_env):
 
 
 def test_pass_rates_leave_out_what_was_not_judged():
-    group = [(episode([1], success=s), scores) for s, scores in (
+    group = [(episode([1], success=s), judged(scores)) for s, scores in (
         (True, [1]), (False, [0]), (True, [1]), (True, [-1]), (False, [1, -1]), (True, None),
         (None, [1]))]
     clean, major = pass_rates([group])
@@ -62,16 +68,20 @@ def test_pass_rates_leave_out_what_was_not_judged():
 
 def test_the_terms_of_the_reward_by_hand():
     t = episode([1, 1, 0, -1], expert_turns=8)
-    assert turn_terms(t, t.turn_scores, RewardConfig()) == 5 * 2 / 8 - 5
+    judgement = judged(t.turn_scores)
+    assert turn_terms(t, judgement, RewardConfig()) == 5 * 2 / 8 - 5
+    minor = dataclasses.replace(judgement, minors=[False, False, True, False])
+    assert turn_terms(t, minor, RewardConfig(minor_scale=2.0)) == 5 * 2 / 8 - 2 / 8 - 5
     taken = RewardConfig(denominator="taken", placement="terminal")
-    assert turn_terms(t, t.turn_scores, taken) == 5 * 2 / 4 - 5
+    assert turn_terms(t, judgement, taken) == 5 * 2 / 4 - 5
 
 
 def failing(done, scores, of=4):
     """An episode that has done so many of its orders, and failed."""
     diff = [f"orders #W{i} x: 0 -> 1" for i in range(done)]
     missed = [f"orders #W{i} x: 1 -> 0" for i in range(done, of)]
-    return episode(scores, success=False, diff=diff, gold_diff=missed, expert_turns=20), scores
+    return episode(scores, success=False, diff=diff, gold_diff=missed, expert_turns=20), judged(
+        scores)
 
 
 def test_a_mean_over_the_turns_taken_pays_for_giving_up():
