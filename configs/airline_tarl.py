@@ -14,6 +14,7 @@ from tarl_jax.config.presets import sized
 def get_config(size: str = ""):
     config = sized(size)
     config.name = "airline_tarl"
+    config.reward.placement, config.reward.episode_weight = "stage", 1.0
     config.sandbox.domain = "airline"
     if size in ("", "tiny"):
         config.tasks.requests = (1.0,)

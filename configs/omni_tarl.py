@@ -19,6 +19,7 @@ from tarl_jax.config.presets import mix_in_maths, with_speech
 def get_config(size: str = ""):
     config = with_speech(size)
     config.name = "omni_tarl"
+    config.reward.placement, config.reward.episode_weight = "stage", 1.0
     config.eval.spoken = ("clean",)
     config.curriculum.warmup_steps = 2 if size == "tiny" else 30
     mix_in_maths(config, size)

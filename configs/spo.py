@@ -3,8 +3,6 @@
     python -m tarl_jax.main --config=configs/spo.py
 
 Two methods are called SPO; the other one is configs/single_stream.py.
-Seen in experiments/credit, three seeds of 60 steps at commit 796eb73: pass^1 0.376-0.392 ->
-0.547-0.593, pass^4 0.105-0.121 -> 0.285-0.344; six minutes a run on one core.
 """
 
 from tarl_jax.config.presets import sized

@@ -33,7 +33,7 @@ class Arm:
 
 def make(
     arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, results: Path, fields: Sequence[str],
-    jobs: int = 1,
+    jobs: int = 1, seeded: Sequence[str] = (), evaluation: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Runs what has no result yet, seed after seed; returns the results of these arms.
 
@@ -41,6 +41,9 @@ def make(
       out: folder of the runs.
       results: JSON lines; each is made of what `summary` says.
       fields: of every arm.
+      seeded: fields that get the run's seed as their value, beside config.seed.
+      evaluation: fields of one more evaluation of each run's last checkpoint, whose figures become
+        its "trained"; empty: those of the run itself.
       jobs: runs at a time. More than one share the CPU's cores among them, which together is
         faster than one after the other, and write to OUT/ARM-SEED.log.
     """
@@ -60,16 +63,25 @@ def make(
         command = [
             sys.executable, "-m", "tarl_jax.main", f"--config={ROOT / arms[name].config}",
             f"--workdir={workdir}", f"--config.seed={seed}",
+            *(f"--{field}={seed}" for field in seeded),
             *(f"--{field}" for field in (*arms[name].fields, *fields)),
         ]
+        commands = [command]
+        if evaluation:
+            again = [*command, *(f"--{field}" for field in evaluation)]
+            again[again.index("tarl_jax.main")] = "tarl_jax.evaluate"
+            commands.append(again)
         place = free.get()
         try:
             if jobs == 1:
-                subprocess.run(command, check=True, cwd=ROOT)
+                for one in commands:
+                    subprocess.run(one, check=True, cwd=ROOT)
             else:
-                if (name, seed) != wanted[0]:
+                if (name, seed) != wanted[0] and not seeded:
                     _await_warm_start(out / "{}-{}".format(*wanted[0]), first_ended)
-                _run_on(place, jobs, command, workdir.with_name(f"{workdir.name}.log"))
+                log = workdir.with_name(f"{workdir.name}.log")
+                for one in commands:
+                    _run_on(place, jobs, one, log)
             line = json.dumps({"arm": name, "seed": seed, **summary(workdir)})
             with writing, results.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -124,16 +136,20 @@ def summary(workdir: Path) -> dict[str, Any]:
     del versions["command"], versions["platform"]
     lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
     steps = [r for r in map(json.loads, lines) if r["kind"] == "train"]
+    figures = json.loads((workdir / "summary.json").read_text("utf-8"))
+    apart = workdir / f"evaluation-{len(steps)}.json"
+    if apart.is_file():
+        figures["trained"] = json.loads(apart.read_text("utf-8"))
     return {
         "steps": len(steps),
         "median_seconds": {
             phase: statistics.median(r[f"seconds/{phase}"] for r in steps)
             for phase in ("rollout", "update", "step")
-        },
+        } if steps else {},
         "compilations_while_training": sum(r["compilations"] for r in steps),
-        "curves": {key: [round(r[key], 4) for r in steps] for key in CURVES},
+        "curves": {key: [round(r[key], 4) for r in steps if key in r] for key in CURVES},
         "versions": versions,
-        **json.loads((workdir / "summary.json").read_text("utf-8")),
+        **figures,
     }
 
 
@@ -158,6 +174,77 @@ def means(results: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> str:
             spread = f" ({min(found):.3g} to {max(found):.3g})" if len(found) > 1 else ""
             cells.append(f"{statistics.mean(found):.3g}{spread}")
         lines.append(f"| {arm} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """What one arm has more than another, on the runs that both have.
+
+    n: pairs. mean: of their differences; low, high: its t-interval at the level that was asked for.
+    p: of no difference, two-sided. detectable: the difference that so many pairs with this spread
+    would find in 80 of 100 studies at 5%.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float
+    detectable: float
+
+
+def paired(
+    results: Sequence[Mapping[str, Any]], key: str, arm: str, other: str, level: float = 0.95
+) -> Paired | None:
+    """By Student's t over runs from different warm starts; None for fewer than two pairs.
+
+    key: of "trained", or "area": the mean pass rate over the steps of training.
+    """
+    from scipy import stats
+
+    def value(r: Mapping[str, Any]) -> float:
+        if key == "area":
+            return statistics.mean(r["curves"]["train/pass_rate"])
+        return float(r["trained"][f"eval/{key}"])
+
+    found = {(r["arm"], r["seed"]): value(r) for r in results if r["arm"] in (arm, other)}
+    gaps = [found[arm, s] - found[other, s] for a, s in found if a == arm and (other, s) in found]
+    n = len(gaps)
+    if n < 2:
+        return None
+    mean, error = statistics.mean(gaps), statistics.stdev(gaps) / n**0.5
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    detectable = float(stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1)) * error
+    return Paired(n, mean, mean - half, mean + half, p, detectable)
+
+
+def comparisons(
+    results: Sequence[Mapping[str, Any]], keys: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> str:
+    """Markdown: paired differences with 95% t-intervals; "*": beyond chance after Holm's correction
+    for the number of comparisons of a column (S. Holm, 1979). Last, what could have been found.
+    """
+    table = {(pair, key): paired(results, key, *pair) for pair in pairs for key in keys}
+    starred = set()
+    for key in keys:
+        tried = sorted((t.p, pair) for pair in pairs if (t := table[pair, key]))
+        for place, (p, pair) in enumerate(tried):
+            if p * (len(tried) - place) > 0.05:
+                break
+            starred.add((pair, key))
+    lines = [f"| arm | against | warm starts | {' | '.join(keys)} | detectable |",
+             "|---" * (len(keys) + 4) + "|"]
+    for pair in pairs:
+        cells = [
+            f"{t.mean:+.3f} ({t.low:+.3f} to {t.high:+.3f}){' *' if (pair, key) in starred else ''}"
+            for key in keys if (t := table[pair, key])
+        ]
+        first = table[pair, keys[0]]
+        if first is not None and len(cells) == len(keys):
+            lines.append(f"| {pair[0]} | {pair[1]} | {first.n} | {' | '.join(cells)} |"
+                         f" {first.detectable:.3f} |")
     return "\n".join(lines)
 
 

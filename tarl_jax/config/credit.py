@@ -23,7 +23,8 @@ class RewardConfig:
       against the group's other episodes that reached it, on its own tokens), "turn_end" (each
       turn's part on its last sampled token; needs `rl.advantage="gae"`) or "terminal" (no judge).
     stage_judge: False: a stage earns its goal alone, and the judge nothing.
-    episode_weight: adds this many times the episode's own advantage to that of its stages.
+    episode_weight: adds this many times the episode's own advantage to that of its stages; with
+      other placements that advantage is all there is, and this is not read.
     abstained: what becomes of a group in which the judge abstained on some episodes: "group" (the
       verdict alone counts in all of it) or "member" (these teach nothing and enter no baseline).
     minor_scale: what a minor turn costs, over T as a right one earns; together they take no more
@@ -94,12 +95,12 @@ class RLConfig:
     """
 
     steps: int = 120
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     warmup_steps: int = 3
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     advantage: str = "grpo"
-    normalise: str = "group"
+    normalise: str = "scale"
     loss: str = "clip"
     loss_mean: str = "token"
     loss_constant: int = 128
@@ -200,9 +201,6 @@ def _check_together(
     require(not by_turn or rl.kl_coef == 0 or rl.kl_in == "loss", "rl.kl_in", rl.kl_in,
             "a penalty on the episode's reward has no place among parts of episodes: set rl.kl_in"
             " to loss")
-    require(reward.episode_weight == 0 or reward.placement == "stage", "reward.episode_weight",
-            reward.episode_weight, "is for reward.placement = 'stage': elsewhere the episode's own"
-            " advantage is all there is")
     require(rl.advantage not in ("gigpo", "mt_grpo") or reward.turn_weight > 0,
             "reward.turn_weight", reward.turn_weight,
             f"rl.advantage = {rl.advantage!r} is grpo without it: set it above 0, e.g. 1")

@@ -34,7 +34,7 @@ class RolloutConfig:
     temperature: float = 1.0
     max_turns: int = 30
     max_turn_tokens: int = 48
-    max_episode_tokens: int = 512
+    max_episode_tokens: int = 768
     brief_writes: bool = True  # the policy sees only the new status after a successful write
     system_prompt: str = "brief"  # "brief": one line; "full": policy text and tool schemas
     slots: int = 128  # episodes on the device at once

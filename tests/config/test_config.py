@@ -171,8 +171,6 @@ def test_an_int_is_good_for_a_float():
     ("reward.placement", "turn_end", "set rl.advantage to gae"),
     ("rl.loss", "spo", "has one bound: set rl.clip_low"),
     ("rl.loss", "gspo", "set rl.loss_mean to sequence"),
-    ("rl.advantage", "gae", "has no group: choose batch or none"),
-    ("rl.advantage", "single_stream", "has no group: choose batch or none"),
     ("speech.share", 1.0,
      "a policy without an audio encoder hears no speech: set model.audio.encoder_layers"),
     ("model.audio.encoder_layers", -1, "at least 0"),
@@ -306,22 +304,21 @@ def test_configs_are_frozen():
 
 
 @pytest.mark.parametrize("data, named", [
-    ({"reward": {"placement": "stage"}}, "rl.normalise"),  # the default divides by the group's
+    ({"reward": {"placement": "stage"}, "rl": {"normalise": "group"}}, "rl.normalise"),
     ({"reward": {"placement": "stage"}, "rl": {"advantage": "gigpo", "normalise": "scale"}},
      "choose grpo or rloo"),
-    ({"reward": {"episode_weight": 1.0}}, "is for reward.placement = 'stage'"),
     ({"rl": {"advantage": "gigpo"}}, "is grpo without it"),
     ({"rl": {"advantage": "mt_grpo"}}, "is grpo without it"),
     ({"rl": {"advantage": "gdpo"}}, "divides each reward by its own spread"),
-    ({"rl": {"advantage": "return_to_go"}}, "compares turn by turn"),
+    ({"rl": {"advantage": "return_to_go", "normalise": "group"}}, "compares turn by turn"),
+    ({"rl": {"advantage": "gae", "normalise": "group"}}, "has no group: choose batch or none"),
+    ({"rl": {"advantage": "single_stream", "normalise": "group"}}, "has no group"),
     ({"rl": {"advantage": "return_to_go", "normalise": "scale", "kl_coef": 0.1,
              "kl_in": "reward"}}, "has no place among parts of episodes"),
     ({"reward": {"abstained": "none"}}, "choose one of group, member"),
     ({"rl": {"value": {"step": "word"}}}, "choose one of token, turn"),
 ])
 def test_ways_of_credit_that_mean_nothing_are_refused(data, named):
-    if data == {"reward": {"placement": "stage"}}:
-        data = {**data, "rl": {"normalise": "group"}}
     assert named in refused(data)
 
 
