@@ -79,38 +79,42 @@ def make_design(tasks: Sequence[str], take: int, draws: int, seed: int) -> Desig
 def estimates(
     design: Design,
     gradients: Sequence[Float[np.ndarray, "P cells"]],
-    reference: Float[np.ndarray, "P cells"],
-) -> Float[np.ndarray, "2 blocks"]:
-    """(mean cosine, asymptotic cosine): of all groups, then without each block.
+    references: Sequence[Float[np.ndarray, "P cells"]],
+) -> list[Float[np.ndarray, "2 blocks"]]:
+    """Per reference (mean cosine, asymptotic cosine): of all groups, then without each block.
 
     gradients: per half of the design; one array for all of them where there is one only.
     """
     names = np.unique(design.blocks)
     kept = np.concatenate([np.ones((1, len(design.blocks)), bool), design.blocks != names[:, None]])
     weights = kept.astype(np.float64)
-    cosines = np.zeros((len(kept), len(design.halves)))
-    products = np.zeros((len(kept), 3))  # of the halves: way and way, way and reference, both
+    cosines = np.zeros((len(references), len(kept), len(design.halves)))
+    # Of one half with the other: way and way, way and reference, reference and reference.
+    products = np.zeros((len(references), len(kept), 3))
     own = np.zeros((0, 0))
     for h, (drawn, against) in enumerate(design.halves):
         now, turned = (gradients[min(i, len(gradients) - 1)] for i in (h, h ^ 1))
         if h < len(gradients):
             own = now @ now.T
         mine, theirs = weights[:, drawn] @ now[drawn], weights[:, against] @ turned[against]
-        near, goal = (weights[:, of] @ reference[of] for of in (drawn, against))
-        products += np.stack([(a * b).sum(axis=1) for a, b in
-                              ((mine, theirs), (mine, goal), (near, goal))], axis=1)
-        along, lengths = now @ goal.T, np.linalg.norm(goal, axis=1)
+        goals = []
+        for r, reference in enumerate(references):
+            near, goal = (weights[:, of] @ reference[of] for of in (drawn, against))
+            products[r] += np.stack([(a * b).sum(axis=1) for a, b in
+                                     ((mine, theirs), (mine, goal), (near, goal))], axis=1)
+            goals.append((now @ goal.T, np.linalg.norm(goal, axis=1)))
         order = design.orders[h]
         for k, keep in enumerate(kept):
             picks = order[keep[order]].reshape(len(order), -1)[:, : design.take]
-            spans = own[picks[:, :, None], picks[:, None, :]].sum(axis=(1, 2))
-            scale = np.sqrt(np.maximum(spans, 0.0)) * lengths[k]
-            cosine = np.divide(along[picks, k].sum(axis=1), scale, out=np.zeros(len(picks)),
-                               where=scale > _TINY)
-            cosines[k, h] = cosine.mean() if len(cosine) else 0.0
-    sure = (products[:, 0] > _TINY) & (products[:, 2] > _TINY)
-    scale = np.sqrt(np.where(sure, products[:, 0] * products[:, 2], np.nan))
-    return np.stack([cosines.mean(axis=1), products[:, 1] / scale])
+            spans = np.maximum(own[picks[:, :, None], picks[:, None, :]].sum(axis=(1, 2)), 0.0)
+            for r, (along, lengths) in enumerate(goals):
+                scale = np.sqrt(spans) * lengths[k]
+                cosine = np.divide(along[picks, k].sum(axis=1), scale, out=np.zeros(len(picks)),
+                                   where=scale > _TINY)
+                cosines[r, k, h] = cosine.mean() if len(cosine) else 0.0
+    sure = (products[..., 0] > _TINY) & (products[..., 2] > _TINY)
+    scales = np.sqrt(np.where(sure, products[..., 0] * products[..., 2], np.nan))
+    return list(np.stack([cosines.mean(axis=2), products[..., 1] / scales], axis=1))
 
 
 def signal(of: Float[np.ndarray, "2 blocks"], baseline: Float[np.ndarray, "2 blocks"]) -> Signal:

@@ -17,7 +17,7 @@ import argparse
 import collections
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,11 @@ from tarl_jax.judge.service import Judge
 from tarl_jax.parallel.process import exit_status
 from tarl_jax.rl.calibration import calibrate, turn_kind
 from tarl_jax.training.credit import assign
-from tarl_jax.training.gradient_signal import Design, Signal, estimates, make_design, signal
+from tarl_jax.training.gradient_signal import estimates, make_design, signal
 from tarl_jax.training.rank_table import Ranking, Row, show
 from tarl_jax.training.rewarding import rewarded
 from tarl_jax.training.tabular import Turns, gradients, read_turns
-from tarl_jax.training.ways import BASELINE, Candidate, Groups, candidates
+from tarl_jax.training.ways import Candidate, Groups, candidates
 from tarl_jax.types import Trajectory
 
 
@@ -48,22 +48,19 @@ def rank(groups: Groups, take: int, draws: int, seed: int, own: Sequence[Path] =
     turns = read_turns(groups)
     design = make_design([g[0].task.task_id for g in groups], take, draws, seed)
     ways, left_out = candidates(groups, own)
-    toward = _gradient(turns, _verdict(groups), len(groups))
     goals = _goals_right(groups)
-    toward_goals = None if goals is None else _gradient(turns, goals, len(groups))
-    bases: list[np.ndarray | None] = [None, None]
+    references = [_gradient(turns, values, len(groups))
+                  for values in (_verdict(groups), goals) if values is not None]
+    tables = [_table([groups[g] for g in other]) for _, other in design.halves]
+    bases: list[np.ndarray] = []
     rows = []
     for name, candidate in ways.items():
-        found, share = _credited(groups, turns, candidate, design)
-        pair: list[Signal | None] = [None, None]
-        for i, reference in enumerate((toward, toward_goals)):
-            if reference is not None:
-                of = estimates(design, found, reference)
-                bases[i] = base = of if name == BASELINE else bases[i]
-                assert base is not None  # the baseline comes first
-                pair[i] = signal(of, base)
-        assert pair[0] is not None
-        rows.append(Row(name, pair[0], pair[1], share, candidate.needs))
+        of = tables if candidate.made else [candidate.table]
+        found, share = _credited(groups, turns, candidate, of)
+        numbers = estimates(design, found, references)
+        bases = bases or numbers  # the baseline comes first
+        toward = [signal(*pair) for pair in zip(numbers, bases, strict=True)]
+        rows.append(Row(name, toward[0], toward[1] if toward[1:] else None, share, candidate.needs))
     rows.sort(key=lambda row: -np.nan_to_num(row.signal.equivalent, nan=-np.inf))
     episodes = [t for g in groups for t in g]
     facts = {
@@ -104,12 +101,9 @@ def _check(groups: Groups, take: int) -> int:
 
 
 def _credited(
-    groups: Groups, turns: Turns, candidate: Candidate, design: Design
+    groups: Groups, turns: Turns, candidate: Candidate, tables: Sequence[Mapping[str, float] | None]
 ) -> tuple[list[np.ndarray], float]:
-    """Gradients [groups, cells], one for each half where its table differs; share with signal."""
-    tables = [candidate.table]
-    if candidate.made:
-        tables = [_table([groups[g] for g in other]) for _, other in design.halves]
+    """Per table the gradients [groups, cells]; the share of groups with signal."""
     episodes = [t for g in groups for t in g]
     found, shares = [], []
     for table in tables:

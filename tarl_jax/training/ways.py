@@ -23,41 +23,51 @@ class Way:
     """A way of crediting turns.
 
     Attributes:
-      reward, rl: fields of these groups of the config that differ from the defaults.
+      reward, rl: fields of these groups of the config.
       needs: what it takes beside the verdict.
       table: whether it has a table of calibrated turns, which is made of the other half's tasks.
     """
 
     reward: Mapping[str, Any]
     rl: Mapping[str, Any]
-    needs: str = "judge"
-    table: bool = False
+    needs: str
+    table: bool
 
 
-_TERMINAL = {"placement": "terminal"}
-_STAGE = {"placement": "stage"}
-_NONE, _SCALE = {"normalise": "none"}, {"normalise": "scale"}
+def _way(
+    placement: str, normalise: str, needs: str = "judge", *, advantage: str = "grpo",
+    table: bool = False, **reward: Any,
+) -> Way:
+    """Says every field that tells ways apart, so that a name means the same under any defaults."""
+    said = {"placement": placement, "denominator": "expert", "turn_weight": 0.0,
+            "episode_weight": 0.0, "stage_judge": True, **reward}
+    return Way(said, {"advantage": advantage, "normalise": normalise}, needs, table)
+
+
+_WHOLE = "trajectory"
 WAYS = {
-    BASELINE: Way(_TERMINAL, _NONE, "nothing"),
-    "verdict, divided (GRPO)": Way(_TERMINAL, {}, "nothing"),
-    "verdict, RLOO": Way(_TERMINAL, {"advantage": "rloo", **_NONE}, "nothing"),
-    "verdict, GiGPO": Way({**_TERMINAL, "turn_weight": 1.0}, {"advantage": "gigpo"}, "gold calls"),
-    "goals, by stage": Way({**_STAGE, "stage_judge": False}, _SCALE, "gold calls"),
-    "TARL, divided": Way({}, {}),
-    "TARL, undivided": Way({}, _NONE),
-    "TARL, batch": Way({}, {"normalise": "batch"}),
-    "TARL, turns taken": Way({"denominator": "taken"}, {}),
-    "TARL, calibrated": Way({}, {}, "judge, table", True),
-    "TARL, GiGPO": Way({"turn_weight": 1.0}, {"advantage": "gigpo"}, "judge, gold"),
-    "TARL, GDPO": Way({}, {"advantage": "gdpo", "normalise": "batch"}),
-    "TARL, MT-GRPO": Way({"turn_weight": 1.0}, {"advantage": "mt_grpo"}),
-    "TARL, return to go": Way({}, {"advantage": "return_to_go", **_SCALE}),
-    "TARL + turns": Way({"turn_weight": 0.5}, {}),
-    "TARL + turns, scale": Way({"turn_weight": 0.5}, _SCALE),
-    "TARL + turns, calibrated": Way({"turn_weight": 0.5}, {}, "judge, table", True),
-    "stage credit": Way(_STAGE, _SCALE, "judge, gold"),
-    "stage credit + TARL": Way({**_STAGE, "episode_weight": 1.0}, _SCALE, "judge, gold"),
-    "PPO": Way({}, {"advantage": "gae", "normalise": "batch"}, "value model"),
+    BASELINE: _way("terminal", "none", "nothing"),
+    "verdict, divided (GRPO)": _way("terminal", "group", "nothing"),
+    "verdict, RLOO": _way("terminal", "none", "nothing", advantage="rloo"),
+    "verdict, GiGPO": _way("terminal", "group", "gold calls", advantage="gigpo", turn_weight=1.0),
+    "goals, by stage": _way("stage", "scale", "gold calls", stage_judge=False),
+    "TARL, as published": _way(_WHOLE, "group", denominator="taken"),
+    "TARL, divided": _way(_WHOLE, "group"),
+    "TARL, undivided": _way(_WHOLE, "none"),
+    "TARL, batch": _way(_WHOLE, "batch"),
+    "TARL, calibrated": _way(_WHOLE, "group", "judge, table", table=True),
+    "TARL, GiGPO": _way(_WHOLE, "group", "judge, gold", advantage="gigpo", turn_weight=1.0),
+    "TARL, GDPO": _way(_WHOLE, "batch", advantage="gdpo"),
+    "TARL, MT-GRPO": _way(_WHOLE, "group", advantage="mt_grpo", turn_weight=1.0),
+    "TARL, return to go": _way(_WHOLE, "scale", advantage="return_to_go"),
+    "TARL + turns": _way(_WHOLE, "group", turn_weight=0.5),
+    "TARL + turns, scale": _way(_WHOLE, "scale", turn_weight=0.5),
+    "TARL + turns, calibrated": _way(
+        _WHOLE, "group", "judge, table", turn_weight=0.5, table=True
+    ),
+    "stage credit": _way("stage", "scale", "judge, gold"),
+    "stage credit + TARL": _way("stage", "scale", "judge, gold", episode_weight=1.0),
+    "PPO": _way(_WHOLE, "batch", "value model", advantage="gae"),
 }
 
 

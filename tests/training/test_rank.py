@@ -97,18 +97,18 @@ def test_cosines_are_those_of_summed_vectors():
         for draw in order:
             mine = way[draw[:4]].sum(axis=0)
             expected.append(mine @ goal / np.linalg.norm(mine) / np.linalg.norm(goal))
-    assert estimates(design, [way], reference)[0, 0] == pytest.approx(np.mean(expected))
+    assert estimates(design, [way], [reference])[0][0, 0] == pytest.approx(np.mean(expected))
     # One array per half is the same, where all are the same.
-    again = estimates(design, [way] * len(design.halves), reference)
-    np.testing.assert_allclose(again, estimates(design, [way], reference))
+    again = estimates(design, [way] * len(design.halves), [way, reference])[1]
+    np.testing.assert_allclose(again, estimates(design, [way], [reference])[0])
 
 
 def test_the_asymptotic_cosine_sees_through_noise():
     reference = gradients_of(np.array([1.0, 0, 0, 0, 0, 0]), 900, 1.0, 0)
     biased = gradients_of(np.array([1.0, 1, 0, 0, 0, 0]), 900, 1.0, 1)
     design = make_design([str(i) for i in range(900)], 16, 20, seed=0)
-    baseline = estimates(design, [reference], reference)
-    of = signal(estimates(design, [biased], reference), baseline)
+    baseline, = estimates(design, [reference], [reference])
+    of = signal(*estimates(design, [biased], [reference]), baseline)
     assert of.cosine < of.asymptotic - 0.05
     assert of.asymptotic == pytest.approx(math.sqrt(0.5), abs=0.1)
     assert of.asymptotic_error < 0.1
