@@ -197,6 +197,7 @@ def judge_anew(name: str, groups: Groups, folder: Path) -> None:
     for t, judgement in zip(episodes, judgements, strict=True):
         t.turn_scores = judgement.scores if judgement else None
         t.judge_notes = judgement.notes if judgement else []
+        t.turn_minors = judgement.minors if judgement else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

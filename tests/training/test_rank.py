@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from judged import episode as saved_episode
 
 from tarl_jax.runs.metrics import append_trajectories
 from tarl_jax.training.gradient_signal import BLOCKS, estimates, make_design, signal
-from tarl_jax.training.rank import main, rank
+from tarl_jax.training.rank import judge_anew, main, rank
 from tarl_jax.training.tabular import fit, gradients, read_turns, states_of
 from tarl_jax.types import Call, Segment, Task, Trajectory
 
@@ -313,3 +314,10 @@ def test_what_the_command_refuses(tmp_path, capsys):
     failing[0][0].success = True
     saved(tmp_path, failing)
     assert "1 of 8 groups hold both" in fails([tmp_path], capsys)
+
+
+def test_a_judge_asked_anew_leaves_nothing_of_the_saved_one(tmp_path):
+    one = saved_episode([0, 1])  # without a script: the rules abstain
+    one.turn_minors, one.judge_notes = [True, False], ["a", "b"]
+    judge_anew("rules", [[one]], tmp_path)
+    assert one.turn_scores is None and one.turn_minors is None and one.judge_notes == []
