@@ -8,7 +8,7 @@ domain's desk says (`sandbox.desk`).
  0  neutral: what every episode does, however it ends (finds the user, reads what it must), and
     knock-ons: what only carries out what an earlier turn has made inevitable.
  0  minor: no harm yet, but it foretells failure: a call that a tool rejects (it changes nothing,
-    and another try is open), a malformed turn, a needless or repeated step, an unclear message.
+    and another try is open; see below), a malformed turn, a needless or repeated step, an unclear message.
 -1  major: the turn that makes the failure of a request inevitable, or that breaks a rule beyond
     mending. Which turn that is:
 
@@ -17,7 +17,9 @@ domain's desk says (`sandbox.desk`).
 - A right write without the user's yes, or for a user it did not identify: the write. The request
   ends right, but nobody agreed to it.
 - A refusal of what is allowed, or leaving it: that message, since the user believes it and goes on.
-  After a tool rejected the request's own write it is a knock-on of that, and minor.
+  After a tool rejected the request's own write it is a knock-on, and that write has the -1: it
+  is what made the agent give up, and another try was open. (Scoring neither would pay for a call
+  that is sure to be rejected, and a refusal after it.)
 - "Done" without a write, also after a rejected one: that message, which is untrue. The write that
   makes it true later, if the user had said yes to it, is a knock-on.
 - An untrue answer, ground or fact, or an answer to a stranger: that message.
@@ -83,6 +85,8 @@ def judge(trajectory: Trajectory) -> Judgement | None:
         marks = [rules.mark(turn, answers.get(turn.turn)) for turn in trajectory.turns]
     except KeyError:  # answers without a scripted user's facts
         return None
+    for turn in rules.gave_up:
+        marks[turn] = _major("a rejected write, after which it gave up")
     if trajectory.stop_reason in CUT_OFF and marks and rules.servable():
         first = len(marks) - max(rules.repeats, 1)
         marks[first] = _major("runs out of turns with a request unserved")
@@ -127,7 +131,8 @@ class _Rules:
         self.dropped: set[int] = set()
         self.fulfilled: set[int] = set()
         self.claimed: set[int] = set()  # requests that it said were done, and were not
-        self.rejected: set[int] = set()  # requests whose own write a tool rejected
+        self.rejected: dict[int, int] = {}  # turn of a request's own write that a tool rejected
+        self.gave_up: set[int] = set()  # of these turns, those after which the agent gave up
         self.lost: set[int] = set()  # requests about a record that a wrong write has changed
         self.spoiled: set[int] = set()  # these, and those under discussion at a wrong write
         self.seen: set[str] = set()  # turns since the last write or request
@@ -166,7 +171,7 @@ class _Rules:
     def _call(self, call: Call, answer: Segment) -> _Mark:
         self.now = index = answer.info["request"]
         if answer.info["error"]:
-            self._rejected(call, index)
+            self._rejected(call, index, answer.turn)
             return _minor("the tool rejected the call")
         if answer.info["wrote"]:
             return self._write(call, index)
@@ -181,11 +186,11 @@ class _Rules:
         self.answers[call_key(call)] = answer.text
         return _neutral("thinks") if call.name in _THOUGHTS else self._read(call, answer, index)
 
-    def _rejected(self, call: Call, index: int) -> None:
+    def _rejected(self, call: Call, index: int, turn: int) -> None:
         request = self._request(index)
         own = request and self._wish(request, index).call
         if request and own and call.name == own.name and request.record_id in call.kwargs.values():
-            self.rejected.add(index)
+            self.rejected[index] = turn
 
     def _read(self, call: Call, answer: Segment, index: int) -> _Mark:
         request = self._request(index)
@@ -283,7 +288,8 @@ class _Rules:
             if index in self.dropped:
                 return _minor("refuses what the user dropped")
             if index in self.rejected:
-                return _minor("refuses what a tool rejected")
+                self.gave_up.add(self.rejected[index])
+                return _neutral("refuses what a tool rejected")
             return _major("refuses what the policy allows")
         ground = self.desk.phrases.refusal_ground(text)
         if ground and ground != request.denial:
@@ -305,7 +311,8 @@ class _Rules:
         if request.denial or index in self.fulfilled:
             return _minor("unclear about what it did")
         if index in self.rejected:
-            return _minor("leaves what a tool rejected")
+            self.gave_up.add(self.rejected[index])
+            return _neutral("leaves what a tool rejected")
         return _major("leaves a request that it could serve")
 
     def _done(self, index: int) -> _Mark:

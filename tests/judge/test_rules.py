@@ -479,11 +479,11 @@ def test_a_write_for_a_user_it_did_not_identify_is_major(episode, finds):
 
 
 @pytest.mark.parametrize("end", [DENY, LEAVE])
-def test_giving_up_after_the_tool_rejected_the_write_is_minor(graded, end):
+def test_giving_up_after_the_tool_rejected_the_write_is_blamed_on_that_write(graded, end):
     start = (FIND, read("#W100"), ASK_CANCEL)
-    assert graded(CANCEL, *start, cancel(reason="because"), end) == "..+mm"
+    assert graded(CANCEL, *start, cancel(reason="because"), end) == "..+-."
     assert graded(CANCEL, *start, Call("cancel_pending_order", {"order_id": "#W100"}), end) == (
-        "..+mm")
+        "..+-.")
     # It has to be the write of this request, ...
     assert graded(CANCEL, *start, cancel("#W200"), end) == "..+m-"
     assert graded(CANCEL, *start, Call("no_such_tool", {"order_id": "#W100"}), end) == "..+m-"

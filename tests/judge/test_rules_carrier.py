@@ -294,10 +294,10 @@ def test_the_right_write_comes_too_late_after_a_wrong_one():
     assert graded(make_task(BAGS, UNINSURED), *start, DONE, DONE) == "..+-..-"
 
 
-def test_refusing_what_the_tool_rejected_is_minor():
+def test_refusing_what_the_tool_rejected_is_blamed_on_the_rejected_call():
     unpaid = Call(BAGS.call.name, {**BAGS.call.kwargs, "payment_id": "certificate_13"})
     start = (read(), PROFILE, ASK_BAGS, unpaid)
-    assert graded(BAGS, *start, DENIALS["method"]) == "..+mm"
+    assert graded(BAGS, *start, DENIALS["method"]) == "..+-."
     assert graded(BAGS, *start, BAGS.call, DONE) == "..+m++"
     assert graded(BAGS, *start, DONE) == "..+m-"
 
