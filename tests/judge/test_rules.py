@@ -489,7 +489,7 @@ def test_giving_up_after_the_tool_rejected_the_write_is_blamed_on_that_write(gra
     assert graded(CANCEL, *start, Call("no_such_tool", {"order_id": "#W100"}), end) == "..+m-"
     assert graded(CANCEL, *start, read("#W999"), end) == "..+m-"
     task = make_task(CANCEL, CANCEL_OTHER)
-    assert graded(task, FIND, read("#W100"), cancel(reason="because"), end, end) == "..mm-"
+    assert graded(task, FIND, read("#W100"), cancel(reason="because"), end, end) == "..-.-"
 
 
 def test_what_is_said_after_a_rejected_write_has_to_be_true(graded):
