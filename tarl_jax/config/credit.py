@@ -92,6 +92,7 @@ class RLConfig:
     ahead: the next step's episodes are played while this one's are learned from: faster where
       rollouts leave the update room, and one update behind.
     baseline_decay: what a visit leaves of the weight of earlier ones; "single_stream" only.
+    dual_clip: c > 1: the loss of a token with a negative advantage A is at most -c A; 0: no limit.
     """
 
     steps: int = 120
@@ -114,6 +115,7 @@ class RLConfig:
     turn_discount: float = 1.0
     baseline_decay: float = 0.9
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
+    dual_clip: float = 0.0
     micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
     pack: bool = True  # several trajectories in a row, where they fit
     ahead: bool = False
@@ -218,6 +220,10 @@ def _check_together(
             "no turn is rewarded with reward.placement = 'terminal': choose another placement")
     require(rl.normalise != "group" or grouped, "rl.normalise", rl.normalise,
             f"rl.advantage = {rl.advantage!r} has no group: choose batch or none")
+    require(rl.dual_clip == 0 or rl.dual_clip > 1, "rl.dual_clip", rl.dual_clip,
+            "must be above 1, e.g. 3, or 0 for no limit")
+    require(rl.dual_clip == 0 or rl.loss != "spo", "rl.dual_clip", rl.dual_clip,
+            "rl.loss = 'spo' has no clip, and holds such tokens by its penalty: leave it 0")
     require(rl.loss != "gspo" or rl.loss_mean == "sequence", "rl.loss_mean", rl.loss_mean,
             "rl.loss = 'gspo' weighs whole sequences: set rl.loss_mean to sequence")
     require(rl.loss != "gspo" or rl.advantage != "gae", "rl.loss", rl.loss,

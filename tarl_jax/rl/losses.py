@@ -19,6 +19,8 @@ from tarl_jax.types import Batch
 # weighted sum of the loss, how many sampled tokens it holds back).
 PolicyLoss = Callable[[Array, Batch, Array, RLConfig], tuple[Array, Array]]
 
+MAX_CHANGE = 20.0  # of a log-prob, before exp: no ratio overflows, whatever the policy has become
+
 
 def loss_weights(
     mask: Float[Array, "B S"], segments: Int[Array, "B S"] | None, mean: str, constant: int
@@ -59,9 +61,12 @@ def clipped_policy_loss(
         sum over sampled tokens of -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A),
         w = exp(log_probs - batch.log_probs)
 
+    With `dual_clip` = c the loss of a token with A < 0 is at most -c A (arXiv 1912.09729): however
+    much likelier it has become, it pulls no harder.
+
     Returns: (the weighted sum, how many sampled tokens the clip held back).
     """
-    return _clipped(jnp.exp(_change(log_probs, batch)), batch, weights, config)
+    return _clipped(bounded_exp(change(log_probs, batch)), batch, weights, config)
 
 
 def sequence_policy_loss(
@@ -74,9 +79,7 @@ def sequence_policy_loss(
     With the weights of the "sequence" mean its sum is the paper's. The bounds are of another size
     than a token's: the paper has 3e-4 and 4e-4.
     """
-    length = jnp.maximum(sequence_sums(batch.sampled, batch.segments), 1.0)
-    ratio = jnp.exp(sequence_sums(_change(log_probs, batch), batch.segments) / length)
-    return _clipped(ratio, batch, weights, config)
+    return _clipped(sequence_ratio(log_probs, batch), batch, weights, config)
 
 
 def simple_policy_loss(
@@ -91,7 +94,7 @@ def simple_policy_loss(
 
     Returns: (the weighted sum, how many sampled tokens are beyond that ratio).
     """
-    ratio, bound = jnp.exp(_change(log_probs, batch)), config.clip_high
+    ratio, bound = bounded_exp(change(log_probs, batch)), config.clip_high
     advantages = batch.advantages
     gain = ratio * advantages - jnp.abs(advantages) * (ratio - 1) ** 2 / (2 * bound)
     beyond = jnp.sign(advantages) * (ratio - 1) > bound
@@ -104,9 +107,20 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
 }
 
 
-def _change(log_probs: Array, batch: Batch) -> Array:
+def change(log_probs: Array, batch: Batch) -> Array:
     """log_probs - batch.log_probs; 0 where not sampled, whatever stands there."""
     return jnp.where(batch.sampled > 0, log_probs - batch.log_probs, 0.0)
+
+
+def bounded_exp(x: Array) -> Array:
+    """exp(x), x held within ±MAX_CHANGE; beyond it the gradient is 0."""
+    return jnp.exp(jnp.clip(x, -MAX_CHANGE, MAX_CHANGE))
+
+
+def sequence_ratio(log_probs: Array, batch: Batch) -> Array:
+    """GSPO's, at every position of a sequence."""
+    length = jnp.maximum(sequence_sums(batch.sampled, batch.segments), 1.0)
+    return bounded_exp(sequence_sums(change(log_probs, batch), batch.segments) / length)
 
 
 def _clipped(
@@ -114,8 +128,12 @@ def _clipped(
 ) -> tuple[Array, Array]:
     plain = ratio * batch.advantages
     clipped = jnp.clip(ratio, 1 - config.clip_low, 1 + config.clip_high) * batch.advantages
-    loss = -jnp.sum(weights * jnp.minimum(plain, clipped))
-    return loss, jnp.sum(batch.sampled * (clipped < plain))
+    gain, held = jnp.minimum(plain, clipped), clipped < plain
+    if config.dual_clip:
+        least = config.dual_clip * batch.advantages
+        below = (batch.advantages < 0) & (gain < least)
+        gain, held = jnp.where(below, least, gain), held | below
+    return -jnp.sum(weights * gain), jnp.sum(batch.sampled * held)
 
 
 def value_loss(
@@ -151,12 +169,16 @@ def kl_terms(
 
     With tokens drawn from `log_probs` k1 and k3 have the divergence as their mean, k3 with low
     variance and never negative; k2 has little bias where the two are close, and its gradient is
-    the divergence's (Schulman, "Approximating KL divergence", 2020).
+    the divergence's (Schulman, "Approximating KL divergence", 2020). In k3 d counts as MAX_CHANGE
+    at most; far below 0, where nothing overflows, it stays as it is and keeps its pull.
     """
     d = jnp.where(mask > 0, other - log_probs, 0.0)
     if estimator == "k1":
         return -d
-    return d**2 / 2 if estimator == "k2" else jnp.exp(d) - d - 1
+    if estimator == "k2":
+        return d**2 / 2
+    d = jnp.minimum(d, MAX_CHANGE)
+    return bounded_exp(d) - d - 1
 
 
 def kl_k3(

@@ -100,6 +100,7 @@ def test_an_int_is_good_for_a_float():
     ("rollout.slots", 0, "at least 1"),
     ("rollout.max_turns", -1, "at least 1"),
     ("rl.minibatches", 0, "at least 1"),
+    ("rl.dual_clip", 1.0, "must be above 1, e.g. 3, or 0"),
     ("rl.micro_batch_tokens", 0, "at least 1"),
     ("checkpoint.every", 0, "at least 1"),
     ("checkpoint.keep", 0, "at least 1"),
@@ -234,6 +235,8 @@ def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, reme
      "choose clip or spo"),
     ({"rl": {"advantage": "gae", "normalise": "batch"}, "rollout": {"group_size": 0}},
      "config.rollout.group_size = 0: must be at least 1"),
+    ({"rl": {"loss": "spo", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}},
+     "config.rl.dual_clip = 3.0: rl.loss = 'spo' has no clip"),
 ])
 def test_what_does_not_go_together_is_refused(fields, remedy):
     assert remedy in refused(fields)

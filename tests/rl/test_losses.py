@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tarl_jax.config import RLConfig
 from tarl_jax.rl.losses import (
+    bounded_exp,
     clipped_policy_loss,
     kl_k3,
     kl_terms,
@@ -149,6 +150,68 @@ def test_the_gradient_of_k2_is_the_divergences():
 
     logits = jnp.array([1.0, -0.5, 0.2])
     np.testing.assert_allclose(jax.grad(expected)(logits), jax.grad(divergence)(logits), rtol=1e-4)
+
+
+@pytest.mark.parametrize("ratio, advantage, loss, held", [
+    (2.9, -2.0, 5.8, False),
+    (5.0, -2.0, 6.0, True),  # at most 3 times 2
+    (0.5, -2.0, 1.6, True),  # by the other clip
+    (5.0, 2.0, -2.56, True),
+])
+def test_dual_clip_by_hand(ratio, advantage, loss, held):
+    """Where it holds the gradient is 0."""
+    old, new = one(-9.0), one(-9.0) + np.log(ratio)
+    batch = Batch(jnp.zeros((1, 1), jnp.int32), one(1), old, one(advantage))
+    config = RLConfig(dual_clip=3.0)
+
+    def of(x, policy_loss=clipped_policy_loss):
+        return policy_loss(x, batch, one(1), config)
+
+    for policy_loss in (clipped_policy_loss, sequence_policy_loss):
+        got, count = of(new, policy_loss)
+        np.testing.assert_allclose(got, loss, rtol=1e-5)
+        assert int(count) == held
+    slope = jax.grad(lambda x: of(x)[0])(new)
+    np.testing.assert_allclose(slope, [[0 if held else -advantage * ratio]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", [1000.0, -1000.0])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+@pytest.mark.parametrize("loss", [clipped_policy_loss, simple_policy_loss, sequence_policy_loss])
+def test_no_ratio_overflows(loss, advantage, change):
+    """exp(±20) is the largest and the least; beyond it nothing pulls."""
+    def of(x):
+        return apply(loss, x, one(-2.0), one(advantage), one(1), 0.2, 0.2)[0]
+
+    got, slope = jax.value_and_grad(of)(one(change - 2))
+    ratio = np.exp(np.clip(change, -20, 20))
+    if loss is simple_policy_loss:
+        wanted = -(ratio * advantage - 2 * (ratio - 1) ** 2 / 0.4)
+    else:
+        wanted = -min(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(slope, 0)
+
+
+def test_k3_does_not_overflow_and_keeps_its_pull():
+    """At d = 1000 it stands still at exp(20) - 21; at -1000 it is linear: -d - 1."""
+    for d, wanted, slope in ((1000.0, np.exp(20) - 21, 0), (-1000.0, 999.0, 1.0)):
+        got, found = jax.value_and_grad(lambda x, d=d: kl_k3(x, one(-2.0 + d), one(1)))(one(-2.0))
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+        np.testing.assert_allclose(found, [[slope]], atol=1e-6)
+
+
+def test_the_bound_changes_nothing_within_it():
+    """Bit for bit, also in the gradient."""
+    x = jnp.linspace(-19.9, 19.9, 4001)
+    for bounded, plain in ((bounded_exp, jnp.exp), (
+        lambda d: kl_terms(jnp.zeros_like(d), d, jnp.ones_like(d), "k3"),
+        lambda d: jnp.exp(d) - d - 1,
+    )):
+        np.testing.assert_array_equal(bounded(x), plain(x))
+        np.testing.assert_array_equal(
+            jax.grad(lambda d, f=bounded: f(d).sum())(x), jax.grad(lambda d, f=plain: f(d).sum())(x)
+        )
 
 
 # ---- means ----------------------------------------------------------------------------------
