@@ -13,4 +13,5 @@ def get_config(size: str = ""):
     config.name = "spo"
     config.rl.loss = "spo"
     config.rl.clip_low = config.rl.clip_high = 0.2
+    config.rl.minibatches = 2  # in the first update of a step every ratio is 1
     return config

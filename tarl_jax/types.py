@@ -281,6 +281,14 @@ class Trajectory:
         log_probs = np.array([p for of in said for p in of], np.float32)
         return ids, sampled, log_probs
 
+    def had_alternatives(self) -> np.ndarray:
+        """[S]; False where grammar or truncation left the token alone: drawn with certainty.
+
+        Such a token was no choice of the policy, whatever probability it has there.
+        """
+        drawn = [s.drawn_log_probs or [-1.0] * len(s.token_ids) for s in self.segments]
+        return np.array([p != 0 for of in drawn for p in of], bool)
+
     def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """What the policy saw at once, as often as it changed: one part if nothing was forgotten.
 

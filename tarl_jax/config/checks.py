@@ -77,6 +77,7 @@ def check(c: RunConfig) -> None:
         ("eval.tasks", c.eval.tasks),
         ("eval.final_tasks", c.eval.final_tasks),
         ("rl.minibatches", c.rl.minibatches),
+        ("rl.epochs", c.rl.epochs),
         ("rl.micro_batch_tokens", c.rl.micro_batch_tokens),
         ("checkpoint.every", c.checkpoint.every),
         ("checkpoint.keep", c.checkpoint.keep),

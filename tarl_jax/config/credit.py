@@ -92,7 +92,12 @@ class RLConfig:
     ahead: the next step's episodes are played while this one's are learned from: faster where
       rollouts leave the update room, and one update behind.
     baseline_decay: what a visit leaves of the weight of earlier ones; "single_stream" only.
+    epochs: passes over a step's minibatches; the old log-probs stay the sampler's.
     dual_clip: c > 1: the loss of a token with a negative advantage A is at most -c A; 0: no limit.
+    mask_truncated: episodes cut off for length ("max_tokens", "max_turns") teach nothing and enter
+      no baseline, as those cut off for time never do.
+    measure_after: after the last update of a step, one forward pass over its last minibatch says
+      how far the policy is from the sampler; False: "rl/kl" is that of before the last update.
     """
 
     steps: int = 120
@@ -115,7 +120,10 @@ class RLConfig:
     turn_discount: float = 1.0
     baseline_decay: float = 0.9
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
+    epochs: int = 1
     dual_clip: float = 0.0
+    mask_truncated: bool = False
+    measure_after: bool = True
     micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
     pack: bool = True  # several trajectories in a row, where they fit
     ahead: bool = False
@@ -224,6 +232,10 @@ def _check_together(
             "must be above 1, e.g. 3, or 0 for no limit")
     require(rl.dual_clip == 0 or rl.loss != "spo", "rl.dual_clip", rl.dual_clip,
             "rl.loss = 'spo' has no clip, and holds such tokens by its penalty: leave it 0")
+    updates = rl.minibatches * rl.epochs
+    require(rl.loss == "clip" or updates > 1 or rl.ahead, "rl.loss", rl.loss,
+            "with one update per step every ratio is 1, and the loss is clip's step for step: set"
+            " rl.minibatches or rl.epochs to 2 or more")
     require(rl.loss != "gspo" or rl.loss_mean == "sequence", "rl.loss_mean", rl.loss_mean,
             "rl.loss = 'gspo' weighs whole sequences: set rl.loss_mean to sequence")
     require(rl.loss != "gspo" or rl.advantage != "gae", "rl.loss", rl.loss,

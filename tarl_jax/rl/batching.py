@@ -167,6 +167,7 @@ def samples_of(
     fields: Mapping[str, np.ndarray] | None = None,
     drawn: bool = False,
     audio_inputs: AudioInputs | None = None,
+    choices: bool = True,
 ) -> list[Sample]:
     """One sample for each of the trajectory's parts.
 
@@ -175,8 +176,10 @@ def samples_of(
       fields: by name, one number per token of the trajectory.
       drawn: as in `Trajectory.arrays`.
       audio_inputs: of the trajectory, its `places` [S].
+      choices: leaves out tokens that a grammar or a truncation left without an alternative.
     """
     tokens, sampled, log_probs = trajectory.arrays(drawn)
+    chosen = trajectory.had_alternatives() if choices else np.ones(len(tokens), bool)
     weights = sampled * np.asarray(advantage, np.float32)
     return [
         Sample(
@@ -184,7 +187,7 @@ def samples_of(
             {name: np.asarray(of)[at] * counts for name, of in (fields or {}).items()},
             None if audio_inputs is None else _audio_inputs_at(audio_inputs, at),
         )
-        for at, counts in trajectory.parts()
+        for at, counts in ((at, counts & chosen[at]) for at, counts in trajectory.parts())
     ]
 
 

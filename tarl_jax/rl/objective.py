@@ -52,6 +52,21 @@ class Sums:
         added = jax.tree.map(jnp.add, self, other)
         return added.replace(gap_max=jnp.maximum(self.gap_max, other.gap_max))
 
+    def means(self, valued: bool) -> dict[str, float]:
+        """Per sampled token, of sums on the host; the losses by `count`.
+
+        valued: whether there is a value model.
+        """
+        tokens, count = max(float(self.tokens), 1.0), max(float(self.count), 1.0)
+        names = ("kl", "kl_reference", "entropy", "clipped", "gap")
+        return {
+            "loss": float(self.loss) / count,
+            **{name: float(getattr(self, name)) / tokens for name in names},
+            "gap_max": float(self.gap_max),
+            "tokens": float(self.tokens),
+            **({"value_loss": float(self.value_loss) / count} if valued else {}),
+        }
+
 
 def has_value_model(config: RLConfig) -> bool:
     return config.advantage == "gae"
@@ -191,6 +206,34 @@ def score(
         anchor = log_probs_of(reference, hidden_of(reference))
         found["kl"] = mask * losses.kl_terms(batch.log_probs, anchor, mask, config.kl_estimator)
     return found
+
+
+def moved(
+    model: ModelConfig,
+    config: RLConfig,
+    temperature: float,
+    params: decoder.Params,
+    frozen: decoder.Params,
+    batch: Batch,
+) -> dict[str, jax.Array]:
+    """How far a policy is from the one that sampled a micro-batch, as sums over sampled tokens.
+
+    "kl" from the sampler to the policy, k3; "outside": how many ratios are beyond the bounds of the
+    clip, whatever their advantage; "tokens": how many tokens there are.
+    """
+    mask, policy = batch.sampled, join(frozen, params)
+    hidden = _hidden_states(policy, model, batch)
+    log_probs, _ = sampled_log_probs(policy, hidden, batch.tokens, mask, temperature)
+    if config.loss == "gspo":
+        ratio = losses.sequence_ratio(log_probs, batch)
+    else:
+        ratio = losses.bounded_exp(losses.change(log_probs, batch))
+    outside = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)
+    return {
+        "kl": losses.kl_k3(batch.log_probs, log_probs, mask),
+        "outside": jnp.sum(mask * outside),
+        "tokens": mask.sum(),
+    }
 
 
 def needs_score(config: RLConfig) -> bool:

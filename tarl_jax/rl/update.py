@@ -115,6 +115,8 @@ class Updater:
             out_shardings=(self._shardings, self._opt_shardings, whole, whole),
         )
         self._score = jax.jit(score, out_shardings=whole)
+        moved = functools.partial(objective.moved, model, config, temperature)
+        self._moved = jax.jit(moved, out_shardings=whole)
         self._zeros = jax.jit(_zeros, out_shardings=accumulated)
         self._own = jax.jit(
             lambda policy: jax.tree.map(jnp.copy, self._trained(policy)),
@@ -188,10 +190,12 @@ class Updater:
         # What an update donates is copied; the optimiser's states are as good fresh.
         copy = jax.tree.map(jnp.copy, state.trained)
         opt_state, value_opt_state = self._init(state.trained)
-        self.update(
+        copied, _ = self.update(
             TrainState(copy.params, opt_state, state.frozen, copy.value, value_opt_state),
             batches, reference,
         )
+        if self._config.measure_after:
+            self.measure(copied, batches)
 
     def _rooms(self, shape: tuple[int, int]) -> list[int]:
         """For how many pieces of sound batches of a shape have room; none where nothing hears."""
@@ -246,7 +250,7 @@ class Updater:
 
     @property
     def compilations(self) -> int:
-        programs = self._gradient, self._apply, self._score
+        programs = self._gradient, self._apply, self._score, self._moved
         return sum(program._cache_size() for program in programs)
 
     def score(
@@ -311,22 +315,24 @@ class Updater:
             raise NonFiniteError(
                 f"loss sum {sums.loss}, value loss sum {sums.value_loss}, {said}"
             )
-        tokens, count = max(float(sums.tokens), 1.0), max(float(sums.count), 1.0)
-        means = {
-            name: float(getattr(sums, name)) / tokens
-            for name in ("kl", "kl_reference", "entropy", "clipped", "gap")
-        }
-        return state, {
-            "loss": float(sums.loss) / count,
-            **means,
-            "gap_max": float(sums.gap_max),
-            "grad_norm": float(norms["gradient_norm"]),
-            "tokens": float(sums.tokens),
-            **({} if not state.value else {
-                "value_loss": float(sums.value_loss) / count,
-                "value_grad_norm": float(norms["value_gradient_norm"]),
-            }),
-        }
+        means = sums.means(bool(state.value)) | {"grad_norm": float(norms["gradient_norm"])}
+        if state.value:
+            means["value_grad_norm"] = float(norms["value_gradient_norm"])
+        return state, means
+
+    def measure(self, state: TrainState, batches: Sequence[Batch]) -> dict[str, float]:
+        """How far the policy now is from what sampled the batches; see `objective.moved`.
+
+        Returns: "kl" and "clip_fraction_after", means over sampled tokens.
+        """
+        with jax.set_mesh(self._mesh):
+            said = jax.device_get([
+                self._moved(state.params, state.frozen, hosts.put(batch, by_rows(self._mesh)))
+                for batch in batches
+            ])
+        tokens = max(float(sum(of["tokens"] for of in said)), 1.0)
+        named = (("kl", "kl"), ("clip_fraction_after", "outside"))
+        return {name: float(sum(of[key] for of in said)) / tokens for name, key in named}
 
     def _anchor(
         self, reference: decoder.Params | None, used: Callable[[RLConfig], bool]

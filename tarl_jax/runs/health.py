@@ -20,12 +20,13 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("rl/log_prob_gap", lambda x: abs(x) > 0.05,
      "engine and trainer disagree on log-probs: compute both in one dtype, or set rl.tis_cap = 2"),
     ("rl/kl", lambda x: x > 0.5,
-     "the policy is far from where it started the step: lower rl.learning_rate or rl.minibatches"),
+     "the policy is far from the one that played the step: lower rl.learning_rate, rl.minibatches"
+     " or rl.epochs"),
     ("rl/entropy", lambda x: x < 0.02,
      "the policy has all but stopped exploring: raise rl.clip_high or rollout.temperature, or take"
      " harder tasks"),
     ("rl/clip_fraction", lambda x: x > 0.3,
-     "most of an update is clipped: lower rl.learning_rate or rl.minibatches"),
+     "most of an update is clipped: lower rl.learning_rate, rl.minibatches or rl.epochs"),
     ("rl/zero_variance_groups", lambda x: 0.9 < x < 1,
      "hardly any group has episodes that differ: raise rollout.group_size, or take tasks that the"
      " policy sometimes passes"),
@@ -67,7 +68,7 @@ def warnings(
 
 
 def _kl(steps: Sequence[Mapping[str, float]]) -> list[str]:
-    """Each optimiser step moves the policy much further than those before it did."""
+    """A step's updates move the policy much further than those of earlier steps did."""
     kl = _series(steps, "rl/kl")
     if len(kl) < 3 * RECENT:
         return []

@@ -205,7 +205,8 @@ class LiveView:
                 f"reward {s('reward/mean', '+.2f')} ({reward})",
                 f"kl {s('rl/kl')}",
                 f"entropy {s('rl/entropy')}",
-                f"gap {s('rl/log_prob_gap')}",
+                *([f"stale {s('rl/staleness')}"] if "rl/staleness" in numbers
+                  else [f"gap {s('rl/log_prob_gap')}"]),
                 f"{s('rollout/tokens_per_second', ',.0f')} tokens/s",
                 f"{s('seconds/step', '.1f')} s ({seconds})",
                 f"left {_duration(self._seconds_left())}",
@@ -284,7 +285,8 @@ class LiveView:
             ("held-out pass^1", s("eval/pass^1", ".3f"), at),
             ("KL", s("rl/kl"), ""),
             ("entropy", s("rl/entropy"), ""),
-            ("log-prob gap", s("rl/log_prob_gap"), ""),
+            ("staleness", s("rl/staleness"), "") if "rl/staleness" in self._values
+            else ("log-prob gap", s("rl/log_prob_gap"), ""),
             ("clip fraction", s("rl/clip_fraction", ".1%"), ""),
             ("zero-variance", s("rl/zero_variance_groups", ".1%"), ""),
         ]

@@ -23,6 +23,7 @@ from tarl_jax.rl.advantages import (
 from tarl_jax.rl.rewards import Reward, trajectory_reward, turn_rewards
 from tarl_jax.rl.turn_advantages import decoupled
 from tarl_jax.speech.sound import AudioInputs
+from tarl_jax.training.masking import masked
 from tarl_jax.training.parts import AdvantageOf, RewardOf
 from tarl_jax.training.turn_credit import (
     Table,
@@ -49,6 +50,7 @@ class Credit:
       fields: more of a Batch, by the field's name: per trajectory one number per token.
       baselines: of "single_stream", after this step.
       metrics: named "rl/…".
+      valid: per trajectory whether it may teach (`learned_from`; not masked).
       audio: what is spoken in each trajectory, for the update; None where nothing is.
     """
 
@@ -57,6 +59,7 @@ class Credit:
     fields: dict[str, list[np.ndarray]]
     baselines: Baselines
     metrics: dict[str, float]
+    valid: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
     audio: list[AudioInputs | None] = dataclasses.field(default_factory=list)
 
 
@@ -97,6 +100,7 @@ def assign(
       baselines: of "single_stream", before this step.
     """
     rl = config.rl
+    trajectories = masked(trajectories, rl)
     if own is not None:
         credit = _by_own(trajectories, config, own)
     elif rl.advantage == "gae":
@@ -108,8 +112,8 @@ def assign(
         credit.metrics["rl/kl_penalty"] = float(np.mean(penalties))
     if rl.tis_cap:
         drawn = config.rollout.loss_log_probs == "drawn"
-        _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap, drawn)
-    return credit
+        _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap, drawn, gap_name(rl.ahead))
+    return dataclasses.replace(credit, valid=learned_from(trajectories, config))
 
 
 def _by_own(
@@ -149,11 +153,15 @@ def _by_baseline(
     baselines: Baselines,
 ) -> Credit:
     rl, shape = config.rl, (-1, config.rollout.group_size)
-    rewards = np.array([t.reward for t in trajectories], np.float64)
-    if "kl" in scores:
-        rewards = rewards - [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
-    rewards = rewards.reshape(shape)
+    rewards = np.array([t.reward for t in trajectories], np.float64).reshape(shape)
     valid = learned_from(trajectories, config).reshape(shape)
+    if "kl" in scores:
+        penalties = [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
+        # Where all earned the same there is nothing to learn, whatever the penalty.
+        same = group_advantages(rewards, valid, "none")[1]
+        if rl.advantage == "single_stream":  # whose baseline is not the group
+            same = np.zeros_like(same)
+        rewards = np.where(same[:, None], rewards, rewards - np.reshape(penalties, shape))
     tasks = [t.task for t in trajectories[:: config.rollout.group_size]]
     kinds = [task.kind for task in tasks]
     turns = trajectories, config, table, valid, kinds
@@ -333,27 +341,37 @@ def _token_rewards(trajectory: Trajectory, config: RunConfig, table: Table | Non
     return rewards
 
 
+def gap_name(ahead: bool) -> str:
+    """Of the metric that says how far the trainer's log-probs are from the sampler's.
+
+    Where episodes are played ahead the sampler is an older policy, so the gap is staleness; else it
+    is a fault of dtypes or programs.
+    """
+    return "rl/staleness" if ahead else "rl/log_prob_gap"
+
+
 def _reweigh(
     credit: Credit,
     trajectories: Sequence[Trajectory],
     trainer: Sequence[np.ndarray],
     cap: float,
     drawn: bool,
+    gap: str,
 ) -> None:
     """Takes the trainer's log-probs as the old ones, and weighs each token by what the two say."""
-    weights, gaps = [], []
+    weights, differences = [], []
     for i, t in enumerate(trajectories):
         _, sampled, log_probs = t.arrays(drawn)
         weight = np.where(sampled, truncated_weights(trainer[i], log_probs, cap), 0.0)
         credit.advantages[i] = credit.advantages[i] * weight
         weights.append(weight[sampled])
-        gaps.append(np.abs(trainer[i] - log_probs)[sampled])
+        differences.append(np.abs(trainer[i] - log_probs)[sampled])
     credit.fields["log_probs"] = list(trainer)
-    weight, gap = np.concatenate(weights), np.concatenate(gaps)
+    weight, difference = np.concatenate(weights), np.concatenate(differences)
     if weight.size:
         credit.metrics |= {
-            "rl/log_prob_gap": float(gap.mean()),
-            "rl/log_prob_gap_max": float(gap.max()),
+            gap: float(difference.mean()),
+            f"{gap}_max": float(difference.max()),
             "rl/tis_weight": float(weight.mean()),
             "rl/tis_capped": float(np.mean(weight >= cap)),
         }

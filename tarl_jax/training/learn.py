@@ -16,6 +16,7 @@ from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.rl.batching import (
     Layout,
+    Sample,
     batch_shapes,
     fill,
     packed_layouts,
@@ -25,12 +26,12 @@ from tarl_jax.rl.batching import (
     take_out,
 )
 from tarl_jax.rl.calibration import load_table
-from tarl_jax.rl.objective import needs_score
+from tarl_jax.rl.objective import in_loss, needs_score
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.speech.sound import AudioInputs
-from tarl_jax.training.credit import Baselines, Credit, Table, assign
+from tarl_jax.training.credit import Baselines, Credit, Table, assign, gap_name
 from tarl_jax.training.parts import AdvantageOf
-from tarl_jax.types import Trajectory
+from tarl_jax.types import Batch, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,33 +83,48 @@ class Learner:
     ) -> tuple[TrainState, dict[str, float]]:
         """The state after this step, and metrics named "rl/…". Raises NonFiniteError.
 
-        One optimiser step per minibatch of groups; what has nothing to teach is left out.
+        One optimiser step per minibatch of groups and epoch. What has nothing to teach is left out,
+        but not of a loss that holds every sampled token to a reference or an entropy.
         """
         rl = self.config.rl
-        drawn = self.config.rollout.loss_log_probs == "drawn"
+        used = credit.valid if in_loss(rl) or rl.entropy_coef else credit.used
         groups = np.arange(len(trajectories)).reshape(-1, self.config.rollout.group_size)
-        useful = np.flatnonzero(credit.used[groups].any(axis=1))
+        useful = np.flatnonzero(used[groups].any(axis=1))
         # A value model that knows nothing yet would mislead the policy.
         ready = not state.value or step > rl.value.warmup_steps
+        minibatches: list[list[Batch]] = []
         means: list[dict[str, float]] = []
         real = padded = 0
         for part in np.array_split(useful, rl.minibatches):
-            chosen = [int(i) for i in groups[part].flat if credit.used[i]]
+            chosen = [int(i) for i in groups[part].flat if used[i]]
             if not chosen:
                 continue
-            samples = [
-                sample for i in chosen for sample in samples_of(
-                    trajectories[i], credit.advantages[i],
-                    {name: of[i] for name, of in credit.fields.items()}, drawn, credit.audio[i],
-                )
-            ]
+            samples = self._samples(chosen, trajectories, credit)
             layouts = self._layouts([len(sample.tokens) for sample in samples])
             real += sum(len(sample.tokens) for sample in samples)
             padded += sum(math.prod(layout.shape) for layout in layouts)
-            batches = fill(layouts, samples, rl.pack)
-            state, values = self.updater.update(state, batches, reference, ready)
+            minibatches.append(fill(layouts, samples, rl.pack))
+        order = _order(len(minibatches), rl.epochs, self.config.seed, step)
+        for i in order:
+            state, values = self.updater.update(state, minibatches[i], reference, ready)
             means.append(values)
-        return state, _metrics(means) | {"rl/real_tokens": real / max(padded, 1)} | credit.metrics
+        metrics = _metrics(means, rl.ahead) | {"rl/real_tokens": real / max(padded, 1)}
+        if means and rl.measure_after:
+            after = self.updater.measure(state, minibatches[order[-1]])
+            metrics |= {f"rl/{name}": value for name, value in after.items()}
+        return state, metrics | credit.metrics
+
+    def _samples(
+        self, chosen: Sequence[int], trajectories: Sequence[Trajectory], credit: Credit
+    ) -> list[Sample]:
+        """What the chosen ones train on."""
+        drawn = self.config.rollout.loss_log_probs == "drawn"
+        return [
+            sample for i in chosen for sample in samples_of(
+                trajectories[i], credit.advantages[i],
+                {name: of[i] for name, of in credit.fields.items()}, drawn, credit.audio[i],
+            )
+        ]
 
     def _scores(
         self, state: TrainState, reference: Params | None, trajectories: Sequence[Trajectory],
@@ -117,7 +133,7 @@ class Learner:
         """What `Updater.score` says, by its name: per trajectory one number per token."""
         samples = [
             sample for t, of in zip(trajectories, audio, strict=True)
-            for sample in samples_of(t, 0.0, audio_inputs=of)
+            for sample in samples_of(t, 0.0, audio_inputs=of, choices=False)
         ]
         lengths = [len(sample.tokens) for sample in samples]
         layouts = self._layouts(lengths)
@@ -167,8 +183,19 @@ def _rejoined(
     return found
 
 
-def _metrics(means: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of a step, from those of its minibatches."""
+def _order(count: int, epochs: int, seed: int, step: int) -> list[int]:
+    """The minibatches of a step's updates: in order, and in each later epoch shuffled anew."""
+    order = list(range(count))
+    for epoch in range(1, epochs):
+        order += np.random.default_rng([seed, 4, step, epoch]).permutation(count).tolist()
+    return order
+
+
+def _metrics(means: Sequence[dict[str, float]], ahead: bool) -> dict[str, float]:
+    """Of a step, from those of its updates.
+
+    ahead: the sampler is a policy of before, so that its log-probs are expected to be others.
+    """
     if not means:
         return {}
     first, last = means[0], means[-1]
@@ -183,8 +210,8 @@ def _metrics(means: Sequence[dict[str, float]]) -> dict[str, float]:
         "rl/entropy": first["entropy"],
         "rl/clip_fraction": mean("clipped"),
         "rl/grad_norm": mean("grad_norm"),
-        # Before any update of this step both sides hold the same parameters.
-        "rl/log_prob_gap": first["gap"],
-        "rl/log_prob_gap_max": first["gap_max"],
+        # Before any update of this step both sides hold the same parameters, unless one is ahead.
+        gap_name(ahead): first["gap"],
+        f"{gap_name(ahead)}_max": first["gap_max"],
         **{f"rl/{name}": mean(name) for name in ("value_loss", "value_grad_norm") if name in first},
     }

@@ -100,6 +100,7 @@ def test_an_int_is_good_for_a_float():
     ("rollout.slots", 0, "at least 1"),
     ("rollout.max_turns", -1, "at least 1"),
     ("rl.minibatches", 0, "at least 1"),
+    ("rl.epochs", 0, "at least 1"),
     ("rl.dual_clip", 1.0, "must be above 1, e.g. 3, or 0"),
     ("rl.micro_batch_tokens", 0, "at least 1"),
     ("checkpoint.every", 0, "at least 1"),
@@ -235,6 +236,10 @@ def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, reme
      "choose clip or spo"),
     ({"rl": {"advantage": "gae", "normalise": "batch"}, "rollout": {"group_size": 0}},
      "config.rollout.group_size = 0: must be at least 1"),
+    ({"rl": {"loss": "spo", "clip_low": 0.2, "clip_high": 0.2, "minibatches": 1}},
+     "set rl.minibatches or rl.epochs to 2 or more"),
+    ({"rl": {"loss": "gspo", "loss_mean": "sequence", "minibatches": 1}},
+     "set rl.minibatches or rl.epochs to 2 or more"),
     ({"rl": {"loss": "spo", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}},
      "config.rl.dual_clip = 3.0: rl.loss = 'spo' has no clip"),
 ])
@@ -247,6 +252,8 @@ def test_what_does_not_go_together_is_refused(fields, remedy):
     {"rl": {"advantage": "gae", "normalise": "none"}, "reward": {"placement": "turn_end"}},
     {"reward": {"placement": "terminal", "turn_weight": 0.5, "calibration": "table.json"}},
     {"rl": {"kl_estimator": "k1", "kl_in": "reward", "kl_coef": 0.1}},
+    {"rl": {"loss": "gspo", "loss_mean": "sequence", "minibatches": 1, "epochs": 2}},
+    {"rl": {"loss": "gspo", "loss_mean": "sequence", "minibatches": 1, "ahead": True}},
 ])
 def test_what_goes_together_is_taken(fields):
     got = from_config_dict(fields)

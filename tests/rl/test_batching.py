@@ -141,6 +141,26 @@ def test_a_batch_puts_the_advantage_on_sampled_tokens_only(step_128):
         assert (batch.log_probs.dtype, batch.advantages.dtype) == (np.float32, np.float32)
 
 
+def test_a_token_without_an_alternative_leaves_the_loss():
+    """The second one was drawn with certainty, whatever the policy thought of it; forced it is not.
+
+    Where nothing was cut off, a log-prob of 0 is the policy's own certainty, and counts.
+    """
+    said = Segment("agent", [5, 6, 7], [True] * 3, [-1.0, -9.0, -2.0], 0, "")
+    said.drawn_log_probs = [-0.5, 0.0, -2.0]
+    sure = Segment("agent", [8], [True], [0.0], 1, "")
+    whole = trajectory(Segment.forced("system", [1], -1, ""), said, sure)
+    for drawn, log_probs in ((False, [0, -1, 0, -2, 0]), (True, [0, -0.5, 0, -2, 0])):
+        (sample,) = samples_of(whole, 3.0, {"values": np.full(5, 4.0)}, drawn)
+        assert sample.tokens.tolist() == [1, 5, 6, 7, 8]
+        assert sample.sampled.tolist() == [0, 1, 0, 1, 1]
+        assert sample.log_probs.tolist() == log_probs
+        assert sample.advantages.tolist() == [0, 3, 0, 3, 3]
+        assert sample.fields["values"].tolist() == [0, 4, 0, 4, 4]
+    (scored,) = samples_of(whole, 0.0, choices=False)
+    assert scored.sampled.tolist() == [0, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("multiple", [2, 4])
 def test_rows_added_for_the_devices_do_not_count(step_128, multiple):
     one = trajectory(Segment("agent", [3, 4], [True, True], [-1.0, -1.0], 0, ""))

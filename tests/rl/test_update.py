@@ -486,7 +486,32 @@ def test_nothing_compiles_after_compile(params, batch, devices):
     small = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 16))), rows_of(batch, slice(0, 4)))
     for batches in ([batch], [small], [small, batch, batch], [batch, small, small]):
         state, _ = updater.update(state, batches, None)
+        updater.measure(state, batches)
     assert updater.compilations == compiled
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"loss": "gspo", "loss_mean": "sequence", "clip_low": 0.3, "clip_high": 0.3},
+])
+def test_how_far_an_update_moved_the_policy(fields, params, batch):
+    """Against NumPy in float64: k3 from the sampler, and the ratios beyond the bounds."""
+    config = dataclasses.replace(CONFIG, learning_rate=0.02, **fields)
+    updater = Updater(MODEL, VOCAB, config, TEMPERATURE, make_mesh())
+    halves = [rows_of(batch, slice(0, 4)), rows_of(batch, slice(4, 8))]
+    state, before = updater.update(updater.init(params), halves, None)
+    found = updater.measure(state, halves)
+    now = np.asarray(log_probs_of(jax.device_get(state.params), batch.tokens), np.float64)
+    mask = batch.sampled > 0
+    d = np.where(mask, now - batch.log_probs, 0.0)
+    ratio = np.exp(d)
+    if fields:
+        ratio = np.exp(d.sum(axis=1, keepdims=True) / mask.sum(axis=1, keepdims=True)) + 0 * d
+    low, high = 1 - config.clip_low, 1 + config.clip_high
+    outside = ((ratio < low) | (ratio > high))[mask]
+    assert 0.1 < outside.mean() < 1
+    assert found["kl"] == pytest.approx((np.exp(d) - d - 1)[mask].mean(), rel=1e-4)
+    assert found["clip_fraction_after"] == pytest.approx(outside.mean(), abs=1e-6)
+    assert found["kl"] != pytest.approx(before["kl"], rel=0.01)  # that of before the step
 
 
 # ---- engine and updater ---------------------------------------------------------------------

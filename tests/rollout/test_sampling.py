@@ -98,3 +98,16 @@ def test_ties_with_the_last_of_the_likeliest_stay():
 def test_without_truncation_both_log_probs_are_the_same():
     _, log_probs, drawn = draws(np.random.default_rng(0).normal(size=300), 100)
     np.testing.assert_array_equal(log_probs, drawn)
+
+
+def test_a_single_choice_is_drawn_with_certainty():
+    """Its log-prob there is 0 exactly, by which the loss knows it, whatever the policy's own."""
+    scores = jnp.array(np.random.default_rng(0).normal(0, 30, (6, 300)), jnp.float32)
+    keys, positions = jax.random.split(jax.random.key(0), 6), jnp.arange(6)
+    allowed = jnp.arange(300) == jnp.arange(6)[:, None] * 7
+    for more in ({"allowed": allowed}, {"truncation": Truncation(top_k=1)}):
+        token, log_prob, drawn = sample(scores, keys, positions, 0.7, **more)
+        np.testing.assert_array_equal(drawn, 0)
+    assert not np.any(np.asarray(drawn) < 0) and np.all(np.asarray(log_prob) <= 0)
+    token, log_prob, _ = sample(scores, keys, positions, 0.7, allowed=allowed)
+    assert token.tolist() == [0, 7, 14, 21, 28, 35] and np.all(np.asarray(log_prob) < -1)

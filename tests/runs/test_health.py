@@ -49,6 +49,12 @@ def test_a_trend(key, start, end, remedy):
     assert warnings(FINE, [{**FINE, key: end}] * 5) == []
 
 
+def test_staleness_is_no_fault():
+    """Episodes that were played ahead are an older policy's, so the log-probs are others."""
+    played_ahead = {k: v for k, v in FINE.items() if "gap" not in k} | {"rl/staleness": 0.4}
+    assert warnings(played_ahead, [played_ahead] * 40) == []
+
+
 def test_a_level_is_no_rise():
     assert warnings(FINE, [{**FINE, "rl/kl": 0.1}] * 40) == []
 

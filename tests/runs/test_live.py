@@ -192,6 +192,16 @@ def test_trouble_is_said_once_it_shows(key, value, warning):
     assert warning in bad
 
 
+def test_episodes_played_ahead_are_stale_and_not_at_fault():
+    values = {k: v for k, v in VALUES.items() if "gap" not in k} | {"rl/staleness": 0.321}
+    for stream, enabled in ((io.StringIO(), False), (Terminal(), True)):
+        with live.LiveView(80, enabled, "run", stream) as view:
+            view.update(1, values)
+        shown = ESCAPE.sub("", stream.getvalue())
+        assert "stale" in shown and "0.321" in shown
+        assert "gap" not in shown.partition("stale")[2] and "disagree" not in shown
+
+
 def test_ascii_streams_do_not_end_the_run():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")

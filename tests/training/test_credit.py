@@ -151,12 +151,67 @@ def test_a_penalty_in_the_reward():
     penalty = [np.array([0, 0, 1.0, 2.0, 0]), np.zeros(5)]
     same = {"kl_coef": 0.5, "kl_in": "reward", "kl_estimator": "k1"}
     run = config(2, {"placement": "terminal"}, normalise="none", **same)
-    got = given([episode([1]), episode([1])], run, {"kl": penalty})
-    assert got.advantages == [-0.75, 0.75] and got.metrics["rl/kl_penalty"] == 0.75
+    got = given([episode([1]), episode([1], False)], run, {"kl": penalty})
+    assert got.advantages == [4.25, -4.25] and got.metrics["rl/kl_penalty"] == 0.75
     run = config(1, {"placement": "terminal"}, **PPO, **same)
     trajectories = [episode([1])]
     got = given(trajectories, run, {"kl": penalty[:1], "values": zeros(trajectories)})
     np.testing.assert_allclose(got.fields["returns"][0], [0, 0, 10 - 1.5, 10 - 1.0, 0])
+
+
+@pytest.mark.parametrize("normalise, wanted", [
+    ("none", [4.25, -4.25]), ("group", [1, -1]), ("batch", [2**0.5, -(2**0.5)]),
+])
+def test_a_penalty_makes_no_difference_where_all_earned_the_same(normalise, wanted):
+    """A group is flat by its rewards; its penalties, however different, enter no scale either."""
+    penalty = [np.array([0, 0, 1.0, 2.0, 0]), np.zeros(5), np.full(5, 9.0), np.zeros(5)]
+    run = config(2, {"placement": "terminal"}, normalise=normalise, kl_coef=0.5, kl_in="reward")
+    trajectories = [episode([1]), episode([1], False), episode([1]), episode([1])]
+    got = given(trajectories, run, {"kl": penalty})
+    np.testing.assert_allclose(got.advantages, [*wanted, 0, 0])
+    assert got.used.tolist() == [True, True, False, False]
+    assert got.metrics["rl/zero_variance_groups"] == 0.5
+
+
+def cut_off(stop_reason):
+    found = episode([0], False)
+    found.stop_reason = stop_reason
+    return found
+
+
+@pytest.mark.parametrize("stop_reason, mask, taught", [
+    ("max_seconds", False, False), ("max_tokens", False, True), ("max_turns", False, True),
+    ("max_seconds", True, False), ("max_tokens", True, False), ("max_turns", True, False),
+    ("user_stop", True, True), ("malformed", True, True),
+])
+def test_which_cut_off_episodes_teach(stop_reason, mask, taught):
+    """One that may not enters no baseline: without it the group's mean is 5, with it 10 / 3."""
+    trajectories = [episode([1]), episode([1], False), cut_off(stop_reason)]
+    for fields in ({"normalise": "none"}, {"normalise": "none", "advantage": "rloo"}):
+        run = config(3, {"placement": "terminal"}, mask_truncated=mask, **fields)
+        got = given(trajectories, run)
+        assert got.used[2] == taught and got.valid.tolist() == [True, True, taught]
+        if "advantage" not in fields:
+            mean = 10 / 3 if taught else 5.0
+            np.testing.assert_allclose(got.advantages[:2], [10 - mean, -mean])
+    assert trajectories[2].success is False  # in metrics it stays the failure that it is
+
+
+def test_an_episode_that_was_cut_off_for_time_has_no_part_in_other_baselines():
+    trajectories = [episode([1]), episode([1], False), cut_off("max_seconds")]
+    run = config(3, {"placement": "terminal"}, **PPO)
+    got = given(trajectories, run, {"values": zeros(trajectories)})
+    assert got.used.tolist() == [True, True, False] and not got.advantages[2].any()
+    run = config(3, {"placement": "terminal"}, advantage="single_stream", normalise="none")
+    assert given(trajectories, run).baselines == {"tool/t": [2.0, 5.0]}
+
+
+def test_the_gap_is_staleness_where_episodes_are_played_ahead():
+    run = config(2, {"placement": "terminal"}, tis_cap=2.0, ahead=True)
+    trainer = [np.full(5, -1.5)] * 2
+    got = given([episode([1]), episode([1], False)], run, {"log_probs": trainer})
+    assert got.metrics["rl/staleness"] == got.metrics["rl/staleness_max"] == 0.5
+    assert not any("gap" in name for name in got.metrics)
 
 
 def test_truncated_weights_scale_the_advantage_and_move_the_old_log_probs():

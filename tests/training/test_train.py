@@ -59,7 +59,8 @@ KEYS = {
     "reward/mean", "reward/terminal", "reward/turns", "reward/major", "train/pass_rate",
     "train/clean_pass", "judge/major_share", "judge/abstained", "rollout/turns",
     "rollout/episode_tokens", "rollout/tokens_per_second", "rl/zero_variance_groups", "rl/loss",
-    "rl/kl", "rl/entropy", "rl/clip_fraction", "rl/grad_norm", "rl/log_prob_gap",
+    "rl/kl", "rl/entropy", "rl/clip_fraction", "rl/clip_fraction_after", "rl/grad_norm",
+    "rl/log_prob_gap",
     "seconds/rollout", "seconds/judge", "seconds/update", "seconds/step", "compilations",
 }  # fmt: skip
 
