@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tarl_jax.config.audio import check_audio
-from tarl_jax.config.credit import check_credit
+from tarl_jax.config.credit import GROUP_ADVANTAGES, check_credit
 from tarl_jax.config.curriculum import check_curriculum
 from tarl_jax.config.errors import ConfigError
 from tarl_jax.config.judge import check_judge
@@ -91,9 +91,19 @@ def check(c: RunConfig) -> None:
     choice("rollout.reasoning", c.rollout.reasoning, ("kept", "dropped"))
     choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
     for where in ("top_k", "in_flight", "parked", "share_prefix", "episode_seconds",
-                  "step_seconds", "interruptions"):
+                  "step_seconds", "interruptions", "refills"):
         value = getattr(c.rollout, where)
         require(value >= 0, f"rollout.{where}", value, "must be at least 0")
+    for where, clash in (
+        ("rl.ahead", c.rl.ahead), ("rollout.step_seconds", c.rollout.step_seconds),
+    ):
+        require(not (c.rollout.refills and clash), "rollout.refills", c.rollout.refills,
+                f"{where} = {clash} plays episodes in other steps than they are learned from: leave"
+                " one of the two out")
+    grouped = c.rl.advantage in GROUP_ADVANTAGES
+    require(grouped or not c.rollout.refills, "rollout.refills", c.rollout.refills,
+            f"with rl.advantage = {c.rl.advantage!r} a group whose episodes earn the same teaches"
+            " all the same: leave it 0")
     require(0 < c.rollout.top_p <= 1, "rollout.top_p", c.rollout.top_p,
             "must be above 0 and at most 1")
     for where, value in (

@@ -27,6 +27,8 @@ class RolloutConfig:
     interruptions: how often, at most, the judge interrupts a training episode after a turn that it
       gives -1, and asks for it to be put right. For ablations: the method's authors found it
       harmful.
+    refills: how often, at most, a step's groups whose episodes all earned the same are replaced by
+      groups of further tasks; 0: never.
     """
 
     tasks_per_step: int = 16
@@ -52,3 +54,4 @@ class RolloutConfig:
     step_seconds: float = 0.0
     unfinished: str = "carry"
     interruptions: int = 0
+    refills: int = 0

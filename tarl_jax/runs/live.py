@@ -160,7 +160,7 @@ class LiveView:
         if self._live is not None:
             if changed:  # what follows may be many calls: the clock draws those
                 self._live.refresh()
-        elif changed and name not in STEP_PHASES:
+        elif changed and name not in (*STEP_PHASES, "refill"):
             count = "" if total is None else f" ({total:,})"
             self._plain(f"{name}{count}")
         elif note and total and done and done * 5 // total > shown * 5 // total:

@@ -1,13 +1,15 @@
 """The episodes of a training step: begun, played, carried over or played ahead.
 
 Groups are whole: where a step's time is up before all episodes of a group have ended, the group
-waits for the next step. With `rl.ahead` the next step's episodes are played while this one's are
+waits for the next step. A task that a step has twice is played twice, by episodes of other seeds.
+With `rl.ahead` the next step's episodes are played while this one's are
 learned from, by the policy of before; their log-probs, taken as the old ones, keep the loss right.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +26,7 @@ from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.maths_episode import MathsEpisode
 from tarl_jax.rollout.workers import Dialogue
 from tarl_jax.runs.metrics import CLIP_DIR, read_trajectories, write_trajectories
-from tarl_jax.training.mixture import Mixture
+from tarl_jax.training.mixture import Mixture, Planned
 from tarl_jax.types import Trajectory
 
 Group = list[Episode | MathsEpisode]
@@ -83,6 +85,15 @@ class Collector:
         copy = jax.block_until_ready(jax.tree.map(jnp.copy, params))
         self._ahead = (step, self._pool.submit(self._play, step, copy))
 
+    def refill(
+        self, step: int, number: int, params: Params, planned: Sequence[Planned]
+    ) -> list[Trajectory]:
+        """This process's episodes of further tasks of a step, in the given round of refilling."""
+        groups = self._groups(planned, step, f"refill {number}")
+        episodes: list[Dialogue] = [episode for group in groups for episode in group]
+        self._engine.run(params, episodes, self._config.rollout.temperature, ended=self._ended)
+        return [episode.trajectory() for group in groups for episode in group]
+
     def settle(self) -> None:
         """Waits for what is played ahead: the engine is free then."""
         if self._ahead is not None:
@@ -112,13 +123,7 @@ class Collector:
 
     def _play(self, step: int, params: Params) -> Collected:
         config = self._config.rollout
-        groups: list[Group] = []
-        for planned in hosts.share(self._mixture.plan(step)):
-            env = self._env.speaking(planned.spoken)
-            groups.append([
-                env.episode(planned.task, "train", step, trial, supervisor=self._supervisor)
-                for trial in range(config.group_size)
-            ])
+        groups = self._groups(self._mixture.plan(step), step)
         self._held += groups
         new: Sequence[Dialogue] = [episode for group in groups for episode in group]
         while True:  # until a group has ended: a step needs something to learn from
@@ -135,6 +140,24 @@ class Collector:
                 break
         self._held = [group for group in self._held if going & set(map(id, group))]
         return Collected([episode.trajectory() for group in done for episode in group], stats)
+
+    def _groups(self, planned: Sequence[Planned], *stream: str | int) -> list[Group]:
+        """This process's share; the seeds of a task's second copy are not those of its first."""
+        copies: Counter[tuple[str, str]] = Counter()
+        named: list[tuple[Planned, tuple[str | int, ...]]] = []
+        for one in planned:
+            key = one.task.kind, one.task.task_id
+            copies[key] += 1
+            named.append((one, stream if copies[key] == 1 else (*stream, f"copy {copies[key]}")))
+        return [
+            [
+                self._env.speaking(one.spoken).episode(
+                    one.task, "train", *name, trial, supervisor=self._supervisor
+                )
+                for trial in range(self._config.rollout.group_size)
+            ]
+            for one, name in hosts.share(named)
+        ]
 
     def _cut(self) -> None:
         for left in self._left:

@@ -7,7 +7,8 @@ an uninterrupted one would have seen.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -25,6 +26,11 @@ class TaskStream:
     def take(self, first: int, count: int) -> list[Task]:
         """`count` tasks from place `first` on (counted from 0)."""
         return [self._at(i) for i in range(first, first + count)]
+
+    def shuffled(self, seed: Sequence[int]) -> list[Task]:
+        """All of them, in an order of `seed` alone."""
+        order = np.random.default_rng(seed).permutation(len(self._tasks))
+        return [self._tasks[i] for i in order]
 
     def _at(self, index: int) -> Task:
         epoch, place = divmod(index, len(self._tasks))
@@ -112,6 +118,22 @@ class Mixture:
         order = np.random.default_rng([self._seed, 3, step]).permutation(len(tools))
         speak = {tools[i] for i in order[: round(share * len(tools))]}
         return [Planned(task, float(i in speak)) for i, task in enumerate(tasks)]
+
+    def further(
+        self, step: int, number: int, places: Sequence[Planned], taken: Set[tuple[str, str]]
+    ) -> list[Planned]:
+        """Other tasks of the same kinds for places of `step`, in a round of refilling.
+
+        Args:
+          taken: (kind, id) of those the step has had; they come again once no others are left.
+        """
+        pools = {}
+        for kind, stream in (("tool", self._tools), ("maths", self._maths)):
+            tasks = stream.shuffled([self._seed, 5, step, number, int(kind == "maths")])
+            pools[kind] = itertools.cycle(
+                sorted(tasks, key=lambda task: (task.kind, task.task_id) in taken)
+            )
+        return [Planned(next(pools[one.task.kind]), one.spoken) for one in places]
 
     def state(self, step: int) -> dict[str, float]:
         """Where the schedule stands after `step`, for its checkpoint.

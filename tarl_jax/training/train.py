@@ -24,6 +24,7 @@ from tarl_jax.training.bookkeeping import Clock, RunLog
 from tarl_jax.training.collect import Collector
 from tarl_jax.training.evaluation import evaluate_modalities, held_out, require_some
 from tarl_jax.training.parts import Parts, checked
+from tarl_jax.training.refill import refilled
 from tarl_jax.training.rewarding import judged, rewarded
 from tarl_jax.training.run import (
     Run,
@@ -75,6 +76,12 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
                     trajectories = judged(run.judge, collected.trajectories)
                     require_some(trajectories)
                     values = rewarded(trajectories, config, run.learner.table, run.parts.reward)
+                if config.rollout.refills:
+                    with clock.phase("refill"):
+                        trajectories, more = refilled(
+                            run, mixture, collector, step, state.policy, trajectories
+                        )
+                        values |= more
                 # ---- credit, update ---------------------------------------------------------
                 with clock.phase("update"), naming_the_last_good(run, step):
                     credit = run.learner.credit(

@@ -102,6 +102,7 @@ def test_an_int_is_good_for_a_float():
     ("rl.minibatches", 0, "at least 1"),
     ("rl.epochs", 0, "at least 1"),
     ("rl.dual_clip", 1.0, "must be above 1, e.g. 3, or 0"),
+    ("rollout.refills", -1, "at least 0"),
     ("rl.micro_batch_tokens", 0, "at least 1"),
     ("checkpoint.every", 0, "at least 1"),
     ("checkpoint.keep", 0, "at least 1"),
@@ -242,6 +243,12 @@ def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, reme
      "set rl.minibatches or rl.epochs to 2 or more"),
     ({"rl": {"loss": "spo", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}},
      "config.rl.dual_clip = 3.0: rl.loss = 'spo' has no clip"),
+    ({"rollout": {"refills": 2}, "rl": {"ahead": True}},
+     "config.rollout.refills = 2: rl.ahead = True plays episodes in other steps"),
+    ({"rollout": {"refills": 2, "step_seconds": 9.0}},
+     "config.rollout.refills = 2: rollout.step_seconds = 9.0 plays episodes in other steps"),
+    ({"rollout": {"refills": 2}, "rl": {"advantage": "gae", "normalise": "batch"}},
+     "config.rollout.refills = 2: with rl.advantage = 'gae'"),
 ])
 def test_what_does_not_go_together_is_refused(fields, remedy):
     assert remedy in refused(fields)
@@ -254,6 +261,7 @@ def test_what_does_not_go_together_is_refused(fields, remedy):
     {"rl": {"kl_estimator": "k1", "kl_in": "reward", "kl_coef": 0.1}},
     {"rl": {"loss": "gspo", "loss_mean": "sequence", "minibatches": 1, "epochs": 2}},
     {"rl": {"loss": "gspo", "loss_mean": "sequence", "minibatches": 1, "ahead": True}},
+    {"rl": {"minibatches": 1}, "rollout": {"refills": 2}},
 ])
 def test_what_goes_together_is_taken(fields):
     got = from_config_dict(fields)

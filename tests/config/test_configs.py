@@ -26,7 +26,8 @@ from tarl_jax.training.train import train
 FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 # Their states hold more, the last one an audio encoder.
-MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"ahead": True}, "omni_tarl": {}}
+MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"ahead": True}, "omni_tarl": {},
+        "rloo": {"refills": 2, "epochs": 2, "kl_coef": 0.01}}
 
 
 def config_of(name: str, size: str = "") -> RunConfig:
@@ -45,7 +46,7 @@ def test_every_size_passes_the_checks(name):
         assert episodes == {"": 128, "tiny": 16}.get(size, 256)
 
 
-def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
+def small(name: str, cache_dir, run: Path, steps: int, refills: int = 0, **rl) -> RunConfig:
     """The tiny size, smaller still; what fails at once still differs in its turns."""
     config = config_of(name, "tiny")
     replace = dataclasses.replace
@@ -56,7 +57,8 @@ def small(name: str, cache_dir, run: Path, steps: int, **rl) -> RunConfig:
         workdir=str(run),
         model=replace(config.model, num_layers=1),
         warm_start=replace(config.warm_start, cache_dir=str(cache_dir), steps=warm_steps),
-        rollout=replace(config.rollout, max_episode_tokens=longest, max_turns=4, slots=4),
+        rollout=replace(config.rollout, max_episode_tokens=longest, max_turns=4, slots=4,
+                        refills=refills),
         speech=replace(config.speech, cache_dir=str(cache_dir / "speech")),
         reward=replace(config.reward, max_majors=8),
         rl=replace(config.rl, **rl, steps=steps, learning_rate=1e-3, micro_batch_tokens=256,
@@ -101,6 +103,8 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     earlier, _ = state_of(config, 1)
     valued = config.rl.advantage == "gae"
     assert bool(state.value) == valued == all("rl/value_loss" in r for r in steps)
+    if config.rollout.refills:
+        assert any(r["rollout/refilled_groups"] > 0 for r in steps)
     assert bool(meta["baselines"]) == (config.rl.advantage == "single_stream")
     if config.model.audio:
         assert meta["curriculum"]["spoken"] == 0.5  # the warm-up of two steps is over
@@ -125,9 +129,13 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def test_two_processes_train_as_one_does(trained, tmp_path):
-    """The second of them writes nothing, and the pair goes on from its own checkpoint."""
-    one = trained("ppo_turn_end")
+@pytest.mark.parametrize("name", ["ppo_turn_end", "rloo"])
+def test_two_processes_train_as_one_does(name, trained, tmp_path):
+    """The second of them writes nothing, and the pair goes on from its own checkpoint.
+
+    The second config has refills: both decide by the groups of both.
+    """
+    one = trained(name)
     script, pair = Path(__file__).parents[1] / "two_trainers.py", tmp_path / "pair"
     for steps in (1, 2):
         where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
@@ -147,8 +155,9 @@ def test_two_processes_train_as_one_does(trained, tmp_path):
         for path in (one.workdir, pair)
     )
     assert [r["kind"] for r in alone] == [r["kind"] for r in together] == ["base", "train", "train"]
-    same = [k for k in alone[-1] if k.startswith(("train/", "reward/", "judge/", "rl/"))]
-    assert len(same) > 20
+    prefixes = ("train/", "reward/", "judge/", "rl/", "rollout/refilled")
+    same = [k for k in alone[-1] if k.startswith(prefixes)]
+    assert len(same) >= 20 and "rl/loss" in same
     for a, b in zip(alone[1:], together[1:], strict=True):
         for key in same:
             assert b[key] == pytest.approx(a[key], rel=2e-3, abs=2e-4), key

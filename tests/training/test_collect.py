@@ -1,6 +1,7 @@
 """The episodes of a step: whole groups, carried over, cut off, or played ahead."""
 
 import dataclasses
+import hashlib
 
 import jax
 import numpy as np
@@ -83,6 +84,30 @@ def test_a_step_has_the_groups_of_its_tasks(engines, params, tmp_path):
         assert len(groups(found, config.group_size)) == config.tasks_per_step
     assert not {t.seed for t in first} & {t.seed for t in second}
     assert len(ended) == len(first) + len(second)
+
+
+def test_a_tasks_second_copy_in_a_step_is_played_anew(engines, params, tmp_path):
+    """A pass over three tasks ends within the second step, and the next begins with the same one.
+
+    The first copy's seeds are what they were: hashes of (run's seed, task, "train", step, trial).
+    """
+    env, engine = engines()
+    config = env.config
+    mixture = next(
+        mixed for mixed in (
+            Mixture(env.train_tasks[:3], [], 2, config.maths, seed) for seed in range(99)
+        ) if len({t.task_id for t in mixed.tasks(2)}) == 1
+    )
+    found = Collector(config, engine, env, mixture, tmp_path).collect(2, params).trajectories
+    task = mixture.tasks(2)[0].task_id
+    wanted = [
+        int.from_bytes(hashlib.sha256(f"{config.seed}/{task}/train/2/{n}".encode()).digest()[:4])
+        for n in range(config.rollout.group_size)
+    ]
+    assert [t.seed for t in found[: len(wanted)]] == wanted
+    assert {t.task.task_id for t in found} == {task} and len({t.seed for t in found}) == len(found)
+    said = [t.arrays()[0].tolist() for t in found]
+    assert said[: len(wanted)] != said[len(wanted) :]
 
 
 def test_episodes_have_a_supervisor(engines, params, tmp_path):

@@ -120,3 +120,27 @@ def test_the_state_says_where_the_schedule_stands():
     assert mixed.state(0) == {"tools_taken": 0, "maths_taken": 0, "maths": 0.0, "spoken": 0.0}
     assert mixed.state(1) == {"tools_taken": 7, "maths_taken": 1, "maths": 0.125, "spoken": 0.25}
     assert mixed.state(3) == {"tools_taken": 19, "maths_taken": 5, "maths": 0.25, "spoken": 0.5}
+
+
+def test_further_tasks_are_of_the_same_kinds_and_new_to_the_step():
+    mixed = mixture(ratio=(0.25,))
+    places = mixed.plan(3)
+    taken = {(one.task.kind, one.task.task_id) for one in places}
+    found = mixed.further(3, 1, places, taken)
+    assert [one.task.kind for one in found] == [one.task.kind for one in places]
+    names = {(one.task.kind, one.task.task_id) for one in found}
+    assert len(names) == len(places) and not names & taken
+    assert found == mixture(ratio=(0.25,)).further(3, 1, places, taken)  # no memory
+    for other in (mixed.further(4, 1, places, taken), mixed.further(3, 2, places, taken),
+                  mixture(1, ratio=(0.25,)).further(3, 1, places, taken)):
+        assert other != found
+
+
+def test_tasks_come_again_once_a_step_has_had_all():
+    mixed = mixture(ratio=(0.75,))
+    maths = [one for one in mixed.plan(1) if one.task.kind == "maths"]
+    places = [*maths, *maths[:2]]  # 8 places, 7 problems
+    ids = {t.task_id for t in MATHS}
+    found = mixed.further(1, 1, places, {("maths", name) for name in ids - {"maths-4"}})
+    assert found[0].task.task_id == "maths-4"  # the only new one comes first
+    assert len(found) == 8 and {one.task.task_id for one in found} == ids
