@@ -14,6 +14,7 @@ PPO = {"advantage": "gae", "normalise": "none"}
 
 def config(group_size=2, reward=None, **rl) -> RunConfig:
     rollout = {"group_size": group_size, "tasks_per_step": 2}
+    rl = {"normalise": "group", **rl}
     return from_config_dict({"rollout": rollout, "rl": rl, "reward": reward or {}})
 
 
