@@ -76,8 +76,10 @@ def test_flat_groups_alone_are_replaced_until_none_is_left(refilled):
 
 def test_the_rounds_are_bounded(refilled):
     collector = Collector([(1, 1)] * 4, [(0, 0)] * 4)
-    *_, found, count = refilled([(0, 0)] * 4, collector, 2)
+    tasks, _, found, count = refilled([(0, 0)] * 4, collector, 2)
     assert len(collector.asked) == 2 and count == 8
+    # Three times four of the twelve: each round knows what those before it have taken.
+    assert len({t.task_id for t in tasks}.union(*collector.asked)) == 12
     assert [t.reward for t in found] == [0] * 8  # what is flat at last stays, and teaches nothing
 
 
