@@ -73,7 +73,7 @@ class WarmStartConfig:
     make: makes it anew even where the package or the cache has it.
     num_users, orders_per_user: of the shops that it plays in, as in `shop`.
     requests, forbidden, change_mind: of the tasks that the clerk serves, as in `tasks`.
-    max_tokens: dialogues longer than this are left out.
+    max_turns, max_tokens: of a dialogue; those with more tokens are left out.
     target_pass: where the policy then passes more than this share of `score_tasks` tasks (of
       `score_trials` episodes each), it imitates a clerk that errs `error_factor` times as often,
       confirmations apart, until it does not; 0: that is left out.
@@ -92,6 +92,7 @@ class WarmStartConfig:
     requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)
     forbidden: float = 0.2
     change_mind: float = 0.2
+    max_turns: int = 30
     max_tokens: int = 768
     target_pass: float = 0.44
     score_tasks: int = 64
@@ -110,7 +111,8 @@ def check_warm_start(
     where = "warm_start."
     require(bool(c.requests) and abs(sum(c.requests) - 1) < 1e-6 and min(c.requests) >= 0,
             f"{where}requests", c.requests, "probabilities must sum to 1")
-    for name in ("num_users", "orders_per_user", "max_tokens", "score_tasks", "score_trials"):
+    for name in ("num_users", "orders_per_user", "max_turns", "max_tokens",
+                 "score_tasks", "score_trials"):
         value = getattr(c, name)
         require(value > 0, where + name, value, "must be at least 1")
     require(c.branches > 0, f"{where}branches", c.branches, "must be at least 1")

@@ -8,7 +8,8 @@ domain's desk says (`sandbox.desk`).
  0  neutral: what every episode does, however it ends (finds the user, reads what it must), and
     knock-ons: what only carries out what an earlier turn has made inevitable.
  0  minor: no harm yet, but it foretells failure: a call that a tool rejects (it changes nothing,
-    and another try is open; see below), a malformed turn, a needless or repeated step, an unclear message.
+    and another try is open; see below), a malformed turn, a needless or repeated step, an unclear
+    message.
 -1  major: the turn that makes the failure of a request inevitable, or that breaks a rule beyond
     mending. Which turn that is:
 

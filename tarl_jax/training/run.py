@@ -229,7 +229,9 @@ def _training_pass_rate(run: Run, params: Params) -> float:
     longest = min(config.rollout.max_episode_tokens, own.max_tokens)
     seeded = dataclasses.replace(
         config, seed=own.seed,
-        rollout=dataclasses.replace(config.rollout, max_episode_tokens=longest),
+        rollout=dataclasses.replace(
+            config.rollout, max_turns=own.max_turns, max_episode_tokens=longest
+        ),
         eval=dataclasses.replace(config.eval, trials=own.score_trials, temperature=1.0),
     )
     env = dataclasses.replace(

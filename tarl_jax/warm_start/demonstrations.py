@@ -210,7 +210,7 @@ def _parts(
     config: RunConfig, env: Environment, domain: Domain, clerk: ClerkConfig, task: Task, seed: int
 ) -> list[Part]:
     dialogue = Dialogue(
-        task, domain, ScriptedUser(task, seed), max_turns=config.rollout.max_turns,
+        task, domain, ScriptedUser(task, seed), max_turns=config.warm_start.max_turns,
         brief_writes=config.rollout.brief_writes,
     )
     parts: list[Part] = [("user", dialogue.opening)]

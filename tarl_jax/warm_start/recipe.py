@@ -328,7 +328,6 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         "model": _shape(config.model),
         "tokenizer": env.tokenizer.digest,
         "brief_writes": config.rollout.brief_writes,
-        "max_turns": config.rollout.max_turns,
         "system": env.system,
         "domain": desk_name(config),
     }

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,8 @@ from tarl_jax.config import (
     ConfigError,
     MeshConfig,
     RunConfig,
-    to_config_dict,
 )
-from tarl_jax.runs import command
+from tarl_jax.parallel.process import exit_status
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import open_run_dir
 from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_files
@@ -463,15 +461,51 @@ def test_the_second_signal_does_not_wait(number):
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_ends_with_the_signals_status(monkeypatch, capsys, number, status):
-    given = types.SimpleNamespace(config=to_config_dict(RunConfig()), workdir=None)
-    monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=given))
-    monkeypatch.setattr(command, "_keep_compiled_programs", lambda cache_dir: None)
-
-    def job(config):
+def test_a_stopped_run_ends_with_the_signals_status(capsys, number, status):
+    def job():
         with StopRequest() as stop:
             os.kill(os.getpid(), number)
             raise Interrupted("go on with --workdir=here", stop.received)
 
-    assert command._run(job) == status
+    assert exit_status(job) == status
     assert capsys.readouterr().err == "error: go on with --workdir=here\n"
+
+
+# ---- errors that nobody foresaw ------------------------------------------------------------
+
+
+def test_only_errors_raised_on_purpose_are_one_line(capsys, monkeypatch):
+    def asked_for():
+        raise ConfigError("config.rl.steps = -1: must be at least 0")
+
+    def unforeseen():
+        raise ValueError("operands could not be broadcast")
+
+    monkeypatch.delenv("TARL_DEBUG", raising=False)
+    assert exit_status(asked_for) == 2
+    assert capsys.readouterr().err == "error: config.rl.steps = -1: must be at least 0\n"
+    with pytest.raises(ValueError, match="broadcast"):
+        exit_status(unforeseen)
+    for debug, variable in ((True, ""), (False, "1")):
+        monkeypatch.setenv("TARL_DEBUG", variable)
+        assert exit_status(asked_for, debug) == 2
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_fault_in_ones_own_config_file_keeps_its_traceback(tmp_path):
+    """A wrong key is one line; an error of the file's own code shows where it is."""
+    head = "from tarl_jax.config.presets import sized\n\n\ndef get_config(size=''):\n"
+    for body, said, traced in (
+        ("    c = sized(size)\n    c.rl.learning_rte = 1\n    return c\n", "learning_rte", False),
+        ("    return sized('huge')\n", "size 'huge'", False),
+        ("    return int('x')\n", "invalid literal", True),
+        ("    import os\n    return os.nothing\n", "no attribute 'nothing'", True),
+    ):
+        path = tmp_path / "mine.py"
+        path.write_text(head + body)
+        done = subprocess.run(
+            [sys.executable, "-m", "tarl_jax.main", f"--config={path}"], cwd=ROOT,
+            capture_output=True, text=True,
+        )
+        assert done.returncode and said in done.stderr, done.stderr
+        assert ("Traceback" in done.stderr and str(path) in done.stderr) == traced, done.stderr

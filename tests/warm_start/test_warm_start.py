@@ -137,6 +137,7 @@ def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_env):
     ("warm_start", {"error_factor": 3.0}, True),
     ("rollout", {"max_turn_tokens": 13}, True),
     ("rollout", {"max_episode_tokens": 999}, False),  # beyond the warm start's own length
+    ("rollout", {"max_turns": 99}, False),
     ("eval", {"tasks": 3, "trials": 7}, False),  # of the run, not of the policy
     ("tasks", {"requests": (0.0, 0.0, 1.0)}, False),
     ("shop", {"seed": 3, "num_users": 30}, False),
@@ -236,6 +237,7 @@ def test_a_clerk_with_more_errors_errs_no_more_than_always(config):
     ("warm_start", {"num_users": 30}),
     ("warm_start", {"change_mind": 0.9}),
     ("warm_start", {"max_tokens": 99}),
+    ("warm_start", {"max_turns": 9}),
     ("rollout", {"brief_writes": False}),
 ])
 def test_whatever_changes_the_warm_start_changes_its_name(config, tiny_env, section, change):
