@@ -1,5 +1,6 @@
 """Random calls of a domain's tools: mostly what an agent might say, sometimes anything at all."""
 
+import copy
 import json
 
 from tarl_jax.sandbox.airline import BAGGAGE_PRICE, INSURANCE_PRICE
@@ -72,6 +73,7 @@ def _retail(rng, domain, state, user_id):
         "user_id": order["user_id"],
         "order_id": order["order_id"],
         "product_id": items[0]["product_id"],
+        "item_id": items[0]["item_id"],
         "item_ids": [item["item_id"] for item in items],
         "new_item_ids": [rng.choice(list(v)) for v in variants[: rng.choice((1, 2, 2, 2))]],
         "payment_method_id": rng.choice([*owner["payment_methods"], "none"]),
@@ -103,10 +105,11 @@ def _airline(rng, domain, state, user_id):
         "insurance": rng.choice(["yes", "no", "no"]),
         "flight_type": rng.choice(["one_way", "round_trip"]),
         "flights": flights,
-        "passengers": [dict(p) for p in passengers],
+        "passengers": copy.deepcopy(passengers),  # τ² keeps what is none
         "total_baggages": rng.randrange(4),
         "nonfree_baggages": rng.randrange(-1, 4),
         "amount": rng.choice([50, 100, 33.33, 0, -5]),
+        "flight_number": flight["flight_number"],
         "origin": flight["origin"],
         "destination": flight["destination"],
         "date": rng.choice([day, day, "soon"]),
@@ -119,7 +122,7 @@ def _payments(rng, state, chosen, methods):
     total = BAGGAGE_PRICE * chosen["nonfree_baggages"]
     for flight in chosen["flights"]:
         day = state.get("flights", flight["flight_number"])["dates"][flight["date"]]
-        price = day.get("prices", {}).get(chosen["cabin"], 0)
+        price = day.get("prices", {}).get(str(chosen["cabin"]), 0)
         total += price * len(chosen["passengers"])
     if chosen["insurance"] == "yes":
         total += INSURANCE_PRICE * len(chosen["passengers"])

@@ -47,10 +47,8 @@ AIRPORTS = {
     "EWR": "Newark", "CLT": "Charlotte", "MSP": "Minneapolis", "DTW": "Detroit",
     "PHL": "Philadelphia", "LGA": "LaGuardia",
 }  # fmt: skip
-# The first certificate of a user, the first three bookings of an episode: no recorded call tells
-# what comes next.
-_FIRST_CERTIFICATE = 3221322
-_RESERVATION_IDS = [f"HATHA{letter}" for letter in "TUVWXYZ"]
+_FIRST_CERTIFICATE = 3221322  # of a user
+_RESERVATION_IDS = ("HATHAT", "HATHAU", "HATHAV")  # of the bookings of an episode
 
 
 class Flight(TypedDict):
@@ -204,9 +202,8 @@ def book_reservation(
     paid = sum(payment["amount"] for payment in payment_methods)
     if paid != total:
         raise ToolError(f"payment amount does not add up, total price is {total}, but paid {paid}")
-    reservation_id = next((i for i in _RESERVATION_IDS if not db.get("reservations", i)), None)
-    if reservation_id is None:
-        raise ToolError("too many reservations")
+    free = (number for number in _RESERVATION_IDS if not db.get("reservations", number))
+    reservation_id = next(free, _RESERVATION_IDS[-1])  # quirk: a fourth booking replaces the third
     reservation = {
         "reservation_id": reservation_id, "user_id": user_id, "origin": origin,
         "destination": destination, "flight_type": flight_type, "cabin": cabin, "flights": booked,

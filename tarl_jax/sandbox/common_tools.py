@@ -10,6 +10,7 @@ from tarl_jax.sandbox.domain import Record, State, ToolError
 
 # --- tools ----------------------------------------------------------------------------------------
 
+CHARACTERS = frozenset("0123456789+-*/(). ")  # of an expression to calculate
 _MAX_CHARACTERS = 1000
 _MAX_DEPTH = 200
 _MAX_DIGITS = 100
@@ -40,7 +41,7 @@ def calculate(db: State, expression: str) -> str:
     Args:
         expression: Numbers, the operators + - * /, parentheses and spaces, such as '2 + 2'.
     """
-    if not set(expression) <= set("0123456789+-*/(). "):
+    if not set(expression) <= CHARACTERS:
         raise ToolError("invalid characters in expression")
     if len(expression) > _MAX_CHARACTERS:
         raise ToolError(f"expression longer than {_MAX_CHARACTERS} characters")

@@ -1,13 +1,15 @@
-"""τ-bench's state hash (arXiv 2406.12045), without rendering the whole database each time.
+"""The benchmarks' state hashes, without rendering the whole database each time.
 
-The hash is SHA-256 of `str(x)`, where x turns each dict into a tuple of (key, value) pairs sorted
-by key and each list into a tuple, recursively. What comes before the first record that differs is
-the same text for all states, so its digest is kept; only what follows is hashed again.
+τ-bench (arXiv 2406.12045): SHA-256 of `str(x)`, where x turns each dict into a tuple of (key,
+value) pairs sorted by key and each list into a tuple, recursively. τ²-bench (2506.07982): SHA-256
+of the database as JSON with sorted keys. What comes before the first record that differs is the
+same text for all states, so its digest is kept; only what follows is hashed again.
 """
 
 import hashlib
+import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,8 +26,35 @@ def frozen(value: Any) -> Any:
     return value
 
 
-def _entry(key: str, record: Any) -> str:
-    return repr((key, frozen(record)))
+@dataclass(frozen=True)
+class Notation:
+    """How a benchmark writes a database as text.
+
+    entry: a record under its key; sole: what follows it in a table that holds no other.
+    head: what comes before the first record of a table, by its name; end: after the last.
+    start: what comes before the first table; ends: after the last, by the number of tables (-1: of
+    any other number).
+    """
+
+    entry: Callable[[str, Any], str]
+    head: Callable[[str], str]
+    start: str
+    end: str
+    ends: Mapping[int, str]
+    sole: str
+
+
+tau = Notation(
+    entry=lambda key, record: repr((key, frozen(record))),
+    head=lambda table: f"({table!r}, (",
+    start="(", end="))", ends={0: "()", 1: ",)", -1: ")"}, sole=",",
+)  # fmt: skip
+tau2 = Notation(
+    entry=lambda key, record: f"{json.dumps(key)}: "
+    + json.dumps(record, sort_keys=True, default=str),
+    head=lambda table: f"{json.dumps(table)}: {{",
+    start="{", end="}", ends={0: "{}", -1: "}"}, sole="",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,29 +62,29 @@ class _Chunk:
     """Neighbouring records of a table.
 
     entries: key -> text of the (key, record) pair, sorted.
-    head: the text before the first of them; sole, last: whether no other chunk of the table is
-    there, or comes later.
+    head: the text before the first of them; end: after the last; sole: after one that is alone.
     """
 
     entries: dict[str, str]
     head: str
-    sole: bool
-    last: bool
+    end: str
+    sole: str
 
     def text(self, changed: Mapping[str, str]) -> bytes:
         """The whole text, with the entries of `changed` in place of these or added to them."""
         entries = {**self.entries, **changed}
         if len(entries) > len(self.entries):  # those that are new came last
             entries = dict(sorted(entries.items()))
-        comma = "," if self.sole and len(entries) == 1 else ""
-        return f"{self.head}{', '.join(entries.values())}{comma}{'))' * self.last}".encode()
+        comma = self.sole if len(entries) == 1 else ""
+        return f"{self.head}{', '.join(entries.values())}{comma}{self.end}".encode()
 
 
 class Digest:
     """Hashes a database and variations of it. The database must not be written meanwhile."""
 
-    def __init__(self, database: Mapping[str, Mapping[str, Any]]):
+    def __init__(self, database: Mapping[str, Mapping[str, Any]], notation: Notation):
         self._database = database
+        self._notation = notation
 
     def hexdigest(self, changes: Mapping[tuple[str, str], Any]) -> str:
         """The hash of the database with `changes`, (table, key) -> record, written into it."""
@@ -63,7 +92,7 @@ class Digest:
         for (table, key), record in changes.items():
             start, keys = self._index[table]
             place = start + max(0, bisect_right(keys, key) - 1)
-            changed.setdefault(place, {})[key] = _entry(key, record)
+            changed.setdefault(place, {})[key] = self._notation.entry(key, record)
         first = min(changed, default=len(self._chunks))
         digest = self._before[first].copy()
         for place in range(first, len(self._chunks)):
@@ -71,20 +100,22 @@ class Digest:
                 digest.update(self._chunks[place].text(changed[place]))
             else:
                 digest.update(self._texts[place])
-        digest.update({0: b"()", 1: b",)"}.get(len(self._database), b")"))
+        ends = self._notation.ends
+        digest.update(ends.get(len(self._database), ends[-1]).encode())
         return digest.hexdigest()
 
     @cached_property
     def _chunks(self) -> list[_Chunk]:
         """The database in the order of the text; a table without records is one empty chunk."""
         chunks: list[_Chunk] = []
+        write = self._notation
         for table, records in sorted(self._database.items()):
             keys = sorted(records)
             for at in range(0, max(1, len(keys)), _CHUNK):
-                entries = {key: _entry(key, records[key]) for key in keys[at : at + _CHUNK]}
-                head = ", " if at else f"{', ' if chunks else '('}({table!r}, ("
-                sole, last = len(keys) <= _CHUNK, at + _CHUNK >= len(keys)
-                chunks.append(_Chunk(entries, head, sole, last))
+                entries = {key: write.entry(key, records[key]) for key in keys[at : at + _CHUNK]}
+                head = ", " if at else f"{', ' if chunks else write.start}{write.head(table)}"
+                end = write.end if at + _CHUNK >= len(keys) else ""
+                chunks.append(_Chunk(entries, head, end, write.sole if len(keys) <= _CHUNK else ""))
         return chunks
 
     @cached_property

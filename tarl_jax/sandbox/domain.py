@@ -3,8 +3,8 @@
 One `Domain` serves any number of episodes at once. An episode owns a `State`, a copy-on-write view
 that holds only the records the episode wrote; opening or comparing states touches nothing else.
 
-The state hash is τ-bench's (see `digest.py`). Two databases are "equal" in this module exactly when
-those hashes are: 47 and 47.0 differ, key order does not matter.
+The state hash is the benchmark's (see `digest.py`). Two databases are "equal" in this module
+exactly when those hashes are: 47 and 47.0 differ, key order does not matter.
 """
 
 import inspect
@@ -14,14 +14,19 @@ from itertools import zip_longest
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 from tarl_jax.config import InputError
-from tarl_jax.sandbox.digest import Digest, frozen
+from tarl_jax.sandbox.digest import Digest, frozen, tau, tau2
 
 Record = dict[str, Any]
 Database = dict[str, dict[str, Record]]  # table -> key -> record (JSON-like values)
+Rules = Literal["tau", "tau2"]  # whose rule book: τ-bench's or τ²-bench's
 
 
 class ToolError(Exception):
     """What a tool raises to refuse a call; the agent reads "Error: <text>"."""
+
+
+class Unfinished(ToolError):
+    """A refusal after which what the tool has written stays: a fault of the benchmark, kept."""
 
 
 class Refusal(str):
@@ -36,8 +41,8 @@ class Refusal(str):
 
 
 def _equal(a: Any, b: Any) -> bool:
-    # `==` alone takes 47 for 47.0; `repr` alone sees the order of keys.
-    return a is b or (a == b and (repr(a) == repr(b) or repr(frozen(a)) == repr(frozen(b))))
+    # `==` alone takes 47 for 47.0, and no nan for another; `repr` alone sees the order of keys.
+    return a is b or repr(a) == repr(b) or (a == b and repr(frozen(a)) == repr(frozen(b)))
 
 
 def _copy(value: Any) -> Any:
@@ -137,13 +142,18 @@ class Tool:
         return None
 
 
-def make_tool(function: Callable[..., str], *, write: bool) -> Tool:
+def make_tool(function: Callable[..., str], *, write: bool, like: Tool | None = None) -> Tool:
     """The `Tool` of a typed function whose first parameter is the state.
 
     The docstring up to "Args:" describes the tool, and each "name: text" below it a parameter. The
     fields of a TypedDict are described by `Annotated[type, text]`.
+
+    Args:
+      like: a tool that is described in the same words, for a function without them.
     Raises TypeError for an annotation without a JSON type, ValueError for an undescribed parameter.
     """
+    if like is not None:
+        return Tool(function.__name__, function, write, like.schema)
     description, _, args = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
     texts: dict[str, str] = {}
     for line in inspect.cleandoc(args).splitlines():
@@ -229,14 +239,22 @@ class Domain:
 
     The database must not be written after it is handed over. A state belongs to the domain that
     made it: methods raise ValueError for one of another domain.
+
+    rules: whose hash, and how a call is refused that no tool answers. By τ-bench's, the types of
+    arguments are checked first; by τ²-bench's, a tool takes what it is given, and what Python says
+    to it is the answer.
     """
 
-    def __init__(self, name: str, policy: str, database: Database, tools: Iterable[Tool]):
+    def __init__(
+        self, name: str, policy: str, database: Database, tools: Iterable[Tool],
+        rules: Rules = "tau",
+    ):  # fmt: skip
         self.name = name
         self.policy = policy
         self.database = database
         self.tools: dict[str, Tool] = {tool.name: tool for tool in tools}
-        self._digest = Digest(database)
+        self.rules = rules
+        self._digest = Digest(database, tau2 if rules == "tau2" else tau)
 
     def new_state(self) -> State:
         """A state equal to the database; copies nothing."""
@@ -245,34 +263,54 @@ class Domain:
     def call(self, state: State, name: str, kwargs: Mapping[str, Any]) -> str:
         """Runs a tool on the state and returns what the agent reads.
 
-        A refused call is answered by a `Refusal`, leaves the state as it was, and never raises.
+        A refused call is answered by a `Refusal`, leaves the state as it was (but for an
+        `Unfinished` one), and never raises.
         """
         self._own(state)
         if not isinstance(name, str):
             return Refusal("Error: the name of a tool should be a string")
-        tool = self.tools.get(name)
+        tool, lenient = self.tools.get(name), self.rules == "tau2"
         if tool is None:
-            return Refusal(f"Unknown action {name}")
-        if problem := tool.problem(kwargs):
+            text = f"Error: Tool '{name}' not found." if lenient else f"Unknown action {name}"
+            return Refusal(text)
+        if not lenient and (problem := tool.problem(kwargs)):
             return Refusal(f"Error: {problem}")
         # A write runs on a fork, so that a refusal halfway through leaves no trace.
         target = state.fork() if tool.write else state
+        output: str
         try:
             output = tool.function(target, **kwargs)
         except ToolError as error:
-            return Refusal(f"Error: {error}")
+            output = Refusal(f"Error: {error}")
+            if not isinstance(error, Unfinished):
+                return output
+        except Exception as error:
+            if not lenient:
+                raise
+            return Refusal(f"Error: {self._python_text(tool, error)}")
         if tool.write:
             state._edits, state._private = target._edits, target._private
         return output
 
+    def _python_text(self, tool: Tool, error: Exception) -> str:
+        # An argument that is missing or unknown: τ²-bench's tools are methods of a class.
+        owner = f"{self.name.capitalize()}Tools." if str(error).startswith(f"{tool.name}()") else ""
+        return f"{owner}{error}"
+
     def state_hash(self, state: State) -> str:
-        """Hex SHA-256 of the database as the state has it, by τ-bench's definition."""
+        """Hex SHA-256 of the database as the state has it, by the benchmark's definition."""
         self._own(state)
         return self._digest.hexdigest(state.changes())
 
     def same(self, state_a: State, state_b: State) -> bool:
-        """Whether both states have equal databases; looks at the written records only."""
+        """Whether both states have equal databases; looks at the written records only.
+
+        By τ²-bench's rules 2 and 2.0 are equal here, as in its verdicts, though not in its hash.
+        """
         self._own(state_a, state_b)
+        if self.rules == "tau2":
+            written = state_a._edits.keys() | state_b._edits.keys()
+            return all(state_a.get(*where) == state_b.get(*where) for where in written)
         a, b = state_a.changes(), state_b.changes()
         return a.keys() == b.keys() and all(_equal(a[where], b[where]) for where in a)
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tarl_jax.config import InputError, ShopConfig
-from tarl_jax.sandbox import carrier, shop
+from tarl_jax.sandbox import airline_tau2, carrier, retail_tau2, shop
 from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.desks import desk_of
-from tarl_jax.sandbox.domain import Database, Domain, Refusal
+from tarl_jax.sandbox.domain import Database, Domain, Refusal, Rules, ToolError
 from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.typed_records import Model
 from tarl_jax.types import Call, Task
 
 
@@ -27,44 +28,59 @@ from tarl_jax.types import Call, Task
 class Source:
     """What `load_domain` has to know of a domain.
 
-    make: the domain over a database under a policy text; tables: those that a folder must hold.
+    make, make_tau2: the domain over a database under a policy text, by τ-bench's rules or τ²'s.
+    records: the tables that a folder must hold, and the type of their records by τ²'s rules.
     embedded: makes the synthetic database; policy: the file of the rules that go with it.
     """
 
     make: Callable[[Database, str], Domain]
-    tables: tuple[str, ...]
+    make_tau2: Callable[[Database, str], Domain]
+    records: Mapping[str, Model]
     embedded: Callable[[], Database]
     policy: Path
 
 
 DOMAINS = {
     "retail": Source(
-        retail_domain, ("users", "orders", "products"),
+        retail_domain, retail_tau2.retail_domain, retail_tau2.TABLES,
         lambda: shop.make_shop(ShopConfig()), shop.POLICY,
     ),
     "airline": Source(
-        airline_domain, ("users", "reservations", "flights"), carrier.make_carrier, carrier.POLICY
+        airline_domain, airline_tau2.airline_domain, airline_tau2.TABLES,
+        carrier.make_carrier, carrier.POLICY,
     ),
 }
 _INSIDE = ("{folder}", "{folder}/tau_bench/envs/{name}", "{folder}/data/tau2/domains/{name}")
 _MESSAGE_TURNS = 2  # who the user is, and the goodbye
 
 
-def load_domain(name: str, data: str | Path | None = None) -> Domain:
+def load_domain(name: str, data: str | Path | None = None, rules: Rules | None = None) -> Domain:
     """A domain of `DOMAINS` over its embedded synthetic data (None) or over a folder's.
 
-    Raises ValueError for a name or a folder that is not known, naming what there is.
+    Args:
+      rules: whose tools answer, "tau" or "tau2". None: those of the benchmark in whose format the
+        folder is; "tau" for the embedded data.
+    Raises ValueError for a name, a folder or rules that are not known, naming what there is, and
+    for a record that is not of the rules' type.
     """
     if name not in DOMAINS:
         raise InputError(f"domain {name!r}: choose one of {', '.join(DOMAINS)}")
+    if rules not in (None, *get_args(Rules)):
+        raise InputError(f"rules {rules!r}: choose one of {', '.join(get_args(Rules))}")
     source = DOMAINS[name]
     if data is None:
-        return source.make(source.embedded(), source.policy.read_text("utf-8"))
-    folder = _folder(name, data)
-    policies = [p for p in (folder / "policy.md", folder / "wiki.md") if p.is_file()]
-    if not policies:
-        raise InputError(f"{folder}: has neither policy.md nor wiki.md")
-    return source.make(_database(folder, source.tables), policies[0].read_text("utf-8"))
+        policy, database, where = source.policy, source.embedded(), "the embedded data"
+    else:
+        folder = _folder(name, data)
+        policies = [p for p in (folder / "policy.md", folder / "wiki.md") if p.is_file()]
+        if not policies:
+            raise InputError(f"{folder}: has neither policy.md nor wiki.md")
+        policy, database, where = policies[0], _database(folder, source.records), str(folder)
+        rules = rules or ("tau2" if _is_tau2(folder) else "tau")
+    text = policy.read_text("utf-8")
+    if rules == "tau2":
+        return source.make_tau2(_typed(database, source.records, where), text)
+    return source.make(database, text)
 
 
 def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
@@ -110,7 +126,24 @@ def _folder(name: str, data: str | Path) -> Path:
     raise InputError(f"{data}: holds no data of the domain {name!r}; looked in {listed}")
 
 
-def _database(folder: Path, tables: tuple[str, ...]) -> Database:
+def _is_tau2(folder: Path) -> bool:
+    """Whether τ²-bench lays its folders out so; τ-bench's tasks are in `tasks_<split>` files."""
+    return any((folder / name).is_file() for name in ("tasks.json", "split_tasks.json"))
+
+
+def _typed(database: Database, records: Mapping[str, Model], where: str) -> Database:
+    """The database with every field of its records' types, as τ²-bench holds it."""
+    typed: Database = {}
+    for table, model in records.items():
+        name = f"{table.removesuffix('s')}_id"  # τ-bench's users do not hold theirs
+        try:
+            typed[table] = {key: model.read({name: key} | r) for key, r in database[table].items()}
+        except (ToolError, TypeError) as error:
+            raise InputError(f"{where}: table {table!r} is not τ²-bench's: {error}") from None
+    return typed
+
+
+def _database(folder: Path, tables: Iterable[str]) -> Database:
     path = folder / "db.json"
     if path.is_file():
         database = _json(path)

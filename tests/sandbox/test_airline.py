@@ -151,11 +151,12 @@ def test_bookings_are_refused_without_a_trace(domain, state, changes, refusal):
     assert not state.changes()
 
 
-def test_reservation_ids_run_out(domain, state):
-    outputs = [domain.call(state, "book_reservation", booking()) for _ in range(8)]
-    ids = [json.loads(output)["reservation_id"] for output in outputs[:-1]]
-    assert ids == [f"HATHA{letter}" for letter in "TUVWXYZ"]
-    assert outputs[-1] == "Error: too many reservations"
+def test_a_fourth_booking_takes_the_place_of_the_third(domain, state):
+    outputs = [domain.call(state, "book_reservation", booking()) for _ in range(4)]
+    ids = [json.loads(output)["reservation_id"] for output in outputs]
+    assert ids == ["HATHAT", "HATHAU", "HATHAV", "HATHAV"]
+    assert state.get("reservations", "HATHAV") == json.loads(outputs[-1])
+    assert state.get("users", booking()["user_id"])["reservations"][-4:] == ids
 
 
 def test_reservation_does_not_share_the_arguments(domain, state):

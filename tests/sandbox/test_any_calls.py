@@ -1,4 +1,4 @@
-"""Any call at all, on both domains: nothing is raised, and a refusal changes nothing.
+"""Any call at all, by both rule books: nothing is raised, and a refusal changes nothing.
 
 On hand-made and embedded data always, on the published data where it lies beside the checkout.
 """
@@ -24,7 +24,15 @@ MAKERS = {
     "airline embedded": lambda: load_domain("airline"),
     "retail published": lambda: load_domain("retail", SHARED / "retail"),
     "airline published": lambda: load_domain("airline", SHARED / "airline"),
+    "retail embedded tau2": lambda: load_domain("retail", rules="tau2"),
+    "airline embedded tau2": lambda: load_domain("airline", rules="tau2"),
+    "retail published tau2": lambda: load_domain("retail", SHARED / "retail", "tau2"),
+    "airline published tau2": lambda: load_domain("airline", SHARED / "airline", "tau2"),
 }
+# By τ²-bench's rules a booking that one certificate pays for twice, and a price that is no whole
+# dollar, are refused when they are half done.
+HALF_DONE = {"book_reservation", "update_reservation_baggages", "update_reservation_flights"}
+DEFINITIONS = {"tau": reference.state_hash, "tau2": reference.state_hash_tau2}
 EPISODES = {"small": 60, "embedded": 30, "published": 4}
 # By its definition the hash of a state takes up to a third of a second: one in so many is checked.
 DEFINED = {"small": 1, "embedded": 10, "published": 4}
@@ -50,7 +58,8 @@ def played(domain, rng, length, met):
         now = domain.state_hash(state)
         if isinstance(output, Refusal):
             assert output.startswith(("Error: ", "Unknown action "))
-            assert now == held, (name, kwargs)
+            half_done = domain.rules == "tau2" and str(name) in HALF_DONE
+            assert now == held or half_done, (name, kwargs)
         else:
             assert domain.tools[name].write or now == held, (name, kwargs)
         if isinstance(name, str):
@@ -69,9 +78,10 @@ def test_any_calls(domain_and_data):
         other = played(domain, rng, 3, met)
         if number % DEFINED[data] == 0:
             tables = {table: dict(state.table(table)) for table in domain.database}
-            assert domain.state_hash(state) == reference.state_hash(tables)
+            assert domain.state_hash(state) == DEFINITIONS[domain.rules](tables)
         agree = domain.state_hash(state) == domain.state_hash(other)
-        assert domain.same(state, other) == agree == (not domain.diff(state, against=other))
+        assert agree == (not domain.diff(state, against=other))
+        assert domain.same(state, other) == agree or domain.rules == "tau2"
     assert repr(domain.database) == before
     if data == "embedded":  # else the calls have become so odd that they prove little
         assert met >= {(name, refused) for name in domain.tools for refused in (True, False)}
