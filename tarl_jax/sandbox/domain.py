@@ -41,8 +41,8 @@ class Refusal(str):
 
 
 def _equal(a: Any, b: Any) -> bool:
-    # `==` alone takes 47 for 47.0, and no nan for another; `repr` alone sees the order of keys.
-    return a is b or repr(a) == repr(b) or (a == b and repr(frozen(a)) == repr(frozen(b)))
+    # `==` alone takes 47 for 47.0; `repr` alone sees the order of keys.
+    return a is b or (a == b and (repr(a) == repr(b) or repr(frozen(a)) == repr(frozen(b))))
 
 
 def _copy(value: Any) -> Any:
