@@ -32,6 +32,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from tarl_jax.config.plain import dumps
 from tarl_jax.speech.sound import AudioInputs, Sound
 
 TASK_KINDS = ("tool", "maths")
@@ -134,6 +135,9 @@ def _no_clips(name: str) -> np.ndarray:
     raise ValueError(f"the record has sound, {name}: give from_json_line what finds a clip by name")
 
 
+_LOG_PROBS = ("log_probs", "drawn_log_probs")
+
+
 @dataclasses.dataclass
 class Segment:
     """A run of tokens with one author.
@@ -191,6 +195,8 @@ class Segment:
             **{
                 **data,
                 "sampled": [bool(s) for s in data["sampled"]],
+                # "NaN" and "Infinity" are how `plain.dumps` writes them.
+                **{n: [float(p) for p in data[n]] for n in _LOG_PROBS if n in data},
                 "call": Call.from_json(data["call"]) if data["call"] else None,
                 "sound": Sound(**{**sound, "clip": clips(sound["clip"])}) if sound else None,
             }
@@ -312,7 +318,7 @@ class Trajectory:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["task"] = self.task.to_json()
         data["segments"] = [s.to_json() for s in self.segments]
-        return json.dumps(data)
+        return dumps(data)
 
     @classmethod
     def from_json_line(cls, line: str, clips: Clips = _no_clips) -> Trajectory:

@@ -205,3 +205,17 @@ def test_the_stop_reasons_are_those_of_the_contract():
     assert set(STOP_REASONS) == {"user_stop", "answered", "transfer", "max_turns", "max_tokens",
                                  "max_seconds",
                                  "malformed", "infrastructure_error"}
+
+
+def test_numbers_that_are_none_are_words_in_the_line_and_numbers_again():
+    trajectory = full_trajectory()
+    agent = trajectory.segments[2]
+    agent.log_probs = [float("-inf"), float("nan")]
+    agent.call = Call("calculate", {"expression": float("nan")})
+    line = trajectory.to_json_line()
+    json.loads(line, parse_constant=pytest.fail)
+    again = Trajectory.from_json_line(line)
+    assert again.segments[2].log_probs[0] == float("-inf")
+    assert np.isnan(again.segments[2].log_probs[1])
+    assert again.segments[2].call.kwargs == {"expression": "NaN"}
+    assert again.to_json_line() == line

@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tarl_jax.config import ConfigError, InputError, JudgeConfig, RewardConfig, from_config_dict
+from tarl_jax.config.plain import read_json
 from tarl_jax.judge.agreement import Scores, consistency
 from tarl_jax.judge.incentive import Group, incentive, pass_rates
 from tarl_jax.judge.information import Remark, bits, plain, rates
@@ -61,14 +61,14 @@ def load_groups(path: Path, kind: str, last: int, episodes: int) -> list[list[Tr
 
 def load_judge(name: str) -> JudgeConfig:
     """The config that a name stands for, "saved" apart. Raises ConfigError, ValueError, OSError."""
-    group = {"kind": name} if name == "rules" else json.loads(Path(name).read_text("utf-8"))
+    group = {"kind": name} if name == "rules" else read_json(Path(name))
     return from_config_dict({"judge": group}).judge
 
 
 def load_reward(path: Path) -> RewardConfig:
     """The reward of the run that the episodes are from; the default's where that is not known."""
     record = path / "config.json"
-    flat = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    flat = read_json(record) if record.is_file() else {}
     names = (f.name for f in dataclasses.fields(RewardConfig))
     return RewardConfig(**{n: flat[f"reward.{n}"] for n in names if f"reward.{n}" in flat})
 

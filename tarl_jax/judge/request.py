@@ -9,11 +9,11 @@ makes the same request.
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tarl_jax.config.plain import dumps
 from tarl_jax.types import Segment, Trajectory
 
 _RUBRIC = Path(__file__).parent / "rubric.txt"
@@ -45,7 +45,7 @@ def evidence(trajectory: Trajectory) -> dict[str, Any]:
 def request(trajectory: Trajectory, max_majors: int) -> Messages:
     """Asks for a grade of every turn; `answer.Grades` is the form of what should come back."""
     # ASCII alone: some other characters end a line too.
-    data = json.dumps(evidence(trajectory), ensure_ascii=True)
+    data = dumps(evidence(trajectory))
     marker = f"======== {hashlib.sha256(data.encode()).hexdigest()[:32]} ========"
     count = len(trajectory.turns)
     limit = "only one of them" if max_majors == 1 else f"at most {max_majors} of them"

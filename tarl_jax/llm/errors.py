@@ -13,7 +13,8 @@ FATAL = ("setup", "unauthorized", "not_found", "quota", "budget", "not_recorded"
 class LLMError(TarlError):
     """A call that gave no answer; the message names model, server, reason and remedy.
 
-    kind: one of FAULTS (after the last attempt), one of FATAL, "bad_request", "deadline" (the time
+    kind: one of FAULTS (after the last attempt), one of FATAL, "bad_request",
+      "flagged" (the server will not have this one message), "deadline" (the time
       that the caller gave it is over) or "episode_budget".
     retry_after: seconds that the server asks to be left alone, where it says so.
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 from tarl_jax.config import LLMConfig
+from tarl_jax.config.plain import dumps, loads, plain
 from tarl_jax.llm.errors import FAULTS, LLMError
 from tarl_jax.llm.ledger import Ledger
 from tarl_jax.llm.limits import Budget, RateLimit
@@ -124,7 +124,9 @@ class ChatService:
         self, messages: Sequence[Message], schema: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         config = self.config
-        body: dict[str, Any] = {"model": config.model, "messages": [dict(m) for m in messages]}
+        body: dict[str, Any] = {"model": config.model, "messages": [
+            {name: plain(text) for name, text in m.items()} for m in messages
+        ]}
         if config.temperature >= 0:
             body["temperature"] = config.temperature
         if config.max_tokens:
@@ -159,7 +161,7 @@ class ChatService:
             completion = Completion(**found)
         else:
             completion = self._asked(name, request, body, require_fit, deadline)
-        answer = dataclasses.asdict(completion)
+        answer = {n: v for n, v in dataclasses.asdict(completion).items() if n != "problem"}
         if self._cache and found is None:
             self._cache.put(name, answer)
         if self._record:
@@ -215,7 +217,7 @@ class ChatService:
     ) -> Completion:
         """One request, within every limit. Raises LLMError."""
         config, begun = self.config, time.monotonic()
-        tokens = len(json.dumps(body)) / _CHARACTERS_PER_TOKEN
+        tokens = len(dumps(body)) / _CHARACTERS_PER_TOKEN
         with self._slot(deadline):
             place = self._rate.book(tokens + config.max_tokens, deadline)
             self._closed.wait(max(place[0] - time.monotonic(), 0.0))
@@ -237,6 +239,8 @@ class ChatService:
                 usd = self._usd(*used)
                 self.ledger.add(prompt_tokens=used[0], completion_tokens=used[1], usd=usd)
                 self._rate.settle(place, sum(used) or tokens)
+                if completion.problem:
+                    raise LLMError("malformed", completion.problem)
                 if require_fit:
                     _require_fit(completion.text, body)
             except LLMError as error:
@@ -286,10 +290,10 @@ def _require_fit(text: str, body: Mapping[str, Any]) -> None:
 
     schema = body["response_format"]["json_schema"]["schema"]
     try:
-        fastjsonschema.validate(schema, json.loads(text))
+        fastjsonschema.validate(schema, loads(text))
     except fastjsonschema.JsonSchemaValueException as error:
         reason = f"does not fit the schema ({error.message})"
-    except (ValueError, RecursionError):
+    except ValueError:
         reason = "is no JSON"
     else:
         return

@@ -6,53 +6,114 @@ that wraps it would store pickles, which whoever can write the folder could make
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tarl_jax.config import InputError, MissingFileError
+from tarl_jax.config.plain import loads, plain
 
 
 def digest(request: Mapping[str, Any]) -> str:
     """Names a request by its content."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(plain(text).encode()).hexdigest()
+
+
+def is_answer(found: Any) -> bool:
+    """Whether this is the record of a `transport.Completion`."""
+    counts = ("prompt_tokens", "completion_tokens")
+    return (isinstance(found, dict) and isinstance(found.get("text"), str)
+            and all(isinstance(found.get(name, 0), int) for name in counts)
+            and found.keys() <= {"text", *counts})
 
 
 class Cache:
-    """Answers by digest in `folder`/llm.sqlite. Threads and processes may share it."""
+    """Answers by digest in `folder`/llm.sqlite. Threads and processes may share it.
+
+    A file that is none of SQLite's, or is damaged, is renamed to llm.sqlite.broken and another one
+    begun; an answer in it that cannot be read is asked for anew. Raises InputError for a folder
+    that cannot be written.
+    """
 
     def __init__(self, folder: str | Path):
-        folder = Path(folder).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
+        self._path = Path(folder).expanduser() / "llm.sqlite"
         self._lock = threading.Lock()
-        self._file = sqlite3.connect(
-            folder / "llm.sqlite", timeout=30, isolation_level=None, check_same_thread=False
-        )
-        self._file.execute("PRAGMA journal_mode=WAL")
-        self._file.execute(
-            "CREATE TABLE IF NOT EXISTS answers (digest TEXT PRIMARY KEY, json TEXT)"
-        )
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._opened()
+        except sqlite3.OperationalError as error:
+            raise InputError(f"{self._path}: cannot be opened ({error}); name another folder as the"
+                             " cache") from None
+        except sqlite3.DatabaseError as error:
+            self._set_aside(error)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be a folder for the cache ({error.strerror}); name"
+                             " another one") from None
 
     def get(self, name: str) -> dict[str, Any] | None:
         with self._lock:
-            found = self._file.execute("SELECT json FROM answers WHERE digest = ?", (name,))
-            row = found.fetchone()
-        return None if row is None else json.loads(row[0])
+            try:
+                found = self._file.execute("SELECT json FROM answers WHERE digest = ?", (name,))
+                row = found.fetchone()
+            except sqlite3.OperationalError as error:
+                raise InputError(f"{self._path}: cannot be read ({error})") from None
+            except sqlite3.DatabaseError as error:
+                self._set_aside(error)
+                return None
+        if row is None:
+            return None
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            answer = loads(row[0])
+            if is_answer(answer):
+                return answer
+        return None
 
     def put(self, name: str, answer: Mapping[str, Any]) -> None:
+        row = (name, json.dumps(answer))
         with self._lock:
-            self._file.execute(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?)", (name, json.dumps(answer))
-            )
+            try:
+                self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", row)
+            except sqlite3.OperationalError as error:
+                raise InputError(f"{self._path}: cannot be written ({error})") from None
+            except sqlite3.DatabaseError as error:
+                self._set_aside(error)
+                self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", row)
 
     def close(self) -> None:
         with self._lock:
             self._file.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        file = sqlite3.connect(
+            self._path, timeout=30, isolation_level=None, check_same_thread=False
+        )
+        try:
+            file.execute("PRAGMA journal_mode=WAL")
+            file.execute("CREATE TABLE IF NOT EXISTS answers (digest TEXT PRIMARY KEY, json TEXT)")
+        except sqlite3.DatabaseError:
+            file.close()
+            raise
+        return file
+
+    def _set_aside(self, error: Exception) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+        broken = self._path.with_name(f"{self._path.name}.broken")
+        self._path.replace(broken)
+        for ending in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+        warnings.warn(
+            f"{self._path}: is no cache that can be read ({error}); it is now {broken}, and another"
+            " one is begun", stacklevel=3
+        )
+        self._file = self._opened()
 
 
 class Recording:
@@ -102,14 +163,18 @@ class Recording:
         """Fills the outcomes; returns the bytes up to the last whole line."""
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        for number, line in enumerate(data[:whole].splitlines(), 1):
+        for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
             try:
-                record = json.loads(line)
+                record = loads(line)
                 found = {k: record[k] for k in ("answer", "error") if k in record}
                 if len(found) != 1:
                     raise ValueError("has neither an answer nor an error")
+                if "answer" in found and not is_answer(found["answer"]):
+                    raise ValueError(f"its answer is {str(found['answer'])[:80]}")
+                if "error" in found and found["error"].keys() != {"kind", "message"}:
+                    raise ValueError(f"its error is {str(found['error'])[:80]}")
                 self._outcomes[record["digest"]] = found
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"{self.path}:{number}: not a line of a recording ({error!r}); mend or delete"
                     " it"

@@ -12,27 +12,43 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import email.utils
-import json
+import ipaddress
+import math
 import os
 import threading
 import time
+import urllib.request
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from tarl_jax.config import LLMConfig
+from tarl_jax.config.plain import loads, plain
 from tarl_jax.llm.errors import LLMError
+from tarl_jax.llm.statuses import kind_of
 
 OPENAI = "https://api.openai.com/v1"
+MAX_BYTES = 16 << 20  # of one answer; what is longer is read no further
 _SHOWN = 300  # characters of a server's answer in an error
+# How an answer ends that is not a whole one, and what helps.
+_CUT = {
+    "length": "is cut off at its limit of tokens; raise config.{prefix}.max_tokens, which the"
+              " model's thoughts count towards",
+    "content_filter": "was cut off by the server's filter",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """text: the answer; tokens: as the server counts them, 0 where it does not."""
+    """text: the answer; tokens: as the server counts them, 0 where it does not.
+
+    problem: why it is no answer to use, though its tokens are paid for; empty: it is one.
+    """
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    problem: str = ""
 
 
 def require_key(config: LLMConfig, prefix: str) -> str:
@@ -64,8 +80,13 @@ class Transport:
         self._prefix = prefix
         self._key = require_key(config, prefix)
         self._where = f"{config.model} at {config.base_url or OPENAI}"
+        url = config.base_url or OPENAI
+        self._proxy = _proxy(url)
         self._client = openai.AsyncOpenAI(
-            api_key=self._key, base_url=config.base_url or OPENAI, max_retries=0
+            api_key=self._key, base_url=url, max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(
+                trust_env=not is_loopback(url), event_hooks={"response": [_read_bounded]}
+            ),
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
@@ -107,55 +128,65 @@ class Transport:
         except (TimeoutError, openai.APITimeoutError):
             raise self._error("timeout", f"no answer within {seconds:.3g} s") from None
         except openai.APIStatusError as error:
-            raise self._refusal(error) from None
-        except openai.APIConnectionError as error:
+            wait = _retry_after(error.response.headers)
+            raise self._refusal(
+                error.status_code, str(error), wait, f"{error} {error.body}"
+            ) from None
+        except (openai.APIConnectionError, _TooLong) as error:
+            if isinstance(error, _TooLong) or isinstance(error.__cause__, _TooLong):
+                reason = f"the answer is longer than {MAX_BYTES} bytes"
+                raise self._error("malformed", reason) from None
             reason = f"{error} ({type(error.__cause__).__name__})"
+            if self._proxy:
+                reason += (f"; it was asked through the proxy {self._proxy}, which the environment"
+                           " names: add the server's name to no_proxy to ask it directly")
             raise self._error("connection", reason) from None
         except openai.OpenAIError as error:
             raise self._error("malformed", str(error)) from None
+
     def _read(self, content: bytes) -> Completion:
         """The completion that a body holds; a body of anything else is malformed."""
         try:
-            found = json.loads(content)
-            text = found["choices"][0]["message"]["content"]
-        except (ValueError, RecursionError, KeyError, IndexError, TypeError):
-            text = None
-        if not isinstance(text, str) or not text.strip():
-            shown = content.decode("utf-8", "replace")
-            raise self._error("malformed", f"the answer is no completion with a text: {shown!r}")
-        usage = found.get("usage")
+            found = loads(content)
+        except ValueError:
+            found = None
+        refused = found.get("error") if isinstance(found, dict) else None
+        if refused and not found.get("choices"):  # some servers say it with status 200
+            status = refused.get("code") if isinstance(refused, dict) else None
+            if isinstance(status, int) and 400 <= status <= 599:
+                words = f"Error code: {status} - {refused}"
+                raise self._refusal(status, words, None, words)
+        text: str | None = None
+        ended = refusal = None
+        try:
+            choice = found["choices"][0]
+            message, ended = choice["message"], choice.get("finish_reason")
+            text, refusal = _text(message["content"]), message.get("refusal")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            pass
+        if isinstance(ended, str) and ended in _CUT:
+            problem = f"the answer {_CUT[ended].format(prefix=self._prefix)}"
+        elif isinstance(refusal, str) and refusal.strip():
+            problem = f"the model refuses: {refusal}"
+        elif not text or not text.strip():
+            problem = "the answer is no completion with a text"
+        else:
+            problem = ""
+        if problem:
+            shown = content[:2 * _SHOWN].decode("utf-8", "replace")
+            problem = str(self._error("malformed", f"{problem}: {shown!r}"))
+        usage = found.get("usage") if isinstance(found, dict) else None
         counts = usage if isinstance(usage, dict) else {}
         prompt, completion = (
             n if isinstance(n := counts.get(name), int) and n > 0 else 0
             for name in ("prompt_tokens", "completion_tokens")
         )
-        return Completion(text, prompt, completion)
+        return Completion(text or "", prompt, completion, problem)
 
-    def _refusal(self, error: Any) -> LLMError:
-        """What an HTTP status other than 200 means."""
-        status, text = error.status_code, str(error)
-        wait = _retry_after(error.response.headers)
-        prefix = f"config.{self._prefix}"
-        if status == 429 and "insufficient_quota" in text:
-            return self._error("quota", f"{text}; the account has nothing left")
-        if status == 429:
-            return self._error("rate_limited", f"{text}; lower {prefix}.requests_per_minute,"
-                               f" {prefix}.tokens_per_minute or {prefix}.max_in_flight", wait)
-        if status >= 500:
-            return self._error("server_error", text, wait)
-        if status == 408:
-            return self._error("timeout", text)
-        if status in (401, 403):
-            return self._error("unauthorized", f"{text}; look at the key, whose variable is"
-                               f" {prefix}.api_key_env")
-        if status == 404:
-            return self._error(
-                "not_found", f"{text}; look at {prefix}.model and {prefix}.base_url, which should"
-                " end where /chat/completions begins"
-            )
-        return self._error("bad_request", f"{text}; the server takes no such request: it may not"
-                           f" know a field (leave one out by {prefix}.temperature=-1,"
-                           f" {prefix}.max_tokens=0), or the dialogue is too long for it")
+    def _refusal(self, status: int, text: str, wait: float | None, body: str) -> LLMError:
+        """What an HTTP status other than 200 means, with the words that came with it."""
+        kind, remedy = kind_of(status, body, f"config.{self._prefix}")
+        return self._error(kind, plain(f"{text}; {remedy}" if remedy else text), wait)
 
     def _error(self, kind: str, reason: str, retry_after: float | None = None) -> LLMError:
         if self._key != "none":
@@ -165,11 +196,51 @@ class Transport:
         return LLMError(kind, f"{self._where}: {reason}", retry_after)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date."""
-    value = headers.get("retry-after", "")
+class _TooLong(Exception):
+    """More than MAX_BYTES came."""
+
+
+async def _read_bounded(response: Any) -> None:
+    """Reads an answer of any status, as the client's own `aread` does, up to MAX_BYTES."""
+    content = bytearray()
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > MAX_BYTES:
+            raise _TooLong
+    response._content = bytes(content)
+
+
+def _text(content: Any) -> str | None:
+    """The text of a message's content, which may come in parts; None where there is none."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") in ("text", None))
+    return content if isinstance(content, str) else None
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a server stands on this machine, where no proxy of the environment leads."""
+    host = urlsplit(url).hostname or ""
     with contextlib.suppress(ValueError):
-        return max(float(value), 0.0)
-    with contextlib.suppress(ValueError, TypeError):
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    return None
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _proxy(url: str) -> str:
+    """The proxy that the environment names for a server, without user and password, or ""."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all") or ""
+    if not found or is_loopback(url) or urllib.request.proxy_bypass(parts.hostname or ""):
+        return ""
+    return found.rpartition("@")[2]
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or a date; None for anything else."""
+    value = headers.get("retry-after", "")
+    seconds = math.nan
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    with contextlib.suppress(ValueError):
+        seconds = float(value)
+    return max(seconds, 0.0) if math.isfinite(seconds) else None

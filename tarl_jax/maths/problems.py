@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tarl_jax.config import InputError, MathsConfig, MissingFileError
+from tarl_jax.config.plain import loads, read_json, read_lines, read_text
 from tarl_jax.maths.arithmetic import Problem, make_problems
 from tarl_jax.types import Task
 
@@ -65,20 +65,15 @@ def load_problems(path: str | Path) -> list[Problem]:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, record), records counted from 1; of JSON lines the place is the line."""
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        try:
-            records = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON: {error}") from error
+    if read_text(path).lstrip().startswith("["):
+        records = read_json(path)
         yield from ((f"{path}: record {n}", record) for n, record in enumerate(records, 1))
         return
-    for n, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"{path}:{n}", json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}:{n}: not valid JSON: {error}") from error
+    for where, line in read_lines(path):
+        try:
+            yield where, loads(line)
+        except ValueError as error:
+            raise InputError(f"{where}: not valid JSON: {error}") from error
 
 
 def _problem(record: Any, where: str) -> Problem:

@@ -18,7 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tarl_jax.config import InputError
+from tarl_jax.config import InputError, plain
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
@@ -33,9 +33,9 @@ _AGAIN = "download it again"
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError if there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}): {_AGAIN}") from error
+        found = plain.read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}: {_AGAIN}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: holds no JSON object: {_AGAIN}")
     return found

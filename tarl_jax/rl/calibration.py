@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from tarl_jax.config import InputError, MissingFileError
+from tarl_jax.config.plain import read_json
 from tarl_jax.types import Segment
 
 MIN_EPISODES = 20  # a kind that fewer episodes have, or lack, is not judged
@@ -134,7 +135,7 @@ def load_table(path: Path) -> dict[str, float]:
             f" python -m tarl_jax.training.calibrate_turns RUN --out={path}"
         )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         table = {name: float(kind["value"]) for name, kind in record.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not a table of calibrated turns ({error}); make it anew with"

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.config.plain import read_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece",
             "openai")
@@ -54,7 +55,7 @@ def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     path = Path(config.workdir or f"runs/{config.name}-{stamp}")
     record = path / "config.json"
     if record.is_file():
-        _require_same(json.loads(record.read_text()), _flat(config), path)
+        _require_same(read_json(record), _flat(config), path)
         _require_same_parts(path, parts)
     elif path.is_dir() and any(path.iterdir()):
         raise ConfigError(
@@ -65,7 +66,7 @@ def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     if parts:
         write_json(path / "parts.json", parts)
     history = path / "versions.json"
-    starts = json.loads(history.read_text()) if history.is_file() else []
+    starts = read_json(history) if history.is_file() else []
     write_json(history, [*starts, _versions()])
     return path
 
@@ -75,7 +76,7 @@ def require_run(config: RunConfig, path: Path, parts: Record | None = None) -> N
     record = path / "config.json"
     if not config.workdir or not record.is_file():
         raise ConfigError(f"--workdir {config.workdir!r}: name the directory of a run")
-    _require_same(json.loads(record.read_text()), _flat(config), path)
+    _require_same(read_json(record), _flat(config), path)
     _require_same_parts(path, parts or {})
 
 
@@ -117,7 +118,7 @@ def _require_same(before: dict[str, object], now: dict[str, object], path: Path)
 
 def _require_same_parts(path: Path, now: Record) -> None:
     kept = path / "parts.json"
-    before: Record = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    before: Record = read_json(kept) if kept.is_file() else {}
     changed = []
     for kind in sorted(before.keys() | now.keys()):
         old, new = before.get(kind), now.get(kind)

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tarl_jax.config import InputError, MissingFileError
+from tarl_jax.config.plain import read_lines
 
 if TYPE_CHECKING:  # importing types imports jax: only the reader of trajectories needs it
     import numpy as np
@@ -184,13 +185,12 @@ def read_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
         return load_clip(Path(path).parent / CLIP_DIR / name)
 
     trajectories = []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                trajectories.append(Trajectory.from_json_line(line, clip_of))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise InputError(f"{path}:{number}: not a trajectory ({reason})") from error
+    for where, line in read_lines(Path(path)):
+        try:
+            trajectories.append(Trajectory.from_json_line(line, clip_of))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"{where}: not a trajectory ({reason})") from error
     return trajectories
 
 

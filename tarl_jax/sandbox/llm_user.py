@@ -16,6 +16,7 @@ from string import Template
 from typing import TypeVar
 
 from tarl_jax.config import UserConfig
+from tarl_jax.config.plain import without_thoughts
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.service import ChatService
 from tarl_jax.sandbox import phrases
@@ -27,8 +28,7 @@ TRIES = 3  # at an answer that can be read, and at a message that is found good
 _PROMPTS = Path(__file__).parent / "prompts"
 # Whatever a model puts around it ("**Thought:**", "- User_Response :").
 _LABEL = re.compile(r"(?<![a-z])(thoughts?|user[ _]response|reflection)[\W_]{0,4}?:[*_ ]*", re.I)
-_THINK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
-_VERDICT = re.compile(r"^\W*verdict\W+(good|bad)\W*$", re.I | re.M)
+_VERDICT = re.compile(r"^[^\w\n]*verdict[^\w\n]+(good|bad)[^\w\n]*$", re.I | re.M)
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ def message_in(text: str, labelled: bool) -> str:
     Raises ValueError where that cannot be told for sure: the label is not there, or several times,
     or another one comes after it; a `<think>` is unfinished; there is no message at all.
     """
-    said = _THINK.sub("", text)
+    said = without_thoughts(text)
     if re.search(r"</?think", said, re.I):
         raise ValueError("has an unfinished <think>")
     labels = list(_LABEL.finditer(said))

@@ -8,13 +8,13 @@ files of tasks are parsed, never run.
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from tarl_jax.config import InputError, ShopConfig
+from tarl_jax.config.plain import read_json, read_text
 from tarl_jax.sandbox import airline_tau2, carrier, retail_tau2, shop
 from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.desks import desk_of
@@ -77,7 +77,7 @@ def load_domain(name: str, data: str | Path | None = None, rules: Rules | None =
             raise InputError(f"{folder}: has neither policy.md nor wiki.md")
         policy, database, where = policies[0], _database(folder, source.records), str(folder)
         rules = rules or ("tau2" if _is_tau2(folder) else "tau")
-    text = policy.read_text("utf-8")
+    text = read_text(policy)
     if rules == "tau2":
         return source.make_tau2(_typed(database, source.records, where), text)
     return source.make(database, text)
@@ -146,9 +146,9 @@ def _typed(database: Database, records: Mapping[str, Model], where: str) -> Data
 def _database(folder: Path, tables: Iterable[str]) -> Database:
     path = folder / "db.json"
     if path.is_file():
-        database = _json(path)
+        database = read_json(path)
     else:
-        database = {table: _json(folder / f"data/{table}.json") for table in tables}
+        database = {table: read_json(folder / f"data/{table}.json") for table in tables}
     missing = [table for table in tables if not isinstance(database.get(table), dict)]
     if missing:
         raise InputError(f"{path}: lacks the tables {', '.join(missing)}")
@@ -160,34 +160,27 @@ def _records(folder: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     whole = folder / "tasks.json"
     if whole.is_file():
         splits = folder / "split_tasks.json"
-        train = set(map(str, _json(splits)["train"])) if splits.is_file() else set()
-        for record in _json(whole):
+        train = set(map(str, read_json(splits)["train"])) if splits.is_file() else set()
+        for record in read_json(whole):
             number = str(record["id"])
             yield "tau2", "train" if number in train else "held_out", number, record
         return
     for path in sorted([*folder.glob("tasks_*.json"), *folder.glob("tasks_*.py")]):
         part = path.stem.removeprefix("tasks_")
-        records = _json(path) if path.suffix == ".json" else _parsed(path)
+        records = read_json(path) if path.suffix == ".json" else _parsed(path)
         split = "train" if part == "train" else "held_out"
         for place, record in enumerate(records):
             yield "tau_bench", split, f"{part}-{place}", record
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: is not there") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: {error.msg}") from None
-
-
 def _parsed(path: Path) -> list[dict[str, Any]]:
     """The list of tasks that a Python file assigns, read from its syntax tree."""
     try:
-        body = ast.parse(path.read_text("utf-8"), str(path)).body
+        body = ast.parse(read_text(path), str(path)).body
     except SyntaxError as error:
         raise InputError(f"{path}:{error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{path}: is no Python that can be read ({error})") from None
     lists = [node.value for node in body
              if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.List)]
     return [_plain(path, element) for one in lists for element in one.elts]

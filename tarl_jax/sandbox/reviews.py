@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tarl_jax.config import InputError
+from tarl_jax.config.plain import loads, read_text
 from tarl_jax.types import Task
 
 VERDICTS = ("accept", "reject", "edit")
@@ -67,12 +68,11 @@ def read_verdicts(path: str | Path, tasks: list[Task]) -> dict[str, Verdict]:
         return {}
     shown = {task.task_id: digest(task) for task in tasks}
     found: dict[str, Verdict] = {}
-    text = file.read_text("utf-8")
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.strip() or not line.endswith("\n"):
+    for number, line in enumerate(read_text(file).split("\n")[:-1], 1):
+        if not line.strip():
             continue
         try:
-            verdict = Verdict.from_json(json.loads(line))
+            verdict = Verdict.from_json(loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file}:{number}: not a verdict: {error}") from error
         if shown.get(verdict.task_id) != verdict.digest:

@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 
 from tarl_jax.config import InputError, MissingFileError, ShopConfig, TaskConfig
+from tarl_jax.config.plain import loads, read_lines
 from tarl_jax.sandbox import blueprint, phrases, reviews, shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.desk import Wish
@@ -91,15 +92,17 @@ def read_tasks(path: str | Path) -> list[Task]:
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"task file {path} does not exist")
-    tasks = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                tasks.append(Task.from_json(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path}:{number}: not a task: {error}") from error
+    tasks: list[Task] = []
+    first: dict[str, str] = {}  # where an id came first
+    for where, line in read_lines(path):
+        try:
+            task = Task.from_json(loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{where}: not a task: {error}") from error
+        if first.setdefault(task.task_id, where) != where:
+            raise InputError(f"{where}: the task_id {task.task_id!r} is that of"
+                             f" {first[task.task_id]} already: rename or delete one of the two")
+        tasks.append(task)
     if not tasks:
         raise InputError(f"{path}: holds no task")
     return tasks

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
 from tarl_jax.config import InputError, MissingFileError
+from tarl_jax.config.plain import loads, read_lines
 from tarl_jax.speech.clips import load_clip
 from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import SpeechError, Voice, check_text
@@ -71,18 +71,16 @@ class Recordings:
 
 def _read(manifest: Path) -> dict[str, str]:
     files: dict[str, str] = {}
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for where, line in read_lines(manifest):
         try:
-            entry = json.loads(line)
+            entry = loads(line)
             text, file = entry["text"], entry["file"]
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f'{manifest}:{number}: {line[:80]!r}: expected {{"text": …, "file": …}}'
+                f'{where}: {line[:80]!r}: expected {{"text": …, "file": …}}'
             ) from error
         if not isinstance(text, str) or not isinstance(file, str):
-            raise InputError(f"{manifest}:{number}: text and file must be strings")
+            raise InputError(f"{where}: text and file must be strings")
         if files.setdefault(speakable(text), file) != file:
-            raise InputError(f"{manifest}:{number}: the text {text!r} has two files")
+            raise InputError(f"{where}: the text {text!r} has two files")
     return files

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tarl_jax.llm.transport import is_loopback
 from tarl_jax.speech.synthesis import (
     LEVELS,
     SpeechError,
@@ -49,6 +50,7 @@ class SpeechServer:
         self._client = openai.OpenAI(
             base_url=base_url, api_key=os.environ.get(api_key_env) or "none", max_retries=0,
             timeout=timeout_seconds,
+            http_client=openai.DefaultHttpxClient(trust_env=not is_loopback(base_url)),
         )
 
     def say(self, text: str, voice: Voice) -> np.ndarray:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from tarl_jax.config.plain import loads
 from tarl_jax.sandbox.dialogue import Action, Malformed
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START, IM_END, IM_START, Tokenizer
@@ -90,8 +91,8 @@ class Chat:
         if len(calls) != 1 or said.count("<tool_call>") != 1 or said.count("</tool_call>") != 1:
             return text, Malformed("write exactly one <tool_call> block in a turn")
         try:
-            data = json.loads(calls[0])
-        except (ValueError, RecursionError):
+            data = loads(calls[0])
+        except ValueError:
             return text, Malformed("the tool call is not valid JSON")
         if not isinstance(data, dict) or set(data) != {"name", "arguments"}:
             return text, Malformed('a tool call has the keys "name" and "arguments", no others')

@@ -6,13 +6,13 @@ in the run directory, `maths_pass_rates.json`, so that a resumed run trains on t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tarl_jax.config import InputError, MathsConfig
+from tarl_jax.config.plain import read_json
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
@@ -45,7 +45,7 @@ def medium_problems(
         return problems
     problems, path = problems[: config.band_problems], run_dir / FILE
     if hosts.from_first(path.is_file):
-        rates = json.loads(path.read_text(encoding="utf-8"))
+        rates = read_json(path)
     elif params is not None:
         rates = _pass_rates(engine, params, env, problems, progress)
         hosts.from_first(lambda: write_json(path, rates))

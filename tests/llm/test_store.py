@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tarl_jax.config import LLMConfig
+from tarl_jax.config import InputError, LLMConfig
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.service import ChatService
 from tarl_jax.llm.store import Cache, Recording, digest
@@ -111,10 +111,14 @@ def test_a_line_is_there_before_the_next_is_asked_for(tmp_path):
     one.close()
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[]", '{"digest": "a"}', '{"answer": {}}'])
+@pytest.mark.parametrize("line", [
+    "nonsense", "[]", '{"digest": "a"}', '{"answer": {}}', '{"digest": "a", "answer": {"text": 1}}',
+    '{"digest": "a", "answer": "A"}', '{"digest": "a", "error": {"kind": "timeout"}}', "[" * 9999,
+    '{"digest": "a", "answer": {"text": "A", "prompt_tokens": NaN}}',
+])
 def test_a_broken_line_is_named(tmp_path, line):
     path = tmp_path / "r.jsonl"
-    path.write_text(f'{{"digest": "a", "answer": {{}}}}\n{line}\n')
+    path.write_text(f'{{"digest": "a", "answer": {{"text": "A"}}}}\n{line}\n')
     with pytest.raises(ValueError, match=r"r\.jsonl:2: not a line of a recording"):
         Recording(path, write=False)
 
@@ -137,3 +141,44 @@ def test_two_caches_share_a_folder(tmp_path):
     assert one.get("x") == {"text": "z"}
     one.close()
     two.close()
+
+
+@pytest.mark.parametrize("text", ["nonsense, and more of it than a header" * 30, "x" * 5000])
+def test_a_cache_that_is_none_is_named_and_set_aside(tmp_path, text):
+    (tmp_path / "llm.sqlite").write_text(text)
+    with pytest.warns(UserWarning, match=r"llm\.sqlite: is no cache .*llm\.sqlite\.broken"):
+        one = Cache(tmp_path)
+    one.put("x", {"text": "é"})
+    assert one.get("x") == {"text": "é"}
+    assert (tmp_path / "llm.sqlite.broken").read_text() == text
+    one.close()
+
+
+def test_a_cache_that_breaks_while_it_is_open_is_set_aside(tmp_path):
+    one = Cache(tmp_path)
+    for number in range(200):
+        one.put(str(number), {"text": "x" * 1000})
+    one.close()
+    path = tmp_path / "llm.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))  # the header is as it was
+    one = Cache(tmp_path)
+    with pytest.warns(UserWarning, match=r"llm\.sqlite\.broken"):
+        assert [one.get(str(number)) for number in range(200)] == [None] * 200
+    one.put("7", {"text": "y"})
+    assert one.get("7") == {"text": "y"}
+    one.close()
+
+
+@pytest.mark.parametrize("row", ["{", "[]", '{"text": 1}', '{"text": "a", "more": 1}', "[" * 5000])
+def test_an_answer_in_the_cache_that_cannot_be_read_is_asked_for_anew(tmp_path, row):
+    one = Cache(tmp_path)
+    one._file.execute("INSERT INTO answers VALUES ('x', ?)", (row,))
+    assert one.get("x") is None
+    one.close()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="name another"):
+        Cache(tmp_path / "file")

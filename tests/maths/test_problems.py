@@ -92,3 +92,11 @@ def test_a_file_is_shuffled_and_split(tmp_path):
     assert len(maths_tasks(dataclasses.replace(config, num_train=5))[0]) == 5
     with pytest.raises(ValueError, match="nothing is left to train on"):
         maths_tasks(dataclasses.replace(config, num_held_out=30))
+
+
+def test_a_byte_order_mark_and_other_ends_of_lines(tmp_path):
+    record = {"problem": "1+1\u2028\x85=?", "answer": "2"}
+    for name, text in (("a.jsonl", json.dumps(record, ensure_ascii=False) + "\r\n"),
+                       ("a.json", json.dumps([record]))):
+        (tmp_path / name).write_bytes(f"\ufeff{text}".encode())
+        assert [p.text for p in load_problems(tmp_path / name)] == [record["problem"]]

@@ -549,7 +549,7 @@ def test_a_folder_without_a_config_is_named(tmp_path):
         with pytest.raises(ValueError, match=r"no config\.json: give the folder"):
             act(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json:1: not valid JSON"):
         read_config(tmp_path)
 
 

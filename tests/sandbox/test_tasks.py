@@ -1,5 +1,6 @@
 """Made tasks are solvable, distinct and repeatable; task files come back as they were written."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tarl_jax.config import ClerkConfig, ShopConfig, TaskConfig
+from tarl_jax.config import ClerkConfig, InputError, ShopConfig, TaskConfig
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
@@ -300,3 +301,26 @@ def test_tasks_may_take_more_turns_than_an_episode_has_by_default():
     domain = retail_domain(shop.make_shop(shop_config))
     tasks = make_tasks(domain, shop_config, config, "train")
     assert len(tasks) == 300 and max(task.expert_turns for task in tasks) > 30
+
+
+def test_an_id_that_comes_twice_is_refused_with_both_lines(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    save_tasks(path, [*TASKS["train"][:3], TASKS["train"][1]])
+    with pytest.raises(InputError, match=rf"tasks\.jsonl:4: .*{BOTH[1].task_id!r}.*tasks\.jsonl:2"):
+        load_tasks(path)
+
+
+def test_what_editors_leave_in_a_file_does_not_matter(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    task = dataclasses.replace(BOTH[0], instruction="a\u2028b\x85c\x0bd")
+    lines = [json.dumps(t.to_json(), ensure_ascii=False) for t in (task, BOTH[1])]
+    path.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    assert load_tasks(path) == [task, BOTH[1]]
+
+
+@pytest.mark.parametrize("line", ["[" * 9999, "[]", "1", '{"gold_calls": NaN}', "\ud83d"])
+def test_a_line_that_is_no_task_is_named(tmp_path, line):
+    path = tmp_path / "tasks.jsonl"
+    path.write_bytes(line.encode("utf-8", "replace"))
+    with pytest.raises(InputError, match=r"tasks\.jsonl:1: not a task"):
+        load_tasks(path)

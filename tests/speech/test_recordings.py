@@ -76,3 +76,10 @@ def test_a_wrong_manifest_names_its_line(folder, line):
 def test_no_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         Recordings(tmp_path / "none")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\u2029"])
+def test_a_manifest_with_other_ends_of_lines_in_its_texts(folder, mark):
+    line = json.dumps({"text": f"Hello.{mark}Bye.", "file": "one.wav"}, ensure_ascii=False)
+    (folder / "manifest.jsonl").write_bytes(f"\ufeff{line}\r\n".encode())
+    np.testing.assert_array_equal(Recordings(folder).say(f"Hello.{mark}Bye.", NOBODY), CLIP)

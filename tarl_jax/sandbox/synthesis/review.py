@@ -16,6 +16,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from tarl_jax.config import InputError
+from tarl_jax.config.plain import loads, read_text
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.reviews import Verdict, append_verdict, digest, read_verdicts
 from tarl_jax.sandbox.synthesis.checks import Rejected, check
@@ -74,7 +75,7 @@ def edit_text(text: str) -> str:
             subprocess.run([*shlex.split(editor), str(path)], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise InputError(f"the editor {editor!r} failed: {error}; set EDITOR") from error
-        return path.read_text("utf-8")
+        return read_text(path)
 
 
 def _verdict(
@@ -109,7 +110,7 @@ def _verdict(
 
 def _edited(text: str, task: Task, domain: Domain) -> Task:
     """The record that a reviewer wrote, checked as a made one is."""
-    edited = Task.from_json(json.loads(text))
+    edited = Task.from_json(loads(text))
     for name in ("task_id", "user_id", "split", "source"):
         if getattr(edited, name) != getattr(task, name):
             raise InputError(f"{name} = {getattr(edited, name)!r}: must stay"

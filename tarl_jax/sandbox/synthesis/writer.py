@@ -11,6 +11,7 @@ import json
 from typing import Any, Protocol
 
 from tarl_jax.config import InputError
+from tarl_jax.config.plain import loads
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.synthesis.checks import Rejected
@@ -125,7 +126,7 @@ def _object(text: str) -> dict[str, Any]:
     """The JSON object that a model's answer is or holds; empty if there is none."""
     start, end = text.find("{"), text.rfind("}")
     try:
-        found = json.loads(text[start : end + 1])
+        found = loads(text[start : end + 1])
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
