@@ -174,6 +174,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._error(int(fault), "come back later", {"Retry-After": plan.retry_after})
             case "401":  # some servers repeat the key
                 self._error(401, f"wrong key: {self.headers['Authorization']}")
+            case "no_schema":
+                self._error(400, "response_format: json_schema is not known here")
             case "quota":
                 self._error(429, "insufficient_quota")
             case "400" | "404" | "408" | "500":

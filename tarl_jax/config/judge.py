@@ -60,4 +60,4 @@ def check_judge(judge: JudgeConfig, require: Require, choice: Choice) -> None:
     require(judge.max_seconds > 0, "judge.max_seconds", judge.max_seconds, "must be above 0")
     for name, value in dataclasses.asdict(judge.noise).items():
         require(0 <= value <= 1, f"judge.noise.{name}", value, "must be between 0 and 1")
-    check_llm("judge.llm", judge.llm, require)
+    check_llm("judge.llm", judge.llm, require, choice)

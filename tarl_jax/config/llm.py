@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 STRATEGIES = ("llm", "react", "verify", "reflection")
+RESPONSE_FORMATS = ("schema", "object", "none")  # each asks less of a server than the one before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,9 @@ class LLMConfig:
       none. The key itself is never part of a config.
     temperature: below 0: left to the server.
     max_tokens: of one answer; 0: left to the server.
+    response_format: how a server is asked for JSON, where JSON is wanted: "schema" (it must fit a
+      schema), "object" (any JSON object), "none" (in words alone). A server that refuses one is
+      asked with the next.
     timeout_seconds: of one request, by the wall clock; one that hangs is dropped.
     max_attempts: of one call, the first included.
     backoff_seconds: the wait before the second attempt; it doubles from one to the next.
@@ -38,6 +42,7 @@ class LLMConfig:
     api_key_env: str = "OPENAI_API_KEY"
     temperature: float = 1.0
     max_tokens: int = 1024
+    response_format: str = "schema"
     timeout_seconds: float = 60.0
     max_attempts: int = 5
     backoff_seconds: float = 1.0
@@ -82,11 +87,12 @@ def check_user(user: UserConfig, require: Require, choice: Choice) -> None:
     choice("user.strategy", user.strategy, STRATEGIES)
     require(user.max_calls > 0, "user.max_calls", user.max_calls, "must be at least 1")
     require(user.max_seconds > 0, "user.max_seconds", user.max_seconds, "must be above 0")
-    check_llm("user.llm", user.llm, require)
+    check_llm("user.llm", user.llm, require, choice)
 
 
-def check_llm(prefix: str, llm: LLMConfig, require: Require) -> None:
-    """Asks `require` about every field of a group of this kind, whose name is `prefix`."""
+def check_llm(prefix: str, llm: LLMConfig, require: Require, choice: Choice) -> None:
+    """Asks `require` and `choice` about every field of a group of this kind, named `prefix`."""
+    choice(f"{prefix}.response_format", llm.response_format, RESPONSE_FORMATS)
     hidden = "(not shown: it may hold a secret)"
     named = not llm.api_key_env or re.fullmatch(r"[A-Z_][A-Z0-9_]*", llm.api_key_env)
     require(bool(named), f"{prefix}.api_key_env", hidden,

@@ -1,22 +1,61 @@
-"""Reading what a language model answers as a judge: nothing is guessed, nothing is filled in."""
+"""Reading what a language model answers as a judge: any wrapping, but no grade is guessed.
+
+Servers differ in what stands around the JSON (a thought, a fence, a sentence) and in how a number
+is written; which turn has which grade is told exactly or the answer is refused.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
+from tarl_jax.config.plain import loads, without_thoughts
 from tarl_jax.judge.rules import Judgement
 
 _SHOWN = 3  # problems of an answer that are told at once
+_STARTS = 200  # brackets at which an answer's JSON is looked for
+_BRACKET = re.compile(r"[{\[]")
+_PLUS = re.compile(r"(:\s*)\+(?=\d)")  # +1 is no number of JSON
+_NUMBER = re.compile(r"\s*([+-]?\d+)(?:\.0+)?\s*")
+_WORDS = {"true": True, "false": False}
 
 
-def _asks_for_all(schema: dict[str, Any]) -> None:
-    """What may be missing in a recorded answer is asked of a new one."""
+def _closed(schema: dict[str, Any]) -> None:
+    """As servers take a strict schema: nothing else is let in, all is asked for, no defaults.
+
+    What may be missing in a recorded answer is asked of a new one.
+    """
+    schema["additionalProperties"] = False
     schema["required"] = list(schema["properties"])
     for field in schema["properties"].values():
         field.pop("default", None)
+
+
+def _whole(value: Any) -> Any:
+    """1, 1.0, "1" and "+1" as 1; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and (found := _NUMBER.fullmatch(value)):
+        return int(found[1])
+    return value
+
+
+def _grade(value: Any) -> Any:
+    value = _whole(value)
+    if isinstance(value, int) and not -1 <= value <= 1:
+        raise ValueError("should be -1, 0 or 1")
+    return value
+
+
+def _flag(value: Any) -> Any:
+    """"true" as true, and null as false; anything else as it is."""
+    if isinstance(value, str):
+        return _WORDS.get(value.strip().lower(), value)
+    return False if value is None else value
 
 
 class Grade(BaseModel):
@@ -25,12 +64,13 @@ class Grade(BaseModel):
     minor: of a 0, that it is a minor issue. Answers from before there were such have none.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_asks_for_all)
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=_closed)
 
-    turn: int
+    turn: Annotated[int, BeforeValidator(_whole)]
     reason: str
-    score: Annotated[int, Field(ge=-1, le=1)]
-    minor: bool = False
+    # No bounds: several servers refuse a schema that has some.
+    score: Annotated[int, BeforeValidator(_grade)]
+    minor: Annotated[bool, BeforeValidator(_flag)] = False
 
     @model_validator(mode="after")
     def _only_zeros_are_minor(self) -> Self:
@@ -42,7 +82,7 @@ class Grade(BaseModel):
 class Grades(BaseModel):
     """An answer; its JSON schema is sent with the request."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=_closed)
 
     turns: list[Grade]
 
@@ -50,12 +90,12 @@ class Grades(BaseModel):
 def read(text: str, turns: int) -> Judgement:
     """The judgement in an answer about `turns` turns.
 
-    Raises ValueError, saying what is wrong in words that the model can use: no JSON of this form, a
-    score outside -1, 0, +1, another one than 0 called minor, or not exactly one entry per turn in
-    order.
+    Raises ValueError, saying what is wrong in words that the model can use: no JSON of this form,
+    or several that differ, a score outside -1, 0, +1, another one than 0 called minor, or not
+    exactly one entry per turn in order.
     """
     try:
-        grades = Grades.model_validate_json(text).turns
+        grades = Grades.model_validate(_found(without_thoughts(text))).turns
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         told = "; ".join(
@@ -71,6 +111,48 @@ def read(text: str, turns: int) -> Judgement:
         [grade.score for grade in grades], [grade.reason for grade in grades],
         [grade.minor for grade in grades],
     )
+
+
+def _found(text: str) -> Any:
+    """The answer in a text: all of it, or the one JSON in it that has grades."""
+    problem = ""
+    for written in dict.fromkeys((text, _PLUS.sub(r"\1", text))):
+        try:
+            return _as_object(loads(written.strip()))
+        except ValueError as error:
+            problem = problem or str(error)
+        found = [value for value in map(_as_object, _values(written)) if _has_grades(value)]
+        if found and all(value == found[0] for value in found):
+            return found[0]
+        if found:
+            raise ValueError("it holds several answers, which differ")
+    raise ValueError(f"Invalid JSON: {problem}")
+
+
+def _as_object(value: Any) -> Any:
+    """A list alone as the turns of an answer."""
+    return {"turns": value} if isinstance(value, list) else value
+
+
+def _has_grades(value: Any) -> bool:
+    turns = value.get("turns") if isinstance(value, dict) else None
+    return isinstance(turns, list) and all(isinstance(t, dict) and "score" in t for t in turns)
+
+
+def _values(text: str) -> list[Any]:
+    """The JSON objects and lists that stand in a text, outermost ones."""
+    found: list[Any] = []
+    decoder, place = json.JSONDecoder(), 0
+    for _ in range(_STARTS):
+        start = _BRACKET.search(text, place)
+        if start is None:
+            break
+        try:
+            _, place = decoder.raw_decode(text, start.start())
+            found.append(loads(text[start.start() : place]))
+        except (ValueError, RecursionError):
+            place = max(place, start.start() + 1)
+    return [value for value in found if value]
 
 
 def without_knock_ons(judgement: Judgement, max_majors: int) -> tuple[Judgement, int]:

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 from tarl_jax.config import LLMConfig
-from tarl_jax.config.plain import dumps, loads, plain
+from tarl_jax.config.plain import dumps, plain
+from tarl_jax.llm import formats
 from tarl_jax.llm.errors import FAULTS, LLMError
 from tarl_jax.llm.ledger import Ledger
 from tarl_jax.llm.limits import Budget, RateLimit
@@ -50,6 +51,7 @@ class ChatService:
         self._lock = threading.Lock()
         self._under_way: dict[str, Future[Completion]] = {}
         self._transport: Transport | None = None
+        self._format = config.response_format  # the one that the server is known to take
 
     def check(self) -> None:
         """Raises LLMError("setup") where nothing could be sent, so that a run says so at once."""
@@ -92,7 +94,9 @@ class ChatService:
                 completion = other.result()  # it ends, as every request does
                 self.ledger.add(cache_hits=1)
             else:
-                completion = self._answer(name, {**body, "key": key}, body, require_fit, deadline)
+                completion = self._answer(
+                    name, {**body, "key": key}, body, schema if require_fit else None, deadline
+                )
                 mine.set_result(completion)
             return completion
         except BaseException as error:
@@ -131,14 +135,13 @@ class ChatService:
             body["temperature"] = config.temperature
         if config.max_tokens:
             body["max_tokens"] = config.max_tokens
-        if schema is not None:
-            named = {"name": "answer", "schema": dict(schema), "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if schema is not None and config.response_format != "none":
+            body["response_format"] = formats.asked(config.response_format, schema)
         return body
 
     def _answer(
         self, name: str, request: Mapping[str, Any], body: Mapping[str, Any],
-        require_fit: bool, deadline: float | None,
+        schema: Mapping[str, Any] | None, deadline: float | None,
     ) -> Completion:
         """From the recording, the cache, or the server."""
         recording = self._replay or self._record
@@ -160,7 +163,7 @@ class ChatService:
             self.ledger.add(cache_hits=1)
             completion = Completion(**found)
         else:
-            completion = self._asked(name, request, body, require_fit, deadline)
+            completion = self._asked(name, request, body, schema, deadline)
         answer = {n: v for n, v in dataclasses.asdict(completion).items() if n != "problem"}
         if self._cache and found is None:
             self._cache.put(name, answer)
@@ -170,7 +173,7 @@ class ChatService:
 
     def _asked(
         self, name: str, request: Mapping[str, Any], body: Mapping[str, Any],
-        require_fit: bool, deadline: float | None,
+        schema: Mapping[str, Any] | None, deadline: float | None,
     ) -> Completion:
         """From the server, in as many attempts as it may take; a failure is recorded too."""
         import tenacity
@@ -201,7 +204,7 @@ class ChatService:
             reraise=True,
         )
         try:
-            return attempts(self._attempt, body, require_fit, deadline)
+            return attempts(self._attempt, body, schema, deadline)
         except LLMError as error:
             if error.fatal:
                 raise
@@ -213,7 +216,26 @@ class ChatService:
             raise LLMError(error.kind, message) from None
 
     def _attempt(
-        self, body: Mapping[str, Any], require_fit: bool, deadline: float | None
+        self, body: Mapping[str, Any], schema: Mapping[str, Any] | None, deadline: float | None
+    ) -> Completion:
+        """One request, or more where the server does not know how JSON is asked for.
+
+        Raises LLMError.
+        """
+        while True:
+            with self._lock:
+                sent = formats.lowered(body, self._format)
+            try:
+                return self._request(sent, schema, deadline)
+            except LLMError as error:
+                lower = formats.after(error, sent)
+                if lower is None:
+                    raise
+                with self._lock:
+                    self._format = lower
+
+    def _request(
+        self, body: Mapping[str, Any], schema: Mapping[str, Any] | None, deadline: float | None
     ) -> Completion:
         """One request, within every limit. Raises LLMError."""
         config, begun = self.config, time.monotonic()
@@ -241,8 +263,8 @@ class ChatService:
                 self._rate.settle(place, sum(used) or tokens)
                 if completion.problem:
                     raise LLMError("malformed", completion.problem)
-                if require_fit:
-                    _require_fit(completion.text, body)
+                if schema is not None:
+                    formats.require_fit(completion.text, schema, config.model)
             except LLMError as error:
                 kind = f"faults_{error.kind}" if error.kind in FAULTS else "refused"
                 self.ledger.add(**{kind: 1})
@@ -280,21 +302,3 @@ class ChatService:
             prompt_tokens * config.usd_per_million_input
             + completion_tokens * config.usd_per_million_output
         ) / 1e6
-
-
-def _require_fit(text: str, body: Mapping[str, Any]) -> None:
-    """Raises LLMError("malformed") where a schema was asked for and the text does not fit it."""
-    if "response_format" not in body:
-        return
-    import fastjsonschema
-
-    schema = body["response_format"]["json_schema"]["schema"]
-    try:
-        fastjsonschema.validate(schema, loads(text))
-    except fastjsonschema.JsonSchemaValueException as error:
-        reason = f"does not fit the schema ({error.message})"
-    except ValueError:
-        reason = "is no JSON"
-    else:
-        return
-    raise LLMError("malformed", f"{body['model']}: the answer {reason}: {text[:200]!r}")

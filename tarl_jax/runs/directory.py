@@ -32,6 +32,7 @@ FREE = (
         "base_url", "api_key_env", "timeout_seconds", "max_attempts", "backoff_seconds",
         "max_in_flight", "requests_per_minute", "tokens_per_minute", "max_calls", "max_usd",
         "usd_per_million_input", "usd_per_million_output", "cache_dir", "record", "replay",
+        "response_format",
     )),
     *(f"speech.{name}" for name in (
         "cache_dir", "timeout_seconds", "workers", "retries", "base_url", "api_key_env",

@@ -28,7 +28,8 @@ def test_an_answer_from_before_there_were_minor_turns_is_read():
 @pytest.mark.parametrize(("text", "told"), [
     ("Sure! Here is the answer you asked for.", "Invalid JSON"),
     (answer(1, 0)[:-9], "Invalid JSON"),
-    ("[]", "should be an object"),
+    ("[]", "there are 0, numbered []"),
+    ("7", "valid dictionary"),
     ("{}", "turns: Field required"),
     (answer(1), "from 0 to 1, in order; there are 1, numbered [0]"),
     (answer(1, 1, 1), "there are 3, numbered [0, 1, 2]"),
@@ -36,14 +37,20 @@ def test_an_answer_from_before_there_were_minor_turns_is_read():
     (answer(1, 2), "turns.1.score"),
     (answer(1, -2), "turns.1.score"),
     (answer(1, 0.5), "turns.1.score"),
-    (answer(1, "1"), "turns.1.score"),
+    (answer(1, "one"), "turns.1.score"),
+    (answer(1, "+2"), "turns.1.score"),
+    (answer(1, 1e99), "turns.1.score"),
+    (answer(1, 0).replace("1,", "NaN,"), "Invalid JSON"),
+    (f"Either {answer(1, 0)} or {answer(0, 0)}", "several answers"),
+    (f"<think>{answer(1, 0)}", "unfinished <think>"),
+    (f"Like {{{answer(1)}", "numbered [0]"),
+    ("[" * 100_000, "Invalid JSON"),
     (answer(1, True), "turns.1.score"),
     (answer(1, None), "turns.1.score"),
     (answer(1, 0, reason=None), "turns.0.reason"),
-    (answer(1, 0, mood="good"), "turns.0.mood"),
     (answer(0, 1, minor=True), "turns.1: Value error, minor is true with a score of 1: only"),
     (answer(0, -1, minor=True), "minor is true with a score of -1"),
-    (answer(0, 0, minor="true"), "turns.0.minor"),
+    (answer(0, 0, minor="yes"), "turns.0.minor"),
     (answer(0, 0, minor=1), "turns.0.minor"),
 ])
 def test_another_answer_is_refused_with_what_is_wrong(text, told):
@@ -60,8 +67,37 @@ def test_the_schema_is_closed_and_names_the_scores():
     # A strict schema asks for all that it names, and has no defaults.
     assert grade["required"] == ["turn", "reason", "score", "minor"]
     assert not any("default" in field for field in grade["properties"].values())
-    assert (grade["properties"]["score"]["minimum"], grade["properties"]["score"]["maximum"]) == (
-        -1, 1)
+    # Several servers refuse a schema with bounds.
+    assert not {"minimum", "maximum"} & set(grade["properties"]["score"])
+
+
+GOOD = answer(1, 0)
+
+
+@pytest.mark.parametrize("text", [
+    f"```json\n{GOOD}\n```", f"```\n{GOOD}\n```", f"~~~JSON\n{GOOD}\n~~~",
+    f"\n{GOOD}\n", f"\ufeff{GOOD}",
+    f"<think>\nTurn {{0}} is fine: {answer(-1, 0)}.\n</think>\n\n{GOOD}",
+    f"Turn {{0}} is fine.\n</think>\n\n{GOOD}",
+    f"Turn [0] is {{fine}}.\n\n{GOOD}\n\nThat is all.",
+    f"{GOOD}\n{GOOD}", json.dumps(json.loads(GOOD)["turns"]),
+    f"Here: {json.dumps(json.loads(GOOD)['turns'])}", json.dumps(json.loads(GOOD), indent=4),
+    answer(1, 0, mood="good"), json.dumps(json.loads(GOOD) | {"summary": "ok"}),
+    GOOD.replace('"score": 1', '"score": +1'), GOOD.replace('"score": 1', '"score": "+1"'),
+    answer("1", "0"), answer(1.0, 0.0), answer("1.0", " 0 "), answer("+1", "-0"),
+    answer(1, 0, minor="false"), answer(1, 0, minor=None),
+    GOOD.replace('"turn": 0', '"turn": "0"').replace('"turn": 1', '"turn": 1.0'),
+])
+def test_an_answer_is_read_whatever_stands_around_it(text):
+    found = read(text, 2)
+    assert (found.scores, found.notes) == ([1, 0], ["r0", "r1"])
+    assert [type(score) for score in found.scores] == [int, int]
+
+
+def test_what_a_reason_says_is_no_grade():
+    reason = 'says "score": +1, {"turns": []} and ```'
+    text = json.dumps({"turns": [{"turn": 0, "reason": reason, "score": 0}]})
+    assert read(f"```json\n{text}\n```", 1) == Judgement([0], [reason], [False])
 
 
 @pytest.mark.parametrize(("scores", "majors", "kept", "dropped"), [

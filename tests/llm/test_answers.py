@@ -26,7 +26,7 @@ def ask():
     """Asks a server that gives one answer after the other, the last one for good."""
     servers = []
 
-    def go(*answers, messages=ASK, **config):
+    def go(*answers, messages=ASK, schema=None, **config):
         left, seen = list(answers), []
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,7 +51,8 @@ def ask():
                 "max_attempts": 2, **config}
         with ChatService(LLMConfig(**told), "user.llm") as service:
             try:
-                return service.complete(messages).text, seen, service.ledger.snapshot()
+                text = service.complete(messages, schema=schema).text
+                return text, seen, service.ledger.snapshot()
             except LLMError as error:
                 return error, seen, service.ledger.snapshot()
 
@@ -163,3 +164,71 @@ def test_a_proxy_that_fails_is_named_without_its_password(ask, proxy):
 ])
 def test_this_machine_is_known_by_its_names(url, here):
     assert is_loopback(url) == here
+
+
+# ---- how JSON is asked for ----------------------------------------------------------------------
+
+
+SCHEMA = {"type": "object", "required": ["minimum"], "additionalProperties": False, "properties": {
+    "minimum": {"type": "integer", "minimum": 0, "maximum": 9, "default": 1},
+    "kind": {"enum": [{"pattern": "x"}], "type": "object"},
+    "list": {"type": "array", "maxItems": 3, "items": {"type": "string", "pattern": "a"}},
+}}
+
+
+def forms(seen):
+    return [body.get("response_format", {}).get("type", "none") for body in seen]
+
+
+def test_bounds_are_held_to_and_not_sent(ask):
+    text, seen, counts = ask((200, completion('{"minimum": 10}')),
+                             (200, completion('{"minimum": 3}')), schema=SCHEMA)
+    assert text == '{"minimum": 3}' and counts["faults_malformed"] == 1
+    assert seen[0]["response_format"]["json_schema"]["schema"] == {
+        "type": "object", "required": ["minimum"], "additionalProperties": False, "properties": {
+            "minimum": {"type": "integer"},
+            "kind": {"enum": [{"pattern": "x"}], "type": "object"},
+            "list": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+
+
+@pytest.mark.parametrize("form, sent", [
+    ("schema", "json_schema"), ("object", "json_object"), ("none", "none"),
+])
+def test_json_is_asked_for_as_the_config_says(ask, form, sent):
+    good = (200, completion('{"minimum": 3}'))
+    assert forms(ask(good, schema=SCHEMA, response_format=form)[1]) == [sent]
+
+
+@pytest.mark.parametrize("status, words", [
+    (400, "This response_format type is unavailable now"),
+    (400, "Invalid schema for response_format 'answer'"),
+    (422, "json_schema is not supported"),
+    (404, "No endpoints found that support response_format"),
+])
+def test_a_server_that_takes_no_schema_is_asked_for_less(ask, status, words):
+    good, bad = (200, completion('{"minimum": 3}')), (status, said(words))
+    text, seen, counts = ask(bad, good, schema=SCHEMA, max_attempts=1)
+    assert text == '{"minimum": 3}' and forms(seen) == ["json_schema", "json_object"]
+    assert (counts["requests"], counts["refused"], counts["failed"]) == (2, 1, 0)
+    text, seen, _ = ask(bad, bad, good, schema=SCHEMA, max_attempts=1)
+    assert text == '{"minimum": 3}' and forms(seen) == ["json_schema", "json_object", "none"]
+    error, seen, _ = ask(bad, schema=SCHEMA, max_attempts=1)
+    assert error.kind in ("bad_request", "not_found") and len(seen) == 3
+
+
+def test_another_refusal_is_no_reason_to_ask_for_less(ask):
+    error, seen, _ = ask((400, said("maximum context length")), schema=SCHEMA)
+    assert error.kind == "bad_request" and forms(seen) == ["json_schema"]
+
+
+def test_what_a_server_takes_is_remembered(openai_server):
+    # One refusal, then no more requests that it would refuse.
+    service = ChatService(LLMConfig(model="verdict", base_url=openai_server.url, api_key_env=""),
+                          "judge.llm")
+    openai_server.plan("no_schema")
+    with service:
+        for key in ("a", "b"):
+            service.complete(ASK, key=key, schema={"type": "object"})
+    assert openai_server.report()["requests"] == 3
