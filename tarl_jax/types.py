@@ -67,6 +67,26 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
+class GoldAction:
+    """A call of the solution that τ²-bench gives for a task, reading or writing.
+
+    compare_args: the arguments by which an agent's call is held to be the same, by name alone if
+      empty; None: all that the agent's call has.
+    requestor: who is to make it, "assistant" or "user".
+    """
+
+    name: str
+    kwargs: Mapping[str, Any]
+    compare_args: tuple[str, ...] | None = None
+    requestor: str = "assistant"
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GoldAction:
+        compared = data["compare_args"]
+        return cls(**{**data, "compare_args": None if compared is None else tuple(compared)})
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """What a user wants, and the calls that would make it true.
 
@@ -85,6 +105,10 @@ class Task:
         its right answer is the only one of `outputs`.
       persona: the user's manner of speaking, one of `sandbox.phrases.PERSONAS`; empty: plain.
       difficulty: how hard the task is (`sandbox.tasks.rated`); 0 where nobody has said.
+      actions: of a τ²-bench task: all calls of its solution; None where it gives none.
+      reward_basis: of a τ²-bench task: what its reward rests on, of `sandbox.scoring.BASES`.
+      initial_state: of a τ²-bench task: how its databases differ from the domain's at the start, as
+        the benchmark writes it; None: not at all.
     """
 
     task_id: str
@@ -100,18 +124,26 @@ class Task:
     kind: str = "tool"
     persona: str = ""
     difficulty: int = 0
+    actions: tuple[GoldAction, ...] | None = None
+    reward_basis: tuple[str, ...] = ()
+    initial_state: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["gold_calls"] = [call.to_json() for call in self.gold_calls]
         data["outputs"] = list(self.outputs)
         data["assertions"] = list(self.assertions)
+        data["reward_basis"] = list(self.reward_basis)
+        if self.actions is not None:
+            data["actions"] = [dataclasses.asdict(action) for action in self.actions]
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
         # Records from before there were these have none.
-        data = {"kind": "tool", "persona": "", "difficulty": 0, **data}
+        later = {"kind": "tool", "persona": "", "difficulty": 0, "actions": None,
+                 "reward_basis": [], "initial_state": None}
+        data = {**later, **data}
         known = {f.name for f in dataclasses.fields(cls)}
         if set(data) != known:
             missing, surplus = sorted(known - set(data)), sorted(set(data) - known)
@@ -124,6 +156,9 @@ class Task:
                 "gold_calls": tuple(Call.from_json(c) for c in data["gold_calls"]),
                 "outputs": tuple(data["outputs"]),
                 "assertions": tuple(data["assertions"]),
+                "reward_basis": tuple(data["reward_basis"]),
+                "actions": None if data["actions"] is None
+                else tuple(map(GoldAction.from_json, data["actions"])),
             }
         )
 

@@ -352,6 +352,10 @@ def summary_table(base: Mapping[str, float | None], final: Mapping[str, float | 
     maths = ("maths pass@1", "eval/maths_pass@1", ".3f", True)
     more = [maths] if maths[1] in final else []
     more += [
+        (f"τ²-bench's pass^{k}", f"eval/tau2_pass^{k}", ".3f", True)
+        for k in range(1, 5) if f"eval/tau2_pass^{k}" in final
+    ]
+    more += [
         (f"pass^1 spoken, {key.split('/')[2]}", key, ".3f", True)
         for key in final if re.fullmatch(r"eval/spoken/.+/pass\^1", key)
     ]

@@ -1,6 +1,6 @@
 """Shops and what happens in them: domains, tasks, users, the verifier.
 
-    from tarl_jax.sandbox import load_domain, verify
+    from tarl_jax.sandbox import load_benchmark_tasks, load_domain, score, verify
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"load_domain": "published", "load_benchmark_tasks": "published", "verify": "verifier"}
+_HOMES = {"load_domain": "published", "load_benchmark_tasks": "published", "score": "scoring",
+          "verify": "verifier"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,8 +20,9 @@ from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.domain import Database, Domain, Refusal, Rules, ToolError
 from tarl_jax.sandbox.retail import retail_domain
+from tarl_jax.sandbox.scoring import BASES
 from tarl_jax.sandbox.typed_records import Model
-from tarl_jax.types import Call, Task
+from tarl_jax.types import Call, GoldAction, Task
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ DOMAINS = {
     ),
 }
 _INSIDE = ("{folder}", "{folder}/tau_bench/envs/{name}", "{folder}/data/tau2/domains/{name}")
+_TAU2_BASIS = ("DB", "COMMUNICATE")  # of a task that names none
+_CRITERIA = {"actions", "env_assertions", "communicate_info", "nl_assertions", "reward_basis"}
 _MESSAGE_TURNS = 2  # who the user is, and the goodbye
 
 
@@ -207,6 +210,7 @@ def _plain(path: Path, node: ast.expr) -> Any:
 
 def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, source: str) -> Task:
     criteria = record.get("evaluation_criteria") or {}
+    asked = _asked(record, criteria, task_id) if source == "tau2" else {}
     actions = criteria.get("actions") or record.get("actions") or []
     calls = [Call(a["name"], a.get("kwargs") or a.get("arguments") or {}) for a in actions]
     for call in calls:
@@ -224,7 +228,35 @@ def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, sour
         script=None,
         expert_turns=len(calls) + 2 * len(gold) + _MESSAGE_TURNS,
         assertions=tuple(criteria.get("nl_assertions") or ()),
+        **asked,
     )
+
+
+def _asked(record: dict[str, Any], criteria: dict[str, Any], task_id: str) -> dict[str, Any]:
+    """What τ² judges a task by, as fields of `Task`. Raises InputError for what is not obeyed here,
+    so that no task is easier or harder than the benchmark's."""
+    actions = criteria.get("actions")
+    basis = tuple(_TAU2_BASIS if criteria.get("reward_basis") is None else criteria["reward_basis"])
+    refused = {
+        "initial_state": {k: v for k, v in (record.get("initial_state") or {}).items() if v},
+        "env_assertions": criteria.get("env_assertions"),
+        "reward_basis": [name for name in basis if name not in BASES],
+        "actions of the user": [a["name"] for a in actions or () if a.get("requestor") == "user"],
+        "evaluation_criteria": sorted(set(criteria) - _CRITERIA),
+    }
+    for name, found in refused.items():
+        if found:
+            raise InputError(f"{task_id}: {name} {json.dumps(found)[:80]}: this domain cannot obey"
+                             " it; leave the task out of tasks.json")
+    gold = None if actions is None else tuple(
+        GoldAction(
+            a["name"], a.get("arguments") or {},
+            None if a.get("compare_args") is None else tuple(a["compare_args"]),
+        )
+        for a in actions
+    )
+    start = record.get("initial_state")
+    return {"actions": gold, "reward_basis": basis, "initial_state": start}
 
 
 def _user_of(domain: Domain, calls: list[Call]) -> str:

@@ -19,6 +19,7 @@ from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run, write_json
 from tarl_jax.runs.live import LiveView, print_summary
+from tarl_jax.sandbox.scoring import score_of
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore
 from tarl_jax.types import CUT_OFF, Task, Trajectory
@@ -125,8 +126,10 @@ def summarise(
 
     pass^k and clean pass (success without a major deviation) come with "_low" and "_high", the
     ends of their 95% interval by bootstrap over tasks. Success is a right database; where some task
-    requires outputs, "pass^k_with_outputs" asks for these too, as tau-bench does. Assertions of
-    tasks are judged by nobody here: "unjudged_assertions" says how many there are. Clean pass and
+    requires outputs, "pass^k_with_outputs" asks for these too, as tau-bench does. Where all tasks
+    are tau2-bench's, "tau2_pass^k" is its number, by each task's `reward_basis`. Assertions of
+    tasks are judged by nobody here: "unjudged_assertions" says how many there are, "tau2_unjudged"
+    the share of episodes whose reward hangs on them alone, which do not pass. Clean pass and
     "major_share" are of the episodes that were judged (a broken one passes neither), and absent
     where none was: nobody saw no deviation. "judge/abstained" is the share of the others.
 
@@ -164,6 +167,12 @@ def summarise(
         for k in range(1, min(MAX_K, trials) + 1):
             both = (success & found).sum(axis=1)
             add(f"eval/pass^{k}_with_outputs", pass_hat_k(both, trials, k))
+    if all(t.task.reward_basis for t in trajectories):
+        rewards = [tau2_reward(t) for t in trajectories]
+        passed = np.array([reward == 1 for reward in rewards]).reshape(shape).sum(axis=1)
+        for k in range(1, min(MAX_K, trials) + 1):
+            add(f"eval/tau2_pass^{k}", pass_hat_k(passed, trials, k))
+        metrics["eval/tau2_unjudged"] = float(np.mean([reward is None for reward in rewards]))
     metrics |= {f"eval/{name}": value for name, value in behaviour(trajectories).items()}
     metrics["eval/judge/abstained"] = float(np.mean([t.turn_scores is None for t in trajectories]))
     metrics["eval/outputs_found"] = float(np.mean([t.outputs_found for t in trajectories]))
@@ -172,6 +181,15 @@ def summarise(
         sum(len(t.task.assertions) for t in trajectories[::trials])
     )
     return metrics
+
+
+def tau2_reward(trajectory: Trajectory) -> float | None:
+    """The reward by the task's `reward_basis`, 0 where the episode did not come to its end; None
+    where it hangs on assertions alone, which nobody judges."""
+    if trajectory.success is None or trajectory.stop_reason in CUT_OFF:
+        return 0.0
+    calls = [turn.call for turn in trajectory.turns if turn.call is not None]
+    return score_of(trajectory.task, trajectory.success, trajectory.outputs_found, calls).reward
 
 
 def summarise_maths(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tarl_jax.config import RolloutConfig
-from tarl_jax.sandbox import load_benchmark_tasks
+from tarl_jax.sandbox import load_benchmark_tasks, load_domain
 from tarl_jax.sandbox.domain import Domain, Refusal
 from tarl_jax.types import Call
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text("utf-8")
-SURFACE, EMBEDDED, LIBRARY, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SURFACE, REWARD, EMBEDDED, LIBRARY, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
@@ -29,6 +29,17 @@ def test_the_surface_is_as_shown():
         assert callable(getattr(Domain, name))
     for name in re.findall(r"`rollout\.(\w+)`", PAGE):
         assert name in RolloutConfig.__dataclass_fields__
+
+
+def test_the_reward_is_as_shown(tmp_path):
+    record = {"id": "7", "user_scenario": {"instructions": "Ask."},
+              "evaluation_criteria": {"actions": [], "communicate_info": ["cancelled"]}}
+    for name, content in {"db": load_domain("retail").database, "tasks": [record]}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "policy.md").write_text("Be kind.")
+    names: dict = {"FOLDER": tmp_path}
+    exec(compile(REWARD, "docs/sandbox.md", "exec"), names)
+    assert names["found"].reward == 1.0 and names["tasks"][0].task_id.endswith("/7")
 
 
 def test_embedded_tasks_are_made_as_shown():

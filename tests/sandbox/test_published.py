@@ -9,7 +9,7 @@ from tarl_jax.config import ShopConfig
 from tarl_jax.sandbox import load_benchmark_tasks, load_domain
 from tarl_jax.sandbox.shop import make_shop
 from tarl_jax.sandbox.verifier import verify
-from tarl_jax.types import Call, Task
+from tarl_jax.types import Call, GoldAction, Task
 
 SHARED = Path(__file__).parents[3] / "shared"
 SHOP = make_shop(ShopConfig(num_users=20))
@@ -91,8 +91,26 @@ def test_tau2_is_read_with_what_no_rule_can_judge(tau2):
     assert task == Task(
         "tau2/retail/7", ORDER["user_id"], "Terse.\n\nCancel it.\n\nYou are Ada.\n\nStay calm.",
         (CANCEL,), ("42",), "train", "tau2", None, 1 + 2 + 2, ("The agent stays polite.",),
+        actions=(GoldAction(CANCEL.name, CANCEL.kwargs),), reward_basis=("DB", "COMMUNICATE"),
     )
+    assert domain.rules == "tau2" and load_domain("retail", tau2, "tau").rules == "tau"
     assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+@pytest.mark.parametrize(("field", "value", "named"), [
+    ("initial_state", {"initialization_actions": [{"func_name": "f"}]}, "initial_state"),
+    ("env_assertions", [{"func_name": "f"}], "env_assertions"),
+    ("reward_basis", ["DB", "LUCK"], r'reward_basis \["LUCK"\]'),
+    ("actions", [{"name": "get_user_details", "arguments": {}, "requestor": "user"}],
+     "actions of the user"),
+    ("luck", 1, r'evaluation_criteria \["luck"\]'),
+])
+def test_what_a_tau2_task_asks_in_vain_is_refused(field, value, named, tmp_path):
+    record = json.loads(json.dumps(TAU2[0]))
+    (record if field == "initial_state" else record["evaluation_criteria"])[field] = value
+    folder = write(tmp_path, {"db.json": SHOP, "policy.md": "", "tasks.json": [record]})
+    with pytest.raises(ValueError, match=f"tau2/retail/7: {named}"):
+        load_benchmark_tasks("retail", folder)
 
 
 @pytest.mark.parametrize(("name", "tools", "table"), [

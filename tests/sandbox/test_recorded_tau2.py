@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tarl_jax.sandbox import load_domain
+from tarl_jax.sandbox import load_benchmark_tasks, load_domain, score
 from tarl_jax.sandbox.domain import Refusal
 
 RECORDED = Path(__file__).parents[3] / "shared" / "tau2"
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 def unpacked(name, folder):
     """The benchmark's folder of a domain as its users have it."""
+    folder.mkdir()
     for path in (RECORDED / name).iterdir():
         if path.name == "airline_db.json.gz":
             (folder / "db.json").write_bytes(gzip.decompress(path.read_bytes()))
@@ -32,8 +33,13 @@ def recorded(name, kind):
 
 
 @pytest.fixture(scope="module", params=["retail", "airline"])
-def domain(request, tmp_path_factory):
-    return load_domain(request.param, unpacked(request.param, tmp_path_factory.mktemp("tau2")))
+def folder(request, tmp_path_factory):
+    return unpacked(request.param, tmp_path_factory.mktemp("tau2") / request.param)
+
+
+@pytest.fixture(scope="module")
+def domain(folder):
+    return load_domain(folder.name, folder)
 
 
 @pytest.mark.parametrize("kind", ["random_calls", "replay"])
@@ -57,10 +63,16 @@ def in_order(value):
     return json.dumps(value, sort_keys=True)  # so that 2 and 2.0 differ
 
 
-def test_verdicts_are_as_recorded(domain):
+def test_verdicts_are_as_recorded(domain, folder):
     replays = recorded(domain.name, "replay")["sequences"]
     gold = {replay["task"].rsplit("/", 1)[1]: replay["calls"] for replay in replays}
+    tasks = load_benchmark_tasks(domain.name, folder, domain)
+    by_id = {task.task_id.rsplit("/", 1)[1]: task for task in tasks}
     for row in recorded(domain.name, "verdicts"):
+        if task := by_id.get(row["task"]):  # the tasks of some rows are not in the folder
+            found = score(domain, task, row["calls"], task.outputs)
+            assert found.database == row["db_match"], (row["task"], row["kind"])
+            assert found.actions in (True, None) or row["kind"] != "gold", row["task"]
         states = [domain.new_state(), domain.new_state()]
         for state, calls in zip(states, (gold[row["task"]], row["calls"]), strict=True):
             for call in calls:

@@ -195,6 +195,25 @@ def test_assertions_that_nobody_judged_are_counted_once_for_each_task():
     assert summarise(trajectories, 2, 10, 0)["eval/unjudged_assertions"] == 3
 
 
+def test_tau2_tasks_are_counted_by_their_reward_basis():
+    """Four episodes of two tasks with a right database: one without what it says, one cut off."""
+    said = dataclasses.replace(TASK, reward_basis=("DB", "COMMUNICATE"), outputs=("1",), actions=())
+    asked = dataclasses.replace(
+        TASK, reward_basis=("DB", "NL_ASSERTION"), assertions=("Polite.",), actions=()
+    )
+    episodes = [
+        trajectory(True, None), trajectory(True, None, outputs_found=False),
+        trajectory(True, None), trajectory(False, None, "max_turns"),
+    ]
+    for episode, task in zip(episodes, (said, said, asked, asked), strict=True):
+        episode.task = task
+    found = summarise(episodes, 2, 10, 0)
+    assert found["eval/tau2_pass^1"] == 0.25 and found["eval/tau2_pass^2"] == 0
+    assert found["eval/tau2_unjudged"] == 0.25
+    assert found["eval/pass^1"] == 0.75
+    assert "eval/tau2_pass^1" not in summarise([trajectory(True, None)], 1, 10, 0)
+
+
 def test_a_broken_episode_is_a_failure_not_a_gap():
     broken = summarise([trajectory(True, [1]), trajectory(None, None)], 2, 10, 0)
     failed = summarise([trajectory(True, [1]), trajectory(False, [1])], 2, 10, 0)
