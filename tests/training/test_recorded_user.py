@@ -118,7 +118,7 @@ def test_a_file_that_is_too_long_is_refused(env, params):
 def test_a_run_without_encoder_or_a_file_without_sound_is_named(
     env, tiny_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(recorded_user, "require_run", lambda config, path: None)
+    monkeypatch.setattr(recorded_user, "require_run", lambda *_: None)
     with pytest.raises(ConfigError, match="has no audio encoder"):
         recorded_user.answer(tiny_config, tmp_path / "x.wav", -1, Parts())
     with pytest.raises(ConfigError, match=r"--audio=.*x\.wav"):
@@ -138,7 +138,7 @@ def test_the_command_prints_the_dialogue(env, params, tmp_path, monkeypatch, cap
     def run(self, params, episodes, *rest, **more):
         return Saying(env).run(params, episodes, *rest, **more)
 
-    monkeypatch.setattr(recorded_user, "require_run", lambda config, path: None)
+    monkeypatch.setattr(recorded_user, "require_run", lambda *_: None)
     monkeypatch.setattr(recorded_user, "Checkpoints", Kept)
     monkeypatch.setattr(recorded_user, "restore", lambda *_: State)
     monkeypatch.setattr(recorded_user, "make_updater", lambda *_: None)
