@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tarl_jax.config import InputError, ShopConfig
-from tarl_jax.config.plain import read_json, read_text
+from tarl_jax.config.plain import dumps, read_json, read_text
 from tarl_jax.sandbox import airline_tau2, carrier, retail_tau2, shop
 from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.desks import desk_of
@@ -246,7 +246,7 @@ def _asked(record: dict[str, Any], criteria: dict[str, Any], task_id: str) -> di
     }
     for name, found in refused.items():
         if found:
-            raise InputError(f"{task_id}: {name} {json.dumps(found)[:80]}: this domain cannot obey"
+            raise InputError(f"{task_id}: {name} {dumps(found)[:80]}: this domain cannot obey"
                              " it; leave the task out of tasks.json")
     gold = None if actions is None else tuple(
         GoldAction(
