@@ -67,11 +67,15 @@ class UserConfig:
     strategy: of the language model, as in tau-bench (arXiv 2406.12045): "llm" (one call a
       message), "react" (thinks before it speaks), "verify" (a second call looks at each message,
       which is written anew if it is bad), "reflection" (the same, and says why before).
+    stop_waits: a user that agrees and ends the dialogue in one message ("Yes, please. ###STOP###")
+      ends it with its next message, so that the agent can do what was agreed on; False: at once, as
+      in the benchmarks.
     max_calls, max_seconds: of one episode; beyond them it ends as broken.
     """
 
     kind: str = "scripted"
     strategy: str = "llm"
+    stop_waits: bool = True
     max_calls: int = 200
     max_seconds: float = 600.0
     llm: LLMConfig = LLMConfig()

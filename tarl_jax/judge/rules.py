@@ -42,6 +42,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tarl_jax.config import InputError
+from tarl_jax.config.plain import without_reasoning
 from tarl_jax.sandbox.desk import Wish, call_key
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.script import Script
@@ -146,7 +147,7 @@ class _Rules:
         """Of one turn; `answer` is what the user or the tool replied."""
         before = self.now
         mark = self._mark(turn, answer)
-        did = turn.text if turn.call is None else call_key(turn.call)
+        did = without_reasoning(turn.text) if turn.call is None else call_key(turn.call)
         self.repeats = self.repeats + 1 if did in self.seen else 0
         self.seen.add(did)
         if self.now != before or (answer and answer.info.get("wrote")):
@@ -167,7 +168,7 @@ class _Rules:
             return _neutral("a turn without an answer")
         if turn.call is not None:
             return self._call(turn.call, answer)
-        return self._message(turn.text, answer)
+        return self._message(without_reasoning(turn.text), answer)
 
     def _call(self, call: Call, answer: Segment) -> _Mark:
         self.now = index = answer.info["request"]

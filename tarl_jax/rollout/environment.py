@@ -122,7 +122,7 @@ class Environment:
             if self.speech and self.config.speech.share:
                 user = SpokenUser(user, self.speech, self.config.speech, group)
         return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user,
-                       supervisor)
+                       supervisor, self.config.user.stop_waits)
 
     def engine(self) -> Engine:
         """The rollout engine of this environment's policy, on all devices."""

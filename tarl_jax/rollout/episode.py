@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tarl_jax.config import InputError, RolloutConfig
+from tarl_jax.config.plain import without_reasoning
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.workers import Answer, Turn
@@ -41,12 +42,13 @@ class Episode:
     user: who plays the user; None: the task's script.
     supervisor: looks at every turn that is answered in writing, and interrupts at most
       `rollout.interruptions` times.
+    stop_waits: as in `user.stop_waits`.
     """
 
     def __init__(
         self, task: Task, seed: int, domain: Domain, chat: Chat, config: RolloutConfig,
         system: tuple[str, list[int]], user: User | None = None,
-        supervisor: Supervisor | None = None,
+        supervisor: Supervisor | None = None, stop_waits: bool = True,
     ):
         self.task = task
         self.seed = seed
@@ -58,6 +60,7 @@ class Episode:
         self.outside = bool(supervisor) or not isinstance(user, ScriptedUser | None)
         self._user = user or ScriptedUser(task, seed)
         self._supervisor = supervisor
+        self._stop_waits = stop_waits
         self._interruptions = 0
         self._dialogue: Dialogue | None = None  # until the user has spoken
         self._segments: list[Segment] = []
@@ -146,7 +149,8 @@ class Episode:
 
     def _record(self, segments: list[Segment], stop_reason: str) -> Trajectory:
         gold = [(call.name, dict(call.kwargs)) for call in self.task.gold_calls]
-        said = [s.text for s in segments if s.role == "agent" and s.call is None]
+        said = [without_reasoning(s.text) for s in segments
+                if s.role == "agent" and s.call is None]
         state = self._dialogue.state if self._dialogue else self._domain.new_state()
         verdict = verify(self._domain, state, gold, self.task.outputs, said)
         # An episode that was cut off is a failure, whatever the database says.
@@ -191,7 +195,7 @@ class Episode:
         """Begins the dialogue. Raises LLMError, SpeechError."""
         dialogue = Dialogue(
             self.task, self._domain, self._user, max_turns=self._config.max_turns,
-            brief_writes=self._config.brief_writes,
+            brief_writes=self._config.brief_writes, stop_waits=self._stop_waits,
         )
         reply = self._user.opening_reply if isinstance(self._user, SpokenUser) else None
         clip, info = (reply.clip, reply.info) if reply else (None, {})

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 import numpy as np
 
+from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.domain import Domain, Refusal
 from tarl_jax.sandbox.user import Reply
 from tarl_jax.sandbox.verifier import fulfilled
 from tarl_jax.types import Call, Task
 
 TRANSFER = "transfer_to_human_agents"
+# A yes to what the agent has proposed; before it a no, or thanks, is none.
+_AGREES = re.compile(
+    r"\b(?:yes|yeah|yep|yup|go ahead|proceed|confirm(?:ed)?|i agree|approved?|please do"
+    r"|do (?:it|that|so)|sounds good|that works|that would be (?:great|fine|good|perfect))\b"
+    r"|^\W*(?:ok(?:ay)?|sure)\b", re.I
+)
+_DECLINES = re.compile(r"^\W*no\b|\b(?:do not|don't|never mind|nevermind)\b", re.I)
 
 
 class User(Protocol):
@@ -65,6 +74,8 @@ class Dialogue:
 
     brief_writes: after a successful write the agent sees only the record's new status, or the id of
     a reservation without one, not the whole record; for policies with a short context.
+    stop_waits: a user's stop in a message in which it agrees waits for its next message, as in
+    `user.stop_waits`; what the agent calls before it writes is done.
     """
 
     def __init__(
@@ -75,6 +86,7 @@ class Dialogue:
         *,
         max_turns: int = 30,
         brief_writes: bool = False,
+        stop_waits: bool = True,
     ):
         self.task = task
         self.domain = domain
@@ -84,6 +96,8 @@ class Dialogue:
         self.opening = user.opening()
         self._max_turns = max_turns
         self._brief_writes = brief_writes
+        self._stop_waits = stop_waits
+        self._leaves = False  # whether the user has agreed, and said its goodbye
         self._stop_reason: str | None = None
 
     def act(self, action: Action) -> Observation:
@@ -99,13 +113,23 @@ class Dialogue:
                 role, text, stop = "tool", f"Error: {reason}", None
                 info = {"error": True, "malformed": True}
             case _:
-                reply = self.user.reply(action)
+                reply = self._reply(action)
                 role, text, info, clip = "user", reply.text, reply.info, reply.clip
                 stop = "user_stop" if reply.stop else None
         if stop is None and self.turns >= self._max_turns:
             stop = "max_turns"
         self._stop_reason = stop
         return Observation(role, text, stop, info, clip)
+
+    def _reply(self, message: str) -> Reply:
+        if self._leaves:
+            return Reply(phrases.STOP, {"event": "bye"})
+        reply = self.user.reply(message)
+        said = reply.text.replace(phrases.STOP, "").strip()
+        if self._stop_waits and reply.stop and _AGREES.search(said) and not _DECLINES.search(said):
+            self._leaves = True
+            return dataclasses.replace(reply, text=said)
+        return reply
 
     def _call(self, call: Call) -> tuple[str, str, str | None, dict[str, Any]]:
         text = self.domain.call(self.state, call.name, dict(call.kwargs))

@@ -5,10 +5,11 @@ A deterministic automaton over the UTF-8 bytes of a turn, without its end token.
 
     <tool_call>\\n{"name": "<known tool>", "arguments": {…}}\\n</tool_call>
 
-behind which nothing more may stand. Between the parts of the JSON runs of white space are bounded,
-and so are nesting and the digits of a number, so that the automaton is finite and every number is
-one that `json` reads as finite. Strings hold any valid UTF-8 and any escape, but none of the markup
-by which `Chat.read` finds calls and reasoning.
+behind which nothing more may stand. (`Chat.read` takes more: a call on one line, and reasoning
+whose opening tag stands in the prompt.) Between the parts of the JSON runs of white space are
+bounded, and so are nesting and the digits of a number, so that the automaton is finite and every
+number is one that `json` reads as finite. Strings hold any valid UTF-8 and any escape, but none of
+the markup by which `Chat.read` finds calls and reasoning.
 """
 
 from __future__ import annotations

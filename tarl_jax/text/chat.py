@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import bisect
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from tarl_jax.config.plain import loads
+from tarl_jax.config.plain import loads, reasoning_end, without_reasoning
 from tarl_jax.sandbox.dialogue import Action, Malformed
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START, IM_END, IM_START, Tokenizer
 from tarl_jax.types import Call
 
-_CALL = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.S)
-_THINK = re.compile(r"<think>\n.*?\n</think>\n\n", re.S)
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 class Chat:
@@ -74,24 +72,25 @@ class Chat:
     def read(self, ids: list[int]) -> tuple[str, Action]:
         """(text without the end token, what the agent did). Never raises on any ids.
 
-        Reasoning in `<think>`, and text beside a tool call, are not part of the action.
+        Reasoning (`plain.without_reasoning`), and text beside a tool call, are not part of the
+        action. A call may stand on one line or on several.
         """
         ended = bool(ids) and ids[-1] == self.stop_id
         text = self._tokenizer.decode(ids[:-1] if ended else ids)
         if not ended:
             return text, Malformed("the turn is too long; keep it short")
-        said = _THINK.sub("", text).strip()
+        said = without_reasoning(text).strip()
         if "<think>" in said:
             return text, Malformed("close <think> before you act")
-        if "<tool_call>" not in said and "</tool_call>" not in said:
+        if _OPEN not in said and _CLOSE not in said:
             if not said:
                 return text, Malformed("the turn is empty; call a tool or answer the user")
             return text, said
-        calls = _CALL.findall(said)
-        if len(calls) != 1 or said.count("<tool_call>") != 1 or said.count("</tool_call>") != 1:
+        begin, end = said.find(_OPEN) + len(_OPEN), said.find(_CLOSE)
+        if said.count(_OPEN) != 1 or said.count(_CLOSE) != 1 or end < begin:
             return text, Malformed("write exactly one <tool_call> block in a turn")
         try:
-            data = loads(calls[0])
+            data = loads(said[begin:end])
         except ValueError:
             return text, Malformed("the tool call is not valid JSON")
         if not isinstance(data, dict) or set(data) != {"name", "arguments"}:
@@ -103,15 +102,15 @@ class Chat:
     def reasoning(self, ids: list[int]) -> int:
         """How many ids, the first ones, are a turn's reasoning; 0 if it does not begin with it."""
         text = self._tokenizer.decode(ids)
-        found = _THINK.match(text)
-        if not found:
+        end = reasoning_end(text)
+        if not end:
             return 0
         # Longer beginnings have longer texts.
         count = bisect.bisect_left(
-            range(len(ids) + 1), found.end(), key=lambda n: len(self._tokenizer.decode(ids[:n]))
+            range(len(ids) + 1), end, key=lambda n: len(self._tokenizer.decode(ids[:n]))
         )
         # A piece may hold the end of the reasoning and what follows it.
-        return count if self._tokenizer.decode(ids[:count]) == found.group() else 0
+        return count if self._tokenizer.decode(ids[:count]) == text[:end] else 0
 
     def _wrap(self, before: str, text: str, after: str) -> list[int]:
         markup = self._tokenizer.encode_markup

@@ -83,6 +83,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; markup in it is text like any other."""
         # A policy can write half of a surrogate pair as a JSON escape, and a tool may echo it.
+        # A carriage return is no symbol of the model; other tokenizers have one.
+        text = text.replace("\r\n", "\n")
         ids = self._model.encode(text.encode("utf-8", "replace").decode("utf-8"))
         if not self._digits:
             return ids

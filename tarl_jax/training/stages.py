@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable
 
+from tarl_jax.config.plain import without_reasoning
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.script import Script
 from tarl_jax.types import Segment, Trajectory
@@ -108,7 +109,9 @@ def _outputs_by_request(trajectory: Trajectory, script: Script) -> dict[int, str
 def _said(trajectory: Trajectory, output: str | None, turns: list[int]) -> bool:
     if output is None:
         return True
-    texts = (t.text for t in trajectory.turns if t.turn in turns and t.call is None)
+    texts = (
+        without_reasoning(t.text) for t in trajectory.turns if t.turn in turns and t.call is None
+    )
     return any(output.lower() in text.lower().replace(",", "") for text in texts)
 
 

@@ -22,6 +22,7 @@ from tarl_jax.sandbox.shop_requests import Request
 from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
+from tarl_jax.training.evaluation import behaviour
 from tarl_jax.types import Call, Segment, Task, Trajectory
 
 # --- a shop of two customers ----------------------------------------------------------------------
@@ -906,3 +907,32 @@ def test_a_question_among_requests_is_judged_with_them(graded):
     actions = [FIND, read("#W300"), "Order #W300 is processed. Anything else?", read("#W100"),
                ASK_CANCEL, cancel(), DONE]
     assert graded(task, *actions) == "..+.+++"
+
+
+# --- what the agent thinks ------------------------------------------------------------------------
+
+THOUGHT = "<think>\nis order 2 of 3 pending or delivered? the policy allows it\n</think>\n\n"
+
+
+@pytest.mark.parametrize("thought", [THOUGHT, THOUGHT.removeprefix("<think>\n")])
+def test_a_thought_is_no_message(thought):
+    domain = retail_domain(shop.make_shop(ShopConfig()))
+    for task in make_tasks(domain, ShopConfig(), TaskConfig(num_train=20), "train"):
+        dialogue = Dialogue(task, domain, ScriptedUser(task, 1), max_turns=100)
+        segments = [Segment.forced("user", [], -1, dialogue.opening)]
+        for number, action in enumerate(a for a, _ in play(
+            Dialogue(task, domain, ScriptedUser(task, 1), max_turns=100), FAULTLESS, 1
+        )):
+            call = action if isinstance(action, Call) else None
+            text = "" if call else action
+            answer = dialogue.act(action)
+            segments += [
+                Segment("agent", [], [], [], number, text, call),
+                Segment.forced(answer.role, [], number, answer.text, **answer.info),
+            ]
+        plain = Trajectory(task, 1, segments, "user_stop", True)
+        thinks = copy.deepcopy(plain)
+        for turn in thinks.turns:
+            turn.text = thought + turn.text
+        assert judge(thinks) == judge(plain)
+        assert behaviour([thinks])["waits"] == behaviour([plain])["waits"]

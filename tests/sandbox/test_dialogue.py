@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tarl_jax.config import ShopConfig
-from tarl_jax.sandbox import shop
+from tarl_jax.sandbox import phrases, shop
 from tarl_jax.sandbox.dialogue import Dialogue, Malformed
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.script import Script
@@ -168,3 +168,45 @@ def test_a_user_without_a_script_can_play_too():
     d = Dialogue(TASK, DOMAIN, Talker())
     assert "request" not in d.act(READ).info
     assert d.act("Anything else?").stop_reason == "user_stop"
+
+
+class Leaver:
+    """Says one thing, and leaves."""
+
+    def __init__(self, text):
+        self.text = f"{text} ###STOP###"
+
+    def opening(self):
+        return "Hi."
+
+    def reply(self, message):
+        return Reply(self.text, {"calls": 1})
+
+
+@pytest.mark.parametrize("yes", [
+    "Yes, please go ahead.", "Sure, thanks.", "Great, please proceed with it.", "I confirm.", "YES",
+    "That works for me, bye.", "Thank you. Please do it.", "OK",
+])
+def test_a_yes_and_goodbye_in_one_message_waits_for_what_was_agreed_on(yes):
+    d = Dialogue(TASK, DOMAIN, Leaver(yes))
+    agreed = d.act("I cancel it once you say yes.")
+    assert (agreed.text, agreed.stop_reason, agreed.info) == (yes, None, {"calls": 1})
+    assert d.act(READ).stop_reason is None
+    assert d.act(CANCEL).info["wrote"]
+    last = d.act("Done.")
+    assert (last.role, last.text, last.stop_reason) == ("user", "###STOP###", "user_stop")
+    assert Dialogue(TASK, DOMAIN, Leaver(yes), stop_waits=False).act("?").stop_reason == "user_stop"
+
+
+@pytest.mark.parametrize("bye", [
+    *phrases.USER_BYE, "", "Thanks, bye.", "No, I do not confirm.", "Please do not do it.",
+    "No, do it later, never mind.", "Yes, but I don't want it now.", "Eyes proceeded",
+])
+def test_another_goodbye_ends_at_once(bye):
+    assert Dialogue(TASK, DOMAIN, Leaver(bye)).act("Shall I?").stop_reason == "user_stop"
+
+
+def test_an_episode_that_waits_ends_by_its_turns():
+    d = Dialogue(TASK, DOMAIN, Leaver("Yes."), max_turns=2)
+    assert d.act("Shall I?").stop_reason is None
+    assert d.act(CANCEL).stop_reason == "max_turns"

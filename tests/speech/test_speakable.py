@@ -31,6 +31,12 @@ from tarl_jax.speech.speakable import speakable
      "flight H A T one three six, booking four W Q one five zero, from JFK"),
     ("555-123-4567", "five five five, one two three, four five six seven"),
     ("I ordered 2 mugs and 12 plates at 3:30.", "I ordered 2 mugs and 12 plates at 3:30."),
+    ("$5.5 and $54.50", "5 dollars and 50 cents and 54 dollars and 50 cents"),
+    ("$1.2 million, $5k, $120 K", "1.2 million dollars, 5 thousand dollars, 120 thousand dollars"),
+    ("$3.999 and $3.990", "3.999 dollars and 3 dollars and 99 cents"),
+    ("$-25.00 or -$25", "minus 25 dollars or minus 25 dollars"),
+    ("from 10:00-12:00", "from 10:00 to 12:00"), ("9:05 am - 10:30 pm", "9:05 am to 10:30 pm"),
+    ("16GB or 500GB", "16 GB or 500 GB"), ("00_", "zero zero"),
     ("3.14 and 1,234", "3.14 and 1,234"),
     ("50% off & free", "50 percent off and free"),
     ("100%", "100 percent"),
@@ -52,7 +58,8 @@ def test_the_end_of_a_conversation_is_never_spoken():
 
 WRITTEN = st.lists(st.one_of(
     st.sampled_from(["#W123", "$5.20", "$1,234", "a.b1@c.com", "x_y_12", "HAT12", "100%", "007",
-                     "1,000", "###STOP###", "&", "@", "#", "_", "5-6", "dollars", "12.50"]),
+                     "1,000", "###STOP###", "&", "@", "#", "_", "5-6", "dollars", "12.50",
+                     "$5.5", "$1.2 million", "10:00-12:00", "$-25.00", "16GB", "-$3k"]),
     st.text(string.ascii_letters + string.digits + " .,-_#@$%+:'", max_size=8),
 ), max_size=6).map(" ".join)
 

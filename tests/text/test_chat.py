@@ -1,11 +1,13 @@
 """The chat is Qwen's to the letter, only appended to, and read back without surprises."""
 
 import json
+import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tarl_jax.config.plain import without_reasoning
 from tarl_jax.sandbox.dialogue import Malformed
 from tarl_jax.text.chat import Chat
 from tarl_jax.text.tokenizer import IM_END, MARKUP, Tokenizer
@@ -144,6 +146,52 @@ def test_text_beside_a_call_is_not_part_of_the_action():
 
 
 CALL = '{"name": "think", "arguments": {}}'
+
+
+@pytest.mark.parametrize("thought", [
+    "I need <tool_call> no tool.\n</think>\n\n", "\n</think>\n\n", "</think>", "hm</think>\n",
+    "<think>\nhm\n</think>\n\nand\n</think>\n\n",
+])
+def test_reasoning_whose_opening_tag_is_in_the_prompt(thought):
+    call = f"<tool_call>\n{CALL}\n</tool_call>"
+    for said, action in (("Done.", "Done."), (call, Call("think", {}))):
+        ids = written(thought + said)
+        text, read = CHAT.read(ids)
+        assert (text, read) == (thought + said, action)
+    ids = written("hm\n</think>\n\nDone.")
+    assert TOKENIZER.decode(ids[: CHAT.reasoning(ids)]) == "hm\n</think>\n\n"
+
+
+def test_a_tag_in_the_string_of_a_call_ends_no_reasoning():
+    call = Call("think", {"thought": "a </think> b"})
+    assert CHAT.read(CHAT.agent(call))[1] == call
+
+
+@pytest.mark.parametrize("text", [
+    f"<tool_call>{CALL}</tool_call>", f"<tool_call>\r\n{CALL}\r\n</tool_call>",
+    f"<tool_call> {CALL}\n\n</tool_call>", f"One moment. <tool_call>{CALL}</tool_call> Thanks.",
+    f"<think>\r\nhm\r\n</think>\r\n\r\n<tool_call>{CALL}</tool_call>",
+])
+def test_a_call_stands_on_one_line_or_on_several(text):
+    assert CHAT.read(written(text))[1] == Call("think", {})
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "[" * 200 + "]" * 200])
+def test_a_call_that_is_no_json_for_others_is_malformed(value):
+    call = CALL.replace("{}", f'{{"thought": {value}}}')
+    text = f"<tool_call>\n{call}\n</tool_call>"
+    assert CHAT.read(written(text))[1] == Malformed("the tool call is not valid JSON")
+
+
+@pytest.mark.parametrize("tag", [
+    "<think>", "<think>\n", "</think>", "\n</think>\n\n", "<tool_call>",
+])
+def test_markup_without_end_is_read_in_no_time(tag):
+    text = tag * 20_000
+    begun = time.process_time()
+    without_reasoning(text)
+    without_reasoning("<tool_call>" + text)
+    assert time.process_time() - begun < 5  # quadratic reading would take minutes
 
 
 @pytest.mark.parametrize("text, reason", [
