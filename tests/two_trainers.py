@@ -1,6 +1,6 @@
-"""One of two processes that train together; started by test_configs.py.
+"""One of two processes that train together; started by test_configs.py and test_parts.py.
 
-Usage: two_trainers.py FILE, which holds a pickled RunConfig.
+Usage: two_trainers.py FILE [CONFIG], which hold a pickled RunConfig, and get_parts().
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tarl_jax.parallel import hosts
+from tarl_jax.runs.command import load_parts
 from tarl_jax.training.train import run_and_report
 
 
@@ -17,7 +18,7 @@ def main():
     mesh = dataclasses.replace(config.mesh, processes=2, data=1, fsdp=2)
     config = dataclasses.replace(config, mesh=mesh)
     hosts.join(config.mesh)
-    run_and_report(config)
+    run_and_report(config, load_parts(sys.argv[2]) if len(sys.argv) > 2 else None)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import inspect
 import json
+import pickle
 import re
 import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import free_port, outputs, start
 
 import tarl_jax
 from tarl_jax.config import ConfigError, InputError, RunConfig, from_config_dict
@@ -129,6 +131,25 @@ def test_a_run_goes_on_with_its_parts_alone(finished, library, tmp_path):
         open_run_dir(config, record(dataclasses.replace(parts, loss=None)))
     with pytest.raises(ConfigError, match=r"judge: library\.py:judge -> none"):
         open_run_dir(config)
+
+
+def test_two_processes_play_the_same_parts(finished, library, tmp_path):
+    config, parts, run = finished
+    where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
+    pair = dataclasses.replace(
+        config, workdir=str(tmp_path / "pair"), rl=dataclasses.replace(config.rl, steps=1)
+    )
+    given = tmp_path / "config.pickle"
+    given.write_bytes(pickle.dumps(pair))
+    script = Path(__file__).parents[1] / "two_trainers.py"
+    outputs([start([script, given, library], devices=1, JAX_PROCESS_ID=str(rank), **where)
+             for rank in range(2)])
+    assert json.loads((tmp_path / "pair/parts.json").read_text()) == record(parts)
+    (alone, *_), (together,) = (
+        [r for r in read_metrics(path) if r["kind"] == "train"] for path in (run, pair.workdir)
+    )
+    for key in ("reward/mean", "rollout/turns", "judge/abstained", "rl/loss", "rl/grad_norm"):
+        assert together[key] == pytest.approx(alone[key], rel=2e-3, abs=2e-4), key
 
 
 # ---- what is wrong is named -----------------------------------------------------------------
