@@ -34,7 +34,7 @@ def runs(study, monkeypatch):
         made.append((command, cores))
         if "broken" in workdir.name:
             raise subprocess.CalledProcessError(1, command)
-        workdir.mkdir(parents=True)
+        workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "versions.json").write_text(json.dumps([{"command": "", "platform": ""}]))
         step = {"kind": "train", "compilations": 0, "seconds/rollout": 2.0, "seconds/update": 1.0,
                 "seconds/step": 3.0, **dict.fromkeys(study.CURVES, 0.5)}
@@ -94,3 +94,49 @@ def test_means_are_of_the_seeds_and_differences_of_pairs(study, runs, tmp_path):
     assert rows[2:] == [f"| tarl | grpo | 2 | +0.150 ± {error:.3f} |"]
     assert study.differences(first, ["pass^1"], pairs).splitlines()[2:] == [
         "| tarl | grpo | 1 | +0.100 |"]
+
+
+def made(arm, values, key="pass^1"):
+    return [{"arm": arm, "seed": seed, "trained": {f"eval/{key}": value}, "curves": {
+        "train/pass_rate": [value, value + 0.2]}} for seed, value in enumerate(values)]
+
+
+def test_a_paired_difference_is_students_over_warm_starts(study):
+    """By hand: gaps 0.1, 0.2, 0.3; standard error 0.1 / sqrt(3), t of two degrees 4.303."""
+    results = made("stage", [0.5, 0.7, 0.6]) + made("verdict", [0.4, 0.5, 0.3, 0.9])
+    found = study.paired(results, "pass^1", "stage", "verdict")
+    error = 0.1 / 3**0.5
+    assert found.n == 3  # the fourth has no partner
+    assert found.mean == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.2 - 4.3027 * error, 0.2 + 4.3027 * error),
+                                                    abs=1e-4)
+    assert found.p == pytest.approx(0.0742, abs=1e-3)  # two-sided, t = 3.464
+    assert found.detectable == pytest.approx((4.3027 + 1.0607) * error, abs=1e-3)
+    assert study.paired(results, "area", "stage", "verdict").mean == pytest.approx(0.2)
+    assert study.paired(made("stage", [0.5]) + made("verdict", [0.4]), "pass^1", "stage",
+                        "verdict") is None
+
+
+def test_stars_are_corrected_for_the_number_of_comparisons(study):
+    """One gap beyond chance by itself is not among many: Holm's smallest p times their number."""
+    results = made("verdict", [0.40, 0.41, 0.39, 0.40])
+    for arm, gap in (("one", 0.021), ("two", 0.001), ("three", -0.002)):
+        noise = [0.010, -0.010, 0.006, -0.006]
+        results += made(arm, [0.4 + 0.01 * (i == 1) - 0.01 * (i == 2) + gap + n
+                              for i, n in enumerate(noise)])
+    alone = study.comparisons(results, ["pass^1"], [("one", "verdict")])
+    among = study.comparisons(results, ["pass^1"],
+                              [(a, "verdict") for a in ("one", "two", "three")])
+    assert "*" in alone.splitlines()[2] and "*" not in among
+    assert among.splitlines()[2].startswith("| one | verdict | 4 | +0.021 (")
+
+
+def test_each_seed_has_a_warm_start_and_an_evaluation_of_its_own(study, runs, tmp_path):
+    arms = {"grpo": study.Arm("a.py", ("config.b=1",))}
+    study.make(arms, [0, 1], tmp_path / "out", tmp_path / "results.jsonl", ("config.c=2",),
+               seeded=("config.warm_start.seed",), evaluation=("config.eval.trials=16",))
+    commands = [c for c, _ in runs]
+    assert [c[2] for c in commands] == ["tarl_jax.main", "tarl_jax.evaluate"] * 2
+    for place, seed in enumerate((0, 0, 1, 1)):
+        assert f"--config.warm_start.seed={seed}" in commands[place]
+        assert ("--config.eval.trials=16" in commands[place]) == (place % 2 == 1)
