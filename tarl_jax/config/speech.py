@@ -44,7 +44,8 @@ class SpeechConfig:
     workers: processes of espeak, or clips in flight to a server.
     retries: after an attempt that a server failed.
     api_key_env: the environment variable that holds the server's key, where it needs one.
-    audio_format: what the server is asked for; "wav", or "pcm" (24 kHz, 16 bits).
+    audio_format: what the server is asked for; "wav", or "pcm" (16 bits without a header).
+    pcm_rate: of "pcm", samples a second, where the server's Content-Type does not say ("rate=").
     recordings: the folder.
     """
 
@@ -66,6 +67,7 @@ class SpeechConfig:
     model: str = ""
     api_key_env: str = "OPENAI_API_KEY"
     audio_format: str = "wav"
+    pcm_rate: int = 24_000
     recordings: str = ""
 
 
@@ -111,6 +113,8 @@ def check_speech(
     require(0 <= speech.share <= 1, "speech.share", speech.share, "must be between 0 and 1")
     require(speech.timeout_seconds > 0, "speech.timeout_seconds", speech.timeout_seconds,
             "must be above 0")
+    require(8_000 <= speech.pcm_rate <= 192_000, "speech.pcm_rate", speech.pcm_rate,
+            "must be between 8000 and 192000")
     require(speech.workers > 0, "speech.workers", speech.workers, "must be at least 1")
     require(speech.retries >= 0, "speech.retries", speech.retries, "must be at least 0")
     for name, (low, high) in (("speed", SPEED), ("pitch", PITCH)):

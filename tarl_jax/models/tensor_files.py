@@ -45,24 +45,40 @@ def open_tensors(folder: str | Path) -> dict[str, np.ndarray]:
     """Every tensor of a checkpoint by name, as a read-only array that maps the file.
 
     Only headers are read here; data come in as slices are copied. Raises ValueError for a folder
-    without safetensors and for a file that is damaged or cut short.
+    without safetensors and for a file that is damaged or cut short. An index, where there is one,
+    decides which file a tensor comes from.
     """
     folder = Path(folder)
-    if (folder / SINGLE).is_file():
-        files = [SINGLE]
-    elif (folder / INDEX).is_file():
-        files = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
-    else:
+    if (folder / INDEX).is_file():
+        return _indexed(folder)
+    if not (folder / SINGLE).is_file():
         raise InputError(
             f"{folder}: has neither {SINGLE} nor {INDEX}: give the folder of a Hugging Face"
             " checkpoint in safetensors format"
         )
+    return dict(_open_file(folder / SINGLE))
+
+
+def _indexed(folder: Path) -> dict[str, np.ndarray]:
+    place = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(place, dict) or not place or not all(
+        isinstance(file, str) and Path(file).name == file for file in place.values()
+    ):
+        raise InputError(f"{folder / INDEX}: has no weight_map of tensors to files: {_AGAIN}")
+    files = sorted(set(place.values()))
     absent = [name for name in files if not (folder / name).is_file()]
     if absent:
         raise InputError(
             f"{folder}: {INDEX} names {', '.join(absent)}, not there: download the missing files"
         )
-    return {name: array for file in files for name, array in _open_file(folder / file)}
+    found = {
+        name: array for file in files for name, array in _open_file(folder / file)
+        if place.get(name) == file
+    }
+    if missing := sorted(place.keys() - found.keys()):
+        raise InputError(f"{folder / place[missing[0]]}: lacks {missing[0]}, which {INDEX} says is"
+                         f" there: {_AGAIN}")
+    return found
 
 
 def _open_file(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -72,10 +88,15 @@ def _open_file(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         if not 2 <= length <= size - 8:
             raise InputError(f"{path}: is no safetensors file, or cut short: {_AGAIN}")
         try:
-            header = json.loads(file.read(length))
+            header = plain.loads(file.read(length))
         except ValueError as error:
             raise InputError(f"{path}: has a damaged header: {_AGAIN}") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: has a damaged header: {_AGAIN}")
     header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if not _is_entry(entry):
+            raise InputError(f"{path}: {name} has a damaged entry: {_AGAIN}")
     data = 8 + length
     end = data + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != end:
@@ -89,6 +110,17 @@ def _open_file(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         if stop - start != math.prod(shape) * dtype.itemsize:
             raise InputError(f"{path}: {name} has a damaged entry: {_AGAIN}")
         yield name, np.ndarray(shape, dtype, mapped, data + start)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a header's entry has a dtype, a shape and a place inside the data."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    whole = all(type(number) is int and number >= 0 for number in (*shape, *offsets))
+    return whole and offsets[0] <= offsets[1]
 
 
 @dataclasses.dataclass(frozen=True)

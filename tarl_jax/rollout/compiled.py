@@ -67,13 +67,14 @@ class Compiled:
         self,
         model: ModelConfig,
         config: RolloutConfig,
-        stop_id: int,
+        stop_id: int | tuple[int, ...],
         mesh: Mesh,
         grammar: Grammar | None = None,
         least: int = 0,
     ):
         self._model = model
         self._config = config
+        stop_ids = (stop_id,) if isinstance(stop_id, int) else stop_id
         self._lengths = cache_lengths(config.max_episode_tokens, least)
         self._mesh = mesh
         self._grammar = None if grammar is None else hosts.put(grammar, sharding(mesh))
@@ -97,7 +98,7 @@ class Compiled:
         self._extend = jax.jit(extend, donate_argnums=1, out_shardings=rows)
         truncation = Truncation(config.top_k, config.top_p, config.min_p)
         self._decode = jax.jit(
-            functools.partial(programs.decode, model, truncation, stop_id, config.max_turn_tokens),
+            functools.partial(programs.decode, model, truncation, stop_ids, config.max_turn_tokens),
             donate_argnums=2,
             out_shardings=(rows, whole),
         )

@@ -127,7 +127,7 @@ class Engine:
         self,
         model: ModelConfig,
         config: RolloutConfig,
-        stop_id: int,
+        stop_id: int | tuple[int, ...],
         mesh: Mesh,
         grammar: Grammar | None = None,
         least: int = 0,

@@ -14,7 +14,7 @@ from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.maths_episode import Maths, MathsEpisode
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.dialogue import User, UserOf
-from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.domain import Domain, Refusal
 from tarl_jax.sandbox.llm_user import LLMUsers
 from tarl_jax.sandbox.published import (
     DOMAINS,
@@ -131,7 +131,7 @@ class Environment:
             grammar = build(self.tokenizer, self.domain.tools, self.vocab_size)
         mesh = rollout_mesh(config.mesh)
         # Maths problems have no system turn of the shop, but run in one batch with its dialogues.
-        return Engine(config.model, config.rollout, self.tokenizer.stop_id, mesh, grammar,
+        return Engine(config.model, config.rollout, self.tokenizer.stop_ids, mesh, grammar,
                       least=len(self.system[1]))
 
     def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> Environment:
@@ -193,6 +193,8 @@ def _tasks(config: RunConfig, domain: Domain, own: bool) -> Sequence[Task]:
                 f"{path}: is about users that this shop lacks, such as {min(strangers)!r}: use the"
                 " config.shop or config.sandbox.data that the tasks were made for"
             )
+        for task in tasks:
+            _require_calls(path, task, domain)
         return tasks
     if data:
         return load_benchmark_tasks(domain.name, data, domain)
@@ -203,6 +205,21 @@ def _tasks(config: RunConfig, domain: Domain, own: bool) -> Sequence[Task]:
         )
     return [task for split in ("train", "held_out")
             for task in make_tasks(domain, config.shop, config.tasks, split)]
+
+
+def _require_calls(path: str, task: Task, domain: Domain) -> None:
+    """Raises InputError where the domain has not the tools, or the records, of the gold calls."""
+    state = domain.new_state()
+    for call in task.gold_calls:
+        tool = domain.tools.get(call.name)
+        if tool is None:
+            raise InputError(f"{path}: task {task.task_id!r}: the domain {domain.name!r} has no"
+                             f" tool {call.name!r}; mend its gold_calls, or choose another domain")
+        problem = tool.problem(dict(call.kwargs))
+        answer = problem or domain.call(state, call.name, call.kwargs)
+        if problem or (isinstance(answer, Refusal) and "not found" in answer):
+            raise InputError(f"{path}: task {task.task_id!r}: its gold call {call.name} is refused:"
+                             f" {answer}; mend its gold_calls, or use the data it was made for")
 
 
 def _split(

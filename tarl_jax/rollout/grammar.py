@@ -86,7 +86,7 @@ def build(
         raise InputError(f"vocab_size = {size}: the tokenizer has {len(pieces)} ids")
     next_state, token_class = _lift(
         states, steps, [*pieces, *[b""] * (size - len(pieces))], tokenizer.special_ids,
-        tokenizer.stop_id,
+        tokenizer.stop_ids,
     )
     edges = _edges(next_state)
     reached = _closure(edges, START)
@@ -105,7 +105,7 @@ def build(
 
 def _lift(
     states: Sequence[State], steps: np.ndarray, pieces: list[bytes], special: frozenset[int],
-    stop_id: int,
+    stop_ids: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     """(int32 [states, classes], int32 [V]): the automaton run over the bytes of every piece.
 
@@ -142,7 +142,7 @@ def _lift(
         if not piece or (token in special and not markup):
             found[token] = intern(np.where(free, columns[column], -1).astype(np.int32))
     ends = free | (here == states.index(DONE))
-    found[stop_id] = intern(np.where(ends, START, -1).astype(np.int32))
+    found[list(stop_ids)] = intern(np.where(ends, START, -1).astype(np.int32))
     used, token_class = np.unique(found, return_inverse=True)
     return np.stack([columns[i] for i in used], axis=1), token_class.astype(np.int32)
 

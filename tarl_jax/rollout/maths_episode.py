@@ -122,7 +122,7 @@ class MathsEpisode:
                 info["answer"] = answer
                 self._success = self._check(answer, self.task.outputs[0])
         elif isinstance(action, Malformed):
-            cut = ids[-1] != self._chat.stop_id
+            cut = ids[-1] not in self._chat.stop_ids
             self._stop_reason = "max_tokens" if cut else "malformed"
             info["malformed"] = action.reason
         else:

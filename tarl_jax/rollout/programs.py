@@ -126,7 +126,7 @@ class Written:
 def decode(
     model: ModelConfig,
     truncation: Truncation,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     limit: int,
     params: decoder.Params,
     grammar: Grammar | None,
@@ -176,7 +176,9 @@ def decode(
             lengths=state.lengths + writing,
             last=jnp.where(writing, token, state.last),
         )
-        writing = writing & (token != stop_id) & (out.counts < room)
+        for stop_id in stop_ids:
+            writing = writing & (token != stop_id)
+        writing = writing & (out.counts < room)
         return step + 1, state, writing, out
 
     shape = (room.shape[0], limit)

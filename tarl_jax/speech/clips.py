@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import threading
@@ -20,6 +21,7 @@ from tarl_jax.speech.synthesis import (
     Voice,
     not_installed,
     to_clip,
+    whole_wav,
 )
 
 
@@ -48,7 +50,8 @@ def load_clip(path: Path) -> np.ndarray:
     Raises SpeechError, of kind "rate", "not_finite" or "silent", and OSError or RuntimeError where
     there is no such file or it holds no sound.
     """
-    samples, rate = _soundfile().read(path, dtype="float32")
+    file = io.BytesIO(whole_wav(path.read_bytes())) if path.suffix.lower() == ".wav" else path
+    samples, rate = _soundfile().read(file, dtype="float32")
     return to_clip(samples, rate, str(path))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 
@@ -17,9 +18,11 @@ from tarl_jax.speech.synthesis import (
     check_text,
     not_installed,
     to_clip,
+    whole_wav,
 )
 
-PCM_RATE = 24_000  # of response_format="pcm", which has no header
+PCM_RATE = 24_000  # of response_format="pcm" at OpenAI, which has no header
+_NUMBERS = re.compile(r"\b(rate|channels)\s*=\s*\"?(\d{1,6})", re.I)  # of a Content-Type
 _MAX_BYTES = 64 << 20
 _OWN_PITCH = 0.5
 
@@ -34,7 +37,8 @@ class SpeechServer:
 
     def __init__(
         self, base_url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY",
-        audio_format: str = "wav", timeout_seconds: float = 30.0, retries: int = 3,
+        audio_format: str = "wav", pcm_rate: int = PCM_RATE, timeout_seconds: float = 30.0,
+        retries: int = 3,
         wait_seconds: float = 0.5,
     ):
         try:
@@ -44,6 +48,9 @@ class SpeechServer:
         except (ImportError, OSError) as error:
             raise not_installed(getattr(error, "name", None) or "soundfile") from error
         self.engine = f"server {base_url} {model} {audio_format}"
+        if audio_format == "pcm" and pcm_rate != PCM_RATE:
+            self.engine += f" {pcm_rate}"
+        self._pcm_rate = pcm_rate
         self._model, self._format = model, audio_format
         self._timeout, self._retries, self._wait = timeout_seconds, retries, wait_seconds
         self._openai, self._soundfile = openai, soundfile
@@ -69,7 +76,8 @@ class SpeechServer:
                 reraise=True,
             ):
                 with attempt:
-                    return self._decode(self._fetch(text, voice), text)
+                    data, kind = self._fetch(text, voice)
+                    return self._decode(data, text, kind)
         except (error.APITimeoutError, TimeoutError) as problem:
             tries = self._retries + 1
             raise SpeechError(
@@ -93,7 +101,8 @@ class SpeechServer:
             return problem.status_code in (408, 409, 429) or problem.status_code >= 500
         return isinstance(problem, error.APIConnectionError | TimeoutError | ConnectionError)
 
-    def _fetch(self, text: str, voice: Voice) -> bytes:
+    def _fetch(self, text: str, voice: Voice) -> tuple[bytes, str]:
+        """The body and its Content-Type."""
         # The client's own limit is for each read: a server that drips would never meet it.
         deadline = time.monotonic() + self._timeout
         found = bytearray()
@@ -101,6 +110,7 @@ class SpeechServer:
             model=self._model, voice=voice.name, input=text, speed=voice.speed,
             response_format=self._format,  # type: ignore[arg-type]
         ) as response:
+            kind = response.headers.get("content-type", "")
             chunks = response.iter_bytes()
             while chunk := _next(chunks):
                 found += chunk
@@ -108,16 +118,20 @@ class SpeechServer:
                     raise TimeoutError
                 if len(found) > _MAX_BYTES:
                     raise SpeechError("format", f"{self.engine}: {text!r} has no end")
-        return bytes(found)
+        return bytes(found), kind
 
-    def _decode(self, data: bytes, text: str) -> np.ndarray:
+    def _decode(self, data: bytes, text: str, kind: str = "") -> np.ndarray:
         what = f"{self.engine} on {text!r}"
-        if self._format == "pcm":
-            if data.startswith(b"RIFF") or len(data) % 2:
-                raise SpeechError("format", f"{what}: not bare 16-bit samples; ask for wav")
-            return to_clip(np.frombuffer(data, "<i2") / np.float32(LEVELS), PCM_RATE, what)
+        if self._format == "pcm" and not data.startswith(b"RIFF"):
+            said = {name.lower(): int(number) for name, number in _NUMBERS.findall(kind)}
+            channels = max(said.get("channels", 1), 1)
+            if len(data) % (2 * channels):
+                raise SpeechError("format", f"{what}: {len(data)} bytes, not bare 16-bit samples;"
+                                  " ask for wav")
+            samples = np.frombuffer(data, "<i2").reshape(-1, channels) / np.float32(LEVELS)
+            return to_clip(samples, said.get("rate", self._pcm_rate), what)
         try:
-            samples, rate = self._soundfile.read(io.BytesIO(data), dtype="float32")
+            samples, rate = self._soundfile.read(io.BytesIO(whole_wav(data)), dtype="float32")
         except RuntimeError as error:  # soundfile's own derives from it
             raise SpeechError("format", f"{what}: {len(data)} bytes, no WAV: {error}") from error
         return to_clip(samples, rate, what)

@@ -50,7 +50,8 @@ class Speech:
             case "server":
                 synthesiser = SpeechServer(
                     config.base_url, config.model, api_key_env=config.api_key_env,
-                    audio_format=config.audio_format, timeout_seconds=config.timeout_seconds,
+                    audio_format=config.audio_format, pcm_rate=config.pcm_rate,
+                    timeout_seconds=config.timeout_seconds,
                     retries=config.retries,
                 )
             case _:

@@ -19,6 +19,7 @@ SAMPLE_RATE = 16_000
 LEVELS = 32_768  # of 16 bits, on either side of zero
 MAX_CHARACTERS = 4096  # of one text, which is also the limit of OpenAI's endpoint
 _AUDIBLE = 1e-3  # a peak below it (-60 dB) is silence
+_CANCELLED = 0.01  # of the loudest channel's power, what is left of a sum that cancels out
 _RATES = (8_000, 192_000)
 
 KINDS = (
@@ -119,16 +120,47 @@ def to_clip(samples: np.ndarray, rate: int, what: str) -> np.ndarray:
         raise SpeechError(
             "rate", f"{what}: {rate} samples a second, expected {_RATES[0]} to {_RATES[1]}"
         )
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)
     if not np.isfinite(samples).all():
         raise SpeechError("not_finite", f"{what}: {np.sum(~np.isfinite(samples))} samples are not")
+    if samples.ndim == 2:
+        samples = _mono(samples)
     if not samples.size or np.abs(samples).max() < _AUDIBLE:
         raise SpeechError("silent", f"{what}: {samples.size} samples, none of which can be heard")
     samples = samples.astype(np.float32)
     if rate != SAMPLE_RATE:
         samples = resample(samples, rate, SAMPLE_RATE)
     return quantise(samples)
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """The channels' mean; the loudest one where they cancel out, as in opposite phase."""
+    mixed = samples.mean(axis=1)
+    power = (samples.astype(np.float64) ** 2).mean(axis=0) if len(samples) else np.zeros(1)
+    if (mixed.astype(np.float64) ** 2).sum() < _CANCELLED * power.max() * len(samples):
+        return samples[:, power.argmax()]
+    return mixed
+
+
+def whole_wav(data: bytes) -> bytes:
+    """A WAV whose header tells how much sound is there.
+
+    Whoever streams one writes the header first, with a size of 0 or one that is too large; the
+    sound then goes on to the end. Anything else is left as it is.
+    """
+    place = 12
+    if not (data.startswith(b"RIFF") and data[8:12] == b"WAVE"):
+        return data
+    while place + 8 <= len(data):
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        begin = place + 8
+        if data[place : place + 4] == b"data":
+            left = len(data) - begin
+            if 0 < size <= left:
+                return data
+            sizes = [n.to_bytes(4, "little") for n in (len(data) - 8, left)]
+            return b"RIFF" + sizes[0] + data[8 : place + 4] + sizes[1] + data[begin:]
+        place = begin + size + size % 2
+    return data
 
 
 def resample(samples: np.ndarray, rate: float, to: float) -> np.ndarray:

@@ -32,6 +32,7 @@ class Chat:
     def __init__(self, tokenizer: Tokenizer | PretrainedTokenizer):
         self._tokenizer = tokenizer
         self.stop_id = tokenizer.stop_id
+        self.stop_ids = tokenizer.stop_ids
 
     def system(self, text: str, schemas: Sequence[dict[str, Any]] = ()) -> list[int]:
         """The opening system turn, which shows the agent the schemas of its tools."""
@@ -75,7 +76,7 @@ class Chat:
         Reasoning (`plain.without_reasoning`), and text beside a tool call, are not part of the
         action. A call may stand on one line or on several.
         """
-        ended = bool(ids) and ids[-1] == self.stop_id
+        ended = bool(ids) and ids[-1] in self.stop_ids
         text = self._tokenizer.decode(ids[:-1] if ended else ids)
         if not ended:
             return text, Malformed("the turn is too long; keep it short")

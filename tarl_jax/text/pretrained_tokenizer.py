@@ -10,13 +10,14 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tarl_jax.config import InputError, MissingFileError
+from tarl_jax.config.plain import read_json
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START, IM_END, IM_START
 
 _TOOLS = """
@@ -39,6 +40,8 @@ class PretrainedTokenizer:
     with_audio: whether the markup of sound is needed too, as Qwen2.5-Omni has it.
 
     Attributes:
+      stop_id, stop_ids: what ends a turn: the chat's own token, and with it those that the
+        checkpoint's generation_config.json names.
       special_ids: everything that was added to the vocabulary, the markup among it.
 
     Raises FileNotFoundError if the folder holds none, ValueError if it lacks the markup.
@@ -52,7 +55,9 @@ class PretrainedTokenizer:
                 f"{folder}: holds no tokenizer_config.json; download the whole checkpoint, e.g."
                 " `hf download Qwen/Qwen3-8B --local-dir DIR`"
             )
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
         special = self._tokenizer.get_added_vocab()
         needed = (IM_START, IM_END, *((AUDIO_START, AUDIO, AUDIO_END) if with_audio else ()))
         if missing := [m for m in needed if m not in special]:
@@ -60,6 +65,7 @@ class PretrainedTokenizer:
         longest_first = sorted(special, key=len, reverse=True)
         self._markup = re.compile(f"(?={'|'.join(map(re.escape, longest_first))})")
         self.stop_id = special[IM_END]
+        self.stop_ids = (self.stop_id, *_more_ends(Path(folder), self.stop_id, special.values()))
         self.special_ids = frozenset(special.values())
         self.vocab_size = len(self._tokenizer)
         names = sorted(Path(folder).glob("*token*")) + sorted(Path(folder).glob("vocab*"))
@@ -121,3 +127,12 @@ class PretrainedTokenizer:
             known = byte_of.keys() >= set(piece)
             found[token] = bytes(byte_of[c] for c in piece) if known else piece.encode()
         return found
+
+
+def _more_ends(folder: Path, stop_id: int, special: Iterable[int]) -> list[int]:
+    """The end tokens of generation_config.json beside `stop_id`; none without such a file."""
+    path = folder / "generation_config.json"
+    found = read_json(path) if path.is_file() else {}
+    ends = found.get("eos_token_id") if isinstance(found, dict) else None
+    known = set(special)
+    return [t for t in (ends if isinstance(ends, list) else [ends]) if t != stop_id and t in known]

@@ -78,6 +78,7 @@ class Tokenizer:
                 self.vocab_size += 1
         self._surface = {token: text for text, token in self._markup.items()}
         self.stop_id = self._markup[IM_END]
+        self.stop_ids = (self.stop_id,)
         self.special_ids = frozenset({*self._surface, self._model.unk_id()})
 
     def encode(self, text: str) -> list[int]:

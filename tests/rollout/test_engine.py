@@ -84,6 +84,15 @@ def test_tokens_do_not_depend_on_the_chunks(params, played, monkeypatch, chunks)
         assert episode.sampled_ids == played[0][episode.seed].sampled_ids
 
 
+def test_any_of_several_end_tokens_ends_a_turn(params, played):
+    seed = next(e.seed for e in played[0] if len(e.sampled_ids[0]) > 2)
+    turn = played[0][seed].sampled_ids[0]
+    engine = Engine(MODEL, dataclasses.replace(CONFIG, slots=8), (STOP, turn[1]), make_mesh())
+    episode = Scripted.random(seed)
+    engine.run(params, [episode], TEMPERATURE)
+    assert episode.sampled_ids[0] == turn[: turn.index(turn[1]) + 1]
+
+
 def test_long_prompts_have_a_chunk_of_their_own():
     long = dataclasses.replace(CONFIG, max_episode_tokens=compiled.LONG)
     for config, chunks in ((CONFIG, compiled.CHUNKS),

@@ -253,6 +253,7 @@ class Listed:
     """A tokenizer whose vocabulary is a list: an unknown piece, markup, then any bytes."""
 
     stop_id = 1
+    stop_ids = (1,)
     special_ids = frozenset(range(4))
 
     def __init__(self, pieces):

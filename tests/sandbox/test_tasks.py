@@ -10,7 +10,8 @@ from collections import Counter
 
 import pytest
 
-from tarl_jax.config import ClerkConfig, InputError, ShopConfig, TaskConfig
+from tarl_jax.config import ClerkConfig, InputError, RunConfig, ShopConfig, TaskConfig
+from tarl_jax.rollout.environment import Environment
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
@@ -18,6 +19,7 @@ from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.tasks import load_tasks, make_tasks, save_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
+from tarl_jax.types import Call
 
 SHOP = ShopConfig()
 DOMAIN = retail_domain(shop.make_shop(SHOP))
@@ -324,3 +326,18 @@ def test_a_line_that_is_no_task_is_named(tmp_path, line):
     path.write_bytes(line.encode("utf-8", "replace"))
     with pytest.raises(InputError, match=r"tasks\.jsonl:1: not a task"):
         load_tasks(path)
+
+
+@pytest.mark.parametrize("call, told", [
+    (Call("cancel_it", {}), "has no tool 'cancel_it'"),
+    (Call("cancel_pending_order", {"order_id": "#W1"}), "missing argument 'reason'"),
+    (Call("cancel_pending_order", {"order_id": 1, "reason": "no longer needed"}), "of type string"),
+    (Call("cancel_pending_order", {"order_id": "#W0", "reason": "no longer needed"}), "not found"),
+])
+def test_gold_calls_of_a_file_fit_the_domain(tmp_path, call, told):
+    path = tmp_path / "tasks.jsonl"
+    save_tasks(path, [dataclasses.replace(BOTH[0], gold_calls=(call,)), *BOTH[1:]])
+    config = RunConfig(shop=SHOP, tasks=TaskConfig(file=str(path)))
+    with pytest.raises(InputError, match=told) as caught:
+        Environment.from_config(config)
+    assert BOTH[0].task_id in str(caught.value) and str(path) in str(caught.value)

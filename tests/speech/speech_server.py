@@ -35,6 +35,8 @@ class Handler(BaseHTTPRequestHandler):
             case "good":
                 pcm = request["response_format"] == "pcm"
                 self.answer(200, (TONE * 32767).astype("<i2").tobytes() if pcm else wav(TONE))
+            case "good, 16 kHz":
+                self.answer(200, (TONE * 32767).astype("<i2").tobytes(), "audio/pcm;rate=16000")
             case "fails twice" if mine > 2:
                 self.answer(200, wav(TONE))
             case "fails twice" | "fails":
@@ -66,8 +68,9 @@ class Handler(BaseHTTPRequestHandler):
             case "empty":
                 self.answer(200, b"")
 
-    def answer(self, code, body):
+    def answer(self, code, body, kind="audio/any"):
         self.send_response(code)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

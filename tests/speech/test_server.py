@@ -1,6 +1,7 @@
 """OpenAI's endpoint, played by a process of its own: what it gives, and every way it fails."""
 
 import json
+import struct
 import subprocess
 import sys
 import urllib.request
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tarl_jax.speech.clips import load_clip
 from tarl_jax.speech.server import SpeechServer
-from tarl_jax.speech.synthesis import SpeechError, Voice
+from tarl_jax.speech.synthesis import SpeechError, Voice, to_clip
 
 VOICE = Voice("alloy", speed=1.25)
 
@@ -105,3 +107,69 @@ def test_nobody_there():
 def test_a_pitch_is_refused(make):
     with pytest.raises(SpeechError, match=r"voice: .*needs pitch 0\.5"):
         make("good").say("Hello.", Voice("alloy", pitch=0.6))
+
+
+# ---- headers and rates ---------------------------------------------------------------------------
+
+PCM = (np.sin(np.arange(24_000) / 20) * 9_000).astype("<i2").tobytes()
+
+
+def header(riff, data, *more):
+    return (b"RIFF" + struct.pack("<I", riff) + b"WAVEfmt "
+            + struct.pack("<IHHIIHH", 16, 1, 1, 24_000, 48_000, 2, 16) + b"".join(more)
+            + b"data" + struct.pack("<I", data))
+
+
+@pytest.mark.parametrize("riff, data", [
+    (36 + len(PCM), len(PCM)), (0, 0), (36, 0), (2**32 - 1,) * 2, (2**31 - 1,) * 2, (0, 2**32 - 1),
+    (2_000_000_036, 2_000_000_000), (36 + len(PCM), 0),
+])
+@pytest.mark.parametrize("more", [(), (b"LIST" + struct.pack("<I", 3) + b"abc\0",)])
+def test_a_header_that_was_written_before_the_sound(make, tmp_path, riff, data, more):
+    wav = header(riff, data, *more) + PCM
+    clip = make("x")._decode(wav, "hello")
+    assert abs(len(clip) - 16_000) < 20
+    (tmp_path / "a.wav").write_bytes(wav)
+    np.testing.assert_array_equal(load_clip(tmp_path / "a.wav"), clip)
+
+
+def test_what_stands_behind_the_sound_is_not_heard(make):
+    tail = b"LIST" + struct.pack("<I", 4) + b"\xff\x7f" * 2
+    whole = header(36 + len(PCM), len(PCM)) + PCM
+    heard = [make("x")._decode(data, "a") for data in (whole + tail, whole)]
+    np.testing.assert_array_equal(*heard)
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"RIFF\0\0\0\0WAVE", header(0, 0)])
+def test_a_header_without_sound_is_refused(make, data):
+    with pytest.raises(SpeechError) as caught:
+        make("x")._decode(data, "hello")
+    assert caught.value.kind in ("format", "silent")
+
+
+@pytest.mark.parametrize("kind, rate, seconds", [
+    ("audio/pcm;rate=16000", 24_000, 1.5), ("audio/L16; rate=22050; channels=1", 24_000, 1.0884),
+    ('audio/pcm; Rate="48000"', 24_000, 0.5), ("audio/pcm", 24_000, 1.0), ("", 16_000, 1.5),
+    ("audio/pcm; rate=48000; channels=2", 24_000, 0.25),
+])
+def test_the_rate_of_bare_samples(make, kind, rate, seconds):
+    server = make("x", audio_format="pcm", pcm_rate=rate)
+    assert len(server._decode(PCM, "hello", kind)) / 16_000 == pytest.approx(seconds, abs=2e-3)
+
+
+def test_clips_of_another_rate_are_kept_apart(make):
+    engines = {make("x", audio_format="pcm", pcm_rate=rate).engine for rate in (16_000, 24_000)}
+    assert len(engines) == 2 and make("x", audio_format="pcm").engine.endswith("pcm")
+
+
+def test_a_server_that_says_its_rate(make):
+    clip = make("good, 16 kHz", audio_format="pcm").say("Hello.", VOICE)
+    assert len(clip) == 24_000  # 24,000 samples at 16 kHz
+
+
+def test_channels_in_opposite_phase_are_heard():
+    tone = 0.5 * np.sin(np.arange(16_000) / 9).astype(np.float32)
+    clip = to_clip(np.stack([tone, -tone], axis=1), 16_000, "x")
+    np.testing.assert_allclose(clip, tone, atol=1e-4)
+    half = to_clip(np.stack([tone, 0 * tone], axis=1), 16_000, "x")
+    np.testing.assert_allclose(half, tone / 2, atol=1e-4)

@@ -112,3 +112,29 @@ def test_who_hears_needs_the_markup_of_sound(tmp_path):
     PretrainedTokenizer(tmp_path)
     with pytest.raises(ValueError, match=r"no special tokens \['<\|audio_bos\|>', '<\|audio_eos"):
         PretrainedTokenizer(tmp_path, with_audio=True)
+
+
+@pytest.mark.parametrize("ends, also", [
+    (["im_end", "endoftext"], ["endoftext"]), (["endoftext", "im_end"], ["endoftext"]),
+    ("endoftext", ["endoftext"]), ("im_end", []), (None, []), ([999_999], []),
+])
+def test_a_turn_ends_with_any_end_token_of_the_checkpoint(tmp_path, ends, also):
+    write_tokenizer(tmp_path)
+    ids = {n: PretrainedTokenizer(tmp_path).encode_markup(f"<|{n}|>")[0]
+           for n in ("im_end", "endoftext")}
+    told = [ids.get(e, e) for e in ends] if isinstance(ends, list) else ids.get(ends)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": told}))
+    tokenizer = PretrainedTokenizer(tmp_path)
+    chat = Chat(tokenizer)
+    assert tokenizer.stop_ids == (ids["im_end"], *(ids[name] for name in also))
+    said = tokenizer.encode("the order")
+    assert chat.read([*said, ids["im_end"]]) == ("the order", "the order")
+    _, action = chat.read([*said, ids["endoftext"]])
+    assert action == "the order" if also else isinstance(action, Malformed)
+
+
+def test_a_broken_generation_config_is_named(tmp_path):
+    write_tokenizer(tmp_path)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"generation_config\.json:1: not valid JSON"):
+        PretrainedTokenizer(tmp_path)
