@@ -37,7 +37,9 @@ def test_an_entry_that_cannot_be_is_named(tmp_path, changes):
         open_tensors(tmp_path)
 
 
-@pytest.mark.parametrize("header", [b"[]", b"77", b'{"a": 1}', b'{"a": NaN}', b"[" * 9999, b"\xff{"])
+@pytest.mark.parametrize("header", [
+    b"[]", b"77", b'{"a": 1}', b'{"a": NaN}', b"[" * 9999, b"\xff{",
+])
 def test_a_header_that_is_none_is_named(tmp_path, header):
     write(tmp_path / SINGLE, header, b"")
     with pytest.raises(InputError, match=r"model\.safetensors: .*damaged"):
