@@ -41,6 +41,8 @@ STOP_REASONS = (
     "answered",
     "transfer",
     "max_turns",
+    "max_messages",
+    "max_errors",
     "max_tokens",
     "max_seconds",
     "malformed",
@@ -48,7 +50,8 @@ STOP_REASONS = (
 )
 
 
-CUT_OFF = ("max_turns", "max_tokens", "max_seconds")  # ends that are not the dialogue's own
+# Ends that are not the dialogue's own.
+CUT_OFF = ("max_turns", "max_messages", "max_tokens", "max_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +73,8 @@ class Call:
 class GoldAction:
     """A call of the solution that τ²-bench gives for a task, reading or writing.
 
-    compare_args: the arguments by which an agent's call is held to be the same, by name alone if
-      empty; None: all that the agent's call has.
-    requestor: who is to make it, "assistant" or "user".
+    compare_args: the arguments by which a call is the same, if empty by name alone; None: all that
+      the agent's call has. requestor: who is to make it, "assistant" or "user".
     """
 
     name: str
@@ -141,9 +143,8 @@ class Task:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
         # Records from before there were these have none.
-        later = {"kind": "tool", "persona": "", "difficulty": 0, "actions": None,
-                 "reward_basis": [], "initial_state": None}
-        data = {**later, **data}
+        data = {"kind": "tool", "persona": "", "difficulty": 0, "actions": None,
+                "reward_basis": [], "initial_state": None, **data}
         known = {f.name for f in dataclasses.fields(cls)}
         if set(data) != known:
             missing, surplus = sorted(known - set(data)), sorted(set(data) - known)
@@ -157,8 +158,8 @@ class Task:
                 "outputs": tuple(data["outputs"]),
                 "assertions": tuple(data["assertions"]),
                 "reward_basis": tuple(data["reward_basis"]),
-                "actions": None if data["actions"] is None
-                else tuple(map(GoldAction.from_json, data["actions"])),
+                "actions": None if (actions := data["actions"]) is None
+                else tuple(map(GoldAction.from_json, actions)),
             }
         )
 

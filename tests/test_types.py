@@ -202,9 +202,10 @@ def test_a_task_with_other_fields_names_them(change, named):
 
 
 def test_the_stop_reasons_are_those_of_the_contract():
-    assert set(STOP_REASONS) == {"user_stop", "answered", "transfer", "max_turns", "max_tokens",
-                                 "max_seconds",
-                                 "malformed", "infrastructure_error"}
+    assert set(STOP_REASONS) == {
+        "user_stop", "answered", "transfer", "max_turns", "max_messages", "max_errors",
+        "max_tokens", "max_seconds", "malformed", "infrastructure_error",
+    }
 
 
 def test_numbers_that_are_none_are_words_in_the_line_and_numbers_again():

@@ -88,12 +88,17 @@ def check(c: RunConfig) -> None:
             "must be above 0: a greedy policy has no log-probabilities to train on")
     require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
     choice("rollout.loss_log_probs", c.rollout.loss_log_probs, ("whole", "drawn"))
+    choice("rollout.after_transfer", c.rollout.after_transfer, ("rules", "end", "go on"))
+    choice("sandbox.rules", c.sandbox.rules, ("", "tau", "tau2"))
     choice("rollout.reasoning", c.rollout.reasoning, ("kept", "dropped"))
     choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
     for where in ("top_k", "in_flight", "parked", "share_prefix", "episode_seconds",
                   "step_seconds", "interruptions", "refills"):
         value = getattr(c.rollout, where)
         require(value >= 0, f"rollout.{where}", value, "must be at least 0")
+    for where in ("max_errors", "max_messages"):
+        value = getattr(c.rollout, where)
+        require(value >= -1, f"rollout.{where}", value, "must be at least -1")
     for where, clash in (
         ("rl.ahead", c.rl.ahead), ("rollout.step_seconds", c.rollout.step_seconds),
     ):

@@ -22,10 +22,13 @@ class SandboxConfig:
     data: folder of benchmark data (tau-bench, tau2-bench), whose database and tasks are used; its
       own tasks need a user that is a language model; `sandbox.synthesis` makes others for scripted
       users. Empty: the domain's embedded data and tasks.
+    rules: whose tools answer and whose hash compares, "tau" or "tau2"; empty: those in whose format
+      the folder is. Only with data.
     """
 
     domain: str = "retail"
     data: str = ""
+    rules: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

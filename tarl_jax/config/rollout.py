@@ -27,6 +27,12 @@ class RolloutConfig:
     interruptions: how often, at most, the judge interrupts a training episode after a turn that it
       gives -1, and asks for it to be put right. For ablations: the method's authors found it
       harmful.
+    after_transfer: what a transfer to a human does to the episode: "end" or "go on", until the user
+      ends it; "rules": goes on where the task is tau2-bench's own, as there, else ends.
+    max_errors: refused calls after which an episode fails; 0: any number; -1: by the same rules 10,
+      or any number.
+    max_messages: of agent, user and tools, after which an episode is cut off; 0: any number; -1: by
+      the same rules 200, or any number. `max_turns` holds beside it.
     refills: how often, at most, a step's groups whose episodes all earned the same are replaced by
       groups of further tasks; 0: never.
     """
@@ -54,4 +60,7 @@ class RolloutConfig:
     step_seconds: float = 0.0
     unfinished: str = "carry"
     interruptions: int = 0
+    after_transfer: str = "rules"
+    max_errors: int = -1
+    max_messages: int = -1
     refills: int = 0

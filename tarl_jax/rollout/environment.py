@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 from tarl_jax.config import ConfigError, InputError, RunConfig
 from tarl_jax.parallel.mesh import rollout_mesh
@@ -14,7 +15,7 @@ from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.maths_episode import Maths, MathsEpisode
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.dialogue import User, UserOf
-from tarl_jax.sandbox.domain import Domain, Refusal
+from tarl_jax.sandbox.domain import Domain, Refusal, Rules
 from tarl_jax.sandbox.llm_user import LLMUsers
 from tarl_jax.sandbox.published import (
     DOMAINS,
@@ -177,7 +178,8 @@ def _domain(config: RunConfig) -> Domain:
             " file (docs/extending.md)"
         )
     if config.sandbox.data:
-        return load_domain(config.sandbox.domain, config.sandbox.data)
+        rules = cast(Rules, config.sandbox.rules) or None
+        return load_domain(config.sandbox.domain, config.sandbox.data, rules)
     return embedded_domain(config.sandbox.domain, config.shop)
 
 

@@ -15,7 +15,7 @@ from tarl_jax.config.plain import without_reasoning
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.workers import Answer, Turn
-from tarl_jax.sandbox.dialogue import Dialogue, Malformed, Observation, User
+from tarl_jax.sandbox.dialogue import TAU2_ENDS, Dialogue, Ends, Malformed, Observation, User
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
@@ -196,6 +196,7 @@ class Episode:
         dialogue = Dialogue(
             self.task, self._domain, self._user, max_turns=self._config.max_turns,
             brief_writes=self._config.brief_writes, stop_waits=self._stop_waits,
+            ends=_ends(self.task, self._config),
         )
         reply = self._user.opening_reply if isinstance(self._user, SpokenUser) else None
         clip, info = (reply.clip, reply.info) if reply else (None, {})
@@ -243,6 +244,16 @@ class Episode:
 
     def _room(self, more: int = 0) -> bool:
         return self._tokens + more + self._config.max_turn_tokens <= self._config.max_episode_tokens
+
+
+def _ends(task: Task, config: RolloutConfig) -> Ends:
+    """What ends an episode: as the config says, or as the benchmark whose task it is."""
+    rules = TAU2_ENDS if task.reward_basis else Ends()
+    return Ends(
+        rules.transfer if config.after_transfer == "rules" else config.after_transfer == "end",
+        rules.errors if config.max_errors < 0 else config.max_errors,
+        rules.messages if config.max_messages < 0 else config.max_messages,
+    )
 
 
 def _answer_of(*segments: Segment) -> Answer:

@@ -1,7 +1,8 @@
 """One episode at the level of text: the agent acts, the user or a tool answers.
 
 The rules are tau-bench's: one tool call or one message per turn, at most `max_turns` turns, the
-episode ends when the user says `###STOP###` or the agent transfers to a human.
+episode ends when the user says `###STOP###` or the agent transfers to a human. For tau2-bench
+`Ends` says otherwise.
 """
 
 from __future__ import annotations
@@ -40,6 +41,22 @@ class User(Protocol):
 
 
 UserOf = Callable[[Task, int], User]  # (task, seed of the episode) -> who plays its user
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """What ends an episode beside the user; by default, tau-bench's rules.
+
+    transfer: a transfer to a human; errors: so many refused calls (0: any number of them).
+    messages: so many of agent, user and tools, the user's opening included (0: any number).
+    """
+
+    transfer: bool = True
+    errors: int = 0
+    messages: int = 0
+
+
+TAU2_ENDS = Ends(transfer=False, errors=10, messages=200)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +104,7 @@ class Dialogue:
         max_turns: int = 30,
         brief_writes: bool = False,
         stop_waits: bool = True,
+        ends: Ends = Ends(),
     ):
         self.task = task
         self.domain = domain
@@ -98,6 +116,8 @@ class Dialogue:
         self._brief_writes = brief_writes
         self._stop_waits = stop_waits
         self._leaves = False  # whether the user has agreed, and said its goodbye
+        self._ends = ends
+        self._errors = 0
         self._stop_reason: str | None = None
 
     def act(self, action: Action) -> Observation:
@@ -116,8 +136,9 @@ class Dialogue:
                 reply = self._reply(action)
                 role, text, info, clip = "user", reply.text, reply.info, reply.clip
                 stop = "user_stop" if reply.stop else None
-        if stop is None and self.turns >= self._max_turns:
-            stop = "max_turns"
+        self._errors += bool(info.get("error"))
+        if stop is None:
+            stop = self._limit()
         self._stop_reason = stop
         return Observation(role, text, stop, info, clip)
 
@@ -130,6 +151,14 @@ class Dialogue:
             self._leaves = True
             return dataclasses.replace(reply, text=said)
         return reply
+
+    def _limit(self) -> str | None:
+        """Which limit the episode has come to, if any."""
+        if 0 < self._ends.errors <= self._errors:
+            return "max_errors"
+        if 0 < self._ends.messages <= 1 + 2 * self.turns:
+            return "max_messages"
+        return "max_turns" if self.turns >= self._max_turns else None
 
     def _call(self, call: Call) -> tuple[str, str, str | None, dict[str, Any]]:
         text = self.domain.call(self.state, call.name, dict(call.kwargs))
@@ -145,7 +174,8 @@ class Dialogue:
             info["fulfilled"] = list(fulfilled(self.domain, self.state, gold))
         if wrote and self._brief_writes:
             text = _brief(text)
-        return "tool", text, "transfer" if call.name == TRANSFER and not error else None, info
+        over = call.name == TRANSFER and not error and self._ends.transfer
+        return "tool", text, "transfer" if over else None, info
 
 
 def _brief(text: str) -> str:

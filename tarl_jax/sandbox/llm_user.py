@@ -69,7 +69,7 @@ class LLMUser:
 
         def read(text: str) -> tuple[str, str]:
             said = message_in(text, labelled=self._config.strategy == "react")
-            if opening and phrases.STOP in said:
+            if opening and any(word in said for word in phrases.STOPS):
                 raise ValueError("ends the dialogue before it began")
             return text, said
 

@@ -26,6 +26,7 @@ USER_NEXT = ("One more thing. ", "Also: ", "Next, ", "")
 USER_REPEAT = ("Sorry? ", "As I said: ")
 USER_BYE = ("That is all.", "No, thank you.", "Bye.")
 STOP = "###STOP###"
+STOPS = (STOP, "###TRANSFER###", "###OUT-OF-SCOPE###")  # τ²-bench's users say the others too
 
 AGENT_DONE = ("Done. Anything else?", "That is done. Anything else?")
 AGENT_LEAVE = ("I leave it as it is. Anything else?",)

@@ -24,7 +24,7 @@ class Reply:
     """What the user says.
 
     Attributes:
-      text: as the agent sees it; holds phrases.STOP if the user ends the conversation.
+      text: as the agent sees it; holds one of phrases.STOPS if the user ends the conversation.
       info: what happened, for the judge and the viewer: the agent's "intent", the "request" (its
         index) that the agent's message was about, and the user's "event".
       clip: of a user that speaks, the sound of the text, which is then for judge and viewer alone;
@@ -37,7 +37,7 @@ class Reply:
 
     @property
     def stop(self) -> bool:
-        return phrases.STOP in self.text
+        return any(word in self.text for word in phrases.STOPS)
 
     @property
     def audio(self) -> np.ndarray | None:

@@ -187,7 +187,7 @@ def summarise(
 def tau2_reward(trajectory: Trajectory) -> float | None:
     """The reward by the task's `reward_basis`, 0 where the episode did not come to its end; None
     where it hangs on assertions alone, which nobody judges."""
-    if trajectory.success is None or trajectory.stop_reason in CUT_OFF:
+    if trajectory.stop_reason not in ("user_stop", "transfer") or trajectory.success is None:
         return 0.0
     calls = [turn.call for turn in trajectory.turns if turn.call is not None]
     return score_of(trajectory.task, trajectory.success, trajectory.outputs_found, calls).reward

@@ -382,3 +382,23 @@ def test_the_seed_is_of_task_stream_and_run(tiny_env, tiny_config):
     assert len({e.seed for e in episodes}) == len(episodes)
     again = tiny_env.episode(first, "train", 1, 0)
     assert again.seed == episodes[0].seed and again.start() == episodes[0].start()
+
+
+def test_the_benchmark_whose_task_it_is_says_what_ends_an_episode(tiny_env):
+    task = tiny_env.train_tasks[0]
+    theirs = dataclasses.replace(task, reward_basis=("DB",))
+    handed = Call("transfer_to_human_agents", {"summary": "x"})
+    for played, after_transfer, over in [
+        (task, "rules", True), (theirs, "rules", False), (theirs, "end", True),
+        (task, "go on", False),
+    ]:
+        wire = Wire(tiny_env, played, dataclasses.replace(ROOMY, after_transfer=after_transfer))
+        wire.say(handed)
+        assert wire.ended == over
+    wrong = Call("get_order_details", {"order_id": "none"})
+    for max_errors, count in ((-1, 10), (2, 2)):
+        wire = Wire(tiny_env, theirs, dataclasses.replace(ROOMY, max_errors=max_errors))
+        for _ in range(count):
+            assert not wire.ended
+            wire.say(wrong)
+        assert wire.ended and wire.trajectory().stop_reason == "max_errors"

@@ -6,7 +6,7 @@ import pytest
 
 from tarl_jax.config import ShopConfig
 from tarl_jax.sandbox import phrases, shop
-from tarl_jax.sandbox.dialogue import Dialogue, Malformed
+from tarl_jax.sandbox.dialogue import TAU2_ENDS, Dialogue, Malformed
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.shop_requests import Request
@@ -88,6 +88,25 @@ def test_a_transfer_ends_it():
 def test_a_transfer_that_is_rejected_does_not():
     observation = dialogue().act(Call("transfer_to_human_agents", {}))
     assert observation.stop_reason is None and observation.info["error"]
+
+
+def test_by_tau2s_rules_a_transfer_ends_nothing_and_ten_refusals_do():
+    d = dialogue(ends=TAU2_ENDS, max_turns=200)
+    assert d.act(TRANSFER).stop_reason is None
+    wrong = Call("get_order_details", {"order_id": "none"})
+    stops = [d.act(action).stop_reason for action in [wrong] * 5 + [READ] + [wrong] * 5]
+    assert stops == [None] * 10 + ["max_errors"]
+
+
+def test_two_hundred_messages_are_all_by_tau2s_rules():
+    d = dialogue(ends=TAU2_ENDS, max_turns=200)
+    stops = [d.act(READ).stop_reason for _ in range(100)]  # the opening, and two a turn
+    assert stops == [None] * 99 + ["max_messages"]
+
+
+@pytest.mark.parametrize("word", ["###STOP###", "###TRANSFER###", "###OUT-OF-SCOPE###"])
+def test_each_of_the_users_words_ends_it(word):
+    assert Reply(f"Bye. {word}", {}).stop and not Reply("Bye.", {}).stop
 
 
 def test_the_users_stop_ends_it():
