@@ -108,9 +108,13 @@ def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = No
     """
     domain = domain or load_domain(name, data)
     folder = _folder(name, data)
-    tasks = []
+    tasks: list[Task] = []
+    seen: set[str] = set()
     for source, split, number, record in _records(folder):
         task_id = f"{source}/{name}/{number}"
+        if task_id in seen:
+            raise InputError(f"{folder}: two tasks have the id {number!r}: rename or delete one")
+        seen.add(task_id)
         try:
             tasks.append(_task(domain, record, task_id, split, source))
         except (KeyError, TypeError, AttributeError) as error:

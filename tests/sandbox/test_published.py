@@ -137,6 +137,11 @@ def test_the_embedded_data_needs_no_folder(name, tools, table):
     ({"db.json": SHOP, "policy.md": "", "tasks_dev.json": [
         {"user_id": "u", "instruction": "i", "actions": [{"name": "explode", "kwargs": {}}]}]},
      "tau_bench/retail/dev-0: no tool is named 'explode'"),
+    ({"db.json": SHOP, "policy.md": "", "tasks.json": [*TAU2, TAU2[0]]},
+     "two tasks have the id '7'"),
+    ({"db.json": SHOP, "policy.md": "", "tasks.json": "[" * 9_999}, r"tasks\.json: not valid JSON"),
+    ({"db.json": SHOP, "policy.md": "", "tasks.json": "[NaN]"},
+     r"tasks\.json: not valid JSON: NaN"),
 ])
 def test_what_is_broken_is_named(files, named, tmp_path):
     with pytest.raises(ValueError, match=named):
