@@ -38,7 +38,7 @@ class RewardConfig:
     placement: str = "trajectory"
     terminal_scale: float = 10.0
     major_scale: float = 5.0
-    max_majors: int = 1  # -1 scores that cost; later ones count as 0
+    max_majors: int = 1  # -1s that cost, of an episode or a stage; later ones count as 0
     turn_scale: float = 5.0
     turn_cap: float = 5.0
     minor_scale: float = 0.0
@@ -204,6 +204,9 @@ def _check_together(
     require(reward.placement != "stage" or rl.advantage in ("grpo", "rloo"), "rl.advantage",
             rl.advantage, "reward.placement = 'stage' compares stages with those of the group:"
             " choose grpo or rloo")
+    require(reward.placement != "stage" or not reward.before_major_only,
+            "reward.before_major_only", reward.before_major_only,
+            "is for whole episodes: with reward.placement = 'stage' leave it out")
     require(reward.placement != "stage" or rl.normalise != "group", "rl.normalise", rl.normalise,
             "few episodes of a group may reach a stage: with reward.placement = 'stage' choose"
             " scale, batch or none")

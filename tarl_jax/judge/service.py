@@ -136,7 +136,10 @@ def _judged_by(own: JudgeOf, trajectory: Trajectory) -> Judgement | None:
     if set(judgement.scores) - {-1, 0, 1}:
         raise InputError(f"Parts(judge=…) gave the scores {judgement.scores}: each must be -1, 0 or"
                          " +1")
-    return judgement
+    return Judgement(  # plain numbers, as they go to disk
+        [int(s) for s in judgement.scores], [str(n) for n in judgement.notes],
+        [bool(m) for m in judgement.minors],
+    )
 
 
 def _name(trajectory: Trajectory) -> tuple[str, int]:

@@ -53,7 +53,7 @@ def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     """
     parts = parts or {}
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(config.workdir or f"runs/{config.name}-{stamp}")
+    path = Path(config.workdir or f"runs/{config.name}-{stamp}").expanduser()
     record = path / "config.json"
     if record.is_file():
         _require_same(read_json(record), _flat(config), path)

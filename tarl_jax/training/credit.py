@@ -70,6 +70,8 @@ def reward(
 
     Raises InputError where `own` gives no Reward of finite parts.
     """
+    if own is not None and trajectory.success is None:
+        return Reward(0.0, 0.0, 0.0)  # nothing is learned from it
     if own is not None:
         given = own(trajectory, config.reward)
         if not isinstance(given, Reward) or not np.isfinite(given.total):
@@ -221,7 +223,11 @@ def learned_from(trajectories: Sequence[Trajectory], config: RunConfig) -> np.nd
     judge abstained on while it judged others of its group.
     """
     whole = np.array([t.success is not None for t in trajectories])
-    if config.reward.abstained == "member" and config.reward.placement != "terminal":
+    c = config.reward
+    judge_counts = c.placement != "terminal" and (
+        c.placement != "stage" or c.stage_judge or c.episode_weight > 0
+    )
+    if c.abstained == "member" and judge_counts:
         judged = np.array([t.turn_scores is not None for t in trajectories])
         groups = judged.reshape(-1, config.rollout.group_size)
         whole &= judged | ~groups.any(axis=1).repeat(groups.shape[1])

@@ -299,7 +299,7 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
     Raises ConfigError if there is no such run, CheckpointError if there is no such checkpoint.
     """
     hosts.check(config)
-    run_dir = Path(config.workdir)
+    run_dir = Path(config.workdir).expanduser()
     require_run(config, run_dir, record(parts))
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)

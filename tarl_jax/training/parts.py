@@ -50,7 +50,9 @@ class Parts:
         `reply(message) -> Reply`. Users are asked in threads, those of several episodes at once.
       judge: (finished episode) -> a score and a note for every turn, or None to abstain. Asked in
         threads as episodes end, several at once.
-      reward: (judged episode, config.reward) -> its `Reward`, the sum of three named parts.
+      reward: (judged episode, config.reward) -> its `Reward`, the sum of three named parts. Not
+        asked of episodes that were broken from outside. Where an episode's parts are paid apart
+        (by stage or turn), it needs an `advantage` beside it.
       advantage: (groups of rewarded episodes, config) -> for each group, for each episode one
         number for all of its sampled tokens, or an array of one per token [S]. An episode whose
         `success` is None was broken from outside: nothing is learned from it, whatever it gets.
@@ -96,6 +98,16 @@ def checked(parts: Any, config: RunConfig) -> Parts:
             f"Parts(advantage={_shown(parts.advantage)}) takes the place of"
             f" config.rl.advantage = {config.rl.advantage!r} and of a KL penalty in the reward: set"
             " rl.advantage to grpo and rl.kl_in to loss"
+        )
+    if parts.reward and not parts.advantage and (
+        config.reward.placement in ("stage", "turn_end")
+        or config.rl.advantage in ("return_to_go", "gigpo")
+    ):
+        raise ConfigError(
+            f"Parts(reward={_shown(parts.reward)}) is one number for an episode, and"
+            f" config.reward.placement = {config.reward.placement!r} with config.rl.advantage ="
+            f" {config.rl.advantage!r} pays its parts by config.reward: set reward.placement to"
+            " trajectory and rl.advantage to grpo, or give Parts(advantage=…) too"
         )
     given = config.sandbox.domain
     if parts.domain and given not in ("retail", parts.domain.name):
@@ -159,7 +171,10 @@ def _name(part: Any) -> str:
     if isinstance(part, Sequence):
         return f"{len(part)} tasks"
     of = part if hasattr(part, "__qualname__") else type(part)
-    file = inspect.getsourcefile(of) if not inspect.isbuiltin(of) else None
+    try:
+        file = inspect.getsourcefile(of)
+    except (OSError, TypeError):  # typed in by hand, or built in
+        file = None
     # The module of a config file has no name of its own.
     return f"{Path(file).name if file else of.__module__}:{of.__qualname__}"
 
@@ -179,12 +194,20 @@ def _source(part: Any) -> str:
     try:
         return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(of))))
     except (OSError, TypeError, SyntaxError):  # typed in by hand, or part of a longer line
-        return _compiled(of.__code__) if hasattr(of, "__code__") else repr(of)
+        if hasattr(of, "__code__"):
+            return _compiled(of.__code__)
+        methods = {k: v for k, v in vars(of).items() if hasattr(v, "__code__")}
+        return repr(sorted((name, _compiled(f.__code__)) for name, f in methods.items()))
 
 
 def _compiled(code: CodeType) -> str:
-    inner = [_compiled(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    inner = [_compiled(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts]
     return repr((code.co_code.hex(), code.co_names, inner))
+
+
+def _constant(value: Any) -> str:
+    # The order of a set's elements changes from process to process.
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
 def _digest(text: str) -> str:

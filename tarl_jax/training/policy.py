@@ -90,7 +90,7 @@ def export(config: RunConfig, folder: Path, step: int, parts: Parts) -> int:
     Raises: ConfigError if there is no such run, ValueError if the folder is not empty or no Hugging
       Face model has such a policy's parts, CheckpointError if there is no such checkpoint.
     """
-    run_dir = Path(config.workdir)
+    run_dir = Path(config.workdir).expanduser()
     require_run(config, run_dir, record(parts))
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)

@@ -62,7 +62,7 @@ def answer(config: RunConfig, audio: Path, step: int, parts: Parts) -> Trajector
     """
     if hosts.several():
         raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
-    run_dir = Path(config.workdir)
+    run_dir = Path(config.workdir).expanduser()
     require_run(config, run_dir, record(parts))
     if not config.model.audio:
         raise ConfigError("--user=human: the policy of this run has no audio encoder; train one"

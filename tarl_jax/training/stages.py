@@ -35,7 +35,8 @@ class Stage:
 def stages_of(trajectory: Trajectory) -> tuple[list[Stage], int]:
     """The stages that the episode reached, and how many goals its task has (at least 1).
 
-    Turns after the last goal belong to none.
+    For scripted tasks turns after the last request belong to none; for others they are a last
+    stage, whose goal is the episode's success.
     """
     if trajectory.task.script is not None:
         return _by_request(trajectory, Script.from_json(trajectory.task.script))

@@ -328,6 +328,7 @@ def test_configs_are_frozen():
     ({"reward": {"placement": "stage"}, "rl": {"normalise": "group"}}, "rl.normalise"),
     ({"reward": {"placement": "stage"}, "rl": {"advantage": "gigpo", "normalise": "scale"}},
      "choose grpo or rloo"),
+    ({"reward": {"placement": "stage", "before_major_only": True}}, "is for whole episodes"),
     ({"rl": {"advantage": "gigpo"}}, "is grpo without it"),
     ({"rl": {"advantage": "mt_grpo"}}, "is grpo without it"),
     ({"rl": {"advantage": "gdpo"}}, "divides each reward by its own spread"),

@@ -169,6 +169,50 @@ def test_a_part_of_another_kind_is_named_at_the_start(parts, named):
         checked(parts, RunConfig())
 
 
+def test_a_reward_of_episodes_does_not_pay_their_parts(library):
+    parts = load_parts(library)
+    alone = dataclasses.replace(parts, advantage=None)
+    checked(alone, from_config_dict({}))
+    for data in ({"reward": {"placement": "stage"}},
+                 {"rl": {"advantage": "return_to_go"}},
+                 {"rl": {"advantage": "gigpo"}, "reward": {"turn_weight": 1.0}}):
+        config = from_config_dict(data)
+        with pytest.raises(ConfigError, match=r"Parts\(reward=.*one number for an episode"):
+            checked(alone, config)
+        checked(parts, config)  # an own advantage says what its parts are worth
+
+
+def test_a_broken_episode_earns_nothing_and_nobody_is_asked(finished):
+    config, parts, run = finished
+    broken = dataclasses.replace(episodes(run)[0], success=None, turn_scores=None)
+    assert reward(broken, config, None, parts.reward).total == 0
+    unjudged = dataclasses.replace(broken, success=True)
+    assert reward(unjudged, config, None, parts.reward).terminal == 10
+
+
+def test_parts_typed_into_a_notebook_have_a_name_and_a_source():
+    """Their module has no file."""
+    names: dict = {"__name__": "__main__"}
+    exec("class User:\n    def opening(self):\n        return 'a'\n", names)
+    first = record(Parts(user=names["User"]))["user"]
+    assert first["name"].endswith(":User")
+    exec("class User:\n    def opening(self):\n        return 'b'\n", names)
+    assert record(Parts(user=names["User"]))["user"]["source"] != first["source"]
+
+
+def test_a_judges_numbers_are_made_plain(finished, tmp_path):
+    config, _, run = finished
+    episode = episodes(run)[0]
+    count = len(episode.turns)
+
+    def own(trajectory):
+        return Judgement([np.int64(0)] * count, ["?"] * count, [np.bool_(True)] * count)
+
+    with Judge(config.judge, tmp_path, own=own) as judge:
+        (found,) = judge.judge_all([episode])
+    assert {type(s) for s in found.scores} == {int} and {type(m) for m in found.minors} == {bool}
+
+
 def test_parts_and_config_may_not_say_two_things(library):
     parts = load_parts(library)
     valued = from_config_dict({"rl": {"advantage": "gae", "normalise": "batch"}})
