@@ -86,7 +86,8 @@ def main() -> None:
     path = HERE / f"{args.tier}.jsonl"
     if not args.show:
         # Warm starts first: a base run makes each, and the arms of its seed find it.
-        for arms in (["base"], [arm for arm in args.arms if arm != "base"]):
+        first = [arm for arm in args.arms if arm == "base"]
+        for arms in (first, [arm for arm in args.arms if arm != "base"]):
             study.make(
                 {name: ARMS[name] for name in arms}, args.seeds, args.out / args.tier, path,
                 (*TIERS[args.tier], *args.fields), args.jobs, seeded=("config.warm_start.seed",),
