@@ -26,7 +26,7 @@ def call_key(call: Call) -> str:
     return json.dumps(call.to_json(), sort_keys=True)
 
 
-class Wish:
+class Wish(abc.ABC):
     """What the requests of all desks have in common. A desk's own is a frozen dataclass.
 
     Attributes:
@@ -46,14 +46,14 @@ class Wish:
     aside: str
 
     @property
+    @abc.abstractmethod
     def record_id(self) -> str:
         """The order, reservation or the like that it is about."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def call(self) -> Call | None:
         """The write that it asks for, allowed or not; None of a question."""
-        raise NotImplementedError
 
     @property
     def final(self) -> Self | None:
