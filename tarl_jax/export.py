@@ -3,7 +3,8 @@
     python -m tarl_jax.export --config=configs/grpo_tarl.py --workdir=runs/NAME --out=FOLDER
 
 exports the newest checkpoint of a run (`--step` chooses another): safetensors, config.json, and the
-tokenizer's files where the run started from a pretrained checkpoint. Adapters are merged.
+tokenizer's files where the run started from a pretrained checkpoint. Adapters are merged; with
+`--adapters` they are written alone, as PEFT loads them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def main() -> None:
 
     out = flags.DEFINE_string("out", None, "The folder to write; it must not exist or be empty.")
     step = flags.DEFINE_integer("step", -1, "The checkpoint's step; -1: the newest.")
+    adapters = flags.DEFINE_bool("adapters", False, "Write the adapters alone, for PEFT.")
 
     def job(config: RunConfig, parts: Any) -> None:
         from tarl_jax.training.parts import checked
@@ -29,7 +31,8 @@ def main() -> None:
 
         if not out.value:
             raise ConfigError("--out is required: the folder to write")
-        done = export(config, Path(out.value), step.value, checked(parts, config))
+        own = checked(parts, config)
+        done = export(config, Path(out.value), step.value, own, adapters.value)
         print(f"step {done} of {config.workdir}: {out.value}")
 
     run_with_config(__doc__, job)

@@ -23,7 +23,13 @@ from tarl_jax.models.audio_encoder import from_hugging_face
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import CONFIG, OMNI, config_fields, read_config
 from tarl_jax.models.omni_files import TOWER, AudioIds, omni_checkpoint
-from tarl_jax.models.tensor_files import Tensor, open_tensors, read_json, write_tensors
+from tarl_jax.models.tensor_files import (
+    Tensor,
+    new_folder,
+    open_tensors,
+    read_json,
+    write_tensors,
+)
 from tarl_jax.parallel import hosts
 
 TOKENIZER_FILES = tuple(
@@ -44,7 +50,7 @@ _BLOCK = 2**18  # elements that are transposed at once, so that they stay in the
 
 
 @dataclasses.dataclass(frozen=True)
-class _Leaf:
+class Leaf:
     """ours = stored.reshape(apart).transpose(axes), per layer where the leaf is stacked."""
 
     name: str  # of the tensor; {} stands for the layer
@@ -64,16 +70,16 @@ class _Leaf:
         return [self.name.format(layer) for layer in range(self.layers or 1)]
 
 
-def _leaves(c: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    """The parameter tree with a _Leaf in each place."""
+def leaves_of(c: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    """The parameter tree with a Leaf in each place."""
 
-    def vector(name: str, *apart: int) -> _Leaf:
-        return _Leaf(name, (math.prod(apart),), apart, tuple(range(len(apart))))
+    def vector(name: str, *apart: int) -> Leaf:
+        return Leaf(name, (math.prod(apart),), apart, tuple(range(len(apart))))
 
-    def product(name: str, out: tuple[int, ...], into: tuple[int, ...]) -> _Leaf:
+    def product(name: str, out: tuple[int, ...], into: tuple[int, ...]) -> Leaf:
         count = len(out) + len(into)
         axes = (*range(len(out), count), *range(len(out)))
-        return _Leaf(f"{name}.weight", (math.prod(out), math.prod(into)), out + into, axes)
+        return Leaf(f"{name}.weight", (math.prod(out), math.prod(into)), out + into, axes)
 
     d, ff, q, kv = (c.d_model,), (c.d_ff,), (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
     layer = {
@@ -96,7 +102,7 @@ def _leaves(c: ModelConfig, vocab_size: int) -> dict[str, Any]:
         layer["bv"] = vector("self_attn.v_proj.bias", *kv)
     table = (vocab_size, c.d_model)
     tree = {
-        "embed": _Leaf("model.embed_tokens.weight", table, table, (0, 1)),
+        "embed": Leaf("model.embed_tokens.weight", table, table, (0, 1)),
         "layers": {
             key: dataclasses.replace(x, name=f"model.layers.{{}}.{x.name}", layers=c.num_layers)
             for key, x in layer.items()
@@ -130,7 +136,7 @@ def load_params(
     Raises: ValueError that lists every tensor that is missing, surplus or of another shape, and
       every field of `config` that contradicts the checkpoint; nothing has been read then.
     """
-    leaves = _leaves(config, vocab_size)
+    leaves = leaves_of(config, vocab_size)
     tensors = _checked_tensors(Path(folder), leaves, config, vocab_size)
     dtype = jnp.dtype(dtype)
     encoder = {"audio": _read_audio_encoder(Path(folder), config, dtype)} if config.audio else {}
@@ -138,7 +144,7 @@ def load_params(
         encoder = hosts.put(encoder, {"audio": shardings["audio"]})
         shardings = {name: where for name, where in shardings.items() if name != "audio"}
 
-    def load(leaf: _Leaf, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
+    def load(leaf: Leaf, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
         whole = (slice(None),) * len(leaf.shape)
         if sharding is None:
             return jax.device_put(_read(tensors, leaf, whole, dtype)).block_until_ready()
@@ -217,7 +223,7 @@ def _checked_tensors(
 
 
 def _read(
-    tensors: dict[str, np.ndarray], leaf: _Leaf, index: tuple[slice, ...], dtype: np.dtype
+    tensors: dict[str, np.ndarray], leaf: Leaf, index: tuple[slice, ...], dtype: np.dtype
 ) -> np.ndarray:
     """leaf[index], in its own layout."""
     layers = range(leaf.layers or 1)
@@ -277,15 +283,13 @@ def save_params(
     folder, dtype = Path(folder), jnp.dtype(dtype)
     if dtype.name not in _FLOATS[1:]:
         raise InputError(f"dtype = {dtype.name}: choose one of {', '.join(_FLOATS[1:])}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists already; remove it or choose another folder")
     extra = [Path(tokenizer_files) / name for name in TOKENIZER_FILES] if tokenizer_files else []
     extra = [path for path in extra if path.is_file()]
     if tokenizer_files and not extra:
         raise InputError(f"{tokenizer_files}: has none of {', '.join(TOKENIZER_FILES)}")
     fields = config_fields(config, vocab_size, dtype.name, max_position_embeddings)
     decoder = {name: value for name, value in params.items() if name != "audio"}
-    tensors = _tensors_of(decoder, _leaves(config, vocab_size), dtype)
+    tensors = _tensors_of(decoder, leaves_of(config, vocab_size), dtype)
     if config.audio:
         if audio_ids is None:
             raise InputError("audio_ids = None: a policy that hears has markup of sound")
@@ -294,18 +298,11 @@ def save_params(
             (fields, tensors), params["audio"], config, audio_ids, base
         )
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a kill left
-    partial.mkdir()
-    try:
+    with new_folder(folder) as partial:
         write_tensors(partial, tensors, dtype, max_shard_bytes)
         (partial / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
         for path in extra:
             shutil.copyfile(path, partial / path.name)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _tensors_of(params: Params, leaves: Params, dtype: np.dtype) -> list[Tensor]:
@@ -327,7 +324,7 @@ def _tensors_of(params: Params, leaves: Params, dtype: np.dtype) -> list[Tensor]
         text = "these parameters do not fit the config (adapters are to be merged first):"
         raise InputError("\n  ".join((text, *problems)))
 
-    def tensor(path: str, leaf: _Leaf, layer: int) -> Tensor:
+    def tensor(path: str, leaf: Leaf, layer: int) -> Tensor:
         def value() -> np.ndarray:
             x = ours[path] if leaf.layers is None else ours[path][layer]
             # A copy, since an array that is looked at on the host keeps what was fetched.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,10 @@ from tarl_jax.models.decoder import Params, named_key, split_axes
 
 
 def init_adapters(config: ModelConfig, params: Params, key: jax.Array) -> Params:
-    """Adapters for the targets of the stacked `params`, float32: A normal, B zero, so W as it was.
+    """Adapters for the targets of the stacked `params`, float32; B is zero, so W as it was.
+
+    A is uniform in ±1 / sqrt(inputs of W), whatever the rank: PEFT's and LoRA's own start
+    (kaiming_uniform with a = sqrt 5), at which learning rates of others mean the same.
 
     params: arrays or shapes.
     """
@@ -21,9 +26,10 @@ def init_adapters(config: ModelConfig, params: Params, key: jax.Array) -> Params
         layers, axes = shape[0], shape[1:]
         inputs = axes[: len(split_axes(name)[0])]
         outputs = axes[len(inputs):]
-        std = rank**-0.5
-        normal = jax.random.normal(named_key(key, f"lora/{name}"), (layers, *inputs, rank))
-        adapters[f"{name}_a"] = std * normal
+        bound = math.prod(inputs) ** -0.5
+        adapters[f"{name}_a"] = jax.random.uniform(
+            named_key(key, f"lora/{name}"), (layers, *inputs, rank), jnp.float32, -bound, bound
+        )
         adapters[f"{name}_b"] = jnp.zeros((layers, rank, *outputs))
     return {"layers": adapters}
 

@@ -7,10 +7,12 @@ index that names each tensor's file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,25 @@ def _is_entry(entry: Any) -> bool:
         return False
     whole = all(type(number) is int and number >= 0 for number in (*shape, *offsets))
     return whole and offsets[0] <= offsets[1]
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which appears in its place when it is whole, or not at all.
+
+    Raises ValueError for a place that holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists already; remove it or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what a kill left
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tarl_jax.models import hugging_face
 from tarl_jax.models.decoder import Params, named_key
 from tarl_jax.models.lora import frozen_part, merge
 from tarl_jax.models.omni_files import AudioIds
+from tarl_jax.models.peft_files import save_adapters
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rl.losses import PolicyLoss
@@ -82,10 +83,14 @@ def newest(checkpoints: Checkpoints, run_dir: Path, step: int) -> int:
     return steps[-1] if step < 0 else step
 
 
-def export(config: RunConfig, folder: Path, step: int, parts: Parts) -> int:
+def export(
+    config: RunConfig, folder: Path, step: int, parts: Parts, adapters: bool = False
+) -> int:
     """Writes the policy of a checkpoint (step -1: the newest) as a Hugging Face folder.
 
-    Adapters are merged into their weights. The dtype is the model's.
+    Adapters are merged into their weights, whose dtype is the model's.
+
+    adapters: writes them alone, for PEFT, in float32.
     Returns: the step.
     Raises: ConfigError if there is no such run, ValueError if the folder is not empty or no Hugging
       Face model has such a policy's parts, CheckpointError if there is no such checkpoint.
@@ -97,6 +102,9 @@ def export(config: RunConfig, folder: Path, step: int, parts: Parts) -> int:
     env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
     state = restore(config, env, make_updater(config, env), checkpoints, step)
     checkpoints.close()
+    if adapters:
+        save_adapters(folder, state.policy, config.model)
+        return step
     hugging_face.save_params(
         folder, merge(state.policy, config.model), config.model, env.vocab_size,
         dtype=config.model.dtype, tokenizer_files=config.model.pretrained or None,

@@ -41,6 +41,26 @@ def test_fresh_adapters_change_nothing(params):
     )
 
 
+def test_fresh_adapters_are_those_of_peft(params):
+    """Against what torch draws for a layer of as many inputs; the bound hangs on these alone."""
+    torch = pytest.importorskip("torch", reason="the comparison needs torch (the test extra)")
+    wide = dataclasses.replace(BASE, d_model=64, lora=LoraConfig(rank=16))
+    shapes = jax.eval_shape(lambda: decoder.init_params(wide, VOCAB, jax.random.key(0)))
+    drawn = init_adapters(wide, shapes, jax.random.key(1))["layers"]
+    for name, inputs in (("wq", 64), ("wo", 32), ("w_gate", 64), ("w_down", 48)):
+        theirs = torch.empty(256, inputs)
+        torch.nn.init.kaiming_uniform_(theirs, a=5**0.5)  # what PEFT calls
+        ours = np.asarray(drawn[f"{name}_a"])
+        bound = inputs**-0.5
+        assert ours.dtype == np.float32 and 0.99 * bound < np.abs(ours).max() <= bound
+        assert np.abs(theirs.numpy()).max() == pytest.approx(bound, rel=0.01)
+        assert ours.std() == pytest.approx(theirs.std().item(), rel=0.05)
+        assert abs(ours.mean()) < 0.1 * bound
+        # Flat: each quarter of the range has a quarter of the numbers.
+        counts, _ = np.histogram(ours, 4, (-bound, bound))
+        np.testing.assert_allclose(counts / ours.size, 0.25, atol=0.04)
+
+
 def test_each_weight_is_adapted_by_the_formula(params, adapted):
     merged = merge(adapted, MODEL)["layers"]
     for name in MODEL.lora.targets:

@@ -138,6 +138,10 @@ def test_adapters_continue_and_hold_on_to_their_reference(checkpoint, tmp_path, 
     export(config, tmp_path / "first", 0, Parts())
     assert_same_weights(tmp_path / "first", model)
     export(config, tmp_path / "last", 2, Parts())
+    export(config, tmp_path / "adapters", 2, Parts(), adapters=True)
+    assert {path.name for path in (tmp_path / "adapters").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors"
+    }
     with pytest.raises(AssertionError, match="q_proj"):
         assert_same_weights(tmp_path / "last", model)
 
