@@ -24,7 +24,7 @@ ROOMS = {"config", "parallel", "llm", "rl", "models", "text", "sandbox", "maths"
 RECORDS = {"types"}  # what the rooms hand to each other
 ROWS = (
     # Records, knobs, the mesh, how a process starts.
-    ("types", "speech.sound", "config.*", "parallel.*"),
+    ("types.*", "speech.sound", "config.*", "parallel.*"),
     # Outside language models.
     ("llm.*",),
     # Pure functions on arrays; models; text; the sandbox.
@@ -150,10 +150,11 @@ def test_tests_mirror_the_rooms(room):
 
 
 def test_packages_import_nothing_at_once():
-    # So that `import tarl_jax.sandbox.shop` costs what that module costs. The index of the config
-    # is the exception: it names every knob, and costs no more than reading them.
+    # So that `import tarl_jax.sandbox.shop` costs what that module costs. The indexes of the config
+    # and of the records are the exception: they name what every room needs.
     packages = [
-        f"tarl_jax.{name}".rstrip(".") for name in filter(is_package, SOURCES) if name != "config"
+        f"tarl_jax.{name}".rstrip(".") for name in filter(is_package, SOURCES)
+        if name not in ("config", *RECORDS)
     ]
     code = f"import sys, {', '.join(packages)}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

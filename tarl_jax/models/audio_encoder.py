@@ -10,7 +10,7 @@ as in `decoder.py`; the arithmetic agrees with Hugging Face's `Qwen2_5OmniAudioE
     encoded, counts = audio_embeddings(params, config, log_mel(waveform), frame_count(samples))
     merged = merge(decoder_params["embed"][tokens], tokens, AUDIO_TOKEN_ID, encoded, counts)
 
-Axis words beside the letters of `types.py`: `samples` (16,000 a second), mel `frames` (100) and
+Axis words beside the letters of `types`: `samples` (16,000 a second), mel `frames` (100) and
 their `bins`, `slots` for audio tokens (25), `clips` of a row, `out` the width of the decoder.
 Chunks of all rows lie along one axis, `X`.
 """

@@ -3,7 +3,7 @@
 Pre-norm blocks: grouped-query attention with rotary positions, then a SwiGLU feed-forward. Qwen3
 normalises queries and keys per head (arXiv 2505.09388), Qwen2.5 adds biases to them and the values
 (arXiv 2412.15115); dense models only. The arithmetic agrees with Hugging Face's `Qwen3ForCausalLM`
-and `Qwen2ForCausalLM`. Layers are stacked on axis 0. Axis letters are those of `types.py`.
+and `Qwen2ForCausalLM`. Layers are stacked on axis 0. Axis letters are those of `types`.
 
 Low-rank adapters stand beside the weight that they adapt, as `<name>_a` and `<name>_b`.
 """

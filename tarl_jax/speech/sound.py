@@ -1,4 +1,4 @@
-"""Sound, as a record keeps it, and as arrays. Axis letters are those of `types.py`."""
+"""Sound, as a record keeps it, and as arrays. Axis letters are those of `types`."""
 
 from __future__ import annotations
 
