@@ -40,7 +40,7 @@ def make(
     Args:
       out: folder of the runs.
       results: JSON lines; each is made of what `summary` says.
-      fields: of every arm.
+      fields: of every arm, where it has none of its own.
       seeded: fields that get the run's seed as their value, beside config.seed.
       evaluation: fields of one more evaluation of each run's last checkpoint, whose figures become
         its "trained"; empty: those of the run itself.
@@ -64,7 +64,7 @@ def make(
             sys.executable, "-m", "tarl_jax.main", f"--config={ROOT / arms[name].config}",
             f"--workdir={workdir}", f"--config.seed={seed}",
             *(f"--{field}={seed}" for field in seeded),
-            *(f"--{field}" for field in (*arms[name].fields, *fields)),
+            *(f"--{field}" for field in (*fields, *arms[name].fields)),  # the arm's go last
         ]
         commands = [command]
         if evaluation:

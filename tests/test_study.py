@@ -58,7 +58,7 @@ def test_what_has_a_result_is_not_made_again(study, runs, tmp_path, jobs):
     }
     assert len(runs) == 4
     command = next(c for c, _ in runs if f"--workdir={tmp_path}/out/tarl-1" in c)
-    assert command[-2:] == ["--config.b=1", "--config.c=2"] and "--config.seed=1" in command
+    assert command[-2:] == ["--config.c=2", "--config.b=1"] and "--config.seed=1" in command
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given on Linux alone")

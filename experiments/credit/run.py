@@ -28,7 +28,7 @@ UNDIVIDED = ("config.rl.normalise=scale", RATE)
 STAGE = ("config.reward.placement=stage", *UNDIVIDED)
 BOTH = (*STAGE, "config.reward.episode_weight=1.0")
 ARMS = {
-    "base": study.Arm("configs/sft.py"),
+    "base": study.Arm("configs/sft.py", ("config.rl.steps=0",)),
     "verdict": study.Arm("configs/grpo.py", UNDIVIDED),
     "verdict_divided": study.Arm("configs/grpo.py", ("config.rl.normalise=group", RATE)),
     "published": study.Arm("configs/tarl_published.py", (RATE,)),
