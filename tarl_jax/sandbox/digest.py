@@ -10,7 +10,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,7 @@ class Notation:
     head: what comes before the first record of a table, by its name; end: after the last.
     start: what comes before the first table; ends: after the last, by the number of tables (-1: of
     any other number).
+    listed: a table is a list in the database's order, and not an object with sorted keys.
     """
 
     entry: Callable[[str, Any], str]
@@ -42,6 +43,7 @@ class Notation:
     end: str
     ends: Mapping[int, str]
     sole: str
+    listed: bool = False
 
 
 tau = Notation(
@@ -55,6 +57,12 @@ tau2 = Notation(
     head=lambda table: f"{json.dumps(table)}: {{",
     start="{", end="}", ends={0: "{}", -1: "}"}, sole="",
 )  # fmt: skip
+# τ²'s databases whose tables are lists, and one whose records have no tables.
+tau2_lists = replace(
+    tau2, entry=lambda key, record: json.dumps(record, sort_keys=True, default=str),
+    head=lambda table: f"{json.dumps(table)}: [", end="]", listed=True,
+)  # fmt: skip
+tau2_records = replace(tau2, head=lambda table: "", end="")
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,12 @@ class _Chunk:
     head: str
     end: str
     sole: str
+    listed: bool
 
     def text(self, changed: Mapping[str, str]) -> bytes:
         """The whole text, with the entries of `changed` in place of these or added to them."""
         entries = {**self.entries, **changed}
-        if len(entries) > len(self.entries):  # those that are new came last
+        if len(entries) > len(self.entries) and not self.listed:  # those that are new came last
             entries = dict(sorted(entries.items()))
         comma = self.sole if len(entries) == 1 else ""
         return f"{self.head}{', '.join(entries.values())}{comma}{self.end}".encode()
@@ -87,11 +96,16 @@ class Digest:
         self._notation = notation
 
     def hexdigest(self, changes: Mapping[tuple[str, str], Any]) -> str:
-        """The hash of the database with `changes`, (table, key) -> record, written into it."""
+        """The hash of the database with `changes`, (table, key) -> record, written into it.
+
+        Changes of tables that are not this database's do not count.
+        """
         changed: dict[int, dict[str, str]] = {}  # index of a chunk -> what changes in it
         for (table, key), record in changes.items():
-            start, keys = self._index[table]
-            place = start + max(0, bisect_right(keys, key) - 1)
+            if table not in self._index:
+                continue
+            start, place_of = self._index[table]
+            place = start + place_of(key)
             changed.setdefault(place, {})[key] = self._notation.entry(key, record)
         first = min(changed, default=len(self._chunks))
         digest = self._before[first].copy()
@@ -110,22 +124,23 @@ class Digest:
         chunks: list[_Chunk] = []
         write = self._notation
         for table, records in sorted(self._database.items()):
-            keys = sorted(records)
+            keys = list(records) if write.listed else sorted(records)
             for at in range(0, max(1, len(keys)), _CHUNK):
                 entries = {key: write.entry(key, records[key]) for key in keys[at : at + _CHUNK]}
                 head = ", " if at else f"{', ' if chunks else write.start}{write.head(table)}"
                 end = write.end if at + _CHUNK >= len(keys) else ""
-                chunks.append(_Chunk(entries, head, end, write.sole if len(keys) <= _CHUNK else ""))
+                sole = write.sole if len(keys) <= _CHUNK else ""
+                chunks.append(_Chunk(entries, head, end, sole, write.listed))
         return chunks
 
     @cached_property
-    def _index(self) -> dict[str, tuple[int, list[str]]]:
-        """table -> index of its first chunk, and the first key of each of its chunks."""
+    def _index(self) -> dict[str, tuple[int, Callable[[str], int]]]:
+        """table -> index of its first chunk, and what tells which of its chunks a key is in."""
         index, start = {}, 0
         for table, records in sorted(self._database.items()):
-            keys = sorted(records)[::_CHUNK] or [""]
-            index[table] = start, keys
-            start += len(keys)
+            place_of = _in_list(list(records)) if self._notation.listed else _in_order(records)
+            index[table] = start, place_of
+            start += -(-max(1, len(records)) // _CHUNK)
         return index
 
     @cached_property
@@ -140,3 +155,15 @@ class Digest:
             digests.append(digests[-1].copy())
             digests[-1].update(text)
         return digests
+
+
+def _in_order(records: Mapping[str, Any]) -> Callable[[str], int]:
+    firsts = sorted(records)[::_CHUNK]
+    return lambda key: max(0, bisect_right(firsts, key) - 1)
+
+
+def _in_list(keys: list[str]) -> Callable[[str], int]:
+    """A key that is new comes last."""
+    places = {key: at // _CHUNK for at, key in enumerate(keys)}
+    last = max(0, len(keys) - 1) // _CHUNK
+    return lambda key: places.get(key, last)

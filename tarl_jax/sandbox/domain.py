@@ -14,7 +14,8 @@ from itertools import zip_longest
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 from tarl_jax.config import InputError
-from tarl_jax.sandbox.digest import Digest, frozen, tau, tau2
+from tarl_jax.sandbox.digest import Digest, frozen, tau, tau2, tau2_lists, tau2_records
+from tarl_jax.sandbox.dual_control import SIDES, Side, UserSide
 
 Record = dict[str, Any]
 Database = dict[str, dict[str, Record]]  # table -> key -> record (JSON-like values)
@@ -243,25 +244,40 @@ class Domain:
     rules: whose hash, and how a call is refused that no tool answers. By τ-bench's, the types of
     arguments are checked first; by τ²-bench's, a tool takes what it is given, and what Python says
     to it is the answer.
+    user: the user's half, where users have tools of their own (by τ²-bench's rules).
     """
 
     def __init__(
         self, name: str, policy: str, database: Database, tools: Iterable[Tool],
-        rules: Rules = "tau",
+        rules: Rules = "tau", user: UserSide | None = None,
     ):  # fmt: skip
         self.name = name
         self.policy = policy
         self.database = database
         self.tools: dict[str, Tool] = {tool.name: tool for tool in tools}
         self.rules = rules
-        self._digest = Digest(database, tau2 if rules == "tau2" else tau)
+        self.user = user
+        theirs = user.tables if user else ()
+        ours = {table: records for table, records in database.items() if table not in theirs}
+        self._digests = {
+            "assistant": Digest(ours, tau2_lists if user else tau2 if rules == "tau2" else tau),
+            "user": Digest({table: database[table] for table in theirs}, tau2_records),
+        }
 
     def new_state(self) -> State:
         """A state equal to the database; copies nothing."""
         return State(self.database)
 
-    def call(self, state: State, name: str, kwargs: Mapping[str, Any]) -> str:
-        """Runs a tool on the state and returns what the agent reads.
+    def tools_of(self, requestor: Side) -> Mapping[str, Tool]:
+        """The tools of the agent ("assistant") or of the user, who may have none."""
+        if requestor == "assistant":
+            return self.tools
+        return self.user.tools if self.user else {}
+
+    def call(
+        self, state: State, name: str, kwargs: Mapping[str, Any], requestor: Side = "assistant"
+    ) -> str:
+        """Runs a tool on the state and returns what its caller, agent or user, reads.
 
         A refused call is answered by a `Refusal`, leaves the state as it was (but for an
         `Unfinished` one), and never raises.
@@ -269,17 +285,19 @@ class Domain:
         self._own(state)
         if not isinstance(name, str):
             return Refusal("Error: the name of a tool should be a string")
-        tool, lenient = self.tools.get(name), self.rules == "tau2"
+        tool, lenient = self.tools_of(requestor).get(name), self.rules == "tau2"
         if tool is None:
             text = f"Error: Tool '{name}' not found." if lenient else f"Unknown action {name}"
             return Refusal(text)
         if not lenient and (problem := tool.problem(kwargs)):
             return Refusal(f"Error: {problem}")
         # A write runs on a fork, so that a refusal halfway through leaves no trace.
-        target = state.fork() if tool.write else state
+        writes = tool.write or self.user is not None
+        target = state.fork() if writes else state
         output: str
         try:
             output = tool.function(target, **kwargs)
+            self._sync(target)
         except ToolError as error:
             output = Refusal(f"Error: {error}")
             if not isinstance(error, Unfinished):
@@ -287,27 +305,66 @@ class Domain:
         except Exception as error:
             if not lenient:
                 raise
-            return Refusal(f"Error: {self._python_text(tool, error)}")
-        if tool.write:
+            return Refusal(f"Error: {self._python_text(tool, error, requestor)}")
+        if writes:
             state._edits, state._private = target._edits, target._private
         return output
 
-    def _python_text(self, tool: Tool, error: Exception) -> str:
-        # An argument that is missing or unknown: τ²-bench's tools are methods of a class.
-        owner = f"{self.name.capitalize()}Tools." if str(error).startswith(f"{tool.name}()") else ""
-        return f"{owner}{error}"
+    def perform(
+        self, state: State, name: str, kwargs: Mapping[str, Any], requestor: Side,
+        sync: bool = True,
+    ) -> Any:  # fmt: skip
+        """Runs a tool, or what else a task may call at its start or its end, and returns its value.
 
-    def state_hash(self, state: State) -> str:
-        """Hex SHA-256 of the database as the state has it, by the benchmark's definition."""
+        sync: whether both halves are then brought into step.
+        Raises InputError for a function that there is not, and what the function raises.
+        """
         self._own(state)
-        return self._digest.hexdigest(state.changes())
+        found: Callable[..., Any] | None = None
+        if tool := self.tools_of(requestor).get(name):
+            found = tool.function
+        elif self.user:
+            found = (self.user.functions[requestor] | self.user.checks[requestor]).get(name)
+        if found is None:
+            raise InputError(f"{name!r} of {requestor!r}: the domain {self.name!r} has no such"
+                             " function")
+        value = found(state, **kwargs)
+        if sync:
+            self._sync(state)
+        return value
+
+    def _sync(self, state: State) -> None:
+        if self.user:
+            try:
+                self.user.sync(state)
+            except ToolError as error:
+                raise Unfinished(str(error)) from None
+
+    def _python_text(self, tool: Tool, error: Exception, requestor: Side) -> str:
+        # An argument that is missing or unknown: τ²-bench's tools are methods of a class.
+        if not str(error).startswith(f"{tool.name}()"):
+            return str(error)
+        kit = self.name.partition("-")[0].capitalize() + ("User" if requestor == "user" else "")
+        return f"{kit}Tools.{error}"
+
+    def state_hash(self, state: State, requestor: Side = "assistant") -> str:
+        """Hex SHA-256 of the database as the state has it, by the benchmark's definition.
+
+        requestor: whose database, where the user has one.
+        """
+        self._own(state)
+        return self._digests[requestor].hexdigest(state.changes())
 
     def same(self, state_a: State, state_b: State) -> bool:
         """Whether both states have equal databases; looks at the written records only.
 
-        By τ²-bench's rules 2 and 2.0 are equal here, as in its verdicts, though not in its hash.
+        By τ²-bench's rules 2 and 2.0 are equal here, as in its verdicts, though not in its hash;
+        where users have tools, both databases count, and their hashes decide.
         """
         self._own(state_a, state_b)
+        if self.user:
+            return all(self.state_hash(state_a, side) == self.state_hash(state_b, side)
+                       for side in SIDES)
         if self.rules == "tau2":
             written = state_a._edits.keys() | state_b._edits.keys()
             return all(state_a.get(*where) == state_b.get(*where) for where in written)

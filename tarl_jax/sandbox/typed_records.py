@@ -11,10 +11,12 @@ or appends a line to `problems`.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 from tarl_jax.sandbox.domain import Record, ToolError
@@ -28,6 +30,10 @@ _INTEGER = re.compile(r"[+-]?\d+(_\d+)*(\.0+)?", re.ASCII)
 _MAX_DIGITS = 4300  # of an integer in a text
 _MAX_FLOAT = 2.0**63  # of one that stands for an integer
 _TOO_LARGE = "Unable to parse input string as an integer, exceeded maximum size"
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1", 1), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0", 0), False),
+}
 
 
 def _problem(problems: list[str], where: Where, kind: str, text: str, value: Any) -> None:
@@ -50,6 +56,41 @@ def text(value: Any, where: Where, problems: list[str]) -> Any:
 def flag(value: Any, where: Where, problems: list[str]) -> Any:
     if not isinstance(value, bool):
         _problem(problems, where, "bool_type", "Input should be a valid boolean", value)
+    return value
+
+
+def boolean(value: Any, where: Where, problems: list[str]) -> Any:
+    """A boolean; also of 0, 1, or a text that says yes or no."""
+    should = "Input should be a valid boolean"
+    if isinstance(value, str | int) or (isinstance(value, float) and value.is_integer()):
+        known = value.lower() if isinstance(value, str) else value
+        if known in _BOOLEANS:
+            return _BOOLEANS[known]
+        should += ", unable to interpret input"
+        _problem(problems, where, "bool_parsing", should, value)
+    else:
+        _problem(problems, where, "bool_type", should, value)
+    return value
+
+
+def day(value: Any, where: Where, problems: list[str]) -> Any:
+    """A date, held as "2025-02-01"; also of a date as TOML reads it."""
+    return _moment(date, value, where, problems)
+
+
+def time(value: Any, where: Where, problems: list[str]) -> Any:
+    """A date with a time, held as "2025-01-20 14:30:00"."""
+    return _moment(datetime, value, where, problems)
+
+
+def _moment(
+    kind: type[date] | type[datetime], value: Any, where: Where, problems: list[str]
+) -> Any:
+    try:
+        return str(value if type(value) is kind else kind.fromisoformat(value))
+    except (TypeError, ValueError):
+        name = f"{kind.__name__}_type"
+        _problem(problems, where, name, f"Input should be a valid {kind.__name__}", value)
     return value
 
 
@@ -104,25 +145,33 @@ def number(value: Any, where: Where, problems: list[str]) -> Any:
     return value
 
 
-def choice(*choices: str) -> Kind:
+def choice(*choices: str, kind: str = "literal_error") -> Kind:
+    """One of these texts. kind: "enum" where the benchmark's type is an enumeration."""
     *first, last = map(repr, choices)
     should = f"Input should be {', '.join(first)} or {last}" if first else f"Input should be {last}"
 
     def read(value: Any, where: Where, problems: list[str]) -> Any:
         if not isinstance(value, str) or value not in choices:
-            _problem(problems, where, "literal_error", should, value)
+            _problem(problems, where, kind, should, value)
         return value
 
     return read
 
 
-def optional(kind: Kind) -> Kind:
-    """The kind or null; a field of it may be absent, and is null then."""
+def optional(kind: Kind, default: Any = None) -> Kind:
+    """The kind or null; a field of it may be absent, and is `default` then."""
+    return absent(default, lambda value, where, problems: (
+        None if value is None else kind(value, where, problems)
+    ))
+
+
+def absent(default: Any, kind: Kind) -> Kind:
+    """The kind; a field of it may be absent, and is `default` then."""
 
     def read(value: Any, where: Where, problems: list[str]) -> Any:
-        return None if value is None else kind(value, where, problems)
+        return kind(value, where, problems)
 
-    read.optional = True  # type: ignore[attr-defined]
+    read.default = default  # type: ignore[attr-defined]
     return read
 
 
@@ -167,10 +216,14 @@ def tagged(tag: str, models: Mapping[str, Model]) -> Kind:
 
 @dataclass(frozen=True)
 class Model:
-    """A record's type: its name in messages, and its fields in the order in which it is shown."""
+    """A record's type: its name in messages, and its fields in the order in which it is shown.
+
+    extra: whether fields that it does not know are dropped, or refused.
+    """
 
     name: str
     fields: Mapping[str, Kind]
+    extra: bool = True
 
     def __call__(self, value: Any, where: Where, problems: list[str]) -> Any:
         if not isinstance(value, Mapping):
@@ -181,10 +234,13 @@ class Model:
         for field, kind in self.fields.items():
             if field in value:
                 record[field] = kind(value[field], (*where, field), problems)
-            elif hasattr(kind, "optional"):
-                record[field] = None
+            elif hasattr(kind, "default"):
+                record[field] = copy.deepcopy(kind.default)
             else:
                 _problem(problems, (*where, field), "missing", "Field required", value)
+        for field in [] if self.extra else [name for name in value if name not in self.fields]:
+            should = "Extra inputs are not permitted"
+            _problem(problems, (*where, field), "extra_forbidden", should, value[field])
         return record
 
     def read(self, values: Mapping[str, Any]) -> Record:
