@@ -17,8 +17,9 @@ from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.workers import Answer, Turn
 from tarl_jax.sandbox.dialogue import TAU2_ENDS, Dialogue, Ends, Malformed, Observation, User
 from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.scoring import calls_of, verdict_on
+from tarl_jax.sandbox.starts import start_of
 from tarl_jax.sandbox.user import ScriptedUser
-from tarl_jax.sandbox.verifier import verify
 from tarl_jax.speech.sound import Sound
 from tarl_jax.speech.synthesis import SpeechError
 from tarl_jax.speech.user import SpokenUser
@@ -148,11 +149,11 @@ class Episode:
         return self._record(self._segments, self._stop_reason)
 
     def _record(self, segments: list[Segment], stop_reason: str) -> Trajectory:
-        gold = [(call.name, dict(call.kwargs)) for call in self.task.gold_calls]
         said = [without_reasoning(s.text) for s in segments
                 if s.role == "agent" and s.call is None]
-        state = self._dialogue.state if self._dialogue else self._domain.new_state()
-        verdict = verify(self._domain, state, gold, self.task.outputs, said)
+        start = start_of(self._domain, self.task.initial_state, self.task.task_id)
+        state = self._dialogue.state if self._dialogue else start
+        verdict = verdict_on(self._domain, self.task, state, calls_of(segments), said)
         # An episode that was cut off is a failure, whatever the database says.
         finished = stop_reason in ("user_stop", "transfer")
         broken = stop_reason == "infrastructure_error"
@@ -163,7 +164,7 @@ class Episode:
             stop_reason=stop_reason,
             success=None if broken else verdict.success and finished,
             outputs_found=verdict.outputs_found,
-            diff=list(self._domain.diff(state)),
+            diff=list(self._domain.diff(state, against=start)),
             gold_diff=list(verdict.diff),
             seconds={"episode": time.perf_counter() - self._begun},
         )

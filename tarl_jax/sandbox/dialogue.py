@@ -18,8 +18,9 @@ import numpy as np
 
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.domain import Domain, Refusal
+from tarl_jax.sandbox.scoring import done
+from tarl_jax.sandbox.starts import start_of
 from tarl_jax.sandbox.user import Reply
-from tarl_jax.sandbox.verifier import fulfilled
 from tarl_jax.types import Call, Task
 
 TRANSFER = "transfer_to_human_agents"
@@ -109,7 +110,7 @@ class Dialogue:
         self.task = task
         self.domain = domain
         self.user = user
-        self.state = domain.new_state()
+        self.state = start_of(domain, task.initial_state, task.task_id)
         self.turns = 0
         self.opening = user.opening()
         self._max_turns = max_turns
@@ -170,8 +171,7 @@ class Dialogue:
         if request is not None:
             info["request"] = request
         if wrote:
-            gold = [(g.name, dict(g.kwargs)) for g in self.task.gold_calls]
-            info["fulfilled"] = list(fulfilled(self.domain, self.state, gold))
+            info["fulfilled"] = done(self.domain, self.task, self.state)
         if wrote and self._brief_writes:
             text = _brief(text)
         over = call.name == TRANSFER and not error and self._ends.transfer

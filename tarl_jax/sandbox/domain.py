@@ -310,29 +310,6 @@ class Domain:
             state._edits, state._private = target._edits, target._private
         return output
 
-    def perform(
-        self, state: State, name: str, kwargs: Mapping[str, Any], requestor: Side,
-        sync: bool = True,
-    ) -> Any:  # fmt: skip
-        """Runs a tool, or what else a task may call at its start or its end, and returns its value.
-
-        sync: whether both halves are then brought into step.
-        Raises InputError for a function that there is not, and what the function raises.
-        """
-        self._own(state)
-        found: Callable[..., Any] | None = None
-        if tool := self.tools_of(requestor).get(name):
-            found = tool.function
-        elif self.user:
-            found = (self.user.functions[requestor] | self.user.checks[requestor]).get(name)
-        if found is None:
-            raise InputError(f"{name!r} of {requestor!r}: the domain {self.name!r} has no such"
-                             " function")
-        value = found(state, **kwargs)
-        if sync:
-            self._sync(state)
-        return value
-
     def _sync(self, state: State) -> None:
         if self.user:
             try:

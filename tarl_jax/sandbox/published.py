@@ -10,46 +10,66 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from tarl_jax.config import InputError, ShopConfig
 from tarl_jax.config.plain import dumps, read_json, read_text
-from tarl_jax.sandbox import airline_tau2, carrier, retail_tau2, shop
+from tarl_jax.sandbox import (
+    airline_tau2,
+    carrier,
+    retail_tau2,
+    shop,
+    starts,
+    telecom,
+    telecom_records,
+)
 from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.domain import Database, Domain, Refusal, Rules, ToolError
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.scoring import BASES
 from tarl_jax.sandbox.typed_records import Model
-from tarl_jax.types import Call, GoldAction, Task
+from tarl_jax.types import Call, Check, GoldAction, Task
 
 
 @dataclass(frozen=True)
 class Source:
     """What `load_domain` has to know of a domain.
 
-    make, make_tau2: the domain over a database under a policy text, by τ-bench's rules or τ²'s.
+    make: by rule book, the domain over a database under a policy text.
     records: the tables that a folder must hold, and the type of their records by τ²'s rules.
-    embedded: makes the synthetic database; policy: the file of the rules that go with it.
+    embedded: makes the synthetic database, None where there is none; policy: the rules that go
+      with it.
+    read: the database and the policy of a folder that is not laid out as the others, in its types.
     """
 
-    make: Callable[[Database, str], Domain]
-    make_tau2: Callable[[Database, str], Domain]
+    make: Mapping[Rules, Callable[[Database, str], Domain]]
     records: Mapping[str, Model]
-    embedded: Callable[[], Database]
+    embedded: Callable[[], Database] | None
     policy: Path
+    read: Callable[[Path], tuple[Database, str]] | None = None
+
+
+def _telecom(name: str) -> Source:
+    manual = "tech_support_workflow.md" if name.endswith("workflow") else "tech_support_manual.md"
+    return Source(
+        {"tau2": partial(telecom.telecom_domain, name=name)}, telecom_records.TABLES, None,
+        Path(), partial(telecom_records.read_folder, manual=manual),
+    )  # fmt: skip
 
 
 DOMAINS = {
     "retail": Source(
-        retail_domain, retail_tau2.retail_domain, retail_tau2.TABLES,
+        {"tau": retail_domain, "tau2": retail_tau2.retail_domain}, retail_tau2.TABLES,
         lambda: shop.make_shop(ShopConfig()), shop.POLICY,
     ),
     "airline": Source(
-        airline_domain, airline_tau2.airline_domain, airline_tau2.TABLES,
+        {"tau": airline_domain, "tau2": airline_tau2.airline_domain}, airline_tau2.TABLES,
         carrier.make_carrier, carrier.POLICY,
     ),
+    **{name: _telecom(name) for name in ("telecom", "telecom-workflow")},
 }
 _INSIDE = ("{folder}", "{folder}/tau_bench/envs/{name}", "{folder}/data/tau2/domains/{name}")
 _TAU2_BASIS = ("DB", "COMMUNICATE")  # of a task that names none
@@ -72,18 +92,20 @@ def load_domain(name: str, data: str | Path | None = None, rules: Rules | None =
         raise InputError(f"rules {rules!r}: choose one of {', '.join(get_args(Rules))}")
     source = DOMAINS[name]
     if data is None:
-        policy, database, where = source.policy, source.embedded(), "the embedded data"
+        if source.embedded is None:
+            raise InputError(f"domain {name!r} has no embedded data: give the folder of its data")
+        database, text, where = source.embedded(), read_text(source.policy), "the embedded data"
     else:
         folder = _folder(name, data)
-        policies = [p for p in (folder / "policy.md", folder / "wiki.md") if p.is_file()]
-        if not policies:
-            raise InputError(f"{folder}: has neither policy.md nor wiki.md")
-        policy, database, where = policies[0], _database(folder, source.records), str(folder)
-        rules = rules or ("tau2" if _is_tau2(folder) else "tau")
-    text = read_text(policy)
-    if rules == "tau2":
-        return source.make_tau2(_typed(database, source.records, where), text)
-    return source.make(database, text)
+        database, text = (source.read or partial(_read, source.records))(folder)
+        where, rules = str(folder), rules or ("tau2" if _is_tau2(folder) else "tau")
+    book = cast(Rules, rules or next(iter(source.make)))
+    if book not in source.make:
+        raise InputError(f"rules {book!r}: the domain {name!r} has those of"
+                         f" {', '.join(source.make)} alone")
+    if book == "tau2" and source.read is None:
+        database = _typed(database, source.records, where)
+    return source.make[book](database, text)
 
 
 def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
@@ -93,7 +115,7 @@ def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
     Raises InputError for a domain without a desk.
     """
     desk, source = desk_of(name), DOMAINS[name]
-    return source.make(desk.make_database(shop, branch), source.policy.read_text("utf-8"))
+    return source.make["tau"](desk.make_database(shop, branch), source.policy.read_text("utf-8"))
 
 
 def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = None) -> list[Task]:
@@ -125,9 +147,9 @@ def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = No
 
 
 def _folder(name: str, data: str | Path) -> Path:
-    tried = [Path(p.format(folder=data, name=name)) for p in _INSIDE]
+    tried = [Path(p.format(folder=data, name=name.removesuffix("-workflow"))) for p in _INSIDE]
     for folder in tried:
-        if (folder / "db.json").is_file() or (folder / "data/users.json").is_file():
+        if any((folder / mark).is_file() for mark in ("db.json", "data/users.json", "db.toml")):
             return folder
     listed = ", ".join(map(str, tried))
     raise InputError(f"{data}: holds no data of the domain {name!r}; looked in {listed}")
@@ -135,7 +157,16 @@ def _folder(name: str, data: str | Path) -> Path:
 
 def _is_tau2(folder: Path) -> bool:
     """Whether τ²-bench lays its folders out so; τ-bench's tasks are in `tasks_<split>` files."""
-    return any((folder / name).is_file() for name in ("tasks.json", "split_tasks.json"))
+    marks = ("tasks.json", "split_tasks.json", "db.toml")
+    return any((folder / name).is_file() for name in marks)
+
+
+def _read(records: Mapping[str, Model], folder: Path) -> tuple[Database, str]:
+    """The database and the policy of a folder of JSON."""
+    policies = [p for p in (folder / "policy.md", folder / "wiki.md") if p.is_file()]
+    if not policies:
+        raise InputError(f"{folder}: has neither policy.md nor wiki.md")
+    return _database(folder, records), read_text(policies[0])
 
 
 def _typed(database: Database, records: Mapping[str, Model], where: str) -> Database:
@@ -167,10 +198,16 @@ def _records(folder: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     whole = folder / "tasks.json"
     if whole.is_file():
         splits = folder / "split_tasks.json"
-        train = set(map(str, read_json(splits)["train"])) if splits.is_file() else set()
-        for record in read_json(whole):
-            number = str(record["id"])
-            yield "tau2", "train" if number in train else "held_out", number, record
+        listed = read_json(splits) if splits.is_file() else {}
+        train, test = (set(map(str, listed.get(name, ()))) for name in ("train", "test"))
+        numbered = [(str(record["id"]), record) for record in read_json(whole)]
+        # Telecom has thousands beside both. Where those of the test split are kept apart, the rest
+        # is what may be held out.
+        test = test & {number for number, _ in numbered}
+        for number, record in numbered:
+            held_out = number in test or not test
+            split = "train" if number in train else "held_out" if held_out else "rest"
+            yield "tau2", split, number, record
         return
     for path in sorted([*folder.glob("tasks_*.json"), *folder.glob("tasks_*.py")]):
         part = path.stem.removeprefix("tasks_")
@@ -214,13 +251,17 @@ def _plain(path: Path, node: ast.expr) -> Any:
 
 def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, source: str) -> Task:
     criteria = record.get("evaluation_criteria") or {}
-    asked = _asked(record, criteria, task_id) if source == "tau2" else {}
+    asked = _asked(domain, record, criteria, task_id) if source == "tau2" else {}
     actions = criteria.get("actions") or record.get("actions") or []
-    calls = [Call(a["name"], a.get("kwargs") or a.get("arguments") or {}) for a in actions]
+    calls = [
+        Call(a["name"], a.get("kwargs") or a.get("arguments") or {})
+        for a in actions if a.get("requestor", "assistant") == "assistant"
+    ]
     for call in calls:
         if call.name not in domain.tools and not call.name.startswith(("get_", "respond")):
             raise InputError(f"{task_id}: no tool is named {call.name!r}")
     gold = tuple(c for c in calls if c.name in domain.tools and domain.tools[c.name].write)
+    theirs = len(actions) - len(calls)  # what the user does, each asked for
     return Task(
         task_id=task_id,
         user_id=record.get("user_id") or _user_of(domain, calls),
@@ -230,37 +271,45 @@ def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, sour
         split=split,
         source=source,
         script=None,
-        expert_turns=len(calls) + 2 * len(gold) + _MESSAGE_TURNS,
+        expert_turns=len(calls) + 2 * len(gold) + theirs + _MESSAGE_TURNS,
         assertions=tuple(criteria.get("nl_assertions") or ()),
         **asked,
     )
 
 
-def _asked(record: dict[str, Any], criteria: dict[str, Any], task_id: str) -> dict[str, Any]:
+def _asked(
+    domain: Domain, record: dict[str, Any], criteria: dict[str, Any], task_id: str
+) -> dict[str, Any]:
     """What τ² judges a task by, as fields of `Task`. Raises InputError for what is not obeyed here,
     so that no task is easier or harder than the benchmark's."""
-    actions = criteria.get("actions")
+    actions, start = criteria.get("actions"), record.get("initial_state")
     basis = tuple(_TAU2_BASIS if criteria.get("reward_basis") is None else criteria["reward_basis"])
+    checks = tuple(
+        Check(c["func_name"], c.get("arguments") or {}, c.get("env_type", "assistant"),
+              c.get("assert_value", True))
+        for c in criteria.get("env_assertions") or ()
+    )
+    theirs = [a["name"] for a in actions or () if a.get("requestor") == "user"]
     refused = {
-        "initial_state": {k: v for k, v in (record.get("initial_state") or {}).items() if v},
-        "env_assertions": criteria.get("env_assertions"),
+        "initial_state": list(starts.problems_of(domain, start or {})),
+        "env_assertions": [p for c in checks if (p := starts.problem_of_check(domain, c))],
         "reward_basis": [name for name in basis if name not in BASES],
-        "actions of the user": [a["name"] for a in actions or () if a.get("requestor") == "user"],
+        "actions of the user": [name for name in theirs if name not in domain.tools_of("user")],
         "evaluation_criteria": sorted(set(criteria) - _CRITERIA),
     }
     for name, found in refused.items():
         if found:
-            raise InputError(f"{task_id}: {name} {dumps(found)[:80]}: this domain cannot obey"
+            raise InputError(f"{task_id}: {name} {dumps(found)[:200]}: this domain cannot obey"
                              " it; leave the task out of tasks.json")
     gold = None if actions is None else tuple(
         GoldAction(
             a["name"], a.get("arguments") or {},
             None if a.get("compare_args") is None else tuple(a["compare_args"]),
+            a.get("requestor", "assistant"),
         )
         for a in actions
     )
-    start = record.get("initial_state")
-    return {"actions": gold, "reward_basis": basis, "initial_state": start}
+    return {"actions": gold, "reward_basis": basis, "initial_state": start, "checks": checks}
 
 
 def _user_of(domain: Domain, calls: list[Call]) -> str:

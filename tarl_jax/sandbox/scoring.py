@@ -6,14 +6,17 @@ names; τ-bench (2406.12045) multiplies the first with the fourth.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tarl_jax.config import InputError
-from tarl_jax.sandbox.domain import Domain
-from tarl_jax.sandbox.verifier import verify
-from tarl_jax.types import Call, GoldAction, Task
+from tarl_jax.sandbox.domain import Domain, State
+from tarl_jax.sandbox.dual_control import SIDES, Side
+from tarl_jax.sandbox.starts import holds, perform, start_of
+from tarl_jax.sandbox.verifier import Verdict, fulfilled, unsaid, verify
+from tarl_jax.types import Call, GoldAction, Segment, Task
 
 # What a task may rest its reward on -> the field of `Score`.
 BASES = {
@@ -24,7 +27,6 @@ BASES = {
     "NL_ASSERTION": "assertions",
 }
 _TAU_BENCH = ("DB", "COMMUNICATE")
-REQUESTORS = ("assistant", "user")
 
 
 @dataclass(frozen=True)
@@ -61,47 +63,102 @@ def score(
       calls: in order, each {"name", "kwargs"} and, where the user made it, "requestor": "user".
       messages: what the agent said to the user.
       assertions: a reader's verdict on `task.assertions`; None: nobody judged them.
-    Raises InputError for a requestor that is not known, and for a task that does not start from the
-    domain's own database.
+    Raises InputError for a requestor that is not known, and for a start that cannot be made.
     """
-    if any((task.initial_state or {}).values()):
-        raise InputError(f"{task.task_id}: initial_state: this domain cannot begin from it")
-    state, made = domain.new_state(), []
+    state, made = start_of(domain, task.initial_state, task.task_id), []
     for call in calls:
         requestor = call.get("requestor", "assistant")
-        if requestor not in REQUESTORS:
-            raise InputError(f"requestor {requestor!r}: choose one of {', '.join(REQUESTORS)}")
+        if requestor not in SIDES:
+            raise InputError(f"requestor {requestor!r}: choose one of {', '.join(SIDES)}")
         made.append(Call(call["name"], call["kwargs"]))
-        if requestor == "assistant":  # these domains give the user no tools: a refusal
-            domain.call(state, call["name"], call["kwargs"])
-    gold = [(c.name, dict(c.kwargs)) for c in task.gold_calls]
-    verdict = verify(domain, state, gold, task.outputs, messages)
-    return score_of(task, verdict.success, verdict.outputs_found, made, assertions)
+        domain.call(state, call["name"], call["kwargs"], requestor)
+    if domain.user:
+        database = domain.same(state, _gold_state(domain, task))
+    else:
+        gold = [(c.name, dict(c.kwargs)) for c in task.gold_calls]
+        database = verify(domain, state, gold, start=task.initial_state).success
+    environment = all(holds(domain, state, check) for check in task.checks)
+    said = not unsaid(task.outputs, messages)
+    return score_of(task, database, said, made, assertions, environment)
 
 
 def score_of(
     task: Task, database: bool, communicate: bool, calls: Iterable[Call],
-    assertions: bool | None = None,
+    assertions: bool | None = None, environment: bool | None = None,
 ) -> Score:  # fmt: skip
-    """The score of an episode whose database and messages were judged already.
+    """The score of an episode whose databases and messages were judged already.
 
     Args:
-      calls: all that were made, in any order.
+      calls: all that were made, by agent and user, in any order.
     """
     made = list(calls)
     parts: dict[str, bool | None] = {
         "database": None if task.reward_basis and task.actions is None else database,
-        "environment": None,
-        "actions": all(any(_same(a, c) for c in made) for a in task.actions)
-        if task.actions else None,
+        "environment": environment if task.checks else None,
+        "actions": _all_made(task, made) if task.actions else None,
         "communicate": communicate if task.outputs else None,
         "assertions": assertions if task.assertions else None,
-    }  # fmt: skip
+    }
     basis = [BASES[name] for name in task.reward_basis or _TAU_BENCH]
     reward: float | None = float(all(parts[name] is not False for name in basis))
     if reward and "assertions" in basis and task.assertions and assertions is None:
         reward = None
     return Score(**parts, reward=reward)
+
+
+def verdict_on(
+    domain: Domain, task: Task, state: State, calls: Iterable[Call], messages: Iterable[str]
+) -> Verdict:
+    """What an episode that ended in `state` is trained on: did it do what its task asked for?
+
+    Of a task with checks: whether they hold and, where its reward rests on them, its actions were
+    called; `diff` names what is missing. Of any other, what `verify` says.
+
+    Args:
+      calls: of agent and user; messages: the agent's.
+    """
+    if not task.checks:
+        gold = [(call.name, dict(call.kwargs)) for call in task.gold_calls]
+        return verify(domain, state, gold, task.outputs, messages, task.initial_state)
+    open_ones = [c for c in task.checks if not holds(domain, state, c)]
+    diff = [f"{c.requestor} {c.name} {dict(c.kwargs)}: not {c.expected}" for c in open_ones]
+    if "ACTION" in task.reward_basis and not _all_made(task, list(calls)):
+        diff.append("actions: not all were called")
+    missing = unsaid(task.outputs, messages)
+    return Verdict(not diff, not missing, missing, tuple(diff))
+
+
+def calls_of(segments: Iterable[Segment]) -> list[Call]:
+    """All calls of an episode: the agent's, and those that users with tools made ("user_calls")."""
+    made: list[Call] = []
+    for segment in segments:
+        if segment.call is not None:
+            made.append(segment.call)
+        made += (Call(c["name"], c["kwargs"]) for c in segment.info.get("user_calls", ()))
+    return made
+
+
+def done(domain: Domain, task: Task, state: State) -> list[int]:
+    """Which goals of the task the state shows done: its checks, or else its gold calls."""
+    if task.checks:
+        return [index for index, c in enumerate(task.checks) if holds(domain, state, c)]
+    gold = [(call.name, dict(call.kwargs)) for call in task.gold_calls]
+    return list(fulfilled(domain, state, gold, task.initial_state))
+
+
+def _gold_state(domain: Domain, task: Task) -> State:
+    """Where the solution leads. As the benchmark's, it brings the two halves into step before its
+    calls, and not after: where a call of one side changes the other, no episode gets there."""
+    state = start_of(domain, task.initial_state, task.task_id)
+    for action in task.actions or ():
+        # What fails here fails there without a word.
+        with contextlib.suppress(Exception):
+            perform(domain, state, action.name, action.kwargs, cast(Side, action.requestor), False)
+    return state
+
+
+def _all_made(task: Task, calls: list[Call]) -> bool:
+    return all(any(_same(action, call) for call in calls) for action in task.actions or ())
 
 
 def _same(action: GoldAction, call: Call) -> bool:

@@ -1,4 +1,4 @@
-"""τ²-bench's telecom domain: the carrier's tools, the start of its tasks, and what checks their end.
+"""τ²-bench's telecom domain: the carrier's tools, where its tasks start, what checks their end.
 
 Written from what the benchmark's own tools answered to recorded calls; the user's phone is in
 `telecom_phone.py`, the records in `telecom_records.py`. It is 25 February 2025 there.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from tarl_jax.sandbox import telecom_phone
@@ -27,10 +28,8 @@ _NEXT_MONTH = {
     "due_date": "2025-03-15",
 }  # fmt: skip
 # The first letter of an id -> its table, and how a missing record is told.
-_KINDS = {
-    "L": ("lines", "Line"), "D": ("devices", "Device"), "B": ("bills", "Bill"),
-    "C": ("customers", "Customer"), "P": ("plans", "Plan"),
-}  # fmt: skip
+_KINDS = {"L": ("lines", "Line"), "D": ("devices", "Device"), "B": ("bills", "Bill"),
+          "C": ("customers", "Customer"), "P": ("plans", "Plan")}  # fmt: skip
 
 
 def telecom_domain(database: Database, policy: str = "", name: str = "telecom") -> Domain:
@@ -378,12 +377,10 @@ def _set_roaming(db: State, customer_id: str, line_id: str, on: bool) -> str:
 def _charge(db: State, customer_id: str, amount: float, description: str) -> None:
     """Adds to the customer's draft bill, and makes one if there is none."""
     bills = (_find(db, "B", bill_id) for bill_id in _customer(db, customer_id)["bill_ids"])
-    draft = next((bill["bill_id"] for bill in bills if bill["status"] == "Draft"), None)
-    if draft is None:
+    draft: str = next((bill["bill_id"] for bill in bills if bill["status"] == "Draft"), "")
+    if not draft:
         # The benchmark draws a random id; these count.
-        taken, number = db.table("bills"), 1
-        while (draft := f"B{number:08d}") in taken:
-            number += 1
+        draft = next(new for n in count(1) if (new := f"B{n:08d}") not in db.table("bills"))
         _add_bill(db, draft, customer_id, _NEXT_MONTH | {"status": "Draft"})
     _add_item(db, draft, amount, description)
 

@@ -256,7 +256,8 @@ def _vpn(db: State) -> str:
 
 
 def _apps(db: State) -> str:
-    return f"The following apps are installed on the phone: {', '.join(phone_of(db)['app_statuses'])}"
+    names = ", ".join(phone_of(db)["app_statuses"])
+    return f"The following apps are installed on the phone: {names}"
 
 
 def check_app_status(db: State, app_name: str) -> str:

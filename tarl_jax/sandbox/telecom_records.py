@@ -156,11 +156,19 @@ USER_RECORDS = {"device": PHONE, "surroundings": SURROUNDINGS}
 # --- a folder -------------------------------------------------------------------------------------
 
 
-def read_database(folder: Path) -> Database:
-    """The database of `db.toml` and `user_db.toml`. Raises InputError for what is not one."""
-    raw = _toml(folder / "db.toml")
-    path = folder / "user_db.toml"
-    return typed(raw, _toml(path) if path.is_file() else {}, str(folder))
+def read_folder(folder: Path, manual: str) -> tuple[Database, str]:
+    """The database and the policy of τ²'s folder.
+
+    manual: the file of what the agent should know of phones.
+    Raises InputError for records that are not such, and for a file that is not there.
+    """
+    for name in ("db.toml", "user_db.toml", "main_policy.md", manual):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: has no {name}")
+    database = typed(_toml(folder / "db.toml"), _toml(folder / "user_db.toml"), str(folder))
+    parts = {"main_policy": "main_policy.md", "tech_support_policy": manual}
+    texts = (f"<{tag}>\n{read_text(folder / name)}\n</{tag}>" for tag, name in parts.items())
+    return database, "\n".join(texts)
 
 
 def typed(carrier: Mapping[str, Any], user: Mapping[str, Any], where: str) -> Database:

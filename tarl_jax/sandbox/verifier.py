@@ -6,12 +6,13 @@ environment, and the required outputs are reported beside success instead of bei
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from tarl_jax.sandbox.domain import Domain, State
+from tarl_jax.sandbox.starts import start_of
 
 
 @dataclass(frozen=True)
@@ -36,28 +37,37 @@ def verify(
     gold_calls: Sequence[tuple[str, dict[str, Any]]],
     required_outputs: Iterable[str] = (),
     agent_messages: Iterable[str] = (),
+    start: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Compares the state an episode ended in with the one its gold calls lead to.
+
+    start: the task's `initial_state`, if it has one.
 
     A gold call that is refused changes nothing, as in the original. A required output is found if,
     lower-cased, it occurs in one of the agent's messages, lower-cased and without commas.
     Raises ValueError if the state is not of this domain. Leaves the state as it is.
     """
-    gold = _gold_state(domain, json.dumps(gold_calls))
+    gold = _gold_state(domain, json.dumps(gold_calls), json.dumps(start))
     success = domain.same(state, gold)
     diff = () if success else tuple(domain.diff(state, against=gold))
+    missing = unsaid(required_outputs, agent_messages)
+    return Verdict(success, not missing, missing, diff)
+
+
+def unsaid(required_outputs: Iterable[str], agent_messages: Iterable[str]) -> tuple[str, ...]:
+    """The required outputs that occur in none of the messages."""
     said = [message.lower().replace(",", "") for message in agent_messages]
-    missing = tuple(
+    return tuple(
         output
         for output in required_outputs
         if not any(output.lower() in message for message in said)
     )
-    return Verdict(success, not missing, missing, diff)
 
 
 def fulfilled(
-    domain: Domain, state: State, gold_calls: Sequence[tuple[str, dict[str, Any]]]
-) -> tuple[int, ...]:
+    domain: Domain, state: State, gold_calls: Sequence[tuple[str, dict[str, Any]]],
+    start: Mapping[str, Any] | None = None,
+) -> tuple[int, ...]:  # fmt: skip
     """Which gold calls the state shows done, by their index, whoever did it and by which calls.
 
     A gold call is done where every value that it alone changes is as all gold calls together leave
@@ -65,7 +75,9 @@ def fulfilled(
     nothing is never done: nothing would show it.
     """
     return tuple(
-        index for index, goal in enumerate(_goals(domain, json.dumps(gold_calls)))
+        index for index, goal in enumerate(
+            _goals(domain, json.dumps(gold_calls), json.dumps(start))
+        )
         if goal and all(_value_at(state, path) == value for path, value in goal)
     )
 
@@ -75,9 +87,9 @@ _ABSENT = "(absent)", None  # equal to no value of a database
 
 
 @lru_cache(maxsize=256)
-def _goals(domain: Domain, gold_calls: str) -> list[list[tuple[_Path, Any]]]:
+def _goals(domain: Domain, gold_calls: str, start: str) -> list[list[tuple[_Path, Any]]]:
     """Per gold call the values by which one sees that it is done."""
-    state, changed = domain.new_state(), []
+    state, changed = start_of(domain, json.loads(start)), []
     for name, kwargs in json.loads(gold_calls):
         before = state.fork()
         domain.call(state, name, kwargs)
@@ -119,9 +131,9 @@ def _value_at(state: State, path: _Path) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _gold_state(domain: Domain, gold_calls: str) -> State:
+def _gold_state(domain: Domain, gold_calls: str, start: str) -> State:
     # A group of episodes shares its task, so most calls of `verify` find the state here.
-    state = domain.new_state()
+    state = start_of(domain, json.loads(start))
     for name, kwargs in json.loads(gold_calls):
         domain.call(state, name, kwargs)
     return state

@@ -20,7 +20,7 @@ from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run, write_json
 from tarl_jax.runs.live import LiveView, print_summary
-from tarl_jax.sandbox.scoring import score_of
+from tarl_jax.sandbox.scoring import calls_of, score_of
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore
 from tarl_jax.types import CUT_OFF, Task, Trajectory
@@ -189,8 +189,11 @@ def tau2_reward(trajectory: Trajectory) -> float | None:
     where it hangs on assertions alone, which nobody judges."""
     if trajectory.stop_reason not in ("user_stop", "transfer") or trajectory.success is None:
         return 0.0
-    calls = [turn.call for turn in trajectory.turns if turn.call is not None]
-    return score_of(trajectory.task, trajectory.success, trajectory.outputs_found, calls).reward
+    # Of a task with checks the verdict is theirs; its basis holds no database.
+    return score_of(
+        trajectory.task, trajectory.success, trajectory.outputs_found,
+        calls_of(trajectory.segments), environment=trajectory.success,
+    ).reward
 
 
 def summarise_maths(

@@ -1,7 +1,8 @@
 """The stages of an episode: where it stood turn by turn, and which goals ended right.
 
 A stage is the part of an episode between decided goals. For a scripted task that is the request
-under discussion; for any other the set of gold calls that the database shows done. What is compared
+under discussion; for one with checks, the set of checks that hold; for any other the set of gold
+calls that the database shows done. What is compared
 inside a group is what reached the same stage, and whether it is reached was decided before it
 begins.
 """
@@ -48,7 +49,8 @@ def states_of(trajectory: Trajectory) -> list[Hashable]:
 
     Two turns in the same state may be compared, whatever led there (GiGPO, arXiv 2505.10978).
     """
-    answers, done, last = _answers(trajectory), (), ""
+    answers, last = _answers(trajectory), ""
+    done = tuple(_held(answers))
     for segment in trajectory.segments:
         if segment.role == "user":
             last = segment.text
@@ -117,7 +119,8 @@ def _said(trajectory: Trajectory, output: str | None, turns: list[int]) -> bool:
 
 
 def _by_goals(trajectory: Trajectory) -> tuple[list[Stage], int]:
-    answers, done = _answers(trajectory), frozenset[int]()
+    answers = _answers(trajectory)
+    done = frozenset[int](_held(answers))
     parts: list[tuple[frozenset[int], list[int], bool]] = []
     for turn in trajectory.turns:
         if not parts or parts[-1][0] != done or parts[-1][2]:
@@ -129,13 +132,18 @@ def _by_goals(trajectory: Trajectory) -> tuple[list[Stage], int]:
             if now != done:
                 parts[-1] = (done, parts[-1][1], bool(now - done) and now >= done)
                 done = now
-    goals = len(trajectory.task.gold_calls)
+    goals = len(trajectory.task.checks or trajectory.task.gold_calls)
     found = []
     for place, (before, turns, grew) in enumerate(parts):
         last = place == len(parts) - 1
         right = bool(trajectory.success) if last and len(before) == goals else grew
         found.append(Stage(tuple(sorted(before)), tuple(turns), right))
     return found, max(goals, 1)
+
+
+def _held(answers: dict[int, Segment]) -> list[int]:
+    """The goals that were there from the start, as the opening says."""
+    return answers[-1].info.get("fulfilled", []) if -1 in answers else []
 
 
 def _answers(trajectory: Trajectory) -> dict[int, Segment]:

@@ -29,5 +29,6 @@ from tarl_jax.types.episodes import Segment as Segment
 from tarl_jax.types.episodes import Trajectory as Trajectory
 from tarl_jax.types.tasks import TASK_KINDS as TASK_KINDS
 from tarl_jax.types.tasks import Call as Call
+from tarl_jax.types.tasks import Check as Check
 from tarl_jax.types.tasks import GoldAction as GoldAction
 from tarl_jax.types.tasks import Task as Task

@@ -44,6 +44,20 @@ class GoldAction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Check:
+    """An assertion that τ²-bench makes on the environment at a task's end.
+
+    name, kwargs: of the function that says whether it is so; requestor: on whose half it is;
+    expected: what it should say.
+    """
+
+    name: str
+    kwargs: Mapping[str, Any]
+    requestor: str = "user"
+    expected: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """What a user wants, and the calls that would make it true.
 
@@ -66,6 +80,8 @@ class Task:
       reward_basis: of a τ²-bench task: what its reward rests on, of `sandbox.scoring.BASES`.
       initial_state: of a τ²-bench task: how its databases differ from the domain's at the start, as
         the benchmark writes it; None: not at all.
+      checks: of a τ²-bench task: what must hold of the environment at the end. Where there are any
+        they are the task's success, and not the database.
     """
 
     task_id: str
@@ -84,6 +100,7 @@ class Task:
     actions: tuple[GoldAction, ...] | None = None
     reward_basis: tuple[str, ...] = ()
     initial_state: Mapping[str, Any] | None = None
+    checks: tuple[Check, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -93,13 +110,16 @@ class Task:
         data["reward_basis"] = list(self.reward_basis)
         if self.actions is not None:
             data["actions"] = [dataclasses.asdict(action) for action in self.actions]
+        data["checks"] = [dataclasses.asdict(check) for check in self.checks]
+        if not self.checks:
+            del data["checks"]
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
         # Records from before there were these have none.
         data = {"kind": "tool", "persona": "", "difficulty": 0, "actions": None,
-                "reward_basis": [], "initial_state": None, **data}
+                "reward_basis": [], "initial_state": None, "checks": [], **data}
         known = {f.name for f in dataclasses.fields(cls)}
         if set(data) != known:
             missing, surplus = sorted(known - set(data)), sorted(set(data) - known)
@@ -115,5 +135,6 @@ class Task:
                 "reward_basis": tuple(data["reward_basis"]),
                 "actions": None if (actions := data["actions"]) is None
                 else tuple(map(GoldAction.from_json, actions)),
+                "checks": tuple(Check(**check) for check in data["checks"]),
             }
         )

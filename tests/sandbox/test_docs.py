@@ -9,10 +9,10 @@ import pytest
 from tarl_jax.config import RolloutConfig
 from tarl_jax.sandbox import load_benchmark_tasks, load_domain
 from tarl_jax.sandbox.domain import Domain, Refusal
-from tarl_jax.types import Call
+from tarl_jax.types import Call, Task
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text("utf-8")
-SURFACE, REWARD, EMBEDDED, LIBRARY, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SURFACE, DUAL, REWARD, EMBEDDED, LIBRARY, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
@@ -29,6 +29,19 @@ def test_the_surface_is_as_shown():
         assert callable(getattr(Domain, name))
     for name in re.findall(r"`rollout\.(\w+)`", PAGE):
         assert name in RolloutConfig.__dataclass_fields__
+
+
+TELECOM = Path(__file__).parents[3] / "shared" / "tau2" / "telecom" / "domain"
+
+
+@pytest.mark.skipif(not TELECOM.is_dir(), reason="τ²-bench's telecom is not beside this checkout")
+def test_dual_control_is_as_shown():
+    step = {"env_type": "user", "func_name": "turn_roaming_off", "arguments": {}}
+    task = Task("t", "", "", (), (), "train", "tau2", None, 1,
+                initial_state={"initialization_actions": [step]})
+    names: dict = {"FOLDER": TELECOM, "task": task}
+    exec(compile(DUAL, "docs/sandbox.md", "exec"), names)
+    assert names["state"].get("user", "device")["roaming_enabled"] is True
 
 
 def test_the_reward_is_as_shown(tmp_path):

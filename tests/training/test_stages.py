@@ -11,7 +11,7 @@ from tarl_jax.sandbox.shop_requests import Request
 from tarl_jax.training.credit import assign, reward
 from tarl_jax.training.rewarding import compare_alike
 from tarl_jax.training.stages import stages_of, states_of
-from tarl_jax.types import Call, Segment, Task, Trajectory
+from tarl_jax.types import Call, Check, Segment, Task, Trajectory
 
 REQUESTS = (
     Request("cancel", "#W1", reason="no longer needed"),
@@ -211,3 +211,17 @@ def test_an_abstention_pays_nobody():
     alone = given([group()[0], *group()[2:]], config(group_size=3, **scalar)).advantages
     left = given(group(), config(group_size=4, abstained="member", **scalar)).advantages
     np.testing.assert_allclose(left[0], alone[0])  # as if it had never been played
+
+
+def test_checks_are_goals_and_what_held_at_the_start_was_not_achieved():
+    task = dataclasses.replace(FREE, gold_calls=(), checks=(Check("a", {}), Check("b", {})))
+    run = episode([{}, {"fulfilled": [0, 1]}, {}], task, success=True)
+    run.segments[1].info["fulfilled"] = [0]
+    stages, goals = stages_of(run)
+    assert goals == 2
+    found = [(s.key, s.turns, s.right) for s in stages]
+    assert found == [((0,), (0, 1), True), ((0, 1), (2,), True)]
+    lost = episode([{"fulfilled": []}, {}], task)
+    lost.segments[1].info["fulfilled"] = [0]
+    assert [s.right for s in stages_of(lost)[0]] == [False, False]
+    assert [done for done, _ in states_of(run)] == [(0,), (0,), (0, 1)]
