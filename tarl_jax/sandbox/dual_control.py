@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from tarl_jax.sandbox.domain import State, Tool
+from typing import Any, Literal
 
 Side = Literal["assistant", "user"]
 SIDES: tuple[Side, ...] = ("assistant", "user")
@@ -19,7 +16,7 @@ SIDES: tuple[Side, ...] = ("assistant", "user")
 
 @dataclass(frozen=True)
 class UserSide:
-    """The user's half of a domain.
+    """The user's half of a domain. States and tools are those of `domain.py`.
 
     tools: the user's, by name.
     tables: those that are the user's database; the agent's tools read none of them.
@@ -29,8 +26,8 @@ class UserSide:
     checks: per side the assertions that a task may make on its end; each tells whether it holds.
     """
 
-    tools: Mapping[str, Tool]
+    tools: Mapping[str, Any]
     tables: tuple[str, ...]
-    sync: Callable[[State], None]
+    sync: Callable[[Any], None]
     functions: Mapping[Side, dict[str, Callable[..., Any]]]
     checks: Mapping[Side, dict[str, Callable[..., Any]]]
