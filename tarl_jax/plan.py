@@ -4,8 +4,9 @@
 
 needs no TPU, but its compiler: `pip install libtpu` (with jax 0.10.2: libtpu==0.0.42.1). Compiled
 are the update (gradient of one micro-batch, optimiser step), the prefill of a chunk and the decode
-tick. Printed per chip: parameters, optimiser, peak memory, floating-point operations, collectives,
-and the largest micro-batch that fits (`--search`).
+tick. The shape is the checkpoint's where `model.pretrained` names one, else that of the published
+model (`config/shapes.py`). Printed per chip: parameters, optimiser, peak memory, floating-point
+operations, collectives, and the largest micro-batch that fits (`--search`).
 """
 
 from __future__ import annotations
@@ -99,11 +100,14 @@ def report(
     shape: (rows, length) of a micro-batch; None: as the config has it.
     rollout: whether prefill and decode are compiled too.
     """
+    from tarl_jax.models.hf_config import completed
     from tarl_jax.parallel.mesh import make_mesh, rollout_mesh, row_shards
     from tarl_jax.rl.batching import packed_rows, padded_length
     from tarl_jax.rl.update import Updater
     from tarl_jax.rollout.compiled import Compiled
 
+    if config.model.pretrained:
+        config = completed(config)
     devices = topology_devices(topology, slices)
     mesh = make_mesh(config.mesh, devices)
     model, vocab = config.model, config.model.vocab_size

@@ -84,15 +84,17 @@ def check(c: RunConfig) -> None:
         ("eval.trials", c.eval.trials),
     ):
         require(value > 0, where, value, "must be at least 1")
-    require(c.rollout.temperature > 0, "rollout.temperature", c.rollout.temperature,
-            "must be above 0: a greedy policy has no log-probabilities to train on")
+    own = ", or -1: the checkpoint's own"
+    require(c.rollout.temperature > 0 or c.rollout.temperature == -1, "rollout.temperature",
+            c.rollout.temperature,
+            f"must be above 0 (a greedy policy has no log-probabilities to train on){own}")
     require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
     choice("rollout.loss_log_probs", c.rollout.loss_log_probs, ("whole", "drawn"))
     choice("rollout.after_transfer", c.rollout.after_transfer, ("rules", "end", "go on"))
     choice("sandbox.rules", c.sandbox.rules, ("", "tau", "tau2"))
     choice("rollout.reasoning", c.rollout.reasoning, ("kept", "dropped"))
     choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
-    for where in ("top_k", "in_flight", "parked", "share_prefix", "episode_seconds",
+    for where in ("in_flight", "parked", "share_prefix", "episode_seconds",
                   "step_seconds", "interruptions", "refills"):
         value = getattr(c.rollout, where)
         require(value >= 0, f"rollout.{where}", value, "must be at least 0")
@@ -109,15 +111,17 @@ def check(c: RunConfig) -> None:
     require(grouped or not c.rollout.refills, "rollout.refills", c.rollout.refills,
             f"with rl.advantage = {c.rl.advantage!r} a group whose episodes earn the same teaches"
             " all the same: leave it 0")
-    require(0 < c.rollout.top_p <= 1, "rollout.top_p", c.rollout.top_p,
-            "must be above 0 and at most 1")
+    require(0 < c.rollout.top_p <= 1 or c.rollout.top_p == -1, "rollout.top_p", c.rollout.top_p,
+            f"must be above 0 and at most 1{own}")
+    require(0 <= c.rollout.min_p <= 1 or c.rollout.min_p == -1, "rollout.min_p", c.rollout.min_p,
+            f"must be between 0 and 1{own}")
+    require(c.rollout.top_k >= -1, "rollout.top_k", c.rollout.top_k, f"must be at least 0{own}")
     for where, value in (
         ("tasks.forbidden", c.tasks.forbidden),
         ("shop.held_out_fraction", c.shop.held_out_fraction),
         ("tasks.change_mind", c.tasks.change_mind),
         ("tasks.max_idle", c.tasks.max_idle),
         ("rollout.straggler_fraction", c.rollout.straggler_fraction),
-        ("rollout.min_p", c.rollout.min_p),
     ):
         require(0 <= value <= 1, where, value, "must be between 0 and 1")
     require(c.model.num_heads % c.model.num_kv_heads == 0, "model.num_kv_heads",

@@ -21,8 +21,10 @@ class ModelConfig:
     """Shape of the decoder, Qwen3's or Qwen2.5's, and how it computes.
 
     Names of the shape follow Hugging Face's where they have one.
-    pretrained: folder of a Hugging Face checkpoint, with its tokenizer; empty: random parameters
-      and the embedded tokenizer.
+    pretrained: folder of a Hugging Face checkpoint, with its tokenizer; it decides the shape, which
+      need not be given. Empty: random parameters and the embedded tokenizer.
+    size: the published model whose shape this is, until the checkpoint's own takes its place; such
+      a one is trained from `pretrained` alone. Empty: the shape is the run's own.
     dtype: of activations and matrix products; "float32" or "bfloat16".
     param_dtype: of the parameters; "bfloat16" only where they are frozen.
     remat: what the backward pass computes again: "none", "dots" (all but matrix products) or
@@ -45,6 +47,7 @@ class ModelConfig:
     vocab_size: int = 0  # 0: the tokenizer's; checkpoints round theirs up
     scan_layers: bool = False  # one compiled layer, for deep models; unrolled is faster for few
     pretrained: str = ""
+    size: str = ""
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"

@@ -1,7 +1,9 @@
 """Sizes that every config in `configs/` takes as its argument: `--config=configs/grpo.py:tiny`.
 
-A size is a model with the mesh, lengths, batch and learning rate for a named slice. What TPU's
-compiler says of it stands in docs/scaling.md; none has run on one yet:
+A size is the mesh, lengths, batch and learning rate for a model of that size on a named slice; the
+model itself is the checkpoint that --config.model.pretrained names, without which none of the
+published sizes trains. What TPU's compiler says of a size stands in docs/scaling.md; none has run
+on one yet:
 
 | size | made for | what trains |
 |---|---|---|
@@ -22,32 +24,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tarl_jax.config import ConfigError, LoraConfig, ModelConfig, RunConfig, to_config_dict
+from tarl_jax.config import ConfigError, LoraConfig, RunConfig, to_config_dict
 from tarl_jax.config.audio import AudioConfig
+from tarl_jax.config.shapes import AUDIO_SHAPES, SHAPES
 
-_QWEN3 = ModelConfig(
-    num_kv_heads=8, head_dim=128, rope_theta=1e6, vocab_size=151_936, scan_layers=True,
-    dtype="bfloat16", remat="full",
-)
-_OMNI = dataclasses.replace(
-    _QWEN3, vocab_size=152_064, qk_norm=False, qkv_bias=True, tie_embeddings=False
-)
-
-
-def _shape(base: ModelConfig, layers: int, width: int, d_ff: int, heads: int, **more: Any) -> Any:
-    return dataclasses.replace(
-        base, num_layers=layers, d_model=width, d_ff=d_ff, num_heads=heads, **more
-    )
-
-
-# Shapes are those of the published checkpoints of the same names.
+# How the published models are computed; what they are, their checkpoints say.
 MODELS = {
-    "qwen3_0_6b": _shape(_QWEN3, 28, 1024, 3072, 16),
-    "qwen3_1_7b": _shape(_QWEN3, 28, 2048, 6144, 16),
-    "qwen3_4b": _shape(_QWEN3, 36, 2560, 9728, 32),
-    "qwen3_8b": _shape(_QWEN3, 36, 4096, 12288, 32, tie_embeddings=False),
-    "qwen2_5_omni_3b": _shape(_OMNI, 36, 2048, 11008, 16, num_kv_heads=2, vocab_size=151_936),
-    "qwen2_5_omni_7b": _shape(_OMNI, 28, 3584, 18944, 28, num_kv_heads=4),
+    size: dataclasses.replace(shape, scan_layers=True, dtype="bfloat16", remat="full")
+    for size, shape in SHAPES.items()
 }
 MODELS["qwen3_8b_lora"] = dataclasses.replace(
     MODELS["qwen3_8b"], lora=LoraConfig(rank=32, alpha=64.0), param_dtype="bfloat16"
@@ -80,8 +64,7 @@ AUDIO_ENCODERS = {
                     encoder_ffn_dim=384, n_window=200, output_dim=128),
     "tiny": AudioConfig(num_mel_bins=40, d_model=32, encoder_layers=1, encoder_attention_heads=2,
                         encoder_ffn_dim=64, output_dim=32),
-    "qwen2_5_omni_3b": AudioConfig(encoder_layers=32, output_dim=2048),
-    "qwen2_5_omni_7b": AudioConfig(encoder_layers=32),
+    **AUDIO_SHAPES,
 }
 
 

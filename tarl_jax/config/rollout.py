@@ -9,7 +9,9 @@ import dataclasses
 class RolloutConfig:
     """Episodes and how they are sampled.
 
-    top_k, top_p, min_p: which tokens may be drawn (`rollout/sampling.py`); by default all.
+    top_k, top_p, min_p: which tokens may be drawn (`rollout/sampling.py`); by default all. These
+      and `temperature`: -1: as the pretrained checkpoint's generation_config.json has it. Training
+      draws from the whole distribution unless told otherwise, for that is what its loss is of.
     in_flight: episodes under way at once, where users are slow; 0: four times the slots.
     parked: caches of waiting episodes that are kept while others use their slots; the caches of
       further ones are dropped and made again when the answer has come.

@@ -21,7 +21,7 @@ import numpy as np
 from tarl_jax.config import InputError, ModelConfig
 from tarl_jax.models.audio_encoder import from_hugging_face
 from tarl_jax.models.decoder import Params
-from tarl_jax.models.hf_config import CONFIG, OMNI, config_fields, read_config
+from tarl_jax.models.hf_config import CONFIG, DECIDED, OMNI, config_fields, read_config
 from tarl_jax.models.omni_files import TOWER, AudioIds, omni_checkpoint
 from tarl_jax.models.tensor_files import (
     Tensor,
@@ -37,11 +37,6 @@ TOKENIZER_FILES = tuple(
     " added_tokens.json chat_template.jinja chat_template.json generation_config.json".split()
 )
 _LEFT_OUT = ("visual.", "talker.", "token2wav.")  # parts of an Omni checkpoint that nobody reads
-# What a checkpoint's config.json decides; the other fields of ModelConfig are the run's choice.
-_DECIDED = tuple(
-    "d_model num_layers num_heads num_kv_heads head_dim d_ff rope_theta rms_norm_eps qk_norm"
-    " qkv_bias tie_embeddings".split()
-)
 _FLOATS = ("float64", "float32", "float16", "bfloat16")  # other weights are quantised
 _BLOCK = 2**18  # elements that are transposed at once, so that they stay in the cache
 
@@ -181,8 +176,8 @@ def _checked_tensors(
 ) -> dict[str, np.ndarray]:
     """The decoder's tensors by their plain names; see `load_params` for what it raises."""
     stated, stated_vocab = read_config(folder)
-    given = {**{name: getattr(config, name) for name in _DECIDED}, "vocab_size": vocab_size}
-    wanted = {**{name: getattr(stated, name) for name in _DECIDED}, "vocab_size": stated_vocab}
+    given = {**{name: getattr(config, name) for name in DECIDED}, "vocab_size": vocab_size}
+    wanted = {**{name: getattr(stated, name) for name in DECIDED}, "vocab_size": stated_vocab}
     problems = [
         f"{name} = {given[name]!r}, but the checkpoint's {CONFIG} says {wanted[name]!r}"
         for name in given
@@ -273,8 +268,8 @@ def save_params(
       params: stacked, without adapters, every shard on a device of this process.
       dtype: of the file: float32, bfloat16 or float16.
       max_shard_bytes: of one file, unless a single tensor is larger.
-      tokenizer_files: a folder whose TOKENIZER_FILES are copied as they are; of a policy that
-        hears also the checkpoint that it came from.
+      tokenizer_files: a folder whose TOKENIZER_FILES are copied as they are: the checkpoint that
+        the policy came from, whose config.json is kept but for the dtype.
       max_position_embeddings: the context length that other libraries assume.
       audio_ids: of a policy that hears.
     Raises: ValueError for parameters that do not fit `config`, a config that neither Qwen3 nor
@@ -288,15 +283,16 @@ def save_params(
     if tokenizer_files and not extra:
         raise InputError(f"{tokenizer_files}: has none of {', '.join(TOKENIZER_FILES)}")
     fields = config_fields(config, vocab_size, dtype.name, max_position_embeddings)
+    base = Path(tokenizer_files) if tokenizer_files else None
+    stated = read_json(base / CONFIG) if base and (base / CONFIG).is_file() else {}
     decoder = {name: value for name, value in params.items() if name != "audio"}
     tensors = _tensors_of(decoder, leaves_of(config, vocab_size), dtype)
-    if config.audio:
-        if audio_ids is None:
-            raise InputError("audio_ids = None: a policy that hears has markup of sound")
-        base = Path(tokenizer_files) if tokenizer_files else None
+    if config.audio or stated.get("model_type") in OMNI:
         fields, tensors = omni_checkpoint(
-            (fields, tensors), params["audio"], config, audio_ids, base
+            (fields, tensors), params.get("audio"), config, audio_ids, base
         )
+    elif stated:  # what it says beside the shape stays
+        fields = {**stated, **{key: fields[key] for key in ("dtype", "torch_dtype")}}
 
     with new_folder(folder) as partial:
         write_tensors(partial, tensors, dtype, max_shard_bytes)

@@ -32,18 +32,20 @@ class AudioIds:
 
 def omni_checkpoint(
     decoder: tuple[dict[str, Any], Sequence[Tensor]],
-    encoder: Params,
+    encoder: Params | None,
     config: ModelConfig,
-    ids: AudioIds,
+    ids: AudioIds | None,
     base: Path | None,
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """config.json and all tensors.
 
     Args:
       decoder: both, of the decoder alone.
-      encoder: the audio encoder's parameters, stacked.
-      base: the Omni checkpoint that the policy comes from, whose vision, talker and configuration
-        stay as they are; None: there are none, and the vision part is of no size.
+      encoder: the audio encoder's parameters, stacked; None: those of `base`.
+      ids: needed where there is no `base`.
+      base: the Omni checkpoint that the policy comes from, whose vision, talker, vocoder and
+        configuration stay as they are, to the bit; None: there are none, and the vision part is of
+        no size.
     Raises: ValueError where the decoder is not of Omni's kind.
     """
     fields, tensors = decoder
@@ -52,8 +54,10 @@ def omni_checkpoint(
             "model.qk_norm = True: a policy that hears is written as Qwen2.5-Omni's thinker, whose"
             " decoder has qk_norm = False and qkv_bias = True"
         )
-    own = [*tensors, *_tower(config.audio, encoder)]
+    own = [*tensors, *(_tower(config.audio, encoder) if encoder is not None else ())]
     if base is None:
+        if ids is None:
+            raise InputError("audio_ids = None: a policy that hears has markup of sound")
         silent = np.zeros((2, config.d_model), np.float32)
         own.append(Tensor(f"{TOWER}{_UNREAD}", silent.shape, lambda: silent))
         return _thinker(fields, config, ids), own
@@ -62,7 +66,7 @@ def omni_checkpoint(
         own = [dataclasses.replace(tensor, name=f"thinker.{tensor.name}") for tensor in own]
     names = {tensor.name for tensor in own}
     rest = [
-        Tensor(name, array.shape, functools.partial(np.asarray, array))
+        Tensor(name, array.shape, functools.partial(np.asarray, array), array.dtype)
         for name, array in open_tensors(base).items() if name not in names
     ]
     dtype = {key: fields["dtype"] for key in ("dtype", "torch_dtype")}

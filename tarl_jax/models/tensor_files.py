@@ -146,11 +146,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor to write; `value()` is called when its turn comes and then let go."""
+    """One tensor to write; `value()` is called when its turn comes and then let go.
+
+    dtype: of the file; None: as the other tensors of the checkpoint.
+    """
 
     name: str
     shape: tuple[int, ...]
     value: Callable[[], np.ndarray]
+    dtype: np.dtype | None = None
 
 
 def write_tensors(
@@ -181,25 +185,26 @@ def write_tensors(
 
 
 def _size(tensor: Tensor, dtype: np.dtype) -> int:
-    return math.prod(tensor.shape) * dtype.itemsize
+    return math.prod(tensor.shape) * (tensor.dtype or dtype).itemsize
 
 
 def _write_file(path: Path, tensors: Sequence[Tensor], dtype: np.dtype) -> None:
-    code = next(code for code, name in DTYPES.items() if name == dtype.name)
+    codes = {name: code for code, name in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
         start, end = end, end + _size(tensor, dtype)
         header[tensor.name] = {
-            "dtype": code, "shape": tensor.shape, "data_offsets": [start, end]
+            "dtype": codes[(tensor.dtype or dtype).name], "shape": tensor.shape,
+            "data_offsets": [start, end],
         }  # fmt: skip
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the data are aligned
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            value = np.ascontiguousarray(tensor.value(), dtype)
-            assert value.shape == tensor.shape, (tensor.name, value.shape, tensor.shape)
-            file.write(value.view(np.uint8).data)
+            value = np.ascontiguousarray(tensor.value(), tensor.dtype or dtype)
+            value = value.reshape(tensor.shape)  # a scalar has become a list of one
+            file.write(value.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())

@@ -106,6 +106,10 @@ def _run(job: Callable[[RunConfig, Any], Any]) -> None:
     if flags.FLAGS.workdir:
         config = dataclasses.replace(config, workdir=flags.FLAGS.workdir)
     flag: Any = flags.FLAGS["config"]
+    if config.model.pretrained:
+        from tarl_jax.models.hf_config import completed
+
+        config = completed(config, given=flag.override_values)
     parts = load_parts(flag.config_filename.split(":")[0])
     if config.mesh.processes != 1:
         from tarl_jax.parallel import hosts

@@ -41,7 +41,7 @@ class PretrainedTokenizer:
 
     Attributes:
       stop_id, stop_ids: what ends a turn: the chat's own token, and with it those that the
-        checkpoint's generation_config.json names.
+        checkpoint's generation_config.json (or, without one, config.json) names.
       special_ids: everything that was added to the vocabulary, the markup among it.
 
     Raises FileNotFoundError if the folder holds none, ValueError if it lacks the markup.
@@ -130,9 +130,11 @@ class PretrainedTokenizer:
 
 
 def _more_ends(folder: Path, stop_id: int, special: Iterable[int]) -> list[int]:
-    """The end tokens of generation_config.json beside `stop_id`; none without such a file."""
-    path = folder / "generation_config.json"
-    found = read_json(path) if path.is_file() else {}
-    ends = found.get("eos_token_id") if isinstance(found, dict) else None
+    """The end tokens beside `stop_id`: generation_config.json's, else config.json's."""
+    ends = None
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found = read_json(path) if ends is None and path.is_file() else None
+        ends = found.get("eos_token_id") if isinstance(found, dict) else ends
     known = set(special)
     return [t for t in (ends if isinstance(ends, list) else [ends]) if t != stop_id and t in known]

@@ -14,6 +14,7 @@ from tarl_jax.config.plain import without_reasoning
 from tarl_jax.judge.service import Judge
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.decoder import Params
+from tarl_jax.models.hf_config import completed
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
@@ -301,6 +302,7 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
     Prints the table and writes `evaluation-<step>.json` to the run directory.
     Raises ConfigError if there is no such run, CheckpointError if there is no such checkpoint.
     """
+    config = completed(config)
     hosts.check(config)
     run_dir = Path(config.workdir).expanduser()
     require_run(config, run_dir, record(parts))

@@ -10,6 +10,7 @@ import jax
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.models import hugging_face
 from tarl_jax.models.decoder import Params, named_key
+from tarl_jax.models.hf_config import completed
 from tarl_jax.models.lora import frozen_part, merge
 from tarl_jax.models.omni_files import AudioIds
 from tarl_jax.models.peft_files import save_adapters
@@ -95,6 +96,7 @@ def export(
     Raises: ConfigError if there is no such run, ValueError if the folder is not empty or no Hugging
       Face model has such a policy's parts, CheckpointError if there is no such checkpoint.
     """
+    config = completed(config)
     run_dir = Path(config.workdir).expanduser()
     require_run(config, run_dir, record(parts))
     checkpoints = Checkpoints(run_dir, config.checkpoint)

@@ -8,6 +8,7 @@ import numpy as np
 
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.config.speech import SpeechConfig
+from tarl_jax.models.hf_config import completed
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import Episode
@@ -62,6 +63,7 @@ def answer(config: RunConfig, audio: Path, step: int, parts: Parts) -> Trajector
     """
     if hosts.several():
         raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
+    config = completed(config)
     run_dir = Path(config.workdir).expanduser()
     require_run(config, run_dir, record(parts))
     if not config.model.audio:

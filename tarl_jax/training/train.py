@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tarl_jax.config import RunConfig
 from tarl_jax.models.decoder import Params
+from tarl_jax.models.hf_config import completed
 from tarl_jax.parallel import hosts
 from tarl_jax.runs.curves import plot_curves
 from tarl_jax.runs.directory import write_json
@@ -48,6 +49,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
     Raises a `TarlError` with a message for the user: ConfigError, InputError, CheckpointError,
     NonFiniteError, LLMError, SpeechError or Interrupted.
     """
+    config = completed(config)
     rl = config.rl
     with contextlib.ExitStack() as stack:
         # ---- start or resume ----------------------------------------------------------------

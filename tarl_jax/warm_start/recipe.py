@@ -359,4 +359,5 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
 def _shape(model: ModelConfig) -> dict[str, Any]:
     # A policy without an audio encoder is the same whatever that one would be.
     fields = dataclasses.asdict(model)
+    del fields["size"]  # a name
     return fields if model.audio else {k: v for k, v in fields.items() if k != "audio"}

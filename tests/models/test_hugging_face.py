@@ -209,7 +209,7 @@ def test_a_part_of_a_leaf_reads_that_part_only(tmp_path, random_params, fetched)
     params = random_params(EVEN, VOCAB, 2)
     save_params(tmp_path / "saved", params, EVEN, VOCAB, "float32")
     tensors = open_tensors(tmp_path / "saved")
-    leaf = hugging_face._leaves(EVEN, VOCAB)["layers"]["wq"]
+    leaf = hugging_face.leaves_of(EVEN, VOCAB)["layers"]["wq"]
     index = (slice(1, 3), slice(None), slice(2, 4), slice(0, 3))
     part = hugging_face._read(tensors, leaf, index, np.dtype("float32"))
     np.testing.assert_array_equal(part, params["layers"]["wq"][index])
