@@ -52,6 +52,6 @@ def exit_status(job: Callable[[], Any], debug: bool = False) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("error: interrupted; what was written whole stays", file=sys.stderr)
+        print("error: interrupted", file=sys.stderr)
         return 130
     return 0

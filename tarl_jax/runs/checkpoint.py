@@ -1,7 +1,8 @@
 """State on disk, by Orbax: whole checkpoints of a run, and bare parameters.
 
 A checkpoint is written to a temporary folder and renamed, so that a kill at any moment leaves the
-one before it whole. What is not in it (tasks, user phrasing, sampling) is a pure function of the
+one before it whole; checksums of its files tell, when it is read, whether they are what was
+written. What is not in it (tasks, user phrasing, sampling) is a pure function of the
 config and the step number.
 """
 
@@ -21,6 +22,8 @@ import jax
 
 from tarl_jax.config import CheckpointConfig, TarlError
 from tarl_jax.parallel import hosts
+from tarl_jax.parallel.files import WriteError
+from tarl_jax.runs import checksums
 
 
 class CheckpointError(TarlError):
@@ -66,12 +69,13 @@ class Checkpoints:
         try:
             self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:  # the latter is how TensorStore says "disk full"
-            reason = str(error).strip().splitlines()[0]
+            hosts.from_first(lambda: checksums.seal(self._folder / str(step)))
+        # A ValueError is how TensorStore says "disk full".
+        except (OSError, ValueError, WriteError) as error:
             raise CheckpointError(
-                f"{self._folder / str(step)}: could not be written ({reason}); checkpoints of the"
-                f" steps {self.steps} are whole. Make room, then run the same command with"
-                " --workdir to go on from there"
+                f"{self._folder / str(step)}: could not be written ({_first_line(error)});"
+                f" checkpoints of the steps {self.steps} are whole. Make room, then run the same"
+                " command with --workdir to go on from there"
             ) from error
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -82,6 +86,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self._folder}: no checkpoint of step {step}; there are {self.steps}"
             )
+        self._require_undamaged(step)
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(_abstract(like)), meta=ocp.args.JsonRestore()
         )
@@ -99,22 +104,47 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
+    def _require_undamaged(self, step: int) -> None:
+        problem = hosts.from_first(lambda: checksums.damaged(self._folder / str(step)))
+        if not problem:
+            return
+        good = hosts.from_first(lambda: [
+            s for s in self.steps if s < step and not checksums.damaged(self._folder / str(s))
+        ])
+        remedy = (
+            f"Remove that folder to go on from step {good[-1]}, the last good one" if good else
+            "No earlier one is whole: start in a new --workdir"
+        )
+        raise CheckpointError(f"{self._folder / str(step)}: is damaged: {problem}. {remedy}")
+
 
 def save_params(folder: Path, params: Any) -> None:
-    """Writes a parameter tree; the folder appears only when it is whole."""
+    """Writes a parameter tree; the folder appears only when it is whole. Raises CheckpointError."""
     import orbax.checkpoint as ocp
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), params, force=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute(), params, force=True)
+        hosts.from_first(lambda: checksums.seal(folder))
+    except (OSError, ValueError, WriteError) as error:
+        raise CheckpointError(f"{folder}: could not be written ({_first_line(error)}); make room,"
+                              " and run the same command again") from error
 
 
 def load_params(folder: Path, like: Any) -> Any:
     """A tree with the shapes of `like`. Raises CheckpointError if it is not there or differs."""
     import orbax.checkpoint as ocp
 
+    if problem := hosts.from_first(lambda: checksums.damaged(folder)):
+        raise CheckpointError(f"{folder}: is damaged: {problem}; remove that folder, and it is made"
+                              " again")
     with ocp.StandardCheckpointer() as checkpointer:
         return _read(lambda: checkpointer.restore(folder.absolute(), _abstract(like)), folder)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _abstract(tree: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tarl_jax.config import InputError
+from tarl_jax.parallel.files import replacing
 from tarl_jax.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -70,9 +71,8 @@ def plot_curves(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | N
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
         figure = Figure(figsize=(13, 6.8), layout=layout)
         _draw(figure, records, run_dir.resolve().name)
-        temporary = out.with_name(f".{out.name}.tmp")  # a viewer never sees half a picture
-        figure.savefig(temporary, dpi=150, format=out.suffix.lstrip(".") or "png")
-    os.replace(temporary, out)
+        with replacing(out) as temporary:
+            figure.savefig(temporary, dpi=150, format=out.suffix.lstrip(".") or "png")
     return out
 
 

@@ -3,11 +3,13 @@
     config.json     every field of the config
     parts.json      name and source hash of each part of the user's own, if there are any
     versions.json   commit, packages, platform and command line, one record per start
+    run.lock        who writes there now (parallel/lock.py)
     metrics.jsonl, tensorboard/, trajectories/, checkpoints/, curves.png, summary.json
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -15,14 +17,17 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.config.plain import read_json
+from tarl_jax.parallel.files import new_folder, replace
+from tarl_jax.parallel.lock import Lock
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece",
             "openai")
+LOCK = "run.lock"
 # What may differ between the first start of a run and a later one: it changes no number of it, or
 # only their rounding, as other devices do.
 FREE = (
@@ -44,24 +49,41 @@ FREE = (
 Record = Mapping[str, Mapping[str, str]]  # of parts, as `training.parts.record` makes it
 
 
+@contextlib.contextmanager
+def claimed_run_dir(config: RunConfig) -> Iterator[tuple[Path, Lock]]:
+    """The run directory, made where it is new, while this process alone may write there.
+
+    Its name without a `workdir` is that of no other run, whenever they start. A directory that is
+    empty when the block is left goes again. Raises LockedError where another process has it.
+    """
+    if config.workdir:
+        path = Path(config.workdir).expanduser()
+        _require_run_or_nothing(path)
+    else:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = new_folder(Path(f"runs/{config.name}-{stamp}"))
+    try:
+        with Lock(path / LOCK, f"run directory {path}").take() as lock:
+            yield path, lock
+    finally:
+        with contextlib.suppress(OSError):  # it holds something
+            path.rmdir()
+
+
 def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
-    """The run directory, created or found again.
+    """The run directory `config.workdir`, created or found again.
 
     parts: what the run records of its user's own parts.
     Raises ConfigError if it holds a run with another config or other parts (naming what differs),
     or files of something else.
     """
     parts = parts or {}
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(config.workdir or f"runs/{config.name}-{stamp}").expanduser()
+    path = Path(config.workdir).expanduser()
     record = path / "config.json"
     if record.is_file():
         _require_same(read_json(record), _flat(config), path)
         _require_same_parts(path, parts)
-    elif path.is_dir() and any(path.iterdir()):
-        raise ConfigError(
-            f"--workdir {path}: is not empty and holds no run (no config.json); choose another"
-        )
+    _require_run_or_nothing(path)
     path.mkdir(parents=True, exist_ok=True)
     write_json(record, _flat(config))
     if parts:
@@ -82,10 +104,18 @@ def require_run(config: RunConfig, path: Path, parts: Record | None = None) -> N
 
 
 def write_json(path: Path, data: object) -> None:
-    """Writes whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Writes whole or not at all. Raises WriteError."""
+    replace(path, json.dumps(data, indent=2) + "\n")
+
+
+def _require_run_or_nothing(path: Path) -> None:
+    """Raises ConfigError where a folder holds something, but no run."""
+    if (path / "config.json").is_file() or not path.is_dir():
+        return
+    if any(LOCK not in inside.name for inside in path.iterdir()):
+        raise ConfigError(
+            f"--workdir {path}: is not empty and holds no run (no config.json); choose another"
+        )
 
 
 def _flat(config: RunConfig) -> dict[str, object]:

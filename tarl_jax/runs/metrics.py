@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tarl_jax.config import InputError, MissingFileError
 from tarl_jax.config.plain import read_lines
+from tarl_jax.parallel.files import LineFile, replace, writing
+from tarl_jax.runs.tensorboard import TensorBoard
 
 if TYPE_CHECKING:  # importing types imports jax: only the reader of trajectories needs it
     import numpy as np
@@ -38,7 +40,7 @@ TRAJECTORY_KINDS = ("step", "eval")
 
 
 class MetricsWriter:
-    """Appends numbers to `metrics.jsonl` and to TensorBoard.
+    """Appends numbers to `metrics.jsonl` and to TensorBoard; a context manager.
 
     Args:
       run_dir: made if it does not exist.
@@ -48,32 +50,27 @@ class MetricsWriter:
         before the checkpoint. Step 0 is what precedes the first update, so 0 keeps the base
         evaluation and -1 starts over. None keeps every line and appends.
 
-    Either way an unfinished last line, which a killed run leaves, is dropped. Raises ValueError
-    if any other line is broken.
+    Either way an unfinished last line, which a killed run leaves, is dropped, and with a
+    `resume_step` the episodes that no line belongs to. Raises ValueError if any other line is
+    broken, WriteError where the disk is full or the file is no longer this writer's.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str], resume_step: int | None = None):
-        import tensorboardX
-
         run_dir = Path(run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        with writing(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
         self.path = run_dir / METRICS_FILE
         if self.path.exists():
             _drop_lines(self.path, resume_step)
-        self._file = self.path.open("a", encoding="utf-8")
-        events = run_dir / "tensorboard"
-        # tensorboardX names its file by the second and overwrites: two starts within one second
-        # would lose the first one's events, so the name carries a count.
-        count = len(list(events.glob("events.*")))
-        self._tensorboard = tensorboardX.SummaryWriter(
-            str(events),
-            purge_step=None if resume_step is None else resume_step + 1,
-            flush_secs=10,
-            filename_suffix=f".{count}",
+        if resume_step is not None:
+            _drop_episodes(run_dir)
+        self._lines = LineFile(self.path)
+        self._tensorboard = TensorBoard(
+            run_dir / "tensorboard", None if resume_step is None else resume_step + 1
         )
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Appends one line and flushes it.
+        """Appends one line, which is on the disk then.
 
         A value that is not finite is written as null, and is a gap in TensorBoard.
 
@@ -97,15 +94,13 @@ class MetricsWriter:
         # JSON has no NaN: readers in other languages would reject the whole line.
         finite = {key: x if math.isfinite(x) else None for key, x in numbers.items()}
         record = {"step": int(step), "kind": kind, **finite}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
-        for key, x in finite.items():
-            if x is not None:
-                # The "^" of pass^k may not stand in a tag.
-                self._tensorboard.add_scalar(re.sub(r"[^-/\w.]", "_", key), x, int(step))
+        self._lines.add(json.dumps(record, allow_nan=False))
+        self._tensorboard.write(
+            int(step), {key: x for key, x in finite.items() if x is not None}
+        )
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
         self._tensorboard.close()
 
     def __enter__(self) -> Self:
@@ -153,13 +148,14 @@ def append_trajectories(
 
 def write_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
     """Writes the file of `read_trajectories`, and the clips beside it, as `append_trajectories`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     trajectories = list(trajectories)
     if clips := [sound.clip for t in trajectories for sound in t.sounds()]:
         from tarl_jax.speech.clips import save_clips
 
         save_clips(path.parent / CLIP_DIR, clips)
-    _replace(path, "".join(t.to_json_line() + "\n" for t in trajectories))
+    replace(path, "".join(t.to_json_line() + "\n" for t in trajectories))
 
 
 def trajectory_files(run_dir: str | os.PathLike[str], kind: str = "step") -> dict[int, Path]:
@@ -227,14 +223,18 @@ def _record(line: str, where: str) -> dict[str, Any]:
 def _drop_lines(path: Path, resume_step: int | None) -> None:
     """Rewrites the file without lines after `resume_step` and without an unfinished line."""
     last = math.inf if resume_step is None else resume_step
-    _replace(path, "".join(f"{text}\n" for text, r in _parse(path) if r["step"] <= last))
+    replace(path, "".join(f"{text}\n" for text, r in _parse(path) if r["step"] <= last))
 
 
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that a kill leaves either the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _drop_episodes(run_dir: Path) -> None:
+    """Deletes episodes whose line is not there: a kill came between them, or the line was dropped.
+
+    Episodes are written before their line, so that no line is without them.
+    """
+    path = run_dir / METRICS_FILE
+    records = [record for _, record in _parse(path)] if path.exists() else []
+    for kind in TRAJECTORY_KINDS:
+        there = {r["step"] for r in records if (r.get("kind") == "train") == (kind == "step")}
+        for step, file in trajectory_files(run_dir, kind).items():
+            if step not in there:
+                file.unlink(missing_ok=True)

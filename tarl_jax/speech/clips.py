@@ -6,13 +6,12 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from tarl_jax.parallel.files import replace
 from tarl_jax.speech.sound import clip_name
 from tarl_jax.speech.synthesis import (
     LEVELS,
@@ -28,20 +27,18 @@ from tarl_jax.speech.synthesis import (
 def save_clip(path: Path, clip: np.ndarray) -> None:
     """Writes a clip by the name's ending, .flac or .wav, whole or not at all.
 
-    Raises ValueError for samples that 16 bits do not hold, of which `quantise` makes some that do.
+    Raises WriteError for a full disk, ValueError for samples that 16 bits do not hold, of which
+    `quantise` makes some that do.
     """
     levels = clip * np.float32(LEVELS)
     if clip.ndim != 1 or not np.array_equal(levels, np.clip(np.rint(levels), -LEVELS, LEVELS - 1)):
         raise ValueError(f"{path}: samples {clip.shape} are not one row of 16-bit values")
     file = _soundfile()
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        file.write(
-            part, levels.astype(np.int16), SAMPLE_RATE, "PCM_16", format=path.suffix[1:].upper()
-        )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    sound = io.BytesIO()
+    file.write(
+        sound, levels.astype(np.int16), SAMPLE_RATE, "PCM_16", format=path.suffix[1:].upper()
+    )
+    replace(path, sound.getvalue())
 
 
 def load_clip(path: Path) -> np.ndarray:

@@ -67,19 +67,18 @@ class RunLog:
         self, step: int, values: dict[str, float], trajectories: Sequence[Trajectory]
     ) -> None:
         """Of a training step: its metrics and the first of its episodes."""
-        self._write(step, "train", values)
         kept = trajectories[: self._run.config.log.trajectories]
         if kept:
             hosts.from_first(
                 lambda: metrics.append_trajectories(self._run.run_dir, step, kept)
             )
+        self._write(step, "train", values)  # last: where it is there, so are they
         self._run.view.update(step, values)
 
     def evaluation(
         self, step: int, kind: str, values: dict[str, float], trajectories: Sequence[Trajectory]
     ) -> None:
         """Of an evaluation: its metrics and some episodes of each kind."""
-        self._write(step, kind, values)
         tools, maths = by_kind(trajectories)
         spoken = [t for t in tools if any(t.sounds())]
         written = [t for t in tools if not any(t.sounds())]
@@ -87,13 +86,13 @@ class RunLog:
         hosts.from_first(
             lambda: metrics.append_trajectories(self._run.run_dir, step, kept, kind="eval")
         )
+        self._write(step, kind, values)
         self._run.view.update(step, values)
 
-    def found(self, kind: str) -> dict[str, float]:
+    def found(self, kind: str, step: int) -> dict[str, float]:
         """The metrics of an evaluation that an earlier start has made; {} if there is none."""
-        last = self._run.config.rl.steps
         for record in hosts.from_first(lambda: metrics.read_metrics(self._run.run_dir)):
-            if record["kind"] == kind and record["step"] in (0, last):
+            if record["kind"] == kind and record["step"] == step:
                 return {k: v for k, v in record.items() if k not in ("step", "kind")}
         return {}
 

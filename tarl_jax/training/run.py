@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from tarl_jax.config import RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
+from tarl_jax.parallel.files import WriteError, disk, sweep
+from tarl_jax.parallel.lock import Lock
 from tarl_jax.parallel.mesh import make_mesh, row_shards
 from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
-from tarl_jax.runs.directory import open_run_dir
+from tarl_jax.runs.directory import claimed_run_dir, open_run_dir
 from tarl_jax.runs.live import LiveView
 from tarl_jax.runs.stopping import Interrupted, StopRequest
 from tarl_jax.sandbox.published import embedded_domain
@@ -41,6 +44,7 @@ class Run:
       env: domain, tasks, users. judge: of finished episodes. engine: of rollouts, on the device.
       updater: of the policy. learner: from episodes to updates.
       view: what the terminal shows. stop: whether someone asked the run to stop.
+      lock: on the run directory, which the first process holds; None in the others.
     """
 
     config: RunConfig
@@ -54,6 +58,7 @@ class Run:
     checkpoints: Checkpoints
     view: LiveView
     stop: StopRequest
+    lock: Lock | None
 
     @property
     def compilations(self) -> int:
@@ -88,28 +93,64 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
     Raises what a command prints as one line: ConfigError, InputError, LLMError, SpeechError.
     """
     hosts.check(config)
-    run_dir = hosts.from_first(lambda: open_run_dir(config, record(parts)))
-    hosts.require_shared(run_dir)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        locks: list[Lock] = []
+
+        def claim() -> Path:
+            run_dir, lock = stack.enter_context(claimed_run_dir(config))
+            locks.append(lock)
+            sweep(run_dir)
+            return open_run_dir(dataclasses.replace(config, workdir=str(run_dir)), record(parts))
+
+        with _ended_by_signal(stop, "before the run began: nothing was written"), stop.at_once():
+            run_dir = hosts.from_first(claim)
+        hosts.require_shared(run_dir)
         view = stack.enter_context(
             LiveView(config.rl.steps, config.log.live, str(run_dir), hosts.output())
         )
-        stop = stack.enter_context(StopRequest())
-        view.phase("building the environment and its tasks")
-        env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
-        stack.callback(env.close)
-        env.check_users()
-        judge = stack.enter_context(
-            Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge)
-        )
-        judge.check()
-        updater = make_updater(config, env, parts.loss)
-        shards = row_shards(make_mesh(config.mesh))
-        learner = Learner(config, updater, shards, kept_table(config, run_dir), parts.advantage)
-        checkpoints = Checkpoints(run_dir, config.checkpoint)
-        stack.callback(checkpoints.close)
-        yield Run(config, parts, run_dir, env, judge, env.engine(), updater, learner, checkpoints,
-                  view, stop)
+        stop.say = view.log
+        stack.enter_context(_ended_by_signal(
+            stop, f"at once, between two saved steps; go on with --workdir={run_dir}"
+        ))
+        with stop.at_once():
+            view.phase("building the environment and its tasks")
+            env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
+            stack.callback(env.close)
+            env.check_users()
+            judge = stack.enter_context(
+                Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge)
+            )
+            judge.check()
+            updater = make_updater(config, env, parts.loss)
+            shards = row_shards(make_mesh(config.mesh))
+            learner = Learner(config, updater, shards, kept_table(config, run_dir), parts.advantage)
+            checkpoints = Checkpoints(run_dir, config.checkpoint)
+            stack.callback(checkpoints.close)
+            engine = env.engine()
+        with _naming_what_is_saved(checkpoints, run_dir):
+            yield Run(config, parts, run_dir, env, judge, engine, updater, learner, checkpoints,
+                      view, stop, locks[0] if locks else None)
+
+
+@contextlib.contextmanager
+def _ended_by_signal(stop: StopRequest, where: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped {where}", stop.received or signal.SIGINT) from None
+
+
+@contextlib.contextmanager
+def _naming_what_is_saved(checkpoints: Checkpoints, run_dir: Path) -> Iterator[None]:
+    """Adds to a WriteError where the run goes on; what a disk raises elsewhere is one too."""
+    try:
+        with disk(run_dir):
+            yield
+    except WriteError as error:
+        saved = checkpoints.steps
+        on = f"it goes on from step {saved[-1]}" if saved else "it has no saved step yet"
+        raise WriteError(f"{error}. The run has stopped; with --workdir={run_dir} {on}") from error
 
 
 def start(run: Run) -> State:
@@ -176,6 +217,8 @@ def save(run: Run, state: State, mixture: Mixture | None = None,
     meta = {"step": state.step, "config": run.config.name, "baselines": state.baselines}
     if mixture:
         meta["curriculum"] = mixture.state(state.step)
+    if run.lock:
+        run.lock.require()
     if collector:
         collector.save()
     # What is frozen is where it came from: it is not written again.
@@ -212,7 +255,7 @@ def stopped(run: Run, where: str, number: int) -> Interrupted:
 def _show_warm_start(run: Run, what: str, step: int, steps: int, loss: float) -> None:
     note = f"loss {loss:.3f}" if math.isfinite(loss) else ""
     run.view.phase(f"warm start: {what}", step, steps, note)
-    honour_stop(run, "in the warm start, which begins again")
+    honour_stop(run, "in the warm start, which goes on from here")
 
 
 def _training_pass_rate(run: Run, params: Params) -> float:

@@ -21,6 +21,7 @@ from tarl_jax.parallel import hosts
 from tarl_jax.runs.curves import plot_curves
 from tarl_jax.runs.directory import write_json
 from tarl_jax.runs.live import print_summary
+from tarl_jax.runs.stopping import Interrupted
 from tarl_jax.training.bookkeeping import Clock, RunLog
 from tarl_jax.training.collect import Collector
 from tarl_jax.training.evaluation import evaluate_modalities, held_out, require_some
@@ -56,16 +57,25 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
         run = stack.enter_context(open_run(config, checked(parts, config)))
         state = start(run)
         log = stack.enter_context(RunLog(run, state.step))
-        run.view.phase("compiling")
-        run.engine.programs.compile(state.policy)
-        run.updater.compile(state.train, run.learner.shapes(), rl.pack)
+        with run.stop.at_once():
+            run.view.phase("compiling")
+            run.engine.programs.compile(state.policy)
+            run.updater.compile(state.train, run.learner.shapes(), rl.pack)
         mixture = task_mixture(run, state)
         collector = stack.enter_context(contextlib.closing(Collector(
             config, run.engine, run.env, mixture, run.run_dir / "ahead", run.judge.begin,
             run.judge.objection if config.rollout.interruptions else None,
         )))
-        base = log.found("base") or _evaluation(run, log, "base", 0, state.policy)
+        base = log.found("base", 0) or _evaluation(run, log, "base", 0, state.policy)
         while state.step < rl.steps:
+            if _is_due(config, log, state.step):
+                collector.settle()
+                try:
+                    _evaluation(run, log, "eval", state.step, state.policy)
+                except Interrupted:
+                    if state.step not in run.checkpoints.steps:
+                        save(run, state, mixture, collector)
+                    raise
             step, clock = state.step + 1, Clock(run)
             with log.traced(step):
                 # ---- collect ----------------------------------------------------------------
@@ -97,11 +107,8 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
                 asked = hosts.total(run.env.user_counts() | run.judge.counts())
                 values |= losses | collected.stats.metrics() | asked | clock.metrics()
                 log.step(step, values, trajectories)
-            # ---- evaluate, checkpoint -------------------------------------------------------
+            # ---- checkpoint -----------------------------------------------------------------
             last = step == rl.steps
-            if config.eval.every and step % config.eval.every == 0 and not last:
-                collector.settle()
-                _evaluation(run, log, "eval", step, state.policy)
             # Read once: a stop after this line waits for the next.
             stopping = max(hosts.gathered(run.stop.received))
             if step % config.checkpoint.every == 0 or last or stopping:
@@ -111,7 +118,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
         # ---- evaluate and report ------------------------------------------------------------
         trained = base  # where there is nothing but the warm start
         if state.step > 0:
-            trained = log.found("final") or _evaluation(
+            trained = log.found("final", state.step) or _evaluation(
                 run, log, "final", state.step, state.policy
             )
         summary = {"base": base, "trained": trained}
@@ -126,6 +133,12 @@ def run_and_report(config: RunConfig, parts: Parts | None = None) -> None:
         print_summary(summary["base"], summary["trained"])
 
 
+def _is_due(config: RunConfig, log: RunLog, step: int) -> bool:
+    """Whether an evaluation belongs behind a step, and no earlier start has made it."""
+    every = config.eval.every
+    return bool(every and step and step % every == 0) and not log.found("eval", step)
+
+
 def _evaluation(
     run: Run, log: RunLog, kind: str, step: int, policy: Params
 ) -> dict[str, float]:
@@ -138,8 +151,7 @@ def _evaluation(
 
     def progress(done: int, total: int) -> None:
         run.view.phase(name, done, total)
-        if kind != "eval":
-            honour_stop(run, f"while {name}")
+        honour_stop(run, f"while {name}")
 
     # Base and final play the very same episodes.
     stream = f"eval-{step}" if kind == "eval" else "eval"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,19 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tarl_jax.config import ModelConfig
+from tarl_jax.config import ModelConfig, TarlError
 from tarl_jax.config.warm_start import WarmStartConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.audio_inputs import hidden_states
 from tarl_jax.models.head import sampled_log_probs
+from tarl_jax.parallel import hosts
 from tarl_jax.rl.batching import fill, packed_layouts
 from tarl_jax.rl.update import NonFiniteError
+from tarl_jax.runs.checkpoint import load_params, save_params
 from tarl_jax.types import Batch
 from tarl_jax.warm_start.demonstrations import Demonstration
 
 Progress = Callable[[str, int, int, float], None]  # see `warm_start`
 Score = Callable[[decoder.Params], float]
 
+_KEPT_EVERY = 60.0  # seconds, so that a kill costs no more
 _POOL = 256  # dialogues that rows are packed from at a time
 _GENTLE = 0.05  # of the peak learning rate, while the pass rate is brought down
 _LOOK = 10  # steps between two scores meanwhile
@@ -41,22 +46,38 @@ def imitate(
     config: WarmStartConfig,
     demonstrations: list[Demonstration],
     progress: Progress,
+    kept: Kept,
 ) -> decoder.Params:
     """Minimises the cross-entropy of the clerk's tokens (and, weighted, of all others)."""
     trainer = Trainer(params, make_optimizer(config), imitation(model, config, demonstrations))
-    return teach(trainer, "imitating", config.steps, progress)
+    return teach(trainer, "imitating", config.steps, progress, kept)
 
 
-def teach(trainer: Trainer, what: str, steps: int, progress: Progress) -> decoder.Params:
-    """Takes so many steps. Raises NonFiniteError where the loss is not a number."""
-    for step in range(1, steps + 1):
+def teach(
+    trainer: Trainer, what: str, steps: int, progress: Progress, kept: Kept
+) -> decoder.Params:
+    """Takes so many steps, those that an earlier start has taken left out.
+
+    Where `progress` raises, and now and then before, the state is kept. Raises NonFiniteError where
+    the loss is not a number.
+    """
+    begun = kept.restore(trainer, what)
+    saved = time.monotonic()
+    for step in range(begun + 1, steps + 1):
         loss = trainer.step()
         if step % 10 == 0 or step == steps:
             value = float(loss)
             if not np.isfinite(value):
                 raise NonFiniteError(f"warm start, {what}: loss {value} at step {step}; lower"
                                      " the learning rates of warm_start")
-            progress(what, step, steps, value)
+            try:
+                progress(what, step, steps, value)
+            except TarlError:
+                kept.save(trainer, what, step)
+                raise
+            if step == steps or time.monotonic() - saved > _KEPT_EVERY:
+                kept.save(trainer, what, step)
+                saved = time.monotonic()
     return trainer.params
 
 
@@ -79,6 +100,28 @@ def lower(
             break
         trainer.step()
     return trainer.params
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Where trainers stand, in a folder that goes when the warm start is whole.
+
+    A warm start that was stopped or killed goes on from there, to the same parameters.
+    """
+
+    folder: Path
+
+    def save(self, trainer: Trainer, what: str, step: int) -> None:
+        """Raises CheckpointError."""
+        if not hosts.several():  # which imitate alike, each for itself
+            save_params(self.folder / what.replace(" ", "_"), trainer.state(step))
+
+    def restore(self, trainer: Trainer, what: str) -> int:
+        """How many steps the trainer has taken now; 0 where nothing of it is kept."""
+        folder = self.folder / what.replace(" ", "_")
+        if hosts.several() or not folder.exists():
+            return 0
+        return trainer.go_on(load_params(folder, trainer.state(0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +153,18 @@ class Trainer:
         self._opt_state = jax.jit(optimizer.init)(params)
         self._lessons = lessons
         self._apply = jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1))
+
+    def state(self, step: int) -> Any:
+        """All that the steps so far have changed, and their number."""
+        return {"params": self.params, "optimizer": self._opt_state, "step": jnp.int32(step)}
+
+    def go_on(self, state: Any) -> int:
+        """Takes up a `state`, its lessons where they were then; returns the number of steps."""
+        self.params, self._opt_state = state["params"], state["optimizer"]
+        for _ in range(int(state["step"])):
+            for lesson in self._lessons:
+                next(lesson.batches)
+        return int(state["step"])
 
     def step(self) -> jax.Array:
         """One update; the loss of the first lesson before it."""

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tarl_jax.config import InputError, ModelConfig, RunConfig, TarlError
 from tarl_jax.config.warm_start import WarmStartConfig
 from tarl_jax.models import decoder
 from tarl_jax.parallel import hosts
+from tarl_jax.parallel.lock import Lock
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs import checkpoint
@@ -42,6 +44,7 @@ from tarl_jax.warm_start.demonstrations import (
     with_more_errors,
 )
 from tarl_jax.warm_start.imitation import (
+    Kept,
     Lesson,
     Progress,
     Score,
@@ -63,11 +66,13 @@ class Material:
     """What a warm start learns from, each part made when it is first asked for, and once.
 
     progress: as in `warm_start`.
+    kept: where its trainers stand, if an earlier start was stopped.
     """
 
     config: RunConfig
     env: Environment
     progress: Progress
+    kept: Kept
 
     @functools.cached_property
     def written(self) -> list[Demonstration]:
@@ -129,7 +134,9 @@ def warm_start(
     Raises: ValueError where a target is set, there is no `score`, and the cache has nothing;
       SpeechError where users cannot be made to speak.
     """
-    return _cached(config, updater, key, score, Material(config, env, progress))
+    folder = _folder(config, warm_start_digest(config, env))
+    kept = Kept(folder.with_name(f"{folder.name}.part"))
+    return _cached(config, updater, key, score, Material(config, env, progress, kept))
 
 
 def _cached(
@@ -140,9 +147,8 @@ def _cached(
     material: Material,
 ) -> tuple[decoder.Params, Path]:
     """`config`: the material's, or of a warm start that it begins with."""
-    env, progress = material.env, material.progress
-    digest = warm_start_digest(config, env)
-    folder = Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{digest}"
+    digest = warm_start_digest(config, material.env)
+    folder = _folder(config, digest)
     if not config.warm_start.make:
         kept = load_default(digest)
         if kept is not None:
@@ -153,7 +159,34 @@ def _cached(
     hosts.require_shared(folder.parent)
     if config.warm_start.target_pass and score is None:
         raise InputError(f"{folder}: the warm start of this run is gone, and only a run makes one")
-    settings = config.warm_start
+    lock = Lock(folder.with_name(f"{folder.name}.lock"), f"warm start {folder}")
+    hosts.from_first(lambda: lock.take(lambda owner: material.progress(
+        f"waiting for {owner}, which makes it", 0, 1, float("nan")
+    )) and None)
+    try:
+        if not config.warm_start.make and hosts.from_first(folder.exists):  # by somebody else
+            return checkpoint.load_params(folder, updater.policy_shapes), folder
+        params = updater.place(_made(config, updater, key, score, material))
+        checkpoint.save_params(folder, params)
+        hosts.from_first(lambda: shutil.rmtree(material.kept.folder, ignore_errors=True))
+    finally:
+        lock.release()
+    return params, folder
+
+
+def _folder(config: RunConfig, digest: str) -> Path:
+    return Path(config.warm_start.cache_dir).expanduser() / f"warm_start-{digest}"
+
+
+def _made(
+    config: RunConfig,
+    updater: Updater,
+    key: jax.Array,
+    score: Score | None,
+    material: Material,
+) -> decoder.Params:
+    """What the cache does not have."""
+    env, progress, settings = material.env, material.progress, config.warm_start
     if _learns_speech(config):
         before, learn = (
             ({"joint_steps": 0}, _act_on_speech) if settings.speech_stage.joint_steps
@@ -164,7 +197,9 @@ def _cached(
         params = learn(material, jax.tree.map(jnp.asarray, hosts.whole(begun)))
     else:
         params = decoder.init_params(config.model, env.vocab_size, key)
-        params = imitate(params, config.model, settings, material.written, progress)
+        params = imitate(
+            params, config.model, settings, material.written, progress, material.kept
+        )
     if settings.target_pass and score is not None:
         erring = with_more_errors(settings.clerk, settings.error_factor)
         demonstrations = demonstrate(config, env, erring, settings.episodes // 6)
@@ -172,9 +207,7 @@ def _cached(
     if hosts.several():  # whose results may differ by rounding
         trained = params
         params = hosts.from_first(lambda: jax.device_get(trained))
-    params = updater.place(params)
-    checkpoint.save_params(folder, params)
-    return params, folder
+    return params
 
 
 def load_default(digest: str) -> decoder.Params | None:
@@ -247,7 +280,7 @@ def _transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     lesson = _transcription(material, alone)
     untaught = params["audio"]
     trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
-    params = teach(trainer, "spelling", speech_stage.value_steps, progress)
+    params = teach(trainer, "spelling", speech_stage.value_steps, progress, material.kept)
 
     encoder = make_optimizer(dataclasses.replace(
         gentle, steps=speech_stage.steps, learning_rate=speech_stage.learning_rate
@@ -257,7 +290,9 @@ def _transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     ))
     lesson = Lesson(functools.partial(gradient, params), _batches(config, material.clips))
     trainer = Trainer(untaught, encoder, lesson)
-    return {**params, "audio": teach(trainer, "transcribing", speech_stage.steps, progress)}
+    return {**params, "audio": teach(
+        trainer, "transcribing", speech_stage.steps, progress, material.kept
+    )}
 
 
 def _act_on_speech(material: Material, params: decoder.Params) -> decoder.Params:
@@ -276,7 +311,9 @@ def _act_on_speech(material: Material, params: decoder.Params) -> decoder.Params
     )
     transcribing = _transcription(material, material.clips)
     trainer = Trainer(params, make_optimizer(then), acting, transcribing)
-    return teach(trainer, "acting on speech", speech_stage.joint_steps, progress)
+    return teach(
+        trainer, "acting on speech", speech_stage.joint_steps, progress, material.kept
+    )
 
 
 def _gentle(settings: WarmStartConfig, steps: int) -> WarmStartConfig:

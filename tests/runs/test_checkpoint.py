@@ -165,6 +165,41 @@ def test_a_damaged_checkpoint_names_its_folder_and_spares_the_others(
     assert_same_bits(found, states[1])
 
 
+def flip_a_byte(file, place=0.5):
+    content = bytearray(file.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 0x10
+    file.write_bytes(content)
+
+
+def test_one_byte_that_has_flipped_is_noticed_and_the_last_good_step_named(tmp_path, checkpoints):
+    """In each file by itself, the record of the checksums included."""
+    states = {step: make_state(step, width=64) for step in (1, 2, 3)}
+    for step, state in states.items():
+        checkpoints.save(step, state, {"step": step})
+    folder = tmp_path / "checkpoints/3"
+    flip_a_byte(max((tmp_path / "checkpoints/2").rglob("d/*"), key=lambda f: f.stat().st_size))
+    files = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size]
+    assert len(files) > 4
+    for file in files:
+        whole = file.read_bytes()
+        flip_a_byte(file)
+        with pytest.raises(CheckpointError, match="from step 1, the last good") as raised:
+            checkpoints.restore(3, states[3])
+        named = file.name if file.name == "checksums.json" else str(file.relative_to(folder))
+        assert named in str(raised.value) or file.name == "checksums.json", file
+        file.write_bytes(whole)
+    found, _ = checkpoints.restore(3, states[3])
+    assert_same_bits(found, states[3])
+
+
+def test_parameters_with_a_flipped_byte_are_refused(tmp_path):
+    params = make_state(0, width=64).params
+    save_params(tmp_path / "warm", params)
+    flip_a_byte(max((tmp_path / "warm").rglob("d/*"), key=lambda f: f.stat().st_size))
+    with pytest.raises(CheckpointError, match=r"warm: is damaged.*remove that folder"):
+        load_params(tmp_path / "warm", params)
+
+
 # ---- what cannot be written -----------------------------------------------------------------
 
 FULL_DISK = """

@@ -3,10 +3,12 @@
 import json
 import logging
 import math
+import subprocess
 
 import numpy as np
 import pytest
 
+from tarl_jax.parallel.files import WriteError
 from tarl_jax.runs import metrics
 from tarl_jax.speech.sound import Sound
 from tarl_jax.types import Call, Segment, Task, Trajectory
@@ -205,3 +207,78 @@ def test_sound_lies_beside_the_episodes(tmp_path):
     assert metrics.read_trajectories(path) == trajectories
     assert len(list((path.parent / "clips").iterdir())) == 2  # one that two share is kept once
     assert metrics.trajectory_files(tmp_path) == {4: path}
+
+
+# ---- what belongs together, and disks -----------------------------------------------------------
+
+
+def test_episodes_without_their_line_go_when_a_run_goes_on(tmp_path):
+    """A kill came between the two, or the line is dropped; what has its line stays."""
+    write_steps(tmp_path, [1, 2, 3])
+    for step in (1, 2, 3):
+        metrics.append_trajectories(tmp_path, step, [make_trajectory()])
+    metrics.append_trajectories(tmp_path, 0, [make_trajectory()], kind="eval")
+    metrics.append_trajectories(tmp_path, 2, [make_trajectory()], kind="eval")
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write(0, "base", {"eval/pass^1": 0.5})
+    metrics.MetricsWriter(tmp_path, resume_step=2).close()
+    assert list(metrics.trajectory_files(tmp_path)) == [1, 2]
+    assert list(metrics.trajectory_files(tmp_path, "eval")) == [0]
+
+
+def test_a_full_disk_ends_the_writer_with_a_message_and_whole_lines(tmp_path):
+    """Neither the lines nor TensorBoard's copy hangs; what is there is read, and is added to."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting needs the rights of an administrator")
+    try:
+        steps = 0
+        full = pytest.raises(WriteError, match=r"could not be written \(No space left")
+        with metrics.MetricsWriter(tmp_path) as writer, full:
+            for step in range(1000):
+                writer.write(step, "train", {f"key/{n}": 1.0 for n in range(20)})
+                steps += 1
+        assert 10 < steps < 1000
+        kept = metrics.read_metrics(tmp_path)
+        assert [r["step"] for r in kept][:steps] == list(range(steps))
+        (events,) = (tmp_path / "tensorboard").iterdir()
+        found = list(read_events(events))
+        assert len(found) == 20 * steps
+        subprocess.run(["mount", "-o", "remount,size=1m", tmp_path], check=True)
+        with metrics.MetricsWriter(tmp_path, resume_step=steps - 1) as writer:
+            writer.write(steps, "train", {"x": 1.0})
+        assert [r["step"] for r in metrics.read_metrics(tmp_path)] == list(range(steps + 1))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def read_events(path):
+    """(step, tag, value) of an events file, by TensorFlow's record format; each sum is checked."""
+    from tensorboardX.crc32c import crc32c
+    from tensorboardX.proto.event_pb2 import Event
+
+    def masked(data):
+        value = crc32c(data)
+        return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+    data = path.read_bytes()
+    while data:
+        head, data = data[:12], data[12:]
+        length = int.from_bytes(head[:8], "little")
+        assert masked(head[:8]) == int.from_bytes(head[8:], "little")
+        text, sum_, data = data[:length], data[length : length + 4], data[length + 4 :]
+        assert len(text) == length and masked(text) == int.from_bytes(sum_, "little")
+        event = Event.FromString(text)
+        for value in event.summary.value:
+            yield event.step, value.tag, value.simple_value
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    write_steps(tmp_path, [1, 2])
+    with metrics.MetricsWriter(tmp_path, resume_step=1) as writer:
+        writer.write(2, "eval", {"eval/pass^1": 0.25, "gap": math.nan})
+        for path in (tmp_path / "tensorboard").iterdir():
+            path.unlink()  # somebody clears the folder of copies
+        writer.write(3, "eval", {"eval/pass^1": 0.5})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert list(read_events(events)) == [(3, "eval/pass_1", 0.5)]

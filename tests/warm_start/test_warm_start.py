@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from tarl_jax.config.warm_start import SpeechStageConfig
 from tarl_jax.maths.answers import final_answer
 from tarl_jax.models import decoder
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.runs.stopping import Interrupted
 from tarl_jax.sandbox import shop
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.chat import Chat
@@ -129,6 +132,59 @@ def test_imitation_lowers_the_loss_and_is_done_once(config, tiny_env):
     again, same = started(config, tiny_env, progress)
     assert same == folder and len(losses) == 3
     jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_a_warm_start_that_was_stopped_goes_on_where_it_was(config, tiny_env, tmp_path):
+    """Twice stopped, it has taken each step once, and comes to the same parameters, bit for bit."""
+    whole, _ = started(config, tiny_env)
+    settings = dataclasses.replace(config.warm_start, cache_dir=str(tmp_path / "other"))
+    other = dataclasses.replace(config, warm_start=settings)
+    steps = []
+
+    def stopping_at(limit):
+        def progress(what, step, total, loss):
+            if what == "imitating":
+                steps.append(step)
+                if step == limit:
+                    raise Interrupted("enough", 2)
+        return progress
+
+    for limit in (10, 20):
+        with pytest.raises(Interrupted):
+            started(other, tiny_env, stopping_at(limit))
+        kept = sorted(p.name.rpartition(".")[2] for p in (tmp_path / "other").iterdir())
+        assert kept == ["part"], "the lock is given back, and nothing looks like a whole one"
+    params, folder = started(other, tiny_env, stopping_at(None))
+    assert steps == [10, 20, config.warm_start.steps]
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert [p.name for p in (tmp_path / "other").iterdir()] == [folder.name]
+
+
+def test_whoever_comes_second_waits_and_takes_what_the_first_one_made(config, tiny_env):
+    """Both begin with an empty cache; imitation happens once."""
+    imitated, waited = [], []
+    waits, begun = threading.Event(), threading.Event()
+
+    def first(what, step, steps, loss):
+        if what == "imitating":
+            imitated.append(step)
+            begun.set()
+            assert waits.wait(60)
+
+    def second(what, step, steps, loss):
+        assert what.startswith("waiting for process")
+        waited.append(what)
+        waits.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(started, config, tiny_env, first)
+        assert begun.wait(60)
+        found, folder = started(config, tiny_env, second)
+        made, _ = running.result()
+    assert waited and len(imitated) == 3
+    jax.tree.map(np.testing.assert_array_equal, made, found)
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
 @pytest.mark.parametrize("target", [0.0, 0.4])
