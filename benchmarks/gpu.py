@@ -29,7 +29,7 @@ from tarl_jax.parallel.mesh import make_mesh, rollout_mesh
 from tarl_jax.plan import update_flops
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout import programs
-from tarl_jax.rollout.sampling import Truncation
+from tarl_jax.rollout.sampling import EVERYTHING
 from tarl_jax.types import Batch
 
 
@@ -125,7 +125,8 @@ def decode(name: str, args: argparse.Namespace, ceiling: float) -> tuple[float, 
     steps = RolloutConfig().max_turn_tokens
     run = jax.jit(
         lambda params, state, room: programs.decode(
-            model, Truncation(), -1, steps, params, None, state, room, jnp.int32(0), jnp.float32(1)
+            model, (-1,), steps, params, None, state, room, jnp.int32(0), jnp.float32(1),
+            EVERYTHING,
         ),
         donate_argnums=1,
     )

@@ -8,6 +8,7 @@ from tarl_jax.config.audio import check_audio
 from tarl_jax.config.credit import GROUP_ADVANTAGES, check_credit
 from tarl_jax.config.curriculum import check_curriculum
 from tarl_jax.config.errors import ConfigError
+from tarl_jax.config.evaluation import check_evaluation
 from tarl_jax.config.judge import check_judge
 from tarl_jax.config.llm import check_user
 from tarl_jax.config.maths import check_maths
@@ -88,9 +89,17 @@ def check(c: RunConfig) -> None:
     require(c.rollout.temperature > 0 or c.rollout.temperature == -1, "rollout.temperature",
             c.rollout.temperature,
             f"must be above 0 (a greedy policy has no log-probabilities to train on){own}")
-    require(c.eval.temperature > 0, "eval.temperature", c.eval.temperature, "must be above 0")
+    check_evaluation(c.eval, require)
+    require(not c.eval.split or bool(c.eval.data or c.sandbox.data), "eval.split", c.eval.split,
+            "names a split of published data: set sandbox.data, or leave it empty")
+    elsewhere = c.eval.domain or c.eval.data
+    require(not (elsewhere and c.rollout.constrain_calls), "rollout.constrain_calls",
+            c.rollout.constrain_calls, f"its grammar is of the training domain's tools: leave it"
+            f" off, or evaluate there (eval.domain = {c.eval.domain!r}, eval.data ="
+            f" {c.eval.data!r})")
     choice("rollout.loss_log_probs", c.rollout.loss_log_probs, ("whole", "drawn"))
     choice("rollout.after_transfer", c.rollout.after_transfer, ("rules", "end", "go on"))
+    choice("sandbox.tool_schemas", c.sandbox.tool_schemas, ("data", "own"))
     choice("sandbox.rules", c.sandbox.rules, ("", "tau", "tau2"))
     choice("rollout.reasoning", c.rollout.reasoning, ("kept", "dropped"))
     choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))

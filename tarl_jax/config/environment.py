@@ -24,11 +24,14 @@ class SandboxConfig:
       users. Empty: the domain's embedded data and tasks.
     rules: whose tools answer and whose hash compares, "tau" or "tau2"; empty: those in whose format
       the folder is. Only with data.
+    tool_schemas: whose words describe the tools in a full system prompt: "data", those of the
+      folder, where it has any (docs/sandbox.md), or "own".
     """
 
     domain: str = "retail"
     data: str = ""
     rules: str = ""
+    tool_schemas: str = "data"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ from tarl_jax.parallel.mesh import (
 from tarl_jax.rollout import chunks, programs
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.programs import EngineState, Written
-from tarl_jax.rollout.sampling import Truncation
+from tarl_jax.rollout.sampling import EVERYTHING, Truncation
 from tarl_jax.rollout.scheduler import Row
 
 # Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
@@ -96,9 +96,8 @@ class Compiled:
                 out_specs=spec("rows"), axis_names=set(ROW_AXES), check_vma=False,
             )
         self._extend = jax.jit(extend, donate_argnums=1, out_shardings=rows)
-        truncation = Truncation(config.top_k, config.top_p, config.min_p)
         self._decode = jax.jit(
-            functools.partial(programs.decode, model, truncation, stop_ids, config.max_turn_tokens),
+            functools.partial(programs.decode, model, stop_ids, config.max_turn_tokens),
             donate_argnums=2,
             out_shardings=(rows, whole),
         )
@@ -162,7 +161,7 @@ class Compiled:
             store = self.park(state, store, [(0, 0)])
             state = self.unpark(state, store, [(0, 0)])
             state = self.share(state, [(0, 0)])
-        self.decode(params, state, np.zeros(size, np.int32), 0, 1.0)
+        self.decode(params, state, np.zeros(size, np.int32), 0, 1.0, EVERYTHING)
 
     def lower(self, vocab_size: int, length: int) -> dict[str, Any]:
         """The programs at full batch and a cache of `length`, lowered but not compiled.
@@ -192,7 +191,10 @@ class Compiled:
                 "prefill": self._extend.lower(params, state, chunk),
                 "decode": self._decode.lower(
                     params, self._grammar, state, array(self.slots), array(),
-                    array(dtype=jnp.float32),
+                    array(self.slots, dtype=jnp.float32),
+                    Truncation(array(self.slots), *(
+                        array(self.slots, dtype=jnp.float32) for _ in range(2)
+                    )),
                 ),
             }
 
@@ -259,11 +261,24 @@ class Compiled:
         state: EngineState,
         room: np.ndarray,
         patience: int,
-        temperature: float,
+        temperature: float | np.ndarray,
+        truncation: Truncation,
     ) -> tuple[EngineState, Written]:
-        """Samples; what was written is on the host."""
+        """Samples; what was written is on the host.
+
+        temperature, truncation: of all rows, or arrays [B] of each row's own.
+        """
+
+        def of_rows(value: Any, dtype: type) -> np.ndarray:
+            return np.full(room.shape, value, dtype)
+
+        cuts = Truncation(
+            of_rows(truncation.top_k, np.int32), of_rows(truncation.top_p, np.float32),
+            of_rows(truncation.min_p, np.float32),
+        )
         state, out = self._decode(
-            params, self._grammar, state, room, np.int32(patience), np.float32(temperature)
+            params, self._grammar, state, room, np.int32(patience),
+            of_rows(temperature, np.float32), cuts,
         )
         return state, jax.device_get(out)
 

@@ -32,6 +32,7 @@ from tarl_jax.rollout.chunks import fitting
 from tarl_jax.rollout.compiled import PREFIXES, Compiled, batch_of, length_of
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.programs import EngineState
+from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.rollout.scheduler import Row, Scheduler, SpokenInputs
 from tarl_jax.rollout.workers import POLL, Dialogue, Pending, Turn, Workers
 
@@ -147,18 +148,23 @@ class Engine:
         ended: Callable[[Dialogue], None] | None = None,
         seconds: float = 0.0,
         unfinished: Sequence[Unfinished] = (),
+        truncation: Truncation | None = None,
     ) -> EngineStats:
         """Plays dialogues with the stacked `params`, until they end or the time is up.
 
         Args:
+          temperature: 0: the likeliest tokens.
           progress: called after each tick with (dialogues ended, dialogues in all).
           ended: called with each dialogue of this process when it has ended.
           seconds: after which what has not ended is left in the statistics; 0: all are played.
           unfinished: of an earlier run; played first.
+          truncation: what may be drawn; None: as `rollout.top_k`, `top_p` and `min_p` say.
         Raises: what a dialogue raised.
         """
         begun = time.perf_counter()
         run = self._begin(params, episodes, unfinished, seconds)
+        c = self._config
+        cut = truncation or Truncation(c.top_k, c.top_p, c.min_p)
         while (run.queue or run.scheduler.going) and not run.workers.late:
             self._start_new(run)
             self._take_answers(run, ended)
@@ -166,7 +172,7 @@ class Engine:
             if run.scheduler.writing:
                 self._fit(run)
                 self._feed(run)
-                self._sample(run, temperature)
+                self._sample(run, temperature, cut)
             if progress:
                 progress(run.workers.count - len(run.queue) - len(run.rows), run.workers.count)
         if run.rows:
@@ -315,7 +321,7 @@ class Engine:
         jax.block_until_ready(run.state.lengths)
         stats.extend_seconds += time.perf_counter() - begun
 
-    def _sample(self, run: _Run, temperature: float) -> None:
+    def _sample(self, run: _Run, temperature: float, truncation: Truncation) -> None:
         begun = time.perf_counter()
         limit, slots = self._config.max_turn_tokens, run.scheduler.slots
         writing = run.scheduler.writing
@@ -324,7 +330,7 @@ class Engine:
             room[row.slot] = limit - row.written
         patience = int(self._config.straggler_fraction * len(writing))
         run.state, out = self.programs.decode(
-            run.params, run.state, room, patience, temperature
+            run.params, run.state, room, patience, temperature, truncation
         )
         stats = run.stats
         stats.decode_seconds += time.perf_counter() - begun

@@ -76,6 +76,8 @@ class Environment:
         found = _domain(config) if domain is None else domain
         train, held_out = _split(config, tasks or _tasks(config, found, domain is not None),
                                  own_user is not None)
+        if not train:
+            raise _lacks(config, "train")
         folder = config.model.pretrained
         audio = bool(config.model.audio)
         tokenizer = (
@@ -87,18 +89,33 @@ class Environment:
                 f"config.model.vocab_size = {config.model.vocab_size}: the tokenizer has"
                 f" {tokenizer.vocab_size} ids; use at least as many, or 0"
             )
-        # Of an own domain nothing but its policy says what the agent is there.
-        text = found.policy if domain is not None else desk_of(found.name).phrases.system
-        schemas = []
-        if config.rollout.system_prompt == "full":
-            text, schemas = found.policy, [tool.schema for tool in found.tools.values()]
-        system = (text, chat.system(text, schemas))
+        system = _system(config, found, chat, domain is not None)
         maths = Maths.from_config(config, chat)
         users = LLMUsers(config.user) if config.user.kind == "llm" else None
         wanted = config.speech.share or config.curriculum.spoken or config.eval.spoken
         speech = Speech.from_config(config.speech) if wanted else None
         return cls(config, found, tokenizer, chat, train, held_out, system, maths, users, speech,
                    own_user)
+
+    def evaluation(self) -> Environment:
+        """Where evaluations play: here, or as `eval.domain` and `eval.data` say."""
+        config, wanted = self.config, self.config.eval
+        if not (wanted.domain or wanted.data):
+            return self
+        sandbox = dataclasses.replace(
+            config.sandbox, domain=wanted.domain or config.sandbox.domain,
+            data=wanted.data or config.sandbox.data, rules="" if wanted.data else
+            config.sandbox.rules,
+        )
+        tasks = dataclasses.replace(config.tasks, file="")
+        config = dataclasses.replace(config, sandbox=sandbox, tasks=tasks)
+        domain = _domain(config)
+        _, held_out = _split(config, _tasks(config, domain, False, ("held_out",)),
+                             self.own_user is not None)
+        return dataclasses.replace(
+            self, config=config, domain=domain, train_tasks=[], held_out_tasks=held_out,
+            system=_system(config, domain, self.chat, False),
+        )
 
     def episode(
         self, task: Task, *stream: str | int, supervisor: Supervisor | None = None
@@ -132,8 +149,9 @@ class Environment:
             grammar = build(self.tokenizer, self.domain.tools, self.vocab_size)
         mesh = rollout_mesh(config.mesh)
         # Maths problems have no system turn of the shop, but run in one batch with its dialogues.
+        least = min(len(env.system[1]) for env in (self, self.evaluation()))
         return Engine(config.model, config.rollout, self.tokenizer.stop_ids, mesh, grammar,
-                      least=len(self.system[1]))
+                      least=least)
 
     def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> Environment:
         """This environment, in which users speak so much (`speech.share`), in these acoustics.
@@ -179,12 +197,27 @@ def _domain(config: RunConfig) -> Domain:
         )
     if config.sandbox.data:
         rules = cast(Rules, config.sandbox.rules) or None
-        return load_domain(config.sandbox.domain, config.sandbox.data, rules)
+        own_words = config.sandbox.tool_schemas == "own"
+        return load_domain(config.sandbox.domain, config.sandbox.data, rules, own_words)
     return embedded_domain(config.sandbox.domain, config.shop)
 
 
-def _tasks(config: RunConfig, domain: Domain, own: bool) -> Sequence[Task]:
-    """Those of a file, of a folder of data, or made for an embedded domain."""
+def _system(config: RunConfig, domain: Domain, chat: Chat, own: bool) -> tuple[str, list[int]]:
+    """The system turn's text and tokens; `own`: the domain is one of the user's parts."""
+    if config.rollout.system_prompt == "full":
+        return domain.policy, chat.system(domain.policy, domain.schemas)
+    # Of an own domain nothing but its policy says what the agent is there.
+    text = domain.policy if own else desk_of(domain.name).phrases.system
+    return text, chat.system(text)
+
+
+def _tasks(
+    config: RunConfig, domain: Domain, own: bool, splits: Sequence[str] = ("train", "held_out")
+) -> Sequence[Task]:
+    """Those of a file, of a folder of data, or made for an embedded domain.
+
+    splits: that are made; files and folders have what they have.
+    """
     path, data = config.tasks.file, config.sandbox.data
     if path:
         tasks = load_tasks(path)
@@ -199,13 +232,13 @@ def _tasks(config: RunConfig, domain: Domain, own: bool) -> Sequence[Task]:
             _require_calls(path, task, domain)
         return tasks
     if data:
-        return load_benchmark_tasks(domain.name, data, domain)
+        return load_benchmark_tasks(domain.name, data, domain, config.eval.split)
     if own:
         raise ConfigError(
             f"Parts(domain=…): the domain {domain.name!r} has no tasks: give Parts(tasks=…),"
             " config.tasks.file or config.sandbox.data"
         )
-    return [task for split in ("train", "held_out")
+    return [task for split in splits
             for task in make_tasks(domain, config.shop, config.tasks, split)]
 
 
@@ -231,11 +264,8 @@ def _split(
     where = config.tasks.file or config.sandbox.data or "the tasks"
     train = [t for t in tasks if t.split == "train"]
     held_out = [t for t in tasks if t.split == "held_out"]
-    if not train or not held_out:
-        raise InputError(
-            f"{where}: {len(train)} tasks have the split 'train' and {len(held_out)} 'held_out';"
-            " a run needs both"
-        )
+    if not held_out:
+        raise _lacks(config, "held_out")
     if own_user:
         return train, held_out
     if config.user.kind == "llm":
@@ -248,6 +278,12 @@ def _split(
             " scripts on the same data (python -m tarl_jax.sandbox.synthesis, retail alone)"
         )
     return train, held_out
+
+
+def _lacks(config: RunConfig, split: str) -> InputError:
+    where = config.tasks.file or config.sandbox.data or "the tasks"
+    return InputError(f"{where}: none has the split {split!r}; a run needs tasks to train on and"
+                      " tasks that are held out")
 
 
 def _unscripted(tasks: list[Task]) -> list[Task]:

@@ -125,7 +125,6 @@ class Written:
 
 def decode(
     model: ModelConfig,
-    truncation: Truncation,
     stop_ids: tuple[int, ...],
     limit: int,
     params: decoder.Params,
@@ -134,8 +133,11 @@ def decode(
     room: jax.Array,
     patience: jax.Array,
     temperature: jax.Array,
+    truncation: Truncation,
 ) -> tuple[EngineState, Written]:
     """Samples up to `room` [B] tokens per row, until at most `patience` rows still write.
+
+    Temperature [B] and truncation are each row's own.
 
     With a grammar, only what it allows.
     """

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
+from flax import struct
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 _BLOCK = 128  # entries of the vocabulary that are drawn from together
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Truncation:
     """Which tokens may be drawn, after the temperature; the fields cut one after the other.
+
+    Each is one number for all rows, or an array [B].
 
     top_k: only the k likeliest (ties with the last of them stay); 0: all.
     top_p: of what is left, made to sum to 1, the fewest likeliest that sum to at least p
@@ -21,23 +23,25 @@ class Truncation:
     min_p: only those at least min_p times as likely as the likeliest (arXiv 2407.01082); 0: all.
     """
 
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    top_k: int | Array = 0
+    top_p: float | Array = 1.0
+    min_p: float | Array = 0.0
 
-    def __bool__(self) -> bool:
-        return self != Truncation()
+
+EVERYTHING = Truncation()
 
 
 def sample(
     scores: Float[Array, "B V"],
     keys: jax.Array,
     positions: Int[Array, " B"],
-    temperature: Float[Array, ""],
-    truncation: Truncation = Truncation(),
+    temperature: Float[Array, "*B"] | float,
+    truncation: Truncation = EVERYTHING,
     allowed: Bool[Array, "B V"] | None = None,
 ) -> tuple[Int[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
     """One token per row from softmax(scores / temperature), cut off as `truncation` says.
+
+    At temperature 0 it is the likeliest of what may be drawn; the first of equals.
 
     The cumulative distribution is inverted in two stages, first over blocks of the vocabulary, then
     within one: two uniform numbers a row, where Gumbel noise would take V. The two are of 23 bits
@@ -46,14 +50,20 @@ def sample(
     Args:
       keys: one PRNG key per row.
       positions: folded into the row's key, so that a draw depends on nothing else.
+      temperature: at least 0; one for all rows, or one per row.
       allowed: what may be drawn, before anything is cut off; None: all.
-    Returns: the tokens, their log-probabilities in the whole distribution, and in the one that
-      they were drawn from.
+    Returns: the tokens, their log-probabilities in the whole distribution (at temperature 0: in
+      that of temperature 1), and in the one that they were drawn from.
     """
-    log_probs = jax.nn.log_softmax(scores / temperature, axis=-1)
-    drawn = log_probs if allowed is None else _renormalised(log_probs, allowed)
-    drawn = truncate(drawn, truncation) if truncation else drawn
     rows, vocab = scores.shape
+    heat = jnp.broadcast_to(jnp.asarray(temperature, scores.dtype), (rows,))[:, None]
+    greedy = heat == 0
+    log_probs = jax.nn.log_softmax(scores / jnp.where(greedy, 1, heat), axis=-1)
+    drawn = log_probs if allowed is None else _renormalised(log_probs, allowed)
+    drawn = truncate(drawn, truncation)
+    # What has a single choice is drawn with certainty.
+    likeliest = jnp.arange(vocab) == jnp.argmax(drawn, axis=-1)[:, None]
+    drawn = jnp.where(greedy, jnp.where(likeliest, 0.0, -jnp.inf), drawn)
     blocks = -(-vocab // _BLOCK)
     padded = jnp.pad(jnp.exp(drawn), ((0, 0), (0, blocks * _BLOCK - vocab)))
     mass = padded.reshape(rows, blocks, _BLOCK)
@@ -70,19 +80,34 @@ def sample(
 
 
 def truncate(log_probs: Float[Array, "B V"], truncation: Truncation) -> Float[Array, "B V"]:
-    """The log-probabilities of what is left, -inf elsewhere."""
-    if 0 < truncation.top_k < log_probs.shape[-1]:
-        least = jax.lax.top_k(log_probs, truncation.top_k)[0][:, -1:]
-        log_probs = _renormalised(log_probs, log_probs >= least)
-    if truncation.top_p < 1:
+    """The log-probabilities of what is left, -inf elsewhere.
+
+    One program for all truncations: the vocabulary is sorted only where a row asks for it.
+    """
+    rows, vocab = log_probs.shape
+
+    def per_row(value: float | Array, dtype: jnp.dtype) -> Array:
+        return jnp.broadcast_to(jnp.asarray(value, dtype), (rows,))[:, None]
+
+    top_k = per_row(truncation.top_k, jnp.int32)
+    top_p = per_row(truncation.top_p, log_probs.dtype)
+    min_p = per_row(truncation.min_p, log_probs.dtype)
+
+    def cut(log_probs: Array) -> Array:
         falling = -jnp.sort(-log_probs, axis=-1)
+        last = jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab) - 1
+        least = jnp.take_along_axis(falling, last, axis=-1)
+        log_probs = _renormalised(log_probs, log_probs >= least)
+        falling = _renormalised(falling, falling >= least)
         before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
-        least = jnp.min(jnp.where(before < truncation.top_p, falling, jnp.inf), -1, keepdims=True)
+        least = jnp.min(jnp.where(before < top_p, falling, jnp.inf), axis=-1, keepdims=True)
+        least = jnp.where(top_p < 1, least, -jnp.inf)
         log_probs = _renormalised(log_probs, log_probs >= least)
-    if truncation.min_p > 0:
-        least = log_probs.max(axis=-1, keepdims=True) + jnp.log(truncation.min_p)
-        log_probs = _renormalised(log_probs, log_probs >= least)
-    return log_probs
+        least = log_probs.max(axis=-1, keepdims=True) + jnp.log(min_p)
+        return _renormalised(log_probs, log_probs >= least)
+
+    asked = (top_k > 0) | (top_p < 1) | (min_p > 0)
+    return lax.cond(jnp.any(asked), cut, lambda same: same, log_probs)
 
 
 def _renormalised(log_probs: Array, kept: Array) -> Array:

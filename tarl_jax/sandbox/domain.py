@@ -245,6 +245,10 @@ class Domain:
     arguments are checked first; by τ²-bench's, a tool takes what it is given, and what Python says
     to it is the answer.
     user: the user's half, where users have tools of their own (by τ²-bench's rules).
+
+    Attributes:
+      schemas: the OpenAI function schemas that the agent is shown; its tools' own, unless published
+        data describe them in words of theirs.
     """
 
     def __init__(
@@ -255,6 +259,7 @@ class Domain:
         self.policy = policy
         self.database = database
         self.tools: dict[str, Tool] = {tool.name: tool for tool in tools}
+        self.schemas = [tool.schema for tool in self.tools.values()]
         self.rules = rules
         self.user = user
         theirs = user.tables if user else ()

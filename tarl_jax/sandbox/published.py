@@ -30,6 +30,7 @@ from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.domain import Database, Domain, Refusal, Rules, ToolError
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.scoring import BASES
+from tarl_jax.sandbox.tool_schemas import schemas_of
 from tarl_jax.sandbox.typed_records import Model
 from tarl_jax.types import Call, Check, GoldAction, Task
 
@@ -77,12 +78,16 @@ _CRITERIA = {"actions", "env_assertions", "communicate_info", "nl_assertions", "
 _MESSAGE_TURNS = 2  # who the user is, and the goodbye
 
 
-def load_domain(name: str, data: str | Path | None = None, rules: Rules | None = None) -> Domain:
+def load_domain(
+    name: str, data: str | Path | None = None, rules: Rules | None = None, own_words: bool = False
+) -> Domain:
     """A domain of `DOMAINS` over its embedded synthetic data (None) or over a folder's.
 
     Args:
       rules: whose tools answer, "tau" or "tau2". None: those of the benchmark in whose format the
         folder is; "tau" for the embedded data.
+      own_words: shows the agent this project's descriptions of the tools, where the folder has its
+        own (`tool_schemas.py`).
     Raises ValueError for a name, a folder or rules that are not known, naming what there is, and
     for a record that is not of the rules' type.
     """
@@ -91,21 +96,26 @@ def load_domain(name: str, data: str | Path | None = None, rules: Rules | None =
     if rules not in (None, *get_args(Rules)):
         raise InputError(f"rules {rules!r}: choose one of {', '.join(get_args(Rules))}")
     source = DOMAINS[name]
-    if data is None:
+    folder = None if data is None else _folder(name, data)
+    if folder is None:
         if source.embedded is None:
             raise InputError(f"domain {name!r} has no embedded data: give the folder of its data")
         database, text, where = source.embedded(), read_text(source.policy), "the embedded data"
     else:
-        folder = _folder(name, data)
         database, text = (source.read or partial(_read, source.records))(folder)
-        where, rules = str(folder), rules or ("tau2" if _is_tau2(folder) else "tau")
+        format_of: Rules = "tau2" if _is_tau2(folder) else "tau"
+        own_words = own_words or rules not in (None, format_of)  # they describe other tools
+        where, rules = str(folder), rules or format_of
     book = cast(Rules, rules or next(iter(source.make)))
     if book not in source.make:
         raise InputError(f"rules {book!r}: the domain {name!r} has those of"
                          f" {', '.join(source.make)} alone")
     if book == "tau2" and source.read is None:
         database = _typed(database, source.records, where)
-    return source.make[book](database, text)
+    domain = source.make[book](database, text)
+    if folder and not own_words:
+        domain.schemas = schemas_of(folder, domain.tools) or domain.schemas
+    return domain
 
 
 def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
@@ -118,7 +128,9 @@ def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
     return source.make["tau"](desk.make_database(shop, branch), source.policy.read_text("utf-8"))
 
 
-def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = None) -> list[Task]:
+def load_benchmark_tasks(
+    name: str, data: str | Path, domain: Domain | None = None, held_out: str = ""
+) -> list[Task]:
     """All tasks of a folder, in its order. Gold calls are those that write.
 
     What tau2 judges by a language model stands in `Task.assertions`. `expert_turns` counts the
@@ -126,22 +138,36 @@ def load_benchmark_tasks(name: str, data: str | Path, domain: Domain | None = No
 
     Args:
       domain: what `load_domain(name, data)` gives, if it is there already.
-    Raises: ValueError for a folder without tasks, or a file that is broken (file and place).
+      held_out: the only split of the data that is held out, such as "test"; it may share tasks with
+        "train", as τ²'s "base" does. Empty: "test" of τ²'s data, all but "train" of τ-bench's.
+        Tasks of neither have the split "rest".
+    Raises: ValueError for a folder without tasks or without that split, or a file that is broken
+      (file and place).
     """
     domain = domain or load_domain(name, data)
     folder = _folder(name, data)
     tasks: list[Task] = []
     seen: set[str] = set()
-    for source, split, number, record in _records(folder):
+    records = list(_records(folder))
+    known: set[str] = set().union(*(parts for _, parts, _, _ in records))
+    if held_out and held_out not in known:
+        raise InputError(f"{folder}: has no split {held_out!r}; choose one of"
+                         f" {', '.join(sorted(known)) or 'none: its tasks have no splits'}")
+    # Telecom has thousands of tasks beside its training and test ones.
+    chosen = held_out or ("test" if _is_tau2(folder) and "test" in known else "")
+    for source, parts, number, record in records:
         task_id = f"{source}/{name}/{number}"
         if task_id in seen:
             raise InputError(f"{folder}: two tasks have the id {number!r}: rename or delete one")
         seen.add(task_id)
+        splits = ["train"] if "train" in parts else []
+        splits += ["held_out"] if chosen in parts or not (chosen or splits) else []
+        splits = splits or ["rest"]
         try:
-            tasks.append(_task(domain, record, task_id, split, source))
+            tasks += [_task(domain, record, task_id, split, source) for split in splits]
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{folder}: task {task_id} is broken: {error!r}") from error
-    if not tasks:
+    if not seen:
         raise InputError(f"{folder}: has no tasks.json, tasks_*.json or tasks_*.py")
     return tasks
 
@@ -193,28 +219,22 @@ def _database(folder: Path, tables: Iterable[str]) -> Database:
     return {table: database[table] for table in tables}
 
 
-def _records(folder: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """(source, split, number, record) of every task."""
+def _records(folder: Path) -> Iterator[tuple[str, set[str], str, dict[str, Any]]]:
+    """(source, names of the splits that it is in, number, record) of every task."""
     whole = folder / "tasks.json"
     if whole.is_file():
-        splits = folder / "split_tasks.json"
-        listed = read_json(splits) if splits.is_file() else {}
-        train, test = (set(map(str, listed.get(name, ()))) for name in ("train", "test"))
-        numbered = [(str(record["id"]), record) for record in read_json(whole)]
-        # Telecom has thousands beside both. Where those of the test split are kept apart, the rest
-        # is what may be held out.
-        test = test & {number for number, _ in numbered}
-        for number, record in numbered:
-            held_out = number in test or not test
-            split = "train" if number in train else "held_out" if held_out else "rest"
-            yield "tau2", split, number, record
+        path = folder / "split_tasks.json"
+        splits = read_json(path) if path.is_file() else {}
+        members = {name: set(map(str, ids)) for name, ids in splits.items()}
+        for record in read_json(whole):
+            number = str(record["id"])
+            yield "tau2", {n for n, ids in members.items() if number in ids}, number, record
         return
     for path in sorted([*folder.glob("tasks_*.json"), *folder.glob("tasks_*.py")]):
         part = path.stem.removeprefix("tasks_")
         records = read_json(path) if path.suffix == ".json" else _parsed(path)
-        split = "train" if part == "train" else "held_out"
         for place, record in enumerate(records):
-            yield "tau_bench", split, f"{part}-{place}", record
+            yield "tau_bench", {part}, f"{part}-{place}", record
 
 
 def _parsed(path: Path) -> list[dict[str, Any]]:

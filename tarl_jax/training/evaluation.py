@@ -18,6 +18,7 @@ from tarl_jax.models.hf_config import completed
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run, write_json
 from tarl_jax.runs.live import LiveView, print_summary
@@ -70,7 +71,10 @@ def evaluate(
     episodes = [env.episode(task, stream, config.seed, trial)
                 for task in hosts.share(tasks) for trial in range(config.trials)]
     ended = judge.begin if judge else None
-    stats = engine.run(params, episodes, config.temperature, progress, ended=ended)
+    cut = Truncation(config.top_k, config.top_p, config.min_p)
+    stats = engine.run(
+        params, episodes, config.temperature, progress, ended=ended, truncation=cut
+    )
     trajectories = [episode.trajectory() for episode in episodes]
     if judge:
         verdicts = judge.judge_all(trajectories, exact=True)
@@ -309,7 +313,7 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
     env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
-    engine = env.engine()
+    engine, where = env.engine(), env.evaluation()
     state = restore(config, env, make_updater(config, env), checkpoints, step)
     try:
         env.check_users()
@@ -319,7 +323,7 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
         ):
             judge.check()
             values, _ = evaluate_modalities(
-                engine, state.policy, env, held_out(env, config.eval.final_tasks), "eval",
+                engine, state.policy, where, held_out(where, config.eval.final_tasks), "eval",
                 lambda done, total: view.phase(f"evaluating step {step}", done, total), judge,
             )
     finally:

@@ -12,6 +12,7 @@ from tarl_jax.models.hf_config import completed
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import Episode
+from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run
 from tarl_jax.runs.live import printable
@@ -98,7 +99,9 @@ def play_clip(env: Environment, params: dict, clip: np.ndarray, name: str) -> Tr
         episode = Episode(
             task, 0, env.domain, env.chat, env.config.rollout, env.system, user
         )
-        env.engine().run(params, [episode], env.config.eval.temperature)
+        c = env.config.eval
+        cut = Truncation(c.top_k, c.top_p, c.min_p)
+        env.engine().run(params, [episode], c.temperature, truncation=cut)
     trajectory = episode.trajectory()
     if not trajectory.turns:
         raise ConfigError(f"--audio: {trajectory.segments[-1].info['failure']}: a shorter clip fits"

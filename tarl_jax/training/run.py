@@ -41,7 +41,8 @@ class Run:
     """What a run is made of.
 
     Attributes:
-      env: domain, tasks, users. judge: of finished episodes. engine: of rollouts, on the device.
+      env: domain, tasks, users. evaluation: the same, of the tasks that evaluations play.
+      judge: of finished episodes. engine: of rollouts, on the device.
       updater: of the policy. learner: from episodes to updates.
       view: what the terminal shows. stop: whether someone asked the run to stop.
       lock: on the run directory, which the first process holds; None in the others.
@@ -51,6 +52,7 @@ class Run:
     parts: Parts
     run_dir: Path
     env: Environment
+    evaluation: Environment
     judge: Judge
     engine: Engine
     updater: Updater
@@ -128,9 +130,10 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             checkpoints = Checkpoints(run_dir, config.checkpoint)
             stack.callback(checkpoints.close)
             engine = env.engine()
+            evaluation = env.evaluation()
         with _naming_what_is_saved(checkpoints, run_dir):
-            yield Run(config, parts, run_dir, env, judge, engine, updater, learner, checkpoints,
-                      view, stop, locks[0] if locks else None)
+            yield Run(config, parts, run_dir, env, evaluation, judge, engine, updater, learner,
+                      checkpoints, view, stop, locks[0] if locks else None)
 
 
 @contextlib.contextmanager
@@ -275,7 +278,8 @@ def _training_pass_rate(run: Run, params: Params) -> float:
         rollout=dataclasses.replace(
             config.rollout, max_turns=own.max_turns, max_episode_tokens=longest
         ),
-        eval=dataclasses.replace(config.eval, trials=own.score_trials, temperature=1.0),
+        eval=dataclasses.replace(config.eval, trials=own.score_trials, temperature=1.0,
+                                 top_k=0, top_p=1.0, min_p=0.0),
     )
     env = dataclasses.replace(
         run.env, config=seeded, domain=domain, users=None, own_user=None, speech=None

@@ -46,6 +46,8 @@ Summary = dict[str, dict[str, float]]
 def train(config: RunConfig, parts: Parts | None = None) -> Summary:
     """Runs, or continues, the run of `config`; returns {"base": metrics, "trained": metrics}.
 
+    The former are empty where `eval.before` is off.
+
     parts: the user's own, in place of what the config names.
     Raises a `TarlError` with a message for the user: ConfigError, InputError, CheckpointError,
     NonFiniteError, LLMError, SpeechError or Interrupted.
@@ -66,7 +68,9 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
             config, run.engine, run.env, mixture, run.run_dir / "ahead", run.judge.begin,
             run.judge.objection if config.rollout.interruptions else None,
         )))
-        base = log.found("base", 0) or _evaluation(run, log, "base", 0, state.policy)
+        base = log.found("base", 0)
+        if config.eval.before and not base:
+            base = _evaluation(run, log, "base", 0, state.policy)
         while state.step < rl.steps:
             if _is_due(config, log, state.step):
                 collector.settle()
@@ -117,7 +121,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
                 raise stopped(run, f"after step {step}", stopping)
         # ---- evaluate and report ------------------------------------------------------------
         trained = base  # where there is nothing but the warm start
-        if state.step > 0:
+        if state.step > 0 or not base:
             trained = log.found("final", state.step) or _evaluation(
                 run, log, "final", state.step, state.policy
             )
@@ -144,7 +148,7 @@ def _evaluation(
 ) -> dict[str, float]:
     """Plays held-out tasks, logs and returns the metrics; kind: "base", "eval" or "final"."""
     config = run.config.eval
-    tasks = held_out(run.env, config.tasks if kind == "eval" else config.final_tasks)
+    tasks = held_out(run.evaluation, config.tasks if kind == "eval" else config.final_tasks)
     begun = time.perf_counter()
     name = {"base": "evaluating the base", "final": "evaluating the trained policy"}.get(
         kind, "evaluating")
@@ -156,7 +160,7 @@ def _evaluation(
     # Base and final play the very same episodes.
     stream = f"eval-{step}" if kind == "eval" else "eval"
     values, trajectories = evaluate_modalities(
-        run.engine, policy, run.env, tasks, stream, progress, run.judge
+        run.engine, policy, run.evaluation, tasks, stream, progress, run.judge
     )
     values["seconds/eval"] = time.perf_counter() - begun
     log.evaluation(step, kind, values, trajectories)

@@ -111,3 +111,37 @@ def test_a_single_choice_is_drawn_with_certainty():
     assert not np.any(np.asarray(drawn) < 0) and np.all(np.asarray(log_prob) <= 0)
     token, log_prob, _ = sample(scores, keys, positions, 0.7, allowed=allowed)
     assert token.tolist() == [0, 7, 14, 21, 28, 35] and np.all(np.asarray(log_prob) < -1)
+
+
+def test_temperature_zero_takes_the_likeliest_of_what_is_allowed():
+    scores = jnp.asarray(np.random.default_rng(3).normal(size=(5, 300)), jnp.float32)
+    scores = scores.at[0, 7].set(9.0).at[0, 40].set(9.0)  # the first of equals
+    keys, positions = jax.random.split(jax.random.key(0), 5), jnp.arange(5)
+    token, log_prob, drawn = sample(scores, keys, positions, 0.0)
+    assert token.tolist() == np.argmax(scores, axis=1).tolist() and token[0] == 7
+    p = np.asarray(scores, np.float64)
+    expected = p.max(axis=1) - np.log(np.exp(p).sum(axis=1))  # of temperature 1
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+    np.testing.assert_array_equal(drawn, 0)  # it was certain
+    even = (jnp.arange(300) % 2 == 0) & jnp.ones((5, 1), bool)
+    token, *_ = sample(scores, keys, positions, 0.0, allowed=even)
+    assert token.tolist() == np.argmax(np.where(even, scores, -np.inf), axis=1).tolist()
+
+
+def test_every_row_has_its_own_temperature_and_truncation():
+    """Rows of one call are drawn as each alone is."""
+    rng = np.random.default_rng(4)
+    scores = jnp.asarray(rng.normal(size=(6, 200)), jnp.float32)
+    keys, positions = jax.random.split(jax.random.key(1), 6), jnp.arange(6)
+    temperature = np.array([0, 0.5, 1, 1, 1, 2], np.float32)
+    cuts = [(0, 1.0, 0.0), (3, 1.0, 0.0), (0, 0.4, 0.0), (0, 1.0, 0.3), (9, 0.9, 0.01), (1, 1, 0)]
+    together = sample(
+        scores, keys, positions, temperature,
+        Truncation(*(jnp.asarray(x) for x in zip(*cuts, strict=True))),
+    )
+    for row, cut in enumerate(cuts):
+        at = slice(row, row + 1)
+        alone = sample(scores[at], keys[at], positions[at], float(temperature[row]),
+                       Truncation(*cut))
+        for x, y in zip(together, alone, strict=True):
+            np.testing.assert_allclose(x[row], y[0], rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tarl_jax.config import ShopConfig
+from tarl_jax.config import InputError, ShopConfig
 from tarl_jax.sandbox import load_benchmark_tasks, load_domain
 from tarl_jax.sandbox.shop import make_shop
 from tarl_jax.sandbox.verifier import verify
@@ -190,3 +190,39 @@ def test_tau2_retail():
     found = list(published("retail", "tau2/retail", "tau2", 74, [74, 0]))
     assert sum(bool(task.assertions) for task, _ in found) == 29
     assert sum(bool(task.outputs) for task, _ in found) == 25
+
+
+def test_one_split_can_be_held_out_alone(tmp_path):
+    """τ-bench's splits are files; τ²'s may share tasks."""
+    record = {"user_id": ORDER["user_id"], "instruction": "x", "outputs": [],
+              "actions": [{"name": CANCEL.name, "kwargs": dict(CANCEL.kwargs)}]}
+    tau = write(tmp_path / "tau", {
+        "db.json": SHOP, "policy.md": "Be kind.", "tasks_train.json": [record],
+        "tasks_dev.json": [record], "tasks_test.json": [record, record],
+    })
+    tau2 = write(tmp_path / "tau2", {
+        "db.json": SHOP, "policy.md": "Be kind.", "tasks.json": [
+            {**TAU2[0], "id": str(number)} for number in range(4)
+        ],
+        "split_tasks.json": {"train": ["0", "1"], "test": ["2"], "base": ["0", "2", "3"]},
+    })
+
+    def splits(folder, **more):
+        tasks = load_benchmark_tasks("retail", folder, load_domain("retail", folder, "tau"), **more)
+        return [(t.task_id.rpartition("/")[2], t.split) for t in tasks if t.split != "rest"]
+
+    assert splits(tau) == [("dev-0", "held_out"), ("test-0", "held_out"), ("test-1", "held_out"),
+                           ("train-0", "train")]
+    assert splits(tau, held_out="test") == [
+        ("test-0", "held_out"), ("test-1", "held_out"), ("train-0", "train"),
+    ]
+    assert splits(tau2) == splits(tau2, held_out="test") == [
+        ("0", "train"), ("1", "train"), ("2", "held_out"),
+    ]
+    assert splits(tau2, held_out="base") == [
+        ("0", "train"), ("0", "held_out"), ("1", "train"), ("2", "held_out"), ("3", "held_out"),
+    ]
+    with pytest.raises(InputError, match="no split 'tset'; choose one of dev, test, train"):
+        splits(tau, held_out="tset")
+    with pytest.raises(InputError, match="choose one of base, test, train"):
+        splits(tau2, held_out="dev")

@@ -288,7 +288,7 @@ class TransferringEngine:
         self.seeds: list[int] = []
         self.temperature = 0.0
 
-    def run(self, params, episodes, temperature, progress=None, *, ended=None):
+    def run(self, params, episodes, temperature, progress=None, *, ended=None, truncation=None):
         ids = self.chat.agent(Call("transfer_to_human_agents", {"summary": "no"}))
         self.temperature = temperature
         for episode in episodes:
@@ -349,3 +349,43 @@ def test_an_evaluation_with_maths_leaves_the_tool_tasks_numbers_alone(tiny_confi
     assert len(trajectories) == 5 * config.eval.trials
     assert {k: v for k, v in metrics.items() if "maths" not in k} == alone
     assert metrics["eval/maths_pass@1"] == 0 and metrics["eval/maths_malformed"] == 1
+
+
+# ---- apart from training --------------------------------------------------------------------
+
+
+def test_evaluations_may_play_elsewhere(tiny_config, tiny_env):
+    replace = dataclasses.replace
+    assert tiny_env.evaluation() is tiny_env
+    config = replace(tiny_config, eval=replace(tiny_config.eval, domain="airline"),
+                     tasks=replace(tiny_config.tasks, requests=(1.0,)))
+    env = Environment.from_config(config)
+    elsewhere = env.evaluation()
+    assert elsewhere.domain.name == "airline" and env.domain.name == "retail"
+    assert [t.task_id for t in held_out(elsewhere, 2)] == ["carrier-held_out-0",
+                                                           "carrier-held_out-1"]
+    assert elsewhere.system[1] != env.system[1] and not elsewhere.train_tasks
+    assert {t.task_id for t in env.held_out_tasks} == {
+        t.task_id for t in Environment.from_config(replace(config, eval=tiny_config.eval))
+        .held_out_tasks
+    }
+    episode = elsewhere.episode(elsewhere.held_out_tasks[0], "eval")
+    prompt = env.tokenizer.decode(episode.start())
+    assert "airline" in prompt or "flight" in prompt or "reservation" in prompt
+
+
+def test_a_greedy_evaluation_repeats_itself_whatever_the_seeds(tiny_config, random_params):
+    """The same scripted user says the same to the same words; two seeds sample other words."""
+    replace = dataclasses.replace
+
+    def said(temperature, top_k=0):
+        config = replace(tiny_config, eval=replace(
+            tiny_config.eval, temperature=temperature, top_k=top_k, trials=2, bootstrap=10,
+        ))
+        env = Environment.from_config(config)
+        params = random_params(config.model, env.vocab_size, 0)
+        _, trajectories = evaluate(env.engine(), params, env, env.held_out_tasks[:3], "eval")
+        return [t.turns[0].token_ids for t in trajectories]
+
+    greedy, cut, drawn = said(0.0), said(1.0, top_k=1), said(1.0)
+    assert greedy == cut != drawn

@@ -46,7 +46,7 @@ class Saying:
         self.ids = env.chat.agent("Done. Anything else?")
         self.spoken = []
 
-    def run(self, params, episodes, temperature, progress=None, *, ended=None):
+    def run(self, params, episodes, temperature, progress=None, *, ended=None, truncation=None):
         for episode in episodes:
             prompt = episode.start()
             self.spoken.append(not isinstance(prompt, list))
