@@ -46,6 +46,7 @@ setup(
         "tarl_jax.sandbox": ["*_policy.md", "prompts/*.txt"],
     },
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["tarl = tarl_jax.main:tarl"]},
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.10.4",

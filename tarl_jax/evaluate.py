@@ -1,17 +1,17 @@
 """Evaluates a run on held-out tasks: pass^k with intervals, and how the policy behaves.
 
-    python -m tarl_jax.evaluate --config=configs/grpo_tarl.py --workdir=runs/NAME
+    python -m tarl_jax.evaluate RUN [--step=N] [--config.eval.trials=8]
 
-evaluates the newest checkpoint of a run (`--step` chooses another that is kept).
+takes the newest checkpoint of the run, or that of a step that is kept.
 
-    python -m tarl_jax.evaluate --config=configs/omni_tarl.py --workdir=runs/NAME \\
-      --user=human --audio=file.wav
+    python -m tarl_jax.evaluate RUN --user=human --audio=file.wav
 
 plays one turn from a file to a policy that hears, and prints what it does about it.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +20,33 @@ from tarl_jax.parallel.process import restart_with_tuned_malloc
 
 
 def main() -> None:
-    from absl import flags
-
     from tarl_jax.runs.command import run_with_config
 
-    chosen = flags.DEFINE_integer("step", -1, "The checkpoint's step; -1: the newest.")
+    run_with_config(__doc__ or "", _evaluate, _options)
 
-    user = flags.DEFINE_enum("user", "tasks", ["tasks", "human"], "Who speaks to the policy.")
-    audio = flags.DEFINE_string("audio", None, "What a human says: a sound file.")
 
-    def job(config: RunConfig, parts: Any) -> None:
-        if (user.value == "human") != bool(audio.value):
-            raise ConfigError("--user=human and --audio=FILE belong together: give both or none")
-        from tarl_jax.training.parts import checked
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step", type=int, default=-1, metavar="N",
+                        help="the checkpoint's step; -1 (the default): the newest")
+    parser.add_argument("--user", choices=("tasks", "human"), default="tasks",
+                        help="who speaks to the policy (default: tasks)")
+    parser.add_argument("--audio", metavar="FILE", help="what a human says: a sound file")
 
-        own = checked(parts, config)
-        if audio.value:
-            from tarl_jax.training.recorded_user import answer
 
-            answer(config, Path(audio.value), chosen.value, own)
-            return
-        from tarl_jax.training.evaluation import evaluate_run
+def _evaluate(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
+    if (given.user == "human") != bool(given.audio):
+        raise ConfigError("--user=human and --audio=FILE belong together: give both or none")
+    from tarl_jax.training.parts import checked
 
-        evaluate_run(config, chosen.value, own)
+    own = checked(parts, config)
+    if given.audio:
+        from tarl_jax.training.recorded_user import answer
 
-    run_with_config(__doc__, job)
+        answer(config, Path(given.audio), given.step, own)
+        return
+    from tarl_jax.training.evaluation import evaluate_run
+
+    evaluate_run(config, given.step, own)
 
 
 if __name__ == "__main__":

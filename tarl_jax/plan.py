@@ -11,6 +11,7 @@ operations, collectives, and the largest micro-batch that fits (`--search`).
 
 from __future__ import annotations
 
+import argparse
 import bisect
 import dataclasses
 import os
@@ -235,26 +236,29 @@ def _show_try(rows: int, length: int, fits: bool) -> None:
 
 
 def main() -> None:
-    from absl import flags
-
     from tarl_jax.runs.command import run_with_config
 
-    topology = flags.DEFINE_string("topology", "v5e:4x4", "The slice, e.g. v5p:2x2x2.")
-    slices = flags.DEFINE_integer("slices", 1, "Number of such slices.")
-    search = flags.DEFINE_bool("search", False, "Look for the largest micro-batch that fits.")
+    run_with_config(__doc__ or "", _plan, _options)
 
-    def job(config: RunConfig, parts: Any) -> None:
-        import jax
 
-        # What was compiled for devices that are not here cannot be read back.
-        jax.config.update("jax_enable_compilation_cache", False)
-        print(show(report(config, topology.value, slices.value)), flush=True)
-        if search.value:
-            best = largest(config, topology.value, slices.value, _show_try)
-            print(f"largest micro-batch: {best[0]} x {best[1]} tokens" if best else
-                  "no micro-batch fits")
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--topology", default="v5e:4x4", metavar="SLICE",
+                        help="e.g. v5p:2x2x2 (default: v5e:4x4)")
+    parser.add_argument("--slices", type=int, default=1, help="number of such slices")
+    parser.add_argument("--search", action="store_true",
+                        help="look for the largest micro-batch that fits")
 
-    run_with_config(__doc__, job)
+
+def _plan(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
+    import jax
+
+    # What was compiled for devices that are not here cannot be read back.
+    jax.config.update("jax_enable_compilation_cache", False)
+    print(show(report(config, given.topology, given.slices)), flush=True)
+    if given.search:
+        best = largest(config, given.topology, given.slices, _show_try)
+        print(f"largest micro-batch: {best[0]} x {best[1]} tokens" if best else
+              "no micro-batch fits")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ class AudioConfig:
     frozen: the encoder does not train.
     """
 
-    num_mel_bins: int = 128
-    d_model: int = 1280
+    num_mel_bins: int = 128  # of the log-mel spectrogram
+    d_model: int = 1280  # width of the encoder
     encoder_layers: int = 0
-    encoder_attention_heads: int = 20
-    encoder_ffn_dim: int = 5120
+    encoder_attention_heads: int = 20  # divides the width
+    encoder_ffn_dim: int = 5120  # width of its feed-forward part
     n_window: int = 100
-    max_source_positions: int = 1500
+    max_source_positions: int = 1500  # rows of the table of positions
     output_dim: int = 3584
     frozen: bool = False
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tarl_jax.config.audio import check_audio
@@ -17,6 +20,12 @@ from tarl_jax.config.run import RunConfig
 from tarl_jax.config.speech import check_speech, parse_chain
 from tarl_jax.config.warm_start import check_warm_start
 
+Require = Callable[[bool, str, Any, str], None]
+NO_BUCKETS = (
+    "is an address, and this program reads and writes files of this machine alone: mount the bucket"
+    " (gcsfuse, mountpoint-s3) and name the folder, or copy there when the run has ended"
+)
+
 
 def check(c: RunConfig) -> None:
     """Raises ConfigError for a value that no run can use, or that another one rules out."""
@@ -29,6 +38,7 @@ def check(c: RunConfig) -> None:
         require(value in options, where, value, f"choose one of {', '.join(options)}")
 
     check_credit(c.reward, c.rl, c.rollout.group_size, require, choice)
+    _check_paths(c, require)
     check_user(c.user, require, choice)
     check_judge(c.judge, require, choice)
     choice("model.dtype", c.model.dtype, ("float32", "bfloat16"))
@@ -80,6 +90,15 @@ def check(c: RunConfig) -> None:
         ("rl.minibatches", c.rl.minibatches),
         ("rl.epochs", c.rl.epochs),
         ("rl.micro_batch_tokens", c.rl.micro_batch_tokens),
+        ("model.d_model", c.model.d_model),
+        ("model.head_dim", c.model.head_dim),
+        ("model.d_ff", c.model.d_ff),
+        ("shop.num_users", c.shop.num_users),
+        ("shop.orders_per_user", c.shop.orders_per_user),
+        ("tasks.num_train", c.tasks.num_train),
+        ("tasks.num_held_out", c.tasks.num_held_out),
+        ("rollout.max_episode_tokens", c.rollout.max_episode_tokens),
+        ("eval.bootstrap", c.eval.bootstrap),
         ("checkpoint.every", c.checkpoint.every),
         ("checkpoint.keep", c.checkpoint.keep),
         ("eval.trials", c.eval.trials),
@@ -97,6 +116,21 @@ def check(c: RunConfig) -> None:
             c.rollout.constrain_calls, f"its grammar is of the training domain's tools: leave it"
             f" off, or evaluate there (eval.domain = {c.eval.domain!r}, eval.data ="
             f" {c.eval.data!r})")
+    for where, value in (
+        ("seed", c.seed), ("shop.seed", c.shop.seed), ("tasks.seed", c.tasks.seed),
+        ("maths.seed", c.maths.seed),
+        ("eval.seed", c.eval.seed), ("rl.steps", c.rl.steps), ("eval.every", c.eval.every),
+        ("model.vocab_size", c.model.vocab_size), ("log.trajectories", c.log.trajectories),
+        ("log.trace_step", c.log.trace_step),
+    ):
+        require(value >= 0, where, value, "must be at least 0")
+    for where, number in (
+        ("model.rope_theta", c.model.rope_theta), ("model.rms_norm_eps", c.model.rms_norm_eps),
+        ("model.lora.alpha", c.model.lora.alpha),
+    ):
+        require(number > 0, where, number, "must be above 0")
+    require(c.model.head_dim % 2 == 0, "model.head_dim", c.model.head_dim,
+            "must be even: rotary positions turn pairs")
     choice("rollout.loss_log_probs", c.rollout.loss_log_probs, ("whole", "drawn"))
     choice("rollout.after_transfer", c.rollout.after_transfer, ("rules", "end", "go on"))
     choice("sandbox.tool_schemas", c.sandbox.tool_schemas, ("data", "own"))
@@ -144,3 +178,36 @@ def check(c: RunConfig) -> None:
     require(0 <= c.eval.maths_tasks <= c.maths.num_held_out, "eval.maths_tasks",
             c.eval.maths_tasks, f"must be between 0 and maths.num_held_out ="
             f" {c.maths.num_held_out}")
+    require(c.tasks.file != "" or c.sandbox.data != ""
+            or c.rollout.tasks_per_step <= c.tasks.num_train, "tasks.num_train",
+            c.tasks.num_train, "a step takes rollout.tasks_per_step ="
+            f" {c.rollout.tasks_per_step} of them: raise it, or lower that")
+    for key, value in _numbers(c):
+        require(math.isfinite(value), key, value, "must be a finite number")
+
+
+def _check_paths(c: RunConfig, require: Require) -> None:
+    """No field that names a file or folder names a bucket."""
+    for where, value in (
+        ("workdir", c.workdir), ("model.pretrained", c.model.pretrained),
+        ("sandbox.data", c.sandbox.data), ("tasks.file", c.tasks.file),
+        ("maths.file", c.maths.file), ("reward.calibration", c.reward.calibration),
+        ("eval.data", c.eval.data),
+        ("warm_start.cache_dir", c.warm_start.cache_dir),
+        ("speech.cache_dir", c.speech.cache_dir), ("speech.recordings", c.speech.recordings),
+        *((f"{group}.llm.{name}", getattr(llm, name))
+          for group, llm in (("user", c.user.llm), ("judge", c.judge.llm))
+          for name in ("cache_dir", "record", "replay")),
+    ):
+        require("://" not in value, where, value, NO_BUCKETS)
+
+
+def _numbers(group: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of the config with its key, those in tuples too."""
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{prefix}{field.name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float):
+                yield f"{prefix}{field.name}", number

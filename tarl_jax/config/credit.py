@@ -36,11 +36,11 @@ class RewardConfig:
     """
 
     placement: str = "trajectory"
-    terminal_scale: float = 10.0
-    major_scale: float = 5.0
+    terminal_scale: float = 10.0  # what success earns
+    major_scale: float = 5.0  # what a major deviation (-1) costs
     max_majors: int = 1  # -1s that cost, of an episode or a stage; later ones count as 0
-    turn_scale: float = 5.0
-    turn_cap: float = 5.0
+    turn_scale: float = 5.0  # what the right turns (+1) earn together, over T
+    turn_cap: float = 5.0  # they earn no more together than this
     minor_scale: float = 0.0
     denominator: str = "expert"
     before_major_only: bool = False  # +1 turns count only up to the first -1
@@ -64,7 +64,7 @@ class ValueConfig:
     """
 
     trunk: str = "own"
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # of AdamW on the value model
     warmup_steps: int = 10
     clip: float = 0.0
     coef: float = 0.1
@@ -100,19 +100,19 @@ class RLConfig:
       how far the policy is from the sampler; False: "rl/kl" is that of before the last update.
     """
 
-    steps: int = 120
-    learning_rate: float = 3e-4
-    warmup_steps: int = 3
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    steps: int = 120  # of training
+    learning_rate: float = 3e-4  # of AdamW
+    warmup_steps: int = 3  # in which the rate rises to it
+    weight_decay: float = 0.0  # of AdamW
+    max_grad_norm: float = 1.0  # longer gradients are scaled down to it
     advantage: str = "grpo"
     normalise: str = "scale"
     loss: str = "clip"
     loss_mean: str = "token"
-    loss_constant: int = 128
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    kl_coef: float = 0.0
+    loss_constant: int = 128  # what "constant" divides by, in tokens
+    clip_low: float = 0.2  # the ratio counts down to 1 minus this
+    clip_high: float = 0.28  # and up to 1 plus this
+    kl_coef: float = 0.0  # weight of the penalty on distance from the warm start
     kl_estimator: str = "k3"
     kl_in: str = "loss"
     entropy_coef: float = 0.0  # for ablations: the method's authors found it harmful
@@ -150,6 +150,9 @@ def check_credit(
     choice("rl.kl_in", rl.kl_in, ("loss", "reward"))
     choice("rl.value.trunk", rl.value.trunk, ("own", "shared"))
     for where, value in (
+        ("reward.terminal_scale", reward.terminal_scale),
+        ("reward.major_scale", reward.major_scale),
+        ("reward.turn_scale", reward.turn_scale),
         ("reward.turn_weight", reward.turn_weight),
         ("reward.episode_weight", reward.episode_weight),
         ("reward.turn_cap", reward.turn_cap),

@@ -9,10 +9,10 @@ import dataclasses
 class ShopConfig:
     """The embedded synthetic shop (tau-bench's retail schema, short ids)."""
 
-    seed: int = 0
-    num_users: int = 200
-    orders_per_user: int = 4
-    held_out_fraction: float = 0.3
+    seed: int = 0  # of its products, users and orders
+    num_users: int = 200  # of its database
+    orders_per_user: int = 4  # of its database
+    held_out_fraction: float = 0.3  # of the users, whose tasks are never trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SandboxConfig:
       folder, where it has any (docs/sandbox.md), or "own".
     """
 
-    domain: str = "retail"
+    domain: str = "retail"  # "retail" or "airline"
     data: str = ""
     rules: str = ""
     tool_schemas: str = "data"
@@ -38,10 +38,10 @@ class SandboxConfig:
 class TaskConfig:
     """What the users want. Probabilities are per task or, where said, per request."""
 
-    seed: int = 0
+    seed: int = 0  # of what the users want
     file: str = ""  # JSON lines of tasks; empty: the data's, or synthesised for the embedded shop
-    num_train: int = 3000
-    num_held_out: int = 512
+    num_train: int = 3000  # tasks to train on, where they are made here
+    num_held_out: int = 512  # tasks held out, where they are made here
     requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)  # P(1), P(2), P(3), P(4) requests
     forbidden: float = 0.2  # per request: the policy forbids it
     change_mind: float = 0.2  # per request: the user changes its mind when asked to confirm

@@ -11,9 +11,11 @@ class TarlError(Exception):
     """Something outside went wrong, or cannot go on; the base of all of them.
 
     code: the exit status of a command that ends with it.
+    keeps_run: a run that ends with it before its first checkpoint keeps its directory.
     """
 
     code = 1
+    keeps_run = False
 
 
 class InputError(TarlError, ValueError):

@@ -12,13 +12,14 @@ class EvalConfig:
     """Evaluations; what they draw is apart from training's.
 
     before: whether the starting policy is evaluated.
-    temperature: 0: the likeliest tokens. top_k, top_p, min_p: as in `rollout`, -1 too.
+    temperature: of their episodes; 0: the likeliest tokens; -1: the checkpoint's own.
+    top_k, top_p, min_p: as in `rollout`, -1 too.
     split: of published data, the only one that is held out, such as "test"; empty: "test"
       of τ²-bench's, all but "train" of τ-bench's.
     domain, data: where evaluations play, if not where training does: as in `sandbox`. A domain
       alone is looked for in `sandbox.data`, or is an embedded one.
     spoken: acoustics (chains as in `speech.acoustics`) in which every evaluation plays its tasks
-    once more, spoken, beside once in writing; empty: once, as config.speech has it.
+      once more, spoken, beside once in writing; empty: once, as config.speech has it.
     """
 
     every: int = 20  # steps between evaluations; 0: only before and after training
@@ -26,7 +27,7 @@ class EvalConfig:
     tasks: int = 64  # held-out tasks of an evaluation during training
     final_tasks: int = 256  # held-out tasks of the evaluations before and after training
     maths_tasks: int = 0  # held-out maths problems of every evaluation
-    trials: int = 4
+    trials: int = 4  # episodes of each task
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -34,8 +35,8 @@ class EvalConfig:
     split: str = ""
     domain: str = ""
     data: str = ""
-    bootstrap: int = 2000
-    seed: int = 0
+    bootstrap: int = 2000  # draws of tasks behind an interval
+    seed: int = 0  # of their episodes, and of the intervals
     spoken: tuple[str, ...] = ()
 
 

@@ -19,6 +19,7 @@ RESPONSE_FORMATS = ("schema", "object", "none")  # each asks less of a server th
 class LLMConfig:
     """A language model behind the OpenAI protocol, and how hard it may be asked.
 
+    model: its name, as the server knows it.
     base_url: of the server; empty: OpenAI's own.
     api_key_env: the NAME of the environment variable that holds the key; empty: the server takes
       none. The key itself is never part of a config.
@@ -30,6 +31,7 @@ class LLMConfig:
     timeout_seconds: of one request, by the wall clock; one that hangs is dropped.
     max_attempts: of one call, the first included.
     backoff_seconds: the wait before the second attempt; it doubles from one to the next.
+    requests_per_minute, tokens_per_minute: how fast; 0: no limit.
     max_calls, max_usd: what one start of a run may send (repeated attempts included) and spend (at
       the two prices); 0: no limit.
     cache_dir: folder of answers that all runs share; empty: none.
@@ -46,13 +48,13 @@ class LLMConfig:
     timeout_seconds: float = 60.0
     max_attempts: int = 5
     backoff_seconds: float = 1.0
-    max_in_flight: int = 32
-    requests_per_minute: int = 0  # 0: no limit
-    tokens_per_minute: int = 0  # 0: no limit
+    max_in_flight: int = 32  # requests under way at once
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
     max_calls: int = 0
     max_usd: float = 0.0
-    usd_per_million_input: float = 0.0
-    usd_per_million_output: float = 0.0
+    usd_per_million_input: float = 0.0  # price of tokens sent
+    usd_per_million_output: float = 0.0  # price of tokens received
     cache_dir: str = ""
     record: str = ""
     replay: str = ""

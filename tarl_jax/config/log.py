@@ -7,8 +7,8 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every: int = 10
-    keep: int = 2
+    every: int = 10  # steps between checkpoints
+    keep: int = 2  # newest checkpoints that stay
 
 
 @dataclasses.dataclass(frozen=True)

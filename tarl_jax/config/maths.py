@@ -25,17 +25,17 @@ class MathsConfig:
     """
 
     ratio: tuple[float, ...] = (0.0,)
-    ratio_steps: tuple[float, ...] = (0.0,)
+    ratio_steps: tuple[float, ...] = (0.0,)  # rising; one for each of the ratios
     mode: str = "replace"
     file: str = ""
-    seed: int = 0
+    seed: int = 0  # of the problems made
     num_train: int = 2000  # at most, of a file
-    num_held_out: int = 128
+    num_held_out: int = 128  # at most, of a file; evaluations draw on them
     levels: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2)
     min_pass: float = 0.0
     max_pass: float = 1.0
-    band_problems: int = 512
-    band_trials: int = 8
+    band_problems: int = 512  # tried by the starting policy
+    band_trials: int = 8  # episodes of each
     demonstrations: float = 0.0
 
 

@@ -9,9 +9,11 @@ import dataclasses
 class MeshConfig:
     """How the devices share the work; one of the first three may be -1: what is left.
 
-    data: copies of the parameters, each on other rows. fsdp: parameters split, other rows. tensor:
-    heads, feed-forward and vocabulary split, the same rows. rollout_tensor: `tensor` while rollouts
-    run (their parameters are split in no other way, since decoding would gather them each token).
+    data: copies of the parameters, each on other rows.
+    fsdp: parameters split, other rows.
+    tensor: heads, feed-forward and vocabulary split, the same rows.
+    rollout_tensor: `tensor` while rollouts run (their parameters are split in no other way, since
+      decoding would gather them each token).
     processes: of the run, one per host (`parallel/hosts.py`); 0: as many as the cluster says.
     """
 

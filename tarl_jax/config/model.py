@@ -11,9 +11,11 @@ from tarl_jax.config.audio import AudioConfig
 class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685) on frozen weights. `rank=0`: all weights train."""
 
-    rank: int = 0
+    rank: int = 0  # of the two factors
     alpha: float = 32.0  # the adapter's product is scaled by alpha / rank
-    targets: tuple[str, ...] = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
+    targets: tuple[str, ...] = (  # matrices of each layer that have an adapter
+        "wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +35,17 @@ class ModelConfig:
     audio: the encoder that a policy hears with; by default none.
     """
 
-    d_model: int = 128
-    num_layers: int = 3
-    num_heads: int = 4
-    num_kv_heads: int = 4
-    head_dim: int = 32
-    d_ff: int = 384
-    rope_theta: float = 10_000.0
-    rms_norm_eps: float = 1e-6
-    qk_norm: bool = True
-    qkv_bias: bool = False
-    tie_embeddings: bool = True
+    d_model: int = 128  # width of the residual stream
+    num_layers: int = 3  # of the decoder
+    num_heads: int = 4  # query heads
+    num_kv_heads: int = 4  # key and value heads; divides num_heads
+    head_dim: int = 32  # width of a head
+    d_ff: int = 384  # width of the gated feed-forward part
+    rope_theta: float = 10_000.0  # base of the rotary positions
+    rms_norm_eps: float = 1e-6  # added to the mean square in RMSNorm
+    qk_norm: bool = True  # RMSNorm on each head's queries and keys, as Qwen3
+    qkv_bias: bool = False  # biases on queries, keys and values, as Qwen2.5
+    tie_embeddings: bool = True  # the output head is the embedding
     vocab_size: int = 0  # 0: the tokenizer's; checkpoints round theirs up
     scan_layers: bool = False  # one compiled layer, for deep models; unrolled is faster for few
     pretrained: str = ""

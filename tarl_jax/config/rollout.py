@@ -39,12 +39,12 @@ class RolloutConfig:
       groups of further tasks; 0: never.
     """
 
-    tasks_per_step: int = 16
-    group_size: int = 8
-    temperature: float = 1.0
-    max_turns: int = 30
-    max_turn_tokens: int = 48
-    max_episode_tokens: int = 768
+    tasks_per_step: int = 16  # groups of a training step
+    group_size: int = 8  # episodes of each task
+    temperature: float = 1.0  # of training episodes
+    max_turns: int = 30  # of the agent, after which an episode fails
+    max_turn_tokens: int = 48  # of one turn; a longer one is cut off
+    max_episode_tokens: int = 768  # of all turns, prompt included
     brief_writes: bool = True  # the policy sees only the new status after a successful write
     system_prompt: str = "brief"  # "brief": one line; "full": policy text and tool schemas
     slots: int = 128  # episodes on the device at once
@@ -60,7 +60,7 @@ class RolloutConfig:
     reasoning: str = "kept"
     episode_seconds: float = 0.0
     step_seconds: float = 0.0
-    unfinished: str = "carry"
+    unfinished: str = "carry"  # what becomes of episodes that a step does not wait for
     interruptions: int = 0
     after_transfer: str = "rules"
     max_errors: int = -1

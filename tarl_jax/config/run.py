@@ -23,8 +23,8 @@ from tarl_jax.config.warm_start import WarmStartConfig
 class RunConfig:
     """Every knob of a run; each group is a file of this room (`tarl_jax/config/__init__.py`)."""
 
-    name: str = "grpo_tarl"
-    seed: int = 0
+    name: str = "grpo_tarl"  # names the run's folder under runs/, where no workdir does
+    seed: int = 0  # of tasks' order, users' phrasing and sampling
     workdir: str = ""  # empty: runs/<name>-<date and time>
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

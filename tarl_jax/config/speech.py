@@ -51,7 +51,7 @@ class SpeechConfig:
 
     engine: str = "espeak"
     share: float = 0.0
-    per: str = "episode"
+    per: str = "episode"  # or "turn"
     voices: tuple[str, ...] = (
         "en-us", "en-us+f3", "en", "en+f2", "en-gb-x-rp", "en-gb-scotland+m3", "en-us-nyc",
         "en-029",
@@ -63,8 +63,8 @@ class SpeechConfig:
     timeout_seconds: float = 30.0
     workers: int = 2
     retries: int = 3
-    base_url: str = ""
-    model: str = ""
+    base_url: str = ""  # of the server
+    model: str = ""  # that the server speaks with
     api_key_env: str = "OPENAI_API_KEY"
     audio_format: str = "wav"
     pcm_rate: int = 24_000

@@ -15,15 +15,15 @@ class ClerkConfig:
       more, with the right arguments, and otherwise refuses the request.
     """
 
-    skip_confirmation: float = 0.2
-    wrong_variant: float = 0.06
-    wrong_item: float = 0.05
-    wrong_reason: float = 0.06
-    wrongful_denial: float = 0.04
-    ignore_rule: float = 0.2
-    false_done: float = 0.02
-    transfer: float = 0.01
-    redundant_read: float = 0.02
+    skip_confirmation: float = 0.2  # writes without asking for a yes
+    wrong_variant: float = 0.06  # orders another variant than was asked for
+    wrong_item: float = 0.05  # takes another item of the order
+    wrong_reason: float = 0.06  # gives another reason
+    wrongful_denial: float = 0.04  # refuses what the policy allows
+    ignore_rule: float = 0.2  # does what the policy forbids
+    false_done: float = 0.02  # says it is done, and has not done it
+    transfer: float = 0.01  # transfers to a human where it need not
+    redundant_read: float = 0.02  # looks up what it knows
     retry: float = 0.7
 
 
@@ -57,7 +57,7 @@ class SpeechStageConfig:
     learning_rate: float = 0.02
     adam_learning_rate: float = 2e-3
     joint_steps: int = 600
-    batch_tokens: int = 3072
+    batch_tokens: int = 3072  # in the joint steps
     joint_rate: float = 0.3
 
 
@@ -74,16 +74,18 @@ class WarmStartConfig:
     num_users, orders_per_user: of the shops that it plays in, as in `shop`.
     requests, forbidden, change_mind: of the tasks that the clerk serves, as in `tasks`.
     max_turns, max_tokens: of a dialogue; those with more tokens are left out.
+    score_tasks, score_trials: of the training pass rate that `target_pass` is compared with.
+    error_factor: of the clerk's errors, where `target_pass` asks for more of them.
     target_pass: where the policy then passes more than this share of `score_tasks` tasks (of
       `score_trials` episodes each), it imitates a clerk that errs `error_factor` times as often,
       confirmations apart, until it does not; 0: that is left out.
     """
 
     make: bool = False
-    seed: int = 0
-    episodes: int = 12_000
+    seed: int = 0  # of parameters, tasks and phrasing
+    episodes: int = 12_000  # demonstrations of the clerk
     branches: int = 40  # shops with other users and orders that the episodes are spread over
-    steps: int = 1200
+    steps: int = 1200  # of imitation; 0: none
     batch_tokens: int = 2048  # padded tokens per step
     learning_rate: float = 0.01  # of Muon on the matrices
     adam_learning_rate: float = 3e-3  # of AdamW on embeddings, norms
@@ -99,7 +101,7 @@ class WarmStartConfig:
     score_trials: int = 4
     error_factor: float = 4.0
     observation_weight: float = 0.5  # weight of the forced tokens in the loss
-    cache_dir: str = "~/.cache/tarl_jax"
+    cache_dir: str = "~/.cache/tarl_jax"  # keeps warm starts and compiled programs, for all runs
     clerk: ClerkConfig = ClerkConfig()
     speech_stage: SpeechStageConfig = dataclasses.field(default_factory=SpeechStageConfig)
 
@@ -111,8 +113,16 @@ def check_warm_start(
     where = "warm_start."
     require(bool(c.requests) and abs(sum(c.requests) - 1) < 1e-6 and min(c.requests) >= 0,
             f"{where}requests", c.requests, "probabilities must sum to 1")
+    for name in ("seed", "steps"):
+        value = getattr(c, name)
+        require(value >= 0, where + name, value, "must be at least 0")
+    for name in ("learning_rate", "adam_learning_rate"):
+        value = getattr(c, name)
+        require(value > 0, where + name, value, "must be above 0")
+    require(c.observation_weight >= 0, f"{where}observation_weight", c.observation_weight,
+            "must be at least 0")
     for name in ("num_users", "orders_per_user", "max_turns", "max_tokens",
-                 "score_tasks", "score_trials"):
+                 "score_tasks", "score_trials", "episodes", "batch_tokens"):
         value = getattr(c, name)
         require(value > 0, where + name, value, "must be at least 1")
     require(c.branches > 0, f"{where}branches", c.branches, "must be at least 1")

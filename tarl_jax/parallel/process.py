@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from tarl_jax.config.errors import TarlError
 
@@ -27,12 +27,20 @@ def restart_with_tuned_malloc(module: str) -> None:
 
     TARL_KEEP_MALLOC=1 switches it off.
     """
-    taken = any(name in os.environ for name in (*MALLOC, "TARL_KEEP_MALLOC"))
-    if taken or not sys.platform.startswith("linux"):
-        return
+    if _tuned():
+        run_module(module, sys.argv[1:])
+
+
+def run_module(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Becomes `python -m module …`, with MALLOC set as `restart_with_tuned_malloc` says."""
     sys.stdout.flush()
-    arguments = [sys.executable, "-m", module, *sys.argv[1:]]
-    os.execve(sys.executable, arguments, {**os.environ, **MALLOC})
+    command = [sys.executable, "-m", module, *arguments]
+    os.execve(sys.executable, command, {**os.environ, **(MALLOC if _tuned() else {})})
+
+
+def _tuned() -> bool:
+    taken = any(name in os.environ for name in (*MALLOC, "TARL_KEEP_MALLOC"))
+    return not taken and sys.platform.startswith("linux")
 
 
 def exit_status(job: Callable[[], Any], debug: bool = False) -> int:

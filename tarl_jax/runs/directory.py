@@ -14,13 +14,17 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.config import ConfigError, RunConfig, TarlError
+from tarl_jax.config.fields import fields, nested
 from tarl_jax.config.plain import read_json
 from tarl_jax.parallel.files import new_folder, replace
 from tarl_jax.parallel.lock import Lock
@@ -54,17 +58,35 @@ def claimed_run_dir(config: RunConfig) -> Iterator[tuple[Path, Lock]]:
     """The run directory, made where it is new, while this process alone may write there.
 
     Its name without a `workdir` is that of no other run, whenever they start. A directory that is
-    empty when the block is left goes again. Raises LockedError where another process has it.
+    empty when the block is left goes again, and so does a new one whose run could not begin: it
+    ends with an error of ours, no stop, before its first checkpoint. Raises LockedError where
+    another process has it.
     """
     if config.workdir:
         path = Path(config.workdir).expanduser()
         _require_run_or_nothing(path)
+        new = _missing(path)
     else:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        parents = _missing(Path("runs"))
         path = new_folder(Path(f"runs/{config.name}-{stamp}"))
+        new = [path, *parents]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir {path}: cannot be made ({error.strerror}); choose a folder"
+                          " that can") from error
     try:
         with Lock(path / LOCK, f"run directory {path}").take() as lock:
             yield path, lock
+    except TarlError as error:
+        begun = any((path / "checkpoints").glob("[0-9]*"))
+        if new and not begun and not error.keeps_run:
+            shutil.rmtree(path, ignore_errors=True)
+            for folder in new[1:]:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        raise
     finally:
         with contextlib.suppress(OSError):  # it holds something
             path.rmdir()
@@ -81,11 +103,11 @@ def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     path = Path(config.workdir).expanduser()
     record = path / "config.json"
     if record.is_file():
-        _require_same(read_json(record), _flat(config), path)
+        _require_same(read_json(record), flat(config), path)
         _require_same_parts(path, parts)
     _require_run_or_nothing(path)
     path.mkdir(parents=True, exist_ok=True)
-    write_json(record, _flat(config))
+    write_json(record, flat(config))
     if parts:
         write_json(path / "parts.json", parts)
     history = path / "versions.json"
@@ -99,13 +121,54 @@ def require_run(config: RunConfig, path: Path, parts: Record | None = None) -> N
     record = path / "config.json"
     if not config.workdir or not record.is_file():
         raise ConfigError(f"--workdir {config.workdir!r}: name the directory of a run")
-    _require_same(read_json(record), _flat(config), path)
+    _require_same(read_json(record), flat(config), path)
     _require_same_parts(path, parts or {})
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], Path | None]:
+    """(the nested values of a run's config, the file that its own parts come from, if it has any).
+
+    Raises InputError where there is no run, or a file of it cannot be read.
+    """
+    record = path / "config.json"
+    if not record.is_file():
+        what = "holds no run (no config.json)" if path.is_dir() else "is not there"
+        raise ConfigError(f"{path}: {what}; name the directory of a run, or begin one by --config")
+    values = read_json(record)
+    known = fields()
+    strange = sorted(values.keys() - known.keys()) if isinstance(values, dict) else ["no object"]
+    if strange:
+        raise ConfigError(
+            f"{record}: another version of this program wrote it: {', '.join(strange[:5])} is"
+            " unknown here; give --config=FILE too, or use the version that versions.json names"
+        )
+    return nested(values), _parts_file(path)
+
+
+def _parts_file(path: Path) -> Path | None:
+    """The config file whose `get_parts()` a run began with; None where it has no such parts."""
+    if not (path / "parts.json").is_file():
+        return None
+    for start in reversed(read_json(path / "versions.json")):
+        for argument in start["command"]:
+            if argument.startswith("--config="):
+                name = argument.partition("=")[2].partition(":")[0]
+                file = Path(start.get("folder", "."), name)
+                if file.is_file():
+                    return file
+                raise ConfigError(f"{path}: has parts of its own, from {file}, which is not there:"
+                                  " name the file that has them, --config=FILE")
+    raise ConfigError(f"{path}: has parts of its own: name the file that has them, --config=FILE")
 
 
 def write_json(path: Path, data: object) -> None:
     """Writes whole or not at all. Raises WriteError."""
     replace(path, json.dumps(data, indent=2) + "\n")
+
+
+def _missing(path: Path) -> list[Path]:
+    """The path and the folders above it, as far as they do not exist."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def _require_run_or_nothing(path: Path) -> None:
@@ -118,7 +181,8 @@ def _require_run_or_nothing(path: Path) -> None:
         )
 
 
-def _flat(config: RunConfig) -> dict[str, object]:
+def flat(config: RunConfig) -> dict[str, object]:
+    """Every field of the config by its key, as `config.json` holds them."""
     out: dict[str, object] = {}
 
     def walk(prefix: str, value: object) -> None:
@@ -143,7 +207,7 @@ def _require_same(before: dict[str, object], now: dict[str, object], path: Path)
         raise ConfigError(
             f"--workdir {path}: holds a run with another config; a run continues only as it"
             " began. Different:\n  " + "\n  ".join(changed)
-            + "\nUse the same config, or another --workdir"
+            + "\nLeave these out, or choose another --workdir"
         )
 
 
@@ -180,6 +244,7 @@ def _versions() -> dict[str, object]:
         "platform": platform.platform(),
         "packages": packages,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "folder": os.getcwd(),  # where the command ran: its paths may be relative
     }
 
 

@@ -24,6 +24,8 @@ class Interrupted(TarlError):
     code: the exit status, 128 and the signal's number.
     """
 
+    keeps_run = True
+
     def __init__(self, message: str, number: int):
         super().__init__(message)
         self.code = 128 + number

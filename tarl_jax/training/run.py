@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from tarl_jax.config import RunConfig
+from tarl_jax.config import InputError, RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
@@ -113,7 +113,7 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
         )
         stop.say = view.log
         stack.enter_context(_ended_by_signal(
-            stop, f"at once, between two saved steps; go on with --workdir={run_dir}"
+            stop, f"at once, between two saved steps; go on: python -m tarl_jax.main {run_dir}"
         ))
         with stop.at_once():
             view.phase("building the environment and its tasks")
@@ -124,6 +124,11 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
                 Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge)
             )
             judge.check()
+            if config.rollout.tasks_per_step > len(env.train_tasks):
+                raise InputError(
+                    f"config.rollout.tasks_per_step = {config.rollout.tasks_per_step}: there are"
+                    f" {len(env.train_tasks)} tasks to train on; lower it, or give more tasks"
+                )
             updater = make_updater(config, env, parts.loss)
             shards = row_shards(make_mesh(config.mesh))
             learner = Learner(config, updater, shards, kept_table(config, run_dir), parts.advantage)
@@ -252,7 +257,7 @@ def honour_stop(run: Run, where: str) -> None:
 
 
 def stopped(run: Run, where: str, number: int) -> Interrupted:
-    return Interrupted(f"stopped {where}; go on with --workdir={run.run_dir}", number)
+    return Interrupted(f"stopped {where}; go on: python -m tarl_jax.main {run.run_dir}", number)
 
 
 def _show_warm_start(run: Run, what: str, step: int, steps: int, loss: float) -> None:

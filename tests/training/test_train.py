@@ -245,7 +245,7 @@ def interrupted(start, tmp_path_factory):
 def test_ctrl_c_ends_the_step_saves_it_and_says_how_to_go_on(interrupted):
     run, (first, _, _), ((steps, checkpoints), _) = interrupted
     assert first.process.returncode == 130
-    assert f"--workdir={run}" in one_message(first)
+    assert f"tarl_jax.main {run}" in one_message(first)
     assert steps == list(range(1, steps[-1] + 1)) and steps[-1] < STEPS
     assert checkpoints[-1] == steps[-1]
 
@@ -465,10 +465,10 @@ def test_a_stopped_run_ends_with_the_signals_status(capsys, number, status):
     def job():
         with StopRequest() as stop:
             os.kill(os.getpid(), number)
-            raise Interrupted("go on with --workdir=here", stop.received)
+            raise Interrupted("go on: python -m tarl_jax.main here", stop.received)
 
     assert exit_status(job) == status
-    assert capsys.readouterr().err == "error: go on with --workdir=here\n"
+    assert capsys.readouterr().err == "error: go on: python -m tarl_jax.main here\n"
 
 
 # ---- errors that nobody foresaw ------------------------------------------------------------
