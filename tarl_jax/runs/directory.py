@@ -4,7 +4,7 @@
     parts.json      name and source hash of each part of the user's own, if there are any
     versions.json   commit, packages, platform and command line, one record per start
     run.lock        who writes there now (parallel/lock.py)
-    metrics.jsonl, tensorboard/, trajectories/, checkpoints/, curves.png, summary.json
+    metrics.jsonl, tensorboard/, trajectories/, checkpoints/, tau2/, curves.png, summary.json
 """
 
 from __future__ import annotations

@@ -172,6 +172,12 @@ def load_benchmark_tasks(
     return tasks
 
 
+def task_records(name: str, data: str | Path) -> dict[str, dict[str, Any]]:
+    """The tasks of a folder as its benchmark writes them, by `Task.task_id`."""
+    return {f"{source}/{name}/{number}": record
+            for source, _, number, record in _records(_folder(name, data))}
+
+
 def _folder(name: str, data: str | Path) -> Path:
     tried = [Path(p.format(folder=data, name=name.removesuffix("-workflow"))) for p in _INSIDE]
     for folder in tried:
@@ -285,7 +291,7 @@ def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, sour
     return Task(
         task_id=task_id,
         user_id=record.get("user_id") or _user_of(domain, calls),
-        instruction=record.get("instruction") or _instruction(record["user_scenario"]),
+        instruction=record.get("instruction") or instruction_of(record["user_scenario"]),
         gold_calls=gold,
         outputs=tuple(record.get("outputs") or criteria.get("communicate_info") or ()),
         split=split,
@@ -348,8 +354,8 @@ def _user_of(domain: Domain, calls: list[Call]) -> str:
     return ""
 
 
-def _instruction(scenario: dict[str, Any]) -> str:
-    """tau2's parts of a user's hidden text, each a paragraph."""
+def instruction_of(scenario: Mapping[str, Any]) -> str:
+    """The user's hidden text of a τ²-bench task, from its `user_scenario`: a paragraph a part."""
     told = scenario["instructions"]
     if isinstance(told, str):
         parts = [scenario.get("persona"), told]

@@ -11,7 +11,7 @@ import jax
 
 from tarl_jax.parallel import hosts
 from tarl_jax.runs import metrics
-from tarl_jax.training.evaluation import by_kind
+from tarl_jax.training.evaluation import by_kind, save_results
 from tarl_jax.training.run import Run
 from tarl_jax.types import Trajectory
 
@@ -78,13 +78,16 @@ class RunLog:
     def evaluation(
         self, step: int, kind: str, values: dict[str, float], trajectories: Sequence[Trajectory]
     ) -> None:
-        """Of an evaluation: its metrics and some episodes of each kind."""
+        """Of an evaluation: its metrics and some episodes of each kind; τ²-bench's results, all."""
         tools, maths = by_kind(trajectories)
         spoken = [t for t in tools if any(t.sounds())]
         written = [t for t in tools if not any(t.sounds())]
         kept = [*written[:64], *maths[:16], *spoken[:16]]
         hosts.from_first(
             lambda: metrics.append_trajectories(self._run.run_dir, step, kept, kind="eval")
+        )
+        hosts.from_first(
+            lambda: save_results(self._run.run_dir, step, self._run.env, trajectories)
         )
         self._write(step, kind, values)
         self._run.view.update(step, values)

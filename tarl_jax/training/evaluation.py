@@ -22,6 +22,8 @@ from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run, write_json
 from tarl_jax.runs.live import LiveView, print_summary
+from tarl_jax.runs.tau2_results import RESULTS_FILE, write_results
+from tarl_jax.sandbox.published import task_records
 from tarl_jax.sandbox.scoring import calls_of, score_of
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore
@@ -201,6 +203,21 @@ def tau2_reward(trajectory: Trajectory) -> float | None:
     ).reward
 
 
+def save_results(
+    run_dir: Path, step: int, env: Environment, trajectories: Sequence[Trajectory]
+) -> None:
+    """Writes `tau2/step_<step>/results.json` of the episodes of τ²-bench's own tasks, if any."""
+    data = env.config.sandbox.data
+    written = [t for t in trajectories if t.task.source == "tau2" and not any(t.sounds())]
+    if not data or not written:
+        return
+    records = task_records(env.domain.name, data)
+    written = [t for t in written if t.task.task_id in records]
+    path = run_dir / "tau2" / f"step_{step:06d}" / RESULTS_FILE
+    rewards = [tau2_reward(t) for t in written]
+    write_results(path, written, records, rewards, env.domain, env.config)
+
+
 def summarise_maths(
     trajectories: Sequence[Trajectory], trials: int, draws: int, seed: int
 ) -> dict[str, float]:
@@ -322,7 +339,7 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
             Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge) as judge,
         ):
             judge.check()
-            values, _ = evaluate_modalities(
+            values, trajectories = evaluate_modalities(
                 engine, state.policy, where, held_out(where, config.eval.final_tasks), "eval",
                 lambda done, total: view.phase(f"evaluating step {step}", done, total), judge,
             )
@@ -331,5 +348,6 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
     checkpoints.close()
     if hosts.first():
         write_json(run_dir / f"evaluation-{step}.json", values)
+        save_results(run_dir, step, where, trajectories)
         print_summary({}, values)
     return values

@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("run", metavar="RUN", help="a run's directory, or a .jsonl file of trajectories")
+    p.add_argument("run", metavar="RUN", help="a run's directory, a .jsonl file of trajectories,"
+                   " or a results.json of τ²-bench")
     p.add_argument(
         "--step", default=None, metavar="N|last", help="which step's file (default: last)"
     )

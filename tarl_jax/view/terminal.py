@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tarl_jax.config import InputError
 from tarl_jax.runs.live import DASH, printable
 from tarl_jax.runs.metrics import TRAJECTORY_DIR, read_trajectories, trajectory_files
+from tarl_jax.runs.tau2_results import RESULTS_FILE, read_results
 
 if TYPE_CHECKING:  # importing types imports jax, which reading the files does soon enough
     from rich.console import Console, RenderableType
@@ -41,7 +42,7 @@ def find_file(run: str | os.PathLike[str], step: str | None, *, evaluation: bool
     """The file of episodes that the arguments name.
 
     Args:
-      run: a run's directory, or the file itself.
+      run: a run's directory, or the file itself, or a folder of τ²-bench's results.
       step: a number, or "last" or None for the last one there is.
       evaluation: look for episodes of an evaluation instead of training episodes.
 
@@ -54,6 +55,8 @@ def find_file(run: str | os.PathLike[str], step: str | None, *, evaluation: bool
         return run
     if not run.exists():
         raise ViewError(f"no such run: {run}")
+    if (run / RESULTS_FILE).is_file():
+        return find_file(run / RESULTS_FILE, step, evaluation=evaluation)
     kind, name = ("eval", "evaluation") if evaluation else ("step", "training")
     files = trajectory_files(run, kind)
     if not files:
@@ -126,7 +129,7 @@ def show(
     """
     console = console or _console()
     try:
-        trajectories = read_trajectories(path)
+        trajectories = (read_results if path.suffix == ".json" else read_trajectories)(path)
     except (ValueError, OSError) as error:
         raise ViewError(str(error)) from error
     if not trajectories:
