@@ -9,6 +9,7 @@ simulations, a file each.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime
 import hashlib
 import os
@@ -19,8 +20,8 @@ from typing import Any
 from tarl_jax import __version__
 from tarl_jax.config import InputError, RunConfig
 from tarl_jax.config.plain import dumps, read_json, without_reasoning
-from tarl_jax.sandbox.domain import Domain
-from tarl_jax.sandbox.published import DOMAINS, instruction_of, load_domain
+from tarl_jax.sandbox.domain import Database, Domain
+from tarl_jax.sandbox.published import DOMAINS, instruction_of
 from tarl_jax.types import Call, GoldAction, Segment, Task, Trajectory
 
 RESULTS_FILE = "results.json"
@@ -137,28 +138,39 @@ def _simulation(t: Trajectory, number: str, trial: int, reward: float | None) ->
 def _messages(t: Trajectory) -> Iterator[dict[str, Any]]:
     """The benchmark's messages. A turn that could not be read is a message, for no tool was asked;
     what the agent was answered to it is the system's word."""
-    call_id, requestor = "", "assistant"
+    call_id = ""
     for place, segment in enumerate(s for s in t.segments if s.role != "system"):
         text = segment.text
+        for number, made in enumerate(segment.info.get("user_calls", ())):
+            yield from _call_of_user(made, f"user_call_{place}_{number}")
         if segment.role == "tool" and not call_id:
             yield {"role": "system", "content": text, "turn_idx": place}
         elif segment.role == "tool":
             yield {
-                "role": "tool", "id": call_id, "content": text, "requestor": requestor,
+                "role": "tool", "id": call_id, "content": text, "requestor": "assistant",
                 "error": bool(segment.info.get("error")), "turn_idx": place,
             }
             call_id = ""
         elif segment.call is not None:
             call_id = f"call_{place}"
-            requestor = "user" if segment.role == "user" else "assistant"
-            call = {"id": call_id, "requestor": requestor, **segment.call.to_json()}
-            yield {"role": requestor, "content": None, "tool_calls": [call], "turn_idx": place}
+            call = {"id": call_id, "requestor": "assistant", **segment.call.to_json()}
+            yield {"role": "assistant", "content": None, "tool_calls": [call], "turn_idx": place}
         elif segment.role == "user":
             if text.strip():  # a user that failed has said nothing
                 yield {"role": "user", "content": text, "turn_idx": place}
         else:
             said = without_reasoning(text).strip() or "(no message)"
             yield {"role": "assistant", "content": said, "turn_idx": place}
+
+
+def _call_of_user(made: Mapping[str, Any], call_id: str) -> Iterator[dict[str, Any]]:
+    """A call that a user with tools made before its message, and its answer."""
+    call = {"id": call_id, "name": made["name"], "arguments": made["kwargs"], "requestor": "user"}
+    yield {"role": "user", "content": None, "tool_calls": [call]}
+    yield {
+        "role": "tool", "id": call_id, "content": made.get("output", ""), "requestor": "user",
+        "error": bool(made.get("error")),
+    }
 
 
 def _now() -> str:
@@ -206,10 +218,11 @@ def _policy(data: Mapping[str, Any]) -> str:
 
 def _writes(domain: str) -> set[str] | None:
     """The tools that write; None of a domain that is not known here."""
-    if domain not in DOMAINS:
+    source = DOMAINS.get(domain)
+    if source is None:
         return None
-    tools = load_domain(domain, rules="tau2").tools.values()
-    return {tool.name for tool in tools if tool.write}
+    empty: Database = {table: {} for table in source.records}
+    return {tool.name for tool in source.make["tau2"](empty, "").tools.values() if tool.write}
 
 
 def _task(record: Mapping[str, Any], domain: str, writes: set[str] | None) -> Task:
@@ -259,9 +272,11 @@ def _trajectory(simulation: Mapping[str, Any], task: Task, policy: str) -> Traje
 
 def _segments(messages: Sequence[Mapping[str, Any]]) -> Iterator[Segment]:
     """The dialogue as segments without tokens. Several calls in one message are turns of their
-    own, each with its answer behind it; the agent's words before the user's are its greeting."""
+    own, each with its answer behind it; the agent's words before the user's are its greeting. A
+    user's calls are facts of its next message ("user_calls")."""
     flat = [part for m in messages for part in m.get("tool_messages") or (m,)]
     turn, place, heard = -1, 0, False
+    by_user: list[dict[str, Any]] = []
     while place < len(flat):
         message = flat[place]
         place += 1
@@ -276,14 +291,23 @@ def _segments(messages: Sequence[Mapping[str, Any]]) -> Iterator[Segment]:
             yield Segment.forced("greeting", [], -1, text)
         elif not calls:
             turn += author == "agent"
-            yield Segment.forced(author, [], turn, text)
+            facts = {"user_calls": by_user} if by_user else {}
+            by_user = []
+            yield Segment.forced(author, [], turn, text, **facts)
         for call in calls:
-            turn += author == "agent"
-            made = Segment.forced(author, [], turn, text)
-            made.call = Call(call["name"], call.get("arguments") or {})
-            yield made
+            answer: Mapping[str, Any] = {}
             if place < len(flat) and flat[place]["role"] == "tool":
                 answer = flat[place]
                 place += 1
-                yield Segment.forced("tool", [], turn, answer.get("content") or "",
-                                     error=bool(answer.get("error")))
+            output, error = answer.get("content") or "", bool(answer.get("error"))
+            made = Call(call["name"], call.get("arguments") or {})
+            if author == "user":
+                by_user.append({"name": made.name, "kwargs": dict(made.kwargs), "output": output,
+                                "error": error})
+                continue
+            turn += 1
+            yield dataclasses.replace(Segment.forced("agent", [], turn, text), call=made)
+            if answer:
+                yield Segment.forced("tool", [], turn, output, error=error)
+    if by_user:
+        yield Segment.forced("user", [], turn, "", user_calls=by_user)

@@ -36,7 +36,8 @@ def played(domain, task, calls, said="Done.", stop="user_stop", seed=7):
             answer = domain.call(state, call.name, call.kwargs)
             segments.append(Segment.forced("tool", [5], turn, answer,
                                            error=answer.startswith("Error")))
-    segments.append(Segment.forced("user", [6], turn, "Bye. ###STOP###"))
+    by_user = [{"name": "look", "kwargs": {"a": 1}, "output": "5G", "error": False}]
+    segments.append(Segment.forced("user", [6], turn, "Bye. ###STOP###", user_calls=by_user))
     gold = [{"name": c.name, "kwargs": c.kwargs} for c in calls]
     right = score(domain, task, gold, [said])
     return Trajectory(task, seed, segments, stop, bool(right.database), bool(right.communicate),
@@ -99,7 +100,8 @@ def test_what_was_written_reads_back(written, episodes):
         assert theirs.task.actions == mine.task.actions
         for a, b in zip(mine.segments, theirs.segments, strict=True):
             assert (a.role, a.turn, a.call, a.text) == (b.role, b.turn, b.call, b.text)
-            assert a.info.get("error", False) == b.info.get("error", False)
+            for fact in ("error", "user_calls"):
+                assert a.info.get(fact, False) == b.info.get(fact, False)
         assert not theirs.num_tokens
 
 
@@ -147,10 +149,13 @@ def test_files_of_others_are_read(tmp_path):
         ("system", -1, "Be kind."), ("greeting", -1, "Hi!"), ("user", -1, "A refund."),
         ("agent", 0, "One moment."), ("tool", 0, "{}"),
         ("agent", 1, "One moment."), ("tool", 1, "Error: no"),
-        ("user", 1, ""), ("tool", 1, "5G"), ("user", 1, "Thanks ###STOP###"),
+        ("user", 1, "Thanks ###STOP###"),
     ]
+    assert found.segments[-1].info == {"user_calls": [
+        {"name": "check_phone", "kwargs": {}, "output": "5G", "error": False}
+    ]}
     assert found.segments[3].call == Call("look", {"a": 1})
-    assert [s.info.get("error") for s in found.segments if s.role == "tool"] == [False, True, False]
+    assert [s.info.get("error") for s in found.segments if s.role == "tool"] == [False, True]
     assert found.success is True and found.outputs_found is False and found.seed == 3
     assert found.task.gold_calls == (Call("refund", {"user_id": "u1"}),)
     assert found.task.user_id == "u1" and found.task.instruction == "You want a refund."
