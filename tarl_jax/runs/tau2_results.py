@@ -20,6 +20,7 @@ from typing import Any
 from tarl_jax import __version__
 from tarl_jax.config import InputError, RunConfig
 from tarl_jax.config.plain import dumps, read_json, without_reasoning
+from tarl_jax.parallel import files
 from tarl_jax.sandbox.domain import Database, Domain
 from tarl_jax.sandbox.published import DOMAINS, instruction_of
 from tarl_jax.types import Call, GoldAction, Segment, Task, Trajectory
@@ -59,7 +60,7 @@ def write_results(
     path: Path, trajectories: Sequence[Trajectory], records: Mapping[str, Mapping[str, Any]],
     rewards: Sequence[float | None], domain: Domain, config: RunConfig,
 ) -> None:
-    """Writes the file, whole or not at all.
+    """Writes the file, whole or not at all. Raises WriteError.
 
     Args:
       trajectories: episodes of τ²-bench's tasks; its trials are those of a task in their order.
@@ -72,16 +73,15 @@ def write_results(
         name = t.task.task_id
         simulations.append(_simulation(t, str(records[name]["id"]), trials[name], reward))
         trials[name] += 1
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     whole = {
         "timestamp": _now(),
         "info": _info(domain, config, max(trials.values(), default=0)),
         "tasks": [records[name] for name in trials],
         "simulations": simulations,
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(dumps(whole) + "\n", "utf-8")
-    os.replace(temporary, path)
+    files.replace(path, dumps(whole) + "\n")
 
 
 def _info(domain: Domain, config: RunConfig, trials: int) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _writes(domain: str) -> set[str] | None:
     source = DOMAINS.get(domain)
     if source is None:
         return None
-    empty: Database = {table: {} for table in source.records}
+    empty: Database = collections.defaultdict(dict)
     return {tool.name for tool in source.make["tau2"](empty, "").tools.values() if tool.write}
 
 

@@ -87,7 +87,7 @@ class RunLog:
             lambda: metrics.append_trajectories(self._run.run_dir, step, kept, kind="eval")
         )
         hosts.from_first(
-            lambda: save_results(self._run.run_dir, step, self._run.env, trajectories)
+            lambda: save_results(self._run.run_dir, step, self._run.evaluation, trajectories)
         )
         self._write(step, kind, values)
         self._run.view.update(step, values)
