@@ -67,9 +67,11 @@ def repair(asked: Messages, answer: str, problem: str) -> Messages:
 
 def _entry(segment: Segment) -> dict[str, Any]:
     if segment.role != "agent":
-        more = {"refused": True} if segment.info.get("error") else {}
+        more: dict[str, Any] = {"refused": True} if segment.info.get("error") else {}
         if "interruption" in segment.info:
             more["supervisor"] = segment.info["interruption"]
+        if "user_calls" in segment.info:
+            more["done_by_the_user_unseen_by_the_agent"] = segment.info["user_calls"]
         return {segment.role: segment.text, **more}
     if "malformed" in segment.info:
         return {"turn": segment.turn, "agent": segment.text, "malformed": segment.info["malformed"]}

@@ -13,6 +13,7 @@ from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.maths_episode import Maths, MathsEpisode
+from tarl_jax.sandbox import telecom_phrases
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.dialogue import User, UserOf
 from tarl_jax.sandbox.domain import Domain, Refusal, Rules
@@ -23,8 +24,9 @@ from tarl_jax.sandbox.published import (
     load_benchmark_tasks,
     load_domain,
 )
+from tarl_jax.sandbox.starts import start_of
 from tarl_jax.sandbox.tasks import load_tasks, make_tasks
-from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.sandbox.users import playable, scripted_user
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.user import SpokenUser
 from tarl_jax.text.chat import Chat
@@ -74,7 +76,7 @@ class Environment:
           suit the user; and what `Speech.from_config` raises.
         """
         found = _domain(config) if domain is None else domain
-        train, held_out = _split(config, tasks or _tasks(config, found, domain is not None),
+        train, held_out = _split(config, found, tasks or _tasks(config, found, domain is not None),
                                  own_user is not None)
         if not train:
             raise _lacks(config, "train")
@@ -136,7 +138,7 @@ class Environment:
             user = self.users.user(task, seed)
         if self.config.model.audio:
             group = self._seed(task, "voice", *stream[:-1])
-            user = user or ScriptedUser(task, group)
+            user = user or scripted_user(self.domain, task, group)
             if self.speech and self.config.speech.share:
                 user = SpokenUser(user, self.speech, self.config.speech, group)
         return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user,
@@ -207,7 +209,9 @@ def _system(config: RunConfig, domain: Domain, chat: Chat, own: bool) -> tuple[s
     if config.rollout.system_prompt == "full":
         return domain.policy, chat.system(domain.policy, domain.schemas)
     # Of an own domain nothing but its policy says what the agent is there.
-    text = domain.policy if own else desk_of(domain.name).phrases.system
+    text = domain.policy
+    if not own:
+        text = telecom_phrases.SYSTEM if domain.user else desk_of(domain.name).phrases.system
     return text, chat.system(text)
 
 
@@ -258,19 +262,25 @@ def _require_calls(path: str, task: Task, domain: Domain) -> None:
 
 
 def _split(
-    config: RunConfig, tasks: Sequence[Task], own_user: bool
+    config: RunConfig, domain: Domain, tasks: Sequence[Task], own_user: bool
 ) -> tuple[list[Task], list[Task]]:
-    """Those to train on, and those held out; each can be played by the run's user."""
+    """Those to train on, and those held out; each can be started, and played by the run's user.
+
+    Starts are made once here: what an episode finds then hangs on no other episode (of telecom's
+    VPNs it would).
+    """
     where = config.tasks.file or config.sandbox.data or "the tasks"
     train = [t for t in tasks if t.split == "train"]
     held_out = [t for t in tasks if t.split == "held_out"]
     if not held_out:
         raise _lacks(config, "held_out")
+    for task in (*train, *held_out):
+        start_of(domain, task.initial_state, task.task_id)
     if own_user:
         return train, held_out
     if config.user.kind == "llm":
         return _unscripted(train), _unscripted(held_out)
-    without = next((t.task_id for t in tasks if t.script is None), None)
+    without = next((t.task_id for t in (*train, *held_out) if not playable(domain, t)), None)
     if without is not None:
         raise InputError(
             f"task {without!r} of {where} has no script that a user could follow: let a language"

@@ -19,7 +19,7 @@ from tarl_jax.sandbox.dialogue import TAU2_ENDS, Dialogue, Ends, Malformed, Obse
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.scoring import calls_of, verdict_on
 from tarl_jax.sandbox.starts import start_of
-from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.sandbox.users import Scripted, scripted_user
 from tarl_jax.speech.sound import Sound
 from tarl_jax.speech.synthesis import SpeechError
 from tarl_jax.speech.user import SpokenUser
@@ -40,7 +40,7 @@ class Episode:
 
     seed: of the user's phrasing and of the sampling.
     system: the system turn, the same for all episodes: its text and its tokens.
-    user: who plays the user; None: the task's script.
+    user: who plays the user; None: a scripted one.
     supervisor: looks at every turn that is answered in writing, and interrupts at most
       `rollout.interruptions` times.
     stop_waits: as in `user.stop_waits`.
@@ -58,8 +58,8 @@ class Episode:
         self._config = config
         self._system = system
         # The script answers at once.
-        self.outside = bool(supervisor) or not isinstance(user, ScriptedUser | None)
-        self._user = user or ScriptedUser(task, seed)
+        self.outside = bool(supervisor) or not isinstance(user, Scripted | None)
+        self._user = user or scripted_user(domain, task, seed)
         self._supervisor = supervisor
         self._stop_waits = stop_waits
         self._interruptions = 0
@@ -201,8 +201,8 @@ class Episode:
         )
         reply = self._user.opening_reply if isinstance(self._user, SpokenUser) else None
         clip, info = (reply.clip, reply.info) if reply else (None, {})
-        opening = self._said("user", dialogue.opening, clip, info)
-        scripted = isinstance(self._user, ScriptedUser)
+        opening = self._said("user", dialogue.opening, clip, {**info, **dialogue.opening_info})
+        scripted = isinstance(self._user, Scripted)
         if not scripted and not self._room(len(opening.token_ids)):
             # What scripts say is known beforehand; a model's whim should not end the run.
             raise LLMError(

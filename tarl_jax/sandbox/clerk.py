@@ -12,10 +12,11 @@ from collections.abc import Generator
 from typing import Any
 
 from tarl_jax.config import ClerkConfig
-from tarl_jax.sandbox import phrases
+from tarl_jax.sandbox import phrases, telecom_clerk
 from tarl_jax.sandbox.desk import Wish, call_key
 from tarl_jax.sandbox.dialogue import Dialogue, Observation
 from tarl_jax.sandbox.domain import Record
+from tarl_jax.sandbox.telecom_user import TelecomUser
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.types import Call
 
@@ -26,8 +27,11 @@ Turns = Generator[Call | str, Observation, Any]
 def play(
     dialogue: Dialogue, errors: ClerkConfig, seed: int
 ) -> list[tuple[Call | str, Observation]]:
-    """Plays a dialogue with a `ScriptedUser` to its end; returns each turn and its answer."""
-    turns = _Clerk(dialogue, errors, seed).serve()
+    """Plays a dialogue with a scripted user to its end; returns each turn and its answer."""
+    if isinstance(dialogue.user, TelecomUser):
+        turns = telecom_clerk.serve(dialogue, errors, f"{dialogue.task.task_id}-{seed}")
+    else:
+        turns = _Clerk(dialogue, errors, seed).serve()
     history = []
     action = next(turns)
     while True:

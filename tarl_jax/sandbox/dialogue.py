@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,6 +39,14 @@ class User(Protocol):
     def opening(self) -> str: ...
 
     def reply(self, message: str) -> Reply: ...
+
+
+@runtime_checkable
+class HasTools(Protocol):
+    """A user with tools of its own: is given, before it speaks, what makes its calls and answers
+    them, (name, arguments) -> text."""
+
+    def take(self, act: Callable[[str, Mapping[str, Any]], str]) -> None: ...
 
 
 UserOf = Callable[[Task, int], User]  # (task, seed of the episode) -> who plays its user
@@ -75,9 +83,9 @@ class Observation:
     """The answer to an agent turn.
 
     role: "tool" or "user"; text: what the agent sees; stop_reason: set if the episode has ended;
-    info: facts for judge and viewer ("error", "wrote", after a write the gold calls that are
-    "fulfilled", the user's "intent" and "event"); clip: of a user that speaks, what the agent hears
-    in place of the text, as in `Reply`.
+    info: facts for judge and viewer ("error", "wrote", after a write the goals that are
+    "fulfilled", the user's "intent" and "event", and the "user_calls" before its message); clip: of
+    a user that speaks, what the agent hears in place of the text, as in `Reply`.
     """
 
     role: str
@@ -91,7 +99,7 @@ class Dialogue:
     """Plays `task` in `domain` against `user`.
 
     brief_writes: after a successful write the agent sees only the record's new status, or the id of
-    a reservation without one, not the whole record; for policies with a short context.
+    a reservation without one, or a message, not the whole; for policies with a short context.
     stop_waits: a user's stop in a message in which it agrees waits for its next message, as in
     `user.stop_waits`; what the agent calls before it writes is done.
     """
@@ -112,13 +120,20 @@ class Dialogue:
         self.user = user
         self.state = start_of(domain, task.initial_state, task.task_id)
         self.turns = 0
+        self._user_calls: list[dict[str, Any]] = []  # those that no `info` tells yet
+        self._messages = 1  # of both sides and of tools
+        self._errors = 0
+        if domain.user and isinstance(user, HasTools):
+            user.take(self._call_of_user)
         self.opening = user.opening()
+        self.opening_info = self._with_calls({})
+        if task.checks:
+            self.opening_info["fulfilled"] = done(domain, task, self.state)
         self._max_turns = max_turns
         self._brief_writes = brief_writes
         self._stop_waits = stop_waits
         self._leaves = False  # whether the user has agreed, and said its goodbye
         self._ends = ends
-        self._errors = 0
         self._stop_reason: str | None = None
 
     def act(self, action: Action) -> Observation:
@@ -126,6 +141,7 @@ class Dialogue:
         if self._stop_reason:
             raise RuntimeError(f"task {self.task.task_id!r}: the episode has ended already")
         self.turns += 1
+        self._messages += 2
         clip = None
         match action:
             case Call():
@@ -135,7 +151,8 @@ class Dialogue:
                 info = {"error": True, "malformed": True}
             case _:
                 reply = self._reply(action)
-                role, text, info, clip = "user", reply.text, reply.info, reply.clip
+                role, text, clip = "user", reply.text, reply.clip
+                info = self._with_calls(reply.info)
                 stop = "user_stop" if reply.stop else None
         self._errors += bool(info.get("error"))
         if stop is None:
@@ -157,9 +174,29 @@ class Dialogue:
         """Which limit the episode has come to, if any."""
         if 0 < self._ends.errors <= self._errors:
             return "max_errors"
-        if 0 < self._ends.messages <= 1 + 2 * self.turns:
+        if 0 < self._ends.messages <= self._messages:
             return "max_messages"
         return "max_turns" if self.turns >= self._max_turns else None
+
+    def _call_of_user(self, name: str, kwargs: Mapping[str, Any]) -> str:
+        """A call that the user makes between its messages; the agent does not see it."""
+        text = self.domain.call(self.state, name, kwargs, "user")
+        error = isinstance(text, Refusal)
+        self._errors += error
+        self._messages += 2
+        self._user_calls.append(
+            {"name": name, "kwargs": dict(kwargs), "output": str(text), "error": error}
+        )
+        return text
+
+    def _with_calls(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """The facts of a user's message, with the calls before it and what they have brought."""
+        calls, self._user_calls = self._user_calls, []
+        found = {**info, "user_calls": calls} if calls else dict(info)
+        tools = self.domain.tools_of("user")
+        if any(tools[call["name"]].write for call in calls if call["name"] in tools):
+            found["fulfilled"] = done(self.domain, self.task, self.state)
+        return found
 
     def _call(self, call: Call) -> tuple[str, str, str | None, dict[str, Any]]:
         text = self.domain.call(self.state, call.name, dict(call.kwargs))
@@ -179,12 +216,13 @@ class Dialogue:
 
 
 def _brief(text: str) -> str:
-    """The status of a written record, or else the id of a reservation; any other text unchanged."""
+    """The status of a written record, or else the id of a reservation, or what the carrier says of
+    it; any other text unchanged."""
     try:
         record = json.loads(text)
     except ValueError:
         return text
-    for name in ("status", "reservation_id"):
+    for name in ("status", "reservation_id", "message"):
         if isinstance(record, dict) and name in record:
             return json.dumps({name: record[name]})
     return text

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tarl_jax.config.speech import SpeechConfig, parse_chain
-from tarl_jax.sandbox.dialogue import User
+from tarl_jax.sandbox.dialogue import HasTools, User
 from tarl_jax.sandbox.user import Reply
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.speakable import speakable
@@ -40,6 +42,11 @@ class SpokenUser:
     def index(self) -> int | None:
         """The request under discussion, where the user has such a thing."""
         return getattr(self._user, "index", None)
+
+    def take(self, act: Callable[[str, Mapping[str, Any]], str]) -> None:
+        """Gives the user its tools, where it has a use for them."""
+        if isinstance(self._user, HasTools):
+            self._user.take(act)
 
     def opening(self) -> str:
         """The text of the first message; `opening_reply` has its sound."""

@@ -221,16 +221,27 @@ def _segment(
         title.append(f"  turn {segment.turn}  ", "dim")
         title.append(*turn_score(trajectory, segment.turn))
         title.append(f"  {turn_note(trajectory, segment.turn)}", "italic")
-    facts = ", ".join(_fact(k, v) for k, v in segment.info.items() if v not in (None, False))
+    facts = ", ".join(_fact(k, v) for k, v in segment.info.items()
+                      if v not in (None, False) and k != "user_calls")
     if facts:
         title.append(f"  [{printable(facts)}]", "dim")
     body = Text(_said(segment, full=full))
+    if calls := segment.info.get("user_calls"):  # those before the message
+        body = Text(_calls(calls), "dim").append(body.plain, "not dim")
     if segment.call is not None:
         separator = "\n" if body.plain else ""
         body.append(separator + printable(format_call(segment.call)), "cyan")
     if agent and tokens:
         body.append("\n").append_text(token_table(segment))
     return [title, Padding(body, (0, 0, 0, 4))]
+
+
+def _calls(calls: Iterable[dict[str, Any]]) -> str:
+    """What a user with tools did before it spoke, and what it saw; the agent saw neither."""
+    from tarl_jax.types import Call
+
+    shown = [(format_call(Call(c["name"], c["kwargs"])), c["output"]) for c in calls]
+    return "".join(f"{printable(call)}\n  {printable(output)}\n" for call, output in shown)
 
 
 def _said(segment: Segment, *, full: bool) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from telecom_small import small_telecom
 
 from tarl_jax.config import JudgeConfig, RolloutConfig
 from tarl_jax.judge.service import Judge
@@ -12,7 +13,8 @@ from tarl_jax.rollout.workers import Turn
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.user import ScriptedUser
-from tarl_jax.types import STOP_REASONS, Call
+from tarl_jax.types import STOP_REASONS, Call, Check, Task, Trajectory
+from tarl_jax.view.terminal import render
 
 ROOMY = RolloutConfig(max_turns=40, max_turn_tokens=96, max_episode_tokens=4000)
 SEED = 5
@@ -402,3 +404,40 @@ def test_the_benchmark_whose_task_it_is_says_what_ends_an_episode(tiny_env):
             assert not wire.ended
             wire.say(wrong)
         assert wire.ended and wire.trajectory().stop_reason == "max_errors"
+
+
+def test_a_users_own_calls_stand_between_its_messages_unseen(tiny_env):
+    domain = small_telecom()
+    task = Task(
+        "t", "C2", "", (), (), "train", "tau2", None, 3, reward_basis=("ENV_ASSERTION",),
+        checks=(Check("assert_can_send_mms", {"expected_status": True}),),
+        initial_state={"initialization_actions": [
+            {"env_type": "user", "func_name": "set_user_info",
+             "arguments": {"name": "Ada", "phone_number": "801-2"}},
+            {"env_type": "user", "func_name": "turn_data_off", "arguments": {}},
+        ]},
+    )
+    wire = Wire(dataclasses.replace(tiny_env, domain=domain), task)
+    wire.say(Call("get_customer_by_phone", {"phone_number": "801-2"}))
+    wire.say("Please turn mobile data on.")
+    assert wire.ended
+    trajectory = wire.trajectory()
+    assert (trajectory.success, trajectory.stop_reason) == (True, "user_stop")
+    assert trajectory.segments[1].info["fulfilled"] == []
+    answer = trajectory.segments[-1]
+    assert [c["name"] for c in answer.info["user_calls"]] == [
+        "check_network_status", "toggle_data", "can_send_mms"]
+    assert answer.info["fulfilled"] == [0]
+    assert "Airplane" not in "".join(s.text for s in trajectory.segments)
+    assert trajectory.diff == ["user device data_enabled: False -> True"]
+    assert Trajectory.from_json_line(trajectory.to_json_line()) == trajectory
+    lines = "".join(str(part) for part in render(trajectory)[-4:])
+    assert lines  # the viewer takes it
+
+    failed = Wire(dataclasses.replace(tiny_env, domain=domain), task)
+    for _ in range(6):
+        if not failed.ended:
+            failed.say("Hello.")
+    assert failed.ended and failed.trajectory().success is False
+    assert failed.trajectory().gold_diff == [
+        "user assert_can_send_mms {'expected_status': True}: not True"]
