@@ -112,7 +112,7 @@ class Environment:
         tasks = dataclasses.replace(config.tasks, file="")
         config = dataclasses.replace(config, sandbox=sandbox, tasks=tasks)
         domain = _domain(config)
-        _, held_out = _split(config, _tasks(config, domain, False, ("held_out",)),
+        _, held_out = _split(config, domain, _tasks(config, domain, False, ("held_out",)),
                              self.own_user is not None)
         return dataclasses.replace(
             self, config=config, domain=domain, train_tasks=[], held_out_tasks=held_out,
