@@ -12,6 +12,7 @@
     speech.*                 speech.py         users who speak: voices, acoustics
     curriculum.*             curriculum.py     the first steps' mix
     warm_start.*             warm_start.py     imitation before reinforcement learning
+    sft.*                    sft.py            fine-tuning on dialogues before it
     rollout.*                rollout.py        episodes: lengths, sampling, slots
     eval.*                   evaluation.py     evaluations
     judge.*                  judge.py          who scores the turns
@@ -49,6 +50,7 @@ from tarl_jax.config.model import LoraConfig as LoraConfig
 from tarl_jax.config.model import ModelConfig as ModelConfig
 from tarl_jax.config.rollout import RolloutConfig as RolloutConfig
 from tarl_jax.config.run import RunConfig as RunConfig
+from tarl_jax.config.sft import SFTConfig as SFTConfig
 from tarl_jax.config.speech import SpeechConfig as SpeechConfig
 from tarl_jax.config.warm_start import ClerkConfig as ClerkConfig
 from tarl_jax.config.warm_start import WarmStartConfig as WarmStartConfig

@@ -17,6 +17,7 @@ from tarl_jax.config.llm import check_user
 from tarl_jax.config.maths import check_maths
 from tarl_jax.config.model import LoraConfig
 from tarl_jax.config.run import RunConfig
+from tarl_jax.config.sft import check_sft
 from tarl_jax.config.speech import check_speech, parse_chain
 from tarl_jax.config.warm_start import check_warm_start
 
@@ -61,6 +62,7 @@ def check(c: RunConfig) -> None:
             "must be at least 1")
     check_audio(c.model.audio, c.model.d_model, require)
     check_warm_start(c.warm_start, require)
+    check_sft(c.sft, require)
     check_speech(c.speech, require, choice)
     require(not c.speech.share or bool(c.model.audio), "speech.share", c.speech.share,
             "a policy without an audio encoder hears no speech: set model.audio.encoder_layers, as"

@@ -15,6 +15,7 @@ from tarl_jax.config.maths import MathsConfig
 from tarl_jax.config.mesh import MeshConfig
 from tarl_jax.config.model import ModelConfig
 from tarl_jax.config.rollout import RolloutConfig
+from tarl_jax.config.sft import SFTConfig
 from tarl_jax.config.speech import SpeechConfig
 from tarl_jax.config.warm_start import WarmStartConfig
 
@@ -34,6 +35,7 @@ class RunConfig:
     tasks: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     maths: MathsConfig = dataclasses.field(default_factory=MathsConfig)
     warm_start: WarmStartConfig = dataclasses.field(default_factory=WarmStartConfig)
+    sft: SFTConfig = dataclasses.field(default_factory=SFTConfig)
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
     judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)

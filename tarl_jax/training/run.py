@@ -12,6 +12,7 @@ from pathlib import Path
 from tarl_jax.config import InputError, RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.models.decoder import Params
+from tarl_jax.models.lora import merge
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.files import WriteError, disk, sweep
 from tarl_jax.parallel.lock import Lock
@@ -34,6 +35,7 @@ from tarl_jax.training.mixture import Mixture
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, restore, starting_policy
 from tarl_jax.warm_start.demonstrations import desk_name, shop_of, tasks_of
+from tarl_jax.warm_start.fine_tune import fine_tune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +182,8 @@ def start(run: Run) -> State:
             run.view.log, lambda params: _training_pass_rate(run, params),
         )
         train = updater.init(reference)
+        if config.sft.steps:
+            train, reference = _fine_tuned(run, train, reference)
     if config.rl.kl_coef > 0:
         folder = run.run_dir / "reference"
         if hosts.from_first(folder.exists):
@@ -258,6 +262,23 @@ def honour_stop(run: Run, where: str) -> None:
 
 def stopped(run: Run, where: str, number: int) -> Interrupted:
     return Interrupted(f"stopped {where}; go on: python -m tarl_jax.main {run.run_dir}", number)
+
+
+def _fine_tuned(run: Run, fresh: TrainState, params: Params) -> tuple[TrainState, Params]:
+    """A fresh state whose policy has learned from dialogues, and all parameters of that policy.
+
+    The value model starts from it too, but adapters of its own begin anew.
+    """
+    config = run.config
+    state, said = fine_tune(
+        config, run.env, make_mesh(config.mesh), params,
+        lambda *how_far: _show_warm_start(run, *how_far),
+    )
+    run.view.log(said)
+    if config.model.lora.rank:
+        merged = merge(state.policy, config.model) if config.rl.kl_coef > 0 else params
+        return dataclasses.replace(fresh, params=state.params), merged
+    return run.updater.init(state.policy), state.policy
 
 
 def _show_warm_start(run: Run, what: str, step: int, steps: int, loss: float) -> None:
