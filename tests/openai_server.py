@@ -45,6 +45,18 @@ def supervised(messages: list[dict], number: int) -> str:
     return user(messages, number)
 
 
+def phone(messages: list[dict], number: int) -> str | list[dict]:
+    """The owner of a phone: calls the tools that the agent names, and tells their first lines."""
+    last = messages[-1]
+    if last["role"] == "tool":
+        said = last["content"].splitlines()[0]
+        return f"It says: {said}" + (" ###STOP###" if "can send" in said else "")
+    named = re.findall(r"\b(?:check|toggle|can|reboot)_[a-z_]+", last["content"])
+    if named:
+        return [{"name": name, "arguments": "{}"} for name in named]
+    return "I cannot send pictures. I am Ada, 801-2."
+
+
 def echo(messages: list[dict], number: int) -> str:
     return messages[-1]["content"]
 
@@ -78,7 +90,7 @@ def grades(scores: list[int], minors=()) -> str:
     ]})
 
 
-ANSWERS = {f.__name__: f for f in (user, react, supervised, echo, verdict, author, judge)}
+ANSWERS = {f.__name__: f for f in (user, react, supervised, phone, echo, verdict, author, judge)}
 
 
 class Plan:
@@ -232,12 +244,18 @@ class Handler(BaseHTTPRequestHandler):
     def _completion(self, body, number, text=None):
         if text is None:
             text = ANSWERS[body["model"].split("/")[0]](body["messages"], number)
-        said = sum(len(m["content"]) for m in body["messages"])
+        said = sum(len(m["content"] or "") for m in body["messages"])
+        message, ended = {"role": "assistant", "content": text}, "stop"
+        if isinstance(text, list):  # calls of tools
+            ended = "tool_calls"
+            message = {"role": "assistant", "content": None, "tool_calls": [
+                {"id": f"server-{number}-{place}", "type": "function", "function": call}
+                for place, call in enumerate(text)
+            ]}
         return {
             "id": f"completion-{number}", "object": "chat.completion", "created": 0,
             "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop",
-                         "message": {"role": "assistant", "content": text}}],
+            "choices": [{"index": 0, "finish_reason": ended, "message": message}],
             "usage": {"prompt_tokens": said, "completion_tokens": len(text),
                       "total_tokens": said + len(text)},
         }

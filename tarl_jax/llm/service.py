@@ -27,7 +27,7 @@ LONGEST_WAIT = 300.0  # seconds; a server that asks for more is given up on
 _LONGEST_BACKOFF = 60.0
 _CHARACTERS_PER_TOKEN = 4  # to guess the size of a request before it is sent
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 
 
 class ChatService:
@@ -67,6 +67,7 @@ class ChatService:
         schema: Mapping[str, Any] | None = None,
         require_fit: bool = True,
         deadline: float | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> Completion:
         """Asks for the next message of a chat; blocks until it is there.
 
@@ -74,16 +75,18 @@ class ChatService:
         cache remembers the answer for longer.
 
         Args:
-          messages: {"role", "content"} in order.
+          messages: {"role", "content"} in order, or as the protocol has calls of tools and their
+            answers.
           key: tells apart equal requests that should be answered apart, such as those of two
             episodes of a task; never sent.
           schema: JSON schema that the answer must fit; one that does not is asked for again.
           require_fit: False leaves it to the caller to look whether the answer fits, and so to ask
             again in words that say what is wrong.
           deadline: `time.monotonic()` after which it gives up.
+          tools: OpenAI function schemas of what the model may call.
         Raises: LLMError, of the kinds named there.
         """
-        body = self._body(messages, schema)
+        body = self._body(messages, schema, tools)
         name = digest({**body, "key": key})
         with self._lock:
             other = self._under_way.get(name)
@@ -125,12 +128,16 @@ class ChatService:
         self.close()
 
     def _body(
-        self, messages: Sequence[Message], schema: Mapping[str, Any] | None
+        self, messages: Sequence[Message], schema: Mapping[str, Any] | None,
+        tools: Sequence[Mapping[str, Any]],
     ) -> dict[str, Any]:
         config = self.config
         body: dict[str, Any] = {"model": config.model, "messages": [
-            {name: plain(text) for name, text in m.items()} for m in messages
+            {name: plain(part) if isinstance(part, str) else part for name, part in m.items()}
+            for m in messages
         ]}
+        if tools:
+            body["tools"] = list(tools)
         if config.temperature >= 0:
             body["temperature"] = config.temperature
         if config.max_tokens:
@@ -164,7 +171,8 @@ class ChatService:
             completion = Completion(**found)
         else:
             completion = self._asked(name, request, body, schema, deadline)
-        answer = {n: v for n, v in dataclasses.asdict(completion).items() if n != "problem"}
+        answer = {n: v for n, v in dataclasses.asdict(completion).items()
+                  if n != "problem" and (v or n != "calls")}
         if self._cache and found is None:
             self._cache.put(name, answer)
         if self._record:

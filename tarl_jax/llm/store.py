@@ -31,7 +31,9 @@ def is_answer(found: Any) -> bool:
     counts = ("prompt_tokens", "completion_tokens")
     return (isinstance(found, dict) and isinstance(found.get("text"), str)
             and all(isinstance(found.get(name, 0), int) for name in counts)
-            and found.keys() <= {"text", *counts})
+            and found.keys() <= {"text", "calls", *counts}
+            and all({name: type(value) for name, value in call.items()}
+                    == {"name": str, "arguments": str} for call in found.get("calls", ())))
 
 
 class Cache:

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,12 +43,15 @@ class Completion:
     """text: the answer; tokens: as the server counts them, 0 where it does not.
 
     problem: why it is no answer to use, though its tokens are paid for; empty: it is one.
+    calls: the tools that it asks for, each {"name", "arguments"}, the arguments as the model wrote
+      them; beside them the text may be empty.
     """
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
     problem: str = ""
+    calls: Sequence[Mapping[str, str]] = ()
 
 
 def require_key(config: LLMConfig, prefix: str) -> str:
@@ -158,17 +161,19 @@ class Transport:
                 raise self._refusal(status, words, None, words)
         text: str | None = None
         ended = refusal = None
+        calls: list[dict[str, str]] = []
         try:
             choice = found["choices"][0]
             message, ended = choice["message"], choice.get("finish_reason")
-            text, refusal = _text(message["content"]), message.get("refusal")
+            calls = _calls(message.get("tool_calls"))
+            text, refusal = _text(message.get("content")), message.get("refusal")
         except (KeyError, IndexError, TypeError, AttributeError):
             pass
         if isinstance(ended, str) and ended in _CUT:
             problem = f"the answer {_CUT[ended].format(prefix=self._prefix)}"
         elif isinstance(refusal, str) and refusal.strip():
             problem = f"the model refuses: {refusal}"
-        elif not text or not text.strip():
+        elif not calls and (not text or not text.strip()):
             problem = "the answer is no completion with a text"
         else:
             problem = ""
@@ -181,7 +186,7 @@ class Transport:
             n if isinstance(n := counts.get(name), int) and n > 0 else 0
             for name in ("prompt_tokens", "completion_tokens")
         )
-        return Completion(text or "", prompt, completion, problem)
+        return Completion(text or "", prompt, completion, problem, calls)
 
     def _refusal(self, status: int, text: str, wait: float | None, body: str) -> LLMError:
         """What an HTTP status other than 200 means, with the words that came with it."""
@@ -215,6 +220,13 @@ def _text(content: Any) -> str | None:
     if isinstance(content, list):
         return "".join(part["text"] for part in content if part.get("type") in ("text", None))
     return content if isinstance(content, str) else None
+
+
+def _calls(asked: Any) -> list[dict[str, str]]:
+    """The functions that a message asks for."""
+    functions = (call["function"] for call in asked or ())
+    return [{"name": str(f["name"]), "arguments": str(f.get("arguments") or "{}")}
+            for f in functions]
 
 
 def is_loopback(url: str) -> bool:

@@ -135,7 +135,8 @@ class Environment:
         if self.own_user:
             user = self.own_user(task, seed)
         elif self.users:
-            user = self.users.user(task, seed)
+            tools = [tool.schema for tool in self.domain.tools_of("user").values()]
+            user = self.users.user(task, seed, tools)
         if self.config.model.audio:
             group = self._seed(task, "voice", *stream[:-1])
             user = user or scripted_user(self.domain, task, group)

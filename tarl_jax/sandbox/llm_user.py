@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tarl_jax.config import UserConfig
-from tarl_jax.config.plain import without_thoughts
+from tarl_jax.config.plain import loads, without_thoughts
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.service import ChatService
+from tarl_jax.llm.transport import Completion
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.user import Reply
 from tarl_jax.types import Task
@@ -38,9 +39,15 @@ class LLMUser:
 
     instruction: the task's hidden text.
     key: of the episode; the answers that a recording holds are told apart by it.
+    tools: OpenAI function schemas of what the user can do beside speaking, once `take` has given
+      the means. It may call them before each of its messages; the agent sees neither call nor
+      answer, nor what is said beside a call.
     """
 
-    def __init__(self, instruction: str, service: ChatService, config: UserConfig, key: str):
+    def __init__(
+        self, instruction: str, service: ChatService, config: UserConfig, key: str,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ):
         self._instruction = instruction
         self._service = service
         self._config = config
@@ -48,11 +55,20 @@ class LLMUser:
         self._calls = 0
         self._seconds = 0.0
         system = _prompt("user", instruction=instruction)
+        if tools:
+            system += _prompt("tools")
         if config.strategy == "react":
             system += _prompt("react")
         # From the model's side: it is the assistant, the agent writes to it.
-        self._messages = [{"role": "system", "content": system}]
+        self._messages: list[dict[str, Any]] = [{"role": "system", "content": system}]
         self._transcript: list[str] = []
+        self._tools = tools
+        self._act: Callable[[str, Mapping[str, Any]], str] | None = None
+        self._acts = 0
+
+    def take(self, act: Callable[[str, Mapping[str, Any]], str]) -> None:
+        """Gives the user its tools: what makes a call and answers it."""
+        self._act = act
 
     def opening(self) -> str:
         """The first message."""
@@ -101,7 +117,8 @@ class LLMUser:
     def _ask(self, messages: list[dict[str, str]], read: Callable[[str], T]) -> T:
         """What `read` makes of the model's answer; asks again where it raises ValueError."""
         reason: Exception | None = None
-        for _ in range(TRIES):
+        unread = 0
+        while unread < TRIES:
             if self._calls >= self._config.max_calls:
                 raise LLMError(
                     "episode_budget", f"the user has made config.user.max_calls ="
@@ -109,20 +126,48 @@ class LLMUser:
                 )
             self._calls += 1
             begun = time.monotonic()
+            tools = self._tools if self._act and messages is self._messages else ()
             try:
                 completion = self._service.complete(
                     messages, key=f"{self._key}/{self._calls}",
                     deadline=begun + self._config.max_seconds - self._seconds,
+                    tools=tools,
                 )
             finally:
                 self._seconds += time.monotonic() - begun
+            if tools and completion.calls:
+                self._perform(completion)
+                continue
             try:
                 return read(completion.text)
             except ValueError as error:
                 reason = error
+                unread += 1
                 self._service.ledger.add(unusable=1)
         raise LLMError("malformed", f"{self._config.llm.model}: {TRIES} answers in a row could not"
                        f" be read; the last one {reason}")
+
+
+    def _perform(self, completion: Completion) -> None:
+        """Makes the calls that the model asks for, and tells it what they answer."""
+        assert self._act is not None
+        asked, answers = [], []
+        for call in completion.calls:
+            self._acts += 1  # ids of our own: a server's are new each time, and would be recorded
+            made = {"id": f"call_{self._acts}", "type": "function", "function": dict(call)}
+            asked.append(made)
+            try:
+                arguments = loads(call["arguments"])
+                if not isinstance(arguments, dict):
+                    raise ValueError
+                answer = self._act(call["name"], arguments)
+            except ValueError:
+                answer = "Error: the arguments are no JSON object"
+                self._service.ledger.add(unusable=1)
+            answers.append({"role": "tool", "tool_call_id": made["id"], "content": answer})
+        self._messages += [
+            {"role": "assistant", "content": completion.text or None, "tool_calls": asked}, *answers
+        ]
 
 
 def message_in(text: str, labelled: bool) -> str:
@@ -176,9 +221,12 @@ class LLMUsers:
         """Raises LLMError where the model cannot be asked (no key, no package)."""
         self._service.check()
 
-    def user(self, task: Task, seed: int) -> LLMUser:
-        """The user of one episode."""
-        return LLMUser(task.instruction, self._service, self._config, f"{task.task_id}/{seed}")
+    def user(
+        self, task: Task, seed: int, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> LLMUser:
+        """The user of one episode, with the tools of these schemas."""
+        key = f"{task.task_id}/{seed}"
+        return LLMUser(task.instruction, self._service, self._config, key, tools)
 
     def counts(self) -> dict[str, float]:
         """What was asked since the last time, by the names of `llm.ledger.COUNTS`."""

@@ -27,10 +27,12 @@ class Model:
         self.asked, self.keys = [], []
         self.ledger = Ledger()
 
-    def complete(self, messages, *, key, deadline):
+    def complete(self, messages, *, key, deadline, tools=()):
         self.asked.append([dict(m) for m in messages])
         self.keys.append(key)
-        return Completion(self.answers.pop(0))
+        self.tools = tools
+        answer = self.answers.pop(0)
+        return answer if isinstance(answer, Completion) else Completion(answer)
 
 
 def play(*answers, **changes):
@@ -222,7 +224,7 @@ def test_an_episode_may_take_so_many_seconds(monkeypatch):
     left = []
 
     class Slow(Model):
-        def complete(self, messages, *, key, deadline):
+        def complete(self, messages, *, key, deadline, tools=()):
             left.append(deadline - clock[0])
             clock[0] += 4
             return super().complete(messages, key=key, deadline=deadline)
@@ -233,3 +235,69 @@ def test_an_episode_may_take_so_many_seconds(monkeypatch):
     user.reply("?")
     user.reply("?")
     assert left == [10.0, 6.0, 2.0]
+
+
+# ---- tools of its own -----------------------------------------------------------------------
+
+
+SCHEMA = {"type": "function", "function": {"name": "toggle_data", "parameters": {}}}
+
+
+def asks(*calls, text=""):
+    return Completion(text, calls=[{"name": n, "arguments": a} for n, a in calls])
+
+
+def with_phone(*answers, **changes):
+    model, made = Model(*answers), []
+    config = dataclasses.replace(UserConfig(kind="llm", llm=LLMConfig(model="m")), **changes)
+    user = LLMUser(WISH, model, config, "task/7", [SCHEMA])
+
+    def act(name, kwargs):
+        made.append((name, kwargs))
+        return f"answer {len(made)}"
+
+    user.take(act)
+    return user, model, made
+
+
+@pytest.mark.parametrize("strategy", ["llm", "react"])
+def test_it_uses_its_tools_and_the_agent_reads_the_message_alone(strategy):
+    says = "User Response: It is on." if strategy == "react" else "It is on."
+    opens = "User Response: Hi." if strategy == "react" else "Hi."
+    user, model, made = with_phone(
+        opens, asks(("toggle_data", "{}"), text="SECRET"),
+        asks(("look", '{"at": "bar"}'), ("look", "{}")), says, strategy=strategy,
+    )
+    assert user.opening() == "Hi." and model.tools == [SCHEMA]
+    reply = user.reply("Turn it on, please.")
+    assert reply.text == "It is on." and reply.info["calls"] == 3
+    assert made == [("toggle_data", {}), ("look", {"at": "bar"}), ("look", {})]
+    told = model.asked[-1][-5:]
+    assert [m["role"] for m in told] == ["assistant", "tool", "assistant", "tool", "tool"]
+    assert told[0]["tool_calls"][0]["id"] == told[1]["tool_call_id"] == "call_1"
+    assert told[0]["content"] == "SECRET" and told[2]["content"] is None
+    assert [m["content"] for m in told if m["role"] == "tool"] == [
+        "answer 1", "answer 2", "answer 3"]
+    assert "Your tools:" in model.asked[0][0]["content"]
+
+
+def test_arguments_that_are_none_are_answered_and_no_call_is_made():
+    user, model, made = with_phone("Hi.", asks(("toggle_data", "{")), asks(("x", "[1]")), "Done.")
+    user.opening()
+    assert user.reply("Now?").text == "Done." and made == []
+    assert model.asked[-1][-1]["content"] == "Error: the arguments are no JSON object"
+    assert model.ledger.snapshot()["unusable"] == 2
+
+
+def test_calls_without_end_use_up_the_episode():
+    user, _, made = with_phone("Hi.", *[asks(("toggle_data", "{}"))] * 9, max_calls=5)
+    user.opening()
+    with pytest.raises(LLMError, match=r"user\.max_calls = 5") as caught:
+        user.reply("Now?")
+    assert caught.value.kind == "episode_budget" and len(made) == 4
+
+
+def test_without_the_means_or_tools_none_are_offered():
+    user, model = play("Hi.")
+    user.opening()
+    assert model.tools == () and "Your tools" not in model.asked[0][0]["content"]

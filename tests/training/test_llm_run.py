@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from telecom_small import small_telecom
 
 from tarl_jax.config import ConfigError, LLMConfig, SandboxConfig, UserConfig, from_config_dict
 from tarl_jax.config.presets import sized
@@ -24,7 +25,7 @@ from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_fi
 from tarl_jax.training.evaluation import evaluate_run, require_some
 from tarl_jax.training.parts import Parts
 from tarl_jax.training.train import train
-from tarl_jax.types import Call
+from tarl_jax.types import Call, Check, Task
 
 SHARED = Path(__file__).parents[3] / "shared"
 
@@ -75,6 +76,45 @@ def test_an_episode_ends_when_the_model_says_so(openai_server, env):
     assert trajectory.task.script is None and judge(trajectory) is None
     told = openai_server.report()["last"]["body"]["messages"][0]["content"]
     assert trajectory.task.instruction in told
+
+
+def test_a_user_with_tools_calls_them_over_the_wire_and_its_recording_plays_without(
+    openai_server, tiny_config, tmp_path
+):
+    openai_server.plan()
+    steps = [{"env_type": "user", "func_name": name, "arguments": kwargs} for name, kwargs in (
+        ("set_user_info", {"name": "Ada", "phone_number": "801-2"}), ("turn_data_off", {}))]
+    tasks = [
+        Task(split, "C2", "Mend it.", (), (), split, "tau2", None, 3,
+             checks=(Check("assert_can_send_mms", {"expected_status": True}),),
+             reward_basis=("ENV_ASSERTION",), initial_state={"initialization_actions": steps})
+        for split in ("train", "held_out")
+    ]
+    trajectories = []
+    for llm in ({"record": str(tmp_path / "r.jsonl")}, {"replay": str(tmp_path / "r.jsonl")}):
+        user = user_config(openai_server, llm={"model": "phone", **llm})
+        config = dataclasses.replace(tiny_config, user=user)
+        one = Environment.from_config(config, small_telecom(), tasks)
+        episode = one.episode(one.train_tasks[0], "test")
+        episode.start()
+        assert say(one, episode, "Use check_sim_status, then toggle_data.") is not None
+        assert say(one, episode, "And fly, or toggle_planes.") is not None
+        assert say(one, episode, "Now can_send_mms.") is None
+        trajectories.append(episode.trajectory())
+        one.close()
+    assert openai_server.report()["requests"] == 7
+    body = openai_server.report()["last"]["body"]
+    assert len(body["tools"]) == 30 and body["tools"][0]["type"] == "function"
+    found = trajectories[0]
+    assert found.success and found.stop_reason == "user_stop"
+    users = [s for s in found.segments if s.role == "user"]
+    assert [[c["name"] for c in s.info.get("user_calls", ())] for s in users] == [
+        [], ["check_sim_status", "toggle_data"], ["toggle_planes"], ["can_send_mms"]]
+    assert users[2].info["user_calls"][0]["error"] is True
+    assert users[1].text == "It says: Mobile Data is now ON."
+    assert users[1].info["fulfilled"] == [0]
+    for a, b in zip(*(t.segments for t in trajectories), strict=True):
+        assert (a.text, a.token_ids, a.info) == (b.text, b.token_ids, b.info)
 
 
 def test_thoughts_are_in_no_token(openai_server, env):
