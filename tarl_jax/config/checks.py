@@ -167,6 +167,7 @@ def check(c: RunConfig) -> None:
         ("tasks.change_mind", c.tasks.change_mind),
         ("tasks.max_idle", c.tasks.max_idle),
         ("rollout.straggler_fraction", c.rollout.straggler_fraction),
+        ("rollout.max_too_long", c.rollout.max_too_long),
     ):
         require(0 <= value <= 1, where, value, "must be between 0 and 1")
     require(c.model.num_heads % c.model.num_kv_heads == 0, "model.num_kv_heads",

@@ -121,7 +121,7 @@ def _tiny(config: RunConfig) -> RunConfig:
                            batch_tokens=2048,
                            target_pass=0.0, num_users=40),
         rollout=replace(config.rollout, tasks_per_step=4, group_size=4, slots=16,
-                        max_episode_tokens=384, max_turn_tokens=24, max_turns=8,
+                        max_episode_tokens=384, max_turn_tokens=24, max_turns=8, max_too_long=1.0,
                         share_prefix=0),
         rl=replace(config.rl, steps=3, minibatches=1, micro_batch_tokens=2048,
                    value=replace(config.rl.value, warmup_steps=1)),

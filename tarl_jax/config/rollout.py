@@ -35,6 +35,8 @@ class RolloutConfig:
       or any number.
     max_messages: of agent, user and tools, after which an episode is cut off; 0: any number; -1: by
       the same rules 200, or any number. `max_turns` holds beside it.
+    max_too_long: share of training tasks that may have no room: their shortest faultless dialogue,
+      without thoughts, does not fit max_episode_tokens or max_turns; a run with more is refused.
     refills: how often, at most, a step's groups whose episodes all earned the same are replaced by
       groups of further tasks; 0: never.
     """
@@ -65,4 +67,5 @@ class RolloutConfig:
     after_transfer: str = "rules"
     max_errors: int = -1
     max_messages: int = -1
+    max_too_long: float = 0.2
     refills: int = 0

@@ -33,6 +33,10 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("rl/zero_variance_groups", lambda x: x >= 1,
      "no group has episodes that differ, so nothing is learned: take tasks that the policy"
      " sometimes passes, raise rollout.group_size, or set reward.placement = trajectory"),
+    ("rollout/truncated", lambda x: x > 0.05,
+     "episodes are cut off before their end, and fail whatever they did: raise"
+     " rollout.max_episode_tokens or rollout.max_turns, or lower the thoughts' length"
+     " (rollout.max_turn_tokens)"),
     ("judge/abstained", lambda x: x > 0.2,
      "the judge abstains and these episodes earn the verdict alone: see why it cannot judge them,"
      " or set reward.placement = terminal"),

@@ -210,12 +210,12 @@ class Dialogue:
         if wrote:
             info["fulfilled"] = done(self.domain, self.task, self.state)
         if wrote and self._brief_writes:
-            text = _brief(text)
+            text = brief(text)
         over = call.name == TRANSFER and not error and self._ends.transfer
         return "tool", text, "transfer" if over else None, info
 
 
-def _brief(text: str) -> str:
+def brief(text: str) -> str:
     """The status of a written record, or else the id of a reservation, or what the carrier says of
     it; any other text unchanged."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -28,6 +28,7 @@ from tarl_jax.sandbox import (
 from tarl_jax.sandbox.airline import airline_domain
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.domain import Database, Domain, Refusal, Rules, ToolError
+from tarl_jax.sandbox.faultless import faultless_dialogue
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.scoring import BASES
 from tarl_jax.sandbox.tool_schemas import schemas_of
@@ -75,7 +76,6 @@ DOMAINS = {
 _INSIDE = ("{folder}", "{folder}/tau_bench/envs/{name}", "{folder}/data/tau2/domains/{name}")
 _TAU2_BASIS = ("DB", "COMMUNICATE")  # of a task that names none
 _CRITERIA = {"actions", "env_assertions", "communicate_info", "nl_assertions", "reward_basis"}
-_MESSAGE_TURNS = 2  # who the user is, and the goodbye
 
 
 def load_domain(
@@ -133,8 +133,8 @@ def load_benchmark_tasks(
 ) -> list[Task]:
     """All tasks of a folder, in its order. Gold calls are those that write.
 
-    What tau2 judges by a language model stands in `Task.assertions`. `expert_turns` counts the
-    calls that are given, a look and a question for each write, and two messages.
+    What tau2 judges by a language model stands in `Task.assertions`. `expert_turns` counts those of
+    the shortest faultless dialogue (`faultless.py`).
 
     Args:
       domain: what `load_domain(name, data)` gives, if it is there already.
@@ -287,8 +287,7 @@ def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, sour
         if call.name not in domain.tools and not call.name.startswith(("get_", "respond")):
             raise InputError(f"{task_id}: no tool is named {call.name!r}")
     gold = tuple(c for c in calls if c.name in domain.tools and domain.tools[c.name].write)
-    theirs = len(actions) - len(calls)  # what the user does, each asked for
-    return Task(
+    task = Task(
         task_id=task_id,
         user_id=record.get("user_id") or _user_of(domain, calls),
         instruction=record.get("instruction") or instruction_of(record["user_scenario"]),
@@ -297,10 +296,11 @@ def _task(domain: Domain, record: dict[str, Any], task_id: str, split: str, sour
         split=split,
         source=source,
         script=None,
-        expert_turns=len(calls) + 2 * len(gold) + theirs + _MESSAGE_TURNS,
+        expert_turns=1,
         assertions=tuple(criteria.get("nl_assertions") or ()),
         **asked,
     )
+    return replace(task, expert_turns=len(faultless_dialogue(domain, task)[1]))
 
 
 def _asked(

@@ -138,10 +138,11 @@ def draft_task(
 
 
 def expert_plays(
-    domain: Domain, task: Task, max_turns: int = 30
+    domain: Domain, task: Task, max_turns: int = 30, brief_writes: bool = False
 ) -> tuple[list[tuple[Call | str, Observation]], Verdict]:
     """The faultless clerk serves the task's scripted user: the turns, and the verdict on them."""
-    dialogue = Dialogue(task, domain, ScriptedUser(task, seed=0), max_turns=max_turns)
+    dialogue = Dialogue(task, domain, ScriptedUser(task, seed=0), max_turns=max_turns,
+                        brief_writes=brief_writes)
     turns = play(dialogue, FAULTLESS, seed=0)
     gold = [(call.name, dict(call.kwargs)) for call in task.gold_calls]
     said = [action for action, _ in turns if isinstance(action, str)]

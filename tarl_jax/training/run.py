@@ -20,6 +20,7 @@ from tarl_jax.parallel.mesh import make_mesh, row_shards
 from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.lengths import require_room
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
 from tarl_jax.runs.directory import claimed_run_dir, open_run_dir
 from tarl_jax.runs.live import LiveView
@@ -121,6 +122,7 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             view.phase("building the environment and its tasks")
             env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
             stack.callback(env.close)
+            view.log(str(require_room(env)))
             env.check_users()
             judge = stack.enter_context(
                 Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge)

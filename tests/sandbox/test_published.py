@@ -80,9 +80,9 @@ def test_tau_bench_is_read_and_its_python_is_not_run(tau_bench, monkeypatch):
     assert not (tau_bench / "never").exists()
     assert first == Task(
         "tau_bench/retail/train-0", ORDER["user_id"], "You want to cancel your order.", (CANCEL,),
-        ("10", "-3"), "train", "tau_bench", None, 2 + 2 + 2,
+        ("10", "-3"), "train", "tau_bench", None, 6,
     )
-    assert (second.user_id, second.gold_calls, second.expert_turns) == ("u", (), 2)
+    assert (second.user_id, second.gold_calls, second.expert_turns) == ("u", (), 1)
 
 
 def test_tau2_is_read_with_what_no_rule_can_judge(tau2):
@@ -90,7 +90,7 @@ def test_tau2_is_read_with_what_no_rule_can_judge(tau2):
     (task,) = load_benchmark_tasks("retail", tau2, domain)
     assert task == Task(
         "tau2/retail/7", ORDER["user_id"], "Terse.\n\nCancel it.\n\nYou are Ada.\n\nStay calm.",
-        (CANCEL,), ("42",), "train", "tau2", None, 1 + 2 + 2, ("The agent stays polite.",),
+        (CANCEL,), ("42",), "train", "tau2", None, 6, ("The agent stays polite.",),
         actions=(GoldAction(CANCEL.name, CANCEL.kwargs),), reward_basis=("DB", "COMMUNICATE"),
     )
     assert domain.rules == "tau2" and load_domain("retail", tau2, "tau").rules == "tau"

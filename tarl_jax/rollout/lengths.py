@@ -1,0 +1,105 @@
+"""Whether episodes can hold what the tasks ask for, measured before anything is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tarl_jax.config import ConfigError
+from tarl_jax.rollout.environment import Environment
+from tarl_jax.sandbox.faultless import faultless_dialogue
+from tarl_jax.sandbox.tasks import LONGEST, expert_plays
+from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.types import Call, Task
+
+MEASURED = 256  # tasks at most, evenly spaced
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Of faultless dialogues of training tasks, with the run's tokenizer and system turn.
+
+    Attributes:
+      system: tokens of the system turn.
+      tokens: of each dialogue, the system turn included; what a policy thinks is not.
+      fits: whether each dialogue could be played within the limits of an episode.
+      tasks: how many training tasks there are; as many as were measured, or more.
+      limit: `rollout.max_episode_tokens`.
+    """
+
+    system: int
+    tokens: np.ndarray
+    fits: np.ndarray
+    tasks: int
+    limit: int
+
+    @property
+    def too_long(self) -> float:
+        """Share of the dialogues that do not fit."""
+        return float(np.mean(~self.fits))
+
+    def __str__(self) -> str:
+        of = f"{len(self.tokens)} of {self.tasks}" if len(self.tokens) < self.tasks else self.tasks
+        median, high = np.percentile(self.tokens, (50, 90))
+        return (
+            f"lengths: the system turn has {self.system:,} tokens, a faultless dialogue of"
+            f" {of} training tasks {median:,.0f} in the median, {high:,.0f} at the 90th percentile"
+            f" and {self.tokens.max():,} at most, thoughts not counted;"
+            f" {self.too_long:.1%} cannot fit rollout.max_episode_tokens = {self.limit:,}"
+        )
+
+
+def measured(env: Environment) -> Lengths:
+    """Plays up to MEASURED training tasks without a fault, in writing, and counts their tokens.
+
+    Of a task with a script the faultless clerk serves the scripted user; of another one see
+    `sandbox/faultless.py`.
+    """
+    count = min(len(env.train_tasks), MEASURED)
+    chosen = [env.train_tasks[i * len(env.train_tasks) // count] for i in range(count)]
+    config, system = env.config.rollout, len(env.system[1])
+    tokens, fits = [], []
+    for task in chosen:
+        turns = _tokens(env, task)
+        # Each turn must have room for the longest one.
+        before = system + sum(turns[0]) + sum(map(sum, turns[1:-1]))
+        tokens.append(before + sum(turns[-1]))
+        room = before + config.max_turn_tokens <= config.max_episode_tokens
+        fits.append(room and len(turns) - 1 <= config.max_turns)
+    return Lengths(system, np.array(tokens), np.array(fits), len(env.train_tasks),
+                   config.max_episode_tokens)
+
+
+def require_room(env: Environment) -> Lengths:
+    """`measured`; raises ConfigError where more than `rollout.max_too_long` of them do not fit."""
+    found, config = measured(env), env.config.rollout
+    if found.too_long > config.max_too_long:
+        needed = found.tokens[~found.fits]
+        raise ConfigError(
+            f"config.rollout.max_episode_tokens = {config.max_episode_tokens}: {found.too_long:.0%}"
+            f" of the training tasks cannot be solved within it, and within"
+            f" rollout.max_turns = {config.max_turns}: a faultless dialogue of theirs has"
+            f" {np.median(needed):,.0f} tokens in the median and {needed.max():,} at most, of which"
+            f" the system turn {found.system:,}, and before its last turn there must be room for"
+            f" rollout.max_turn_tokens = {config.max_turn_tokens}. Raise max_episode_tokens, or let"
+            f" these tasks fail (rollout.max_too_long = {config.max_too_long})"
+        )
+    return found
+
+
+def _tokens(env: Environment, task: Task) -> list[tuple[int, int]]:
+    """Tokens of (nothing, the opening), then of (what the agent writes, the answer) per turn."""
+    chat, brief = env.chat, env.config.rollout.brief_writes
+    if task.script is None:
+        opening, played = faultless_dialogue(env.domain, task, brief)
+        turns = [(turn.action, turn.answer) for turn in played]
+    else:
+        found, _ = expert_plays(env.domain, task, LONGEST, brief)
+        opening = ScriptedUser(task, seed=0).opening()
+        turns = [(action, observation.text) for action, observation in found]
+    tokens = [(0, len(chat.user(opening)))]
+    for action, answer in turns:
+        shown = chat.tool(answer) if isinstance(action, Call) else chat.user(answer)
+        tokens.append((len(chat.agent(action)), len(shown)))
+    return tokens
