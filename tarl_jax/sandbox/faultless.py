@@ -20,7 +20,8 @@ from tarl_jax.sandbox.phrases import STOP
 from tarl_jax.sandbox.starts import start_of
 from tarl_jax.types import Call, Task
 
-_FIND: dict[str, dict[str, tuple[str, ...]]] = {  # tools that find a user, and where its record has what they ask for
+# Tools that find a user, and where its record has what they ask for.
+_FIND: dict[str, dict[str, tuple[str, ...]]] = {
     "find_user_id_by_email": {"email": ("email",)},
     "find_user_id_by_name_zip": {
         "first_name": ("name", "first_name"), "last_name": ("name", "last_name"),
