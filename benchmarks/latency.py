@@ -21,7 +21,8 @@ import numpy as np
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
 from tarl_jax.parallel.mesh import make_mesh
-from tarl_jax.rollout.engine import Engine, EngineStats
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.running import EngineStats
 from tarl_jax.rollout.workers import Answer, Turn
 
 MODEL = ModelConfig(

@@ -58,9 +58,12 @@ class Compiled:
       slots: rows of the largest batch.
       shards: parts of the batch that stand on devices of their own.
       chunks: (columns, share of the rows) of the programs that feed tokens, the widest first.
+      stop_ids: what ends a turn.
+      burst: the most tokens of a row that one call of `decode` samples.
 
     Args of the constructor:
       least: tokens that every dialogue has; caches that do not hold them are not compiled for.
+      burst: 0: as many as a turn has.
     """
 
     def __init__(
@@ -71,10 +74,11 @@ class Compiled:
         mesh: Mesh,
         grammar: Grammar | None = None,
         least: int = 0,
+        burst: int = 0,
     ):
         self._model = model
         self._config = config
-        stop_ids = (stop_id,) if isinstance(stop_id, int) else stop_id
+        self.stop_ids = (stop_id,) if isinstance(stop_id, int) else stop_id
         self._lengths = cache_lengths(config.max_episode_tokens, least)
         self._mesh = mesh
         self._grammar = None if grammar is None else hosts.put(grammar, sharding(mesh))
@@ -96,8 +100,9 @@ class Compiled:
                 out_specs=spec("rows"), axis_names=set(ROW_AXES), check_vma=False,
             )
         self._extend = jax.jit(extend, donate_argnums=1, out_shardings=rows)
+        self.burst = burst or config.max_turn_tokens
         self._decode = jax.jit(
-            functools.partial(programs.decode, model, stop_ids, config.max_turn_tokens),
+            functools.partial(programs.decode, model, self.stop_ids, self.burst),
             donate_argnums=2,
             out_shardings=(rows, whole),
         )
@@ -114,17 +119,34 @@ class Compiled:
         self._unstack = jax.jit(lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
 
     @property
+    def shortest(self) -> int:
+        """Positions of the smallest cache."""
+        return self._lengths[0]
+
+    @property
+    def longest(self) -> int:
+        """Positions of the largest cache."""
+        return self._lengths[-1]
+
+    @property
     def compilations(self) -> int:
         """Programs compiled so far."""
         jitted = (self._extend, self._decode, self._resize, self._move, self._move_within,
                   self._lengthen, self._zeros, self._store, self._encode)
         return sum(f._cache_size() for f in jitted)
 
-    def compile(self, params: decoder.Params) -> None:
-        """Compiles every program that any dialogues can need, so that no run compiles later."""
+    def use_grammar(self, grammar: Grammar) -> None:
+        """What rows follow from now on; of other shapes than before it costs a compilation."""
+        self._grammar = hosts.put(grammar, sharding(self._mesh))
+
+    def compile(self, params: decoder.Params, shrinks: bool = True) -> None:
+        """Compiles every program that any dialogues can need, so that no run compiles later.
+
+        shrinks: whether the batch may be halved.
+        """
         params = self.prepare(params)
         sizes = [self.slots]
-        while (smaller := self.bucket_rows(sizes[-1] // 2)) < sizes[-1]:
+        while shrinks and (smaller := self.bucket_rows(sizes[-1] // 2)) < sizes[-1]:
             sizes.append(smaller)
         lengths = self._lengths
         shapes = [(n, s) for n in sizes for s in lengths]

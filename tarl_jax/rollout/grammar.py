@@ -38,7 +38,8 @@ class Grammar:
 
     Attributes:
       next_state: int16 (int32 beyond 32,767 states) [states, classes]; -1: not allowed.
-      token_class: int32 [V]; the column of each token.
+      token_class: int32 [V]; the column of each token. Where G grammars are `stacked`, [G, V], and
+        each has as many states as any other.
       words: uint32 [states, ⌈V/32⌉]; the allowed tokens of each state as bits. With W words a row,
         token t is bit t // W of word t % W.
     """
@@ -53,15 +54,54 @@ def allowed(grammar: Grammar, states: Int[Array, " B"]) -> Bool[Array, "B V"]:
     rows = jnp.asarray(grammar.words)[states]
     shifts = jnp.arange(_WORD, dtype=jnp.uint32)
     bits = (rows[:, None, :] >> shifts[None, :, None]) & jnp.uint32(1)
-    return bits.reshape(rows.shape[0], -1)[:, : grammar.token_class.shape[0]] != 0
+    return bits.reshape(rows.shape[0], -1)[:, : grammar.token_class.shape[-1]] != 0
 
 
 def advance(
     grammar: Grammar, states: Int[Array, " B"], tokens: Int[Array, " B"]
 ) -> Int[Array, " B"]:
     """The states after `tokens`, int32; -1 where a token was not allowed."""
-    columns = jnp.asarray(grammar.token_class)[tokens]
+    classes = jnp.asarray(grammar.token_class)
+    if classes.ndim == 1:
+        columns = classes[tokens]
+    else:
+        columns = classes[states // (len(grammar.next_state) // len(classes)), tokens]
     return jnp.asarray(grammar.next_state)[states, columns].astype(jnp.int32)
+
+
+def stacked(grammars: Sequence[Grammar], states: int, classes: int) -> Grammar:
+    """All of them in one set of arrays, for rows that follow different ones.
+
+    states, classes: room for each, at least as many as any has. Number g begins in g * states.
+    """
+    tables, words = [], []
+    for number, one in enumerate(grammars):
+        have, columns = one.next_state.shape
+        more = ((0, states - have), (0, classes - columns))
+        table = np.asarray(one.next_state, np.int32)
+        table = np.where(table < 0, -1, table + number * states)
+        tables.append(np.pad(table, more, constant_values=-1))
+        words.append(np.pad(np.asarray(one.words), (more[0], (0, 0))))
+    return Grammar(
+        np.concatenate(tables), np.stack([np.asarray(g.token_class) for g in grammars]),
+        np.concatenate(words),
+    )
+
+
+def anything(vocab_size: int) -> Grammar:
+    """The grammar that allows every token, in its one state."""
+    classes = np.zeros(vocab_size, np.int32)
+    table = np.zeros((1, 1), np.int16)
+    return Grammar(table, classes, _packed(table >= 0, classes))
+
+
+def after(grammar: Grammar, ids: Sequence[int], state: int = START) -> int:
+    """The state that `ids` lead to, on the host; -1 where one is not allowed."""
+    for token in ids:
+        state = int(grammar.next_state[state, grammar.token_class[token]])
+        if state < 0:
+            break
+    return state
 
 
 def build(
@@ -69,14 +109,14 @@ def build(
     tool_names: Iterable[str],
     vocab_size: int | None = None,
 ) -> Grammar:
-    """The grammar of turns that call `tool_names`.
+    """The grammar of turns that call `tool_names`; without any, of turns in which no call begins.
 
     Args:
       vocab_size: V, where the model has more rows than the tokenizer has ids. The ids in excess are
         allowed outside of calls, as they are without a grammar.
 
-    Raises ValueError if `vocab_size` is too small, if there are no tools, if one cannot be called
-    in this vocabulary, or if a call could be begun that no tokens can end; says what is missing.
+    Raises ValueError if `vocab_size` is too small, if a tool cannot be called in this vocabulary,
+    or if a call could be begun that no tokens can end; says what is missing.
     """
     names = tuple(sorted(tool_names))
     states, steps = automaton(names)
@@ -90,12 +130,13 @@ def build(
     )
     edges = _edges(next_state)
     reached = _closure(edges, START)
-    _check_ends(states, steps, edges, reached)
+    if names:
+        _check_ends(states, steps, edges, reached)
     next_state = _renumbered(next_state, reached)
     grammar = Grammar(next_state, token_class, _packed(next_state >= 0, token_class))
     chat = Chat(tokenizer)
     for name in names:
-        if not _accepts(grammar, chat.agent(Call(name, {}))):
+        if after(grammar, chat.agent(Call(name, {}))) < 0:
             raise InputError(
                 f"the tokenizer's own ids of a call to {name!r} are not a call: its vocabulary"
                 " lacks a part of that name, or of the markup; use a tokenizer that can write both"
@@ -141,7 +182,7 @@ def _lift(
         markup = piece.strip() in (OPEN.encode(), CLOSE.encode())
         if not piece or (token in special and not markup):
             found[token] = intern(np.where(free, columns[column], -1).astype(np.int32))
-    ends = free | (here == states.index(DONE))
+    ends = free | np.array([state == DONE for state in states])
     found[list(stop_ids)] = intern(np.where(ends, START, -1).astype(np.int32))
     used, token_class = np.unique(found, return_inverse=True)
     return np.stack([columns[i] for i in used], axis=1), token_class.astype(np.int32)
@@ -219,12 +260,3 @@ def _packed(may: np.ndarray, token_class: np.ndarray) -> np.ndarray:
         plane = token_class[bit * width : (bit + 1) * width]
         words[:, : len(plane)] |= may[:, plane].astype(np.uint32) << np.uint32(bit)
     return words
-
-
-def _accepts(grammar: Grammar, ids: Sequence[int]) -> bool:
-    state = START
-    for token in ids:
-        state = int(grammar.next_state[state, grammar.token_class[token]])
-        if state < 0:
-            return False
-    return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -29,6 +31,16 @@ class Truncation:
 
 
 EVERYTHING = Truncation()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How one row's tokens are drawn: temperature (0: greedy), and the numbers of `Truncation`."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
 
 
 def sample(
@@ -93,18 +105,21 @@ def truncate(log_probs: Float[Array, "B V"], truncation: Truncation) -> Float[Ar
     top_p = per_row(truncation.top_p, log_probs.dtype)
     min_p = per_row(truncation.min_p, log_probs.dtype)
 
-    def cut(log_probs: Array) -> Array:
-        falling = -jnp.sort(-log_probs, axis=-1)
+    def cut(whole: Array) -> Array:
+        log_probs, falling = whole, -jnp.sort(-whole, axis=-1)
         last = jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab) - 1
         least = jnp.take_along_axis(falling, last, axis=-1)
-        log_probs = _renormalised(log_probs, log_probs >= least)
-        falling = _renormalised(falling, falling >= least)
+        kept = jnp.where(log_probs >= least, log_probs, -jnp.inf)
+        mass = jax.nn.logsumexp(kept, axis=-1, keepdims=True)
+        # Of one subtraction: equal numbers stay equal in both, and are compared below.
+        log_probs, falling = kept - mass, jnp.where(falling >= least, falling, -jnp.inf) - mass
         before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
         least = jnp.min(jnp.where(before < top_p, falling, jnp.inf), axis=-1, keepdims=True)
         least = jnp.where(top_p < 1, least, -jnp.inf)
         log_probs = _renormalised(log_probs, log_probs >= least)
         least = log_probs.max(axis=-1, keepdims=True) + jnp.log(min_p)
-        return _renormalised(log_probs, log_probs >= least)
+        # To the bit, so that what a row draws does not hang on its neighbours.
+        return jnp.where(asked, _renormalised(log_probs, log_probs >= least), whole)
 
     asked = (top_k > 0) | (top_p < 1) | (min_p > 0)
     return lax.cond(jnp.any(asked), cut, lambda same: same, log_probs)

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from tarl_jax.rollout.sampling import Sampling
+
 BLOCK = 16  # tokens; common prefixes are found in multiples of it
 
 
@@ -52,6 +54,8 @@ class Row:
       dropped: tokens that were once in the context and have left it; sampling is keyed by position
         plus this number, so that no random number is used twice.
       shared: leading tokens that all dialogues of its kind begin with.
+      sampling: how its tokens are drawn.
+      limit: the most tokens of a turn.
       slot: where it is in the batch, or None.
       place: where its cache is in the store, or None.
       asking: whether it waits for an answer.
@@ -67,6 +71,8 @@ class Row:
     fed: int = 0
     dropped: int = 0
     shared: int = 0
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    limit: int = 0
     slot: int | None = None
     place: int | None = None
     asking: bool = True
@@ -171,6 +177,8 @@ class Scheduler:
             row.dropped += len(row.tokens) - keep
             del row.tokens[keep:]
             row.fed = min(row.fed, keep)
+            if keep < len(row.blocks) * BLOCK:
+                self._index.remove(row)
             row.spoken = [
                 dataclasses.replace(sound, inputs=sound.inputs[: keep - sound.first])
                 for sound in row.spoken if sound.first < keep

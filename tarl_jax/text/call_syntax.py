@@ -48,10 +48,8 @@ def is_free(state: State) -> bool:
 def automaton(tool_names: tuple[str, ...]) -> tuple[tuple[State, ...], np.ndarray]:
     """The states, START first, and int32 [states, 256]: which follows on a byte, or -1.
 
-    Raises ValueError if there are no tools, or if a name cannot stand in a call.
+    Without tools no call may begin. Raises ValueError if a name cannot stand in a call.
     """
-    if not tool_names:
-        raise InputError("tool_names is empty: a call must name a tool")
     layout = _layout(tool_names)
     states, number = [START], {START: 0}
     rows = []
@@ -67,6 +65,7 @@ def automaton(tool_names: tuple[str, ...]) -> tuple[tuple[State, ...], np.ndarra
     return tuple(states), np.array(rows, np.int32)
 
 
+_NAMES = 3  # the part of the layout that names the tool
 Layout = tuple[tuple[str, ...], ...]  # parts of the call in order, each one of some texts
 
 
@@ -83,7 +82,8 @@ def _step(layout: Layout, state: State, char: str) -> State | None:
     """The state after one more byte (as the character of that number); None: it may not follow."""
     match state:
         case "text", prefix, joined:
-            return _text(prefix, joined, char)
+            after = _text(prefix, joined, char)
+            return None if after == ("opened",) and not layout[_NAMES] else after
         case "tag", joined:
             if char != "\n":
                 return ("lost",)  # `Chat.read` refuses the turn whatever follows

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from tarl_jax.config import RunConfig
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
-from tarl_jax.rollout.engine import Engine, EngineStats, Unfinished
+from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.maths_episode import MathsEpisode
+from tarl_jax.rollout.running import EngineStats, Unfinished
 from tarl_jax.rollout.workers import Dialogue
 from tarl_jax.runs.metrics import CLIP_DIR, read_trajectories, write_trajectories
 from tarl_jax.training.mixture import Mixture, Planned

@@ -298,8 +298,43 @@ def test_half_a_character_that_nothing_completes_is_refused():
 def test_a_tool_that_cannot_be_named_is_refused():
     with pytest.raises(ValueError, match="a call to 'zap'"):
         grammar.build(without(b"z"), ["think", "zap"])
-    with pytest.raises(ValueError, match="empty"):
-        grammar.build(without(), [])
+
+
+def test_without_tools_no_call_begins():
+    tokenizer = without()
+    rules = grammar.build(tokenizer, [])
+    said, call = tokenizer.encode("a < b"), list(tokenizer.encode_markup("<tool_call>\n"))
+    assert grammar.after(rules, [*said, tokenizer.stop_id]) == START
+    assert grammar.after(rules, [*said, *call]) < 0
+    spelled = tokenizer.encode("<tool_call>")
+    assert grammar.after(rules, spelled[:-1]) >= 0 > grammar.after(rules, spelled)
+
+
+def test_stacked_grammars_are_each_as_alone():
+    """Random walks through each, by all three functions of the device."""
+    tokenizer = without()
+    size = len(tokenizer.pieces())
+    alone = [grammar.build(tokenizer, names) for names in (["think"], [], ["get", "get_order"])]
+    alone.append(grammar.anything(size))
+    states, classes = (max(g.next_state.shape[axis] for g in alone) for axis in (0, 1))
+    together = grammar.stacked(alone, states + 3, classes + 2)
+    rng = np.random.default_rng(0)
+    here = np.zeros(len(alone), int)
+    for _ in range(60):
+        offsets = np.arange(len(alone)) * (states + 3)
+        may = np.asarray(grammar.allowed(together, jnp.asarray(offsets + here)))
+        for number, one in enumerate(alone):
+            expected = grammar.allowed(one, jnp.asarray(here[number : number + 1]))[0]
+            np.testing.assert_array_equal(may[number], expected)
+        tokens = np.array([rng.choice(np.flatnonzero(row)) for row in may])
+        after = np.asarray(grammar.advance(together, jnp.asarray(offsets + here), tokens))
+        here = np.array([
+            grammar.after(one, [token], state)
+            for one, token, state in zip(alone, tokens, here, strict=True)
+        ])
+        np.testing.assert_array_equal(after, offsets + here)
+        anywhere = rng.random(len(alone)) < 0.1
+        here = np.where(anywhere, [rng.integers(len(g.next_state)) for g in alone], here)
 
 
 def test_ids_beyond_the_tokenizers_are_free_outside_of_calls():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tarl_jax.rollout import workers
-from tarl_jax.rollout.engine import EngineStats
+from tarl_jax.rollout.running import EngineStats
 from tarl_jax.speech.sound import Sound
 from tarl_jax.training.collect import Collected, Collector
 from tarl_jax.training.mixture import Mixture
@@ -199,7 +199,7 @@ def test_clips_that_were_played_ahead_are_kept_as_long_as_their_episodes(
 
 def test_only_what_can_become_a_call_is_drawn(engines, params, tmp_path):
     """With the constraint each token is one that the grammar allows; without it some are not."""
-    from tarl_jax.rollout.grammar import START, build
+    from tarl_jax.rollout.grammar import after, build
 
     env, _ = engines()
     grammar = build(env.tokenizer, env.domain.tools, env.vocab_size)
@@ -210,12 +210,7 @@ def test_only_what_can_become_a_call_is_drawn(engines, params, tmp_path):
         count, collect = 0, collector(engines, tmp_path, **fields)
         found = [t for step in range(1, 5) for t in collect.collect(step, flat).trajectories]
         for turn in (turn for t in found for turn in t.turns):
-            state = START
-            for token in turn.token_ids:
-                state = int(grammar.next_state[state, grammar.token_class[token]])
-                if state < 0:
-                    count += 1
-                    break
+            count += after(grammar, turn.token_ids) < 0
         return count
 
     hot = {"max_turn_tokens": 40, "max_episode_tokens": 384}

@@ -9,8 +9,8 @@ import pytest
 
 from tarl_jax.config import JudgeConfig, NoiseConfig
 from tarl_jax.judge.service import Judge
-from tarl_jax.rollout.engine import EngineStats
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.running import EngineStats
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.training.evaluation import (
     behaviour,

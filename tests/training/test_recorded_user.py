@@ -8,8 +8,9 @@ import pytest
 from tarl_jax.config import ConfigError
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.speech import SpeechConfig
-from tarl_jax.rollout.engine import Engine, EngineStats
+from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.running import EngineStats
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.runs.metrics import read_trajectories, write_trajectories
 from tarl_jax.speech.clips import save_clip

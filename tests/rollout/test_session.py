@@ -1,0 +1,184 @@
+"""Turns asked for at any time, against the engine's own runs and a plain loop."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+from scripted import CONFIG, MODEL, STOP, TEMPERATURE, VOCAB, Scripted, play_plainly
+
+from tarl_jax.parallel.mesh import make_mesh
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.grammar import Grammar, anything
+from tarl_jax.rollout.sampling import Sampling
+from tarl_jax.rollout.session import Ask, Session
+
+WARM = Sampling(TEMPERATURE)
+SERVING = dataclasses.replace(CONFIG, slots=4, parked=2, share_prefix=16)
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    return random_params(MODEL, VOCAB, 0)
+
+
+@pytest.fixture(scope="module")
+def session(params):
+    engine = Engine(MODEL, SERVING, STOP, make_mesh(), anything(VOCAB), burst=5)
+    session = Session(engine, params, anything(VOCAB))
+    yield session
+    session.close()
+    assert not session.alive
+
+
+def play(session, episode, sampling=WARM, row=-1):
+    """The whole dialogue, each turn asked for behind its context; returns tokens that were fed."""
+    context, fed = episode.start(), []
+    while True:
+        ask = Ask(context, episode.seed, sampling, CONFIG.max_turn_tokens, row=row)
+        written = session.ask(ask).result(60)
+        row = written.row
+        fed.append(written.fed)
+        answer = episode.turn(written.turn)
+        if answer is None:
+            return fed
+        context = [*context, *written.turn.ids, *answer.tokens]
+
+
+def test_turns_are_those_of_a_plain_loop(session, params):
+    for seed in (1, 2):
+        episode = Scripted.random(seed)
+        twin = play_plainly(params, episode, TEMPERATURE)
+        play(session, episode)
+        assert episode.sampled_ids == twin.sampled_ids
+
+
+def test_dialogues_that_come_and_go_are_those_of_one_run(session, params):
+    """More at a time than slots and parked places; log-probs too."""
+    engine = Engine(MODEL, CONFIG, STOP, make_mesh())
+    expected = [Scripted.random(seed) for seed in range(24)]
+    engine.run(params, expected, TEMPERATURE)
+    found = [Scripted.random(seed) for seed in range(24)]
+    threads = [threading.Thread(target=play, args=(session, episode)) for episode in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(found, expected, strict=True):
+        assert one.sampled_ids == other.sampled_ids
+        for (_, mine), (_, theirs) in zip(one.turns, other.turns, strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    assert session.writing == 0
+
+
+def test_a_turn_costs_its_new_tokens_alone(session):
+    episode = Scripted(5, 60, [7] * 12)
+    fed = play(session, episode)
+    assert fed[0] <= 60 and max(fed[1:]) <= 7 + 1
+
+
+def test_each_turn_is_sampled_in_its_own_way(session):
+    prompt = Scripted(9, 30, []).start()
+    greedy = Ask(prompt, 1, Sampling(0.0), 6)
+    first = session.ask(greedy).result(60)
+    others = [session.ask(dataclasses.replace(greedy, seed=seed)) for seed in range(5)]
+    hot = [session.ask(Ask(prompt, seed, Sampling(3.0), 6)) for seed in range(5)]
+    short = session.ask(dataclasses.replace(greedy, limit=2)).result(60)
+    assert {tuple(w.result(60).turn.ids) for w in others} == {tuple(first.turn.ids)}
+    assert len({tuple(w.result(60).turn.ids) for w in hot}) > 1
+    assert short.turn.ids == first.turn.ids[:2] and max(first.turn.drawn_log_probs) == 0
+
+
+def test_a_branch_of_a_context_is_as_if_it_were_new(session):
+    """Behind an earlier place of a row that has gone on, by a row that is told to go back."""
+    prompt = Scripted(11, 40, []).start()
+    ask = Ask(prompt, 3, Sampling(TEMPERATURE), 10)
+    first = session.ask(ask).result(60)
+    context = [*prompt, *first.turn.ids, 1, 2, 3]
+    second = session.ask(dataclasses.replace(ask, tokens=context, row=first.row)).result(60)
+    again = session.ask(dataclasses.replace(ask, row=second.row)).result(60)
+    assert again.turn.ids == first.turn.ids and again.row == first.row
+    other = session.ask(dataclasses.replace(ask, tokens=[*prompt[:20], *context])).result(60)
+    back = session.ask(dataclasses.replace(
+        ask, tokens=[*prompt[:20], *context], row=again.row)).result(60)
+    assert other.turn.ids == back.turn.ids
+
+
+def test_a_listener_hears_each_burst_and_may_end_the_turn(session):
+    prompt = next(
+        p for seed in range(50)
+        if len(session.ask(Ask(p := Scripted(seed, 9, []).start(), 1, Sampling(TEMPERATURE), 14))
+               .result(60).turn.ids) == 14
+    )
+    ask, heard = Ask(prompt, 1, Sampling(TEMPERATURE), 14), []
+    whole = session.ask(ask, lambda ids: heard.append(list(ids))).result(60)
+    assert [len(ids) for ids in heard] == [5, 10] and heard[-1] == whole.turn.ids[:10]
+    part = session.ask(ask, lambda ids: True).result(60)
+    assert part.stopped and part.turn.ids == whole.turn.ids[:5]
+
+
+def only(*tokens):
+    """Of a token that is not the end one: any of these."""
+    classes = np.zeros(VOCAB, np.int32)
+    classes[list(tokens)] = 1
+    words = np.array([[sum(1 << t for t in tokens)]], np.uint32)
+    return Grammar(np.array([[-1, 0]], np.int16), classes, words)
+
+
+def test_rows_follow_grammars_of_their_own(session):
+    """More grammars than have a place at a time."""
+    prompts = [Scripted(seed, 12, []).start() for seed in range(40)]
+    pairs = [(a, b) for a in range(4, 10) for b in range(4, a)]
+    for pair in pairs:
+        session.learn(pair, only(*pair))
+    asked = [session.ask(Ask(p, seed, Sampling(2.0), 8, pairs[seed % len(pairs)]))
+             for seed, p in enumerate(prompts)]
+    free = session.ask(Ask(prompts[0], 0, Sampling(2.0), 8))
+    for seed, written in enumerate(asked):
+        assert set(written.result(60).turn.ids) <= set(pairs[seed % len(pairs)])
+    assert free.result(60).turn.ids
+
+
+def test_contexts_that_nobody_continues_are_forgotten(params):
+    engine = Engine(MODEL, SERVING, STOP, make_mesh())
+    session = Session(engine, params, anything(VOCAB), idle_seconds=0.0)
+    prompt = Scripted(3, 200, []).start()
+    ask = Ask(prompt, 3, Sampling(TEMPERATURE), 10)
+    first = session.ask(ask).result(60)
+    second = session.ask(dataclasses.replace(ask, row=first.row)).result(60)
+    assert second.turn.ids == first.turn.ids and second.row != first.row
+    session.close()
+    assert session.contexts == 0
+
+
+def test_a_failure_of_the_device_is_told_and_survived(session, params, monkeypatch):
+    episode = Scripted.random(1)
+    expected = play_plainly(params, episode, TEMPERATURE).sampled_ids
+
+    def broken(*args):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session._programs, "decode", broken)
+        asked = [session.ask(Ask([n], n, Sampling(), 5)) for n in range(3)]
+        for written in asked:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                written.result(60)
+    assert session.failures and session.alive
+    play(session, episode)
+    assert episode.sampled_ids == expected
+
+
+def test_what_cannot_be_written_is_refused(session, params):
+    with pytest.raises(ValueError, match="no room for a turn of 14"):
+        session.ask(Ask([1] * 500, 0, Sampling(), 14))
+    with pytest.raises(ValueError, match="at least one"):
+        session.ask(Ask([], 0, Sampling(), 14))
+    with pytest.raises(ValueError, match="no grammar is named 'x'"):
+        session.ask(Ask([1], 0, Sampling(), 14, "x"))
+    closed = Session(Engine(MODEL, SERVING, STOP, make_mesh()), params, anything(VOCAB))
+    last = closed.ask(Ask([1], 0, Sampling(), 14))
+    closed.close()
+    assert last.done() and last.result().turn.ids
+    with pytest.raises(RuntimeError, match="closed"):
+        closed.ask(Ask([1], 0, Sampling(), 14))
