@@ -6,10 +6,10 @@ docs/llm.md says how to use them. `tarl_jax.config` holds `UserConfig` as its gr
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+
+from tarl_jax.config.servers import check_server
 
 STRATEGIES = ("llm", "react", "verify", "reflection")
 RESPONSE_FORMATS = ("schema", "object", "none")  # each asks less of a server than the one before
@@ -99,15 +99,7 @@ def check_user(user: UserConfig, require: Require, choice: Choice) -> None:
 def check_llm(prefix: str, llm: LLMConfig, require: Require, choice: Choice) -> None:
     """Asks `require` and `choice` about every field of a group of this kind, named `prefix`."""
     choice(f"{prefix}.response_format", llm.response_format, RESPONSE_FORMATS)
-    hidden = "(not shown: it may hold a secret)"
-    named = not llm.api_key_env or re.fullmatch(r"[A-Z_][A-Z0-9_]*", llm.api_key_env)
-    require(bool(named), f"{prefix}.api_key_env", hidden,
-            "give the NAME of an environment variable, such as OPENAI_API_KEY, not the key")
-    url = urlsplit(llm.base_url)
-    require("@" not in url.netloc, f"{prefix}.base_url", hidden,
-            f"leave the name and password out, and put the key in {prefix}.api_key_env's variable")
-    require(not llm.base_url or (url.scheme in ("http", "https") and bool(url.netloc)),
-            f"{prefix}.base_url", llm.base_url, "should look like http://localhost:8000/v1")
+    check_server(prefix, llm.base_url, llm.api_key_env, require)
     require(bool(llm.model), f"{prefix}.model", llm.model, "name the model")
     for name in ("timeout_seconds", "max_attempts", "max_in_flight"):
         value = getattr(llm, name)

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from tarl_jax.config.servers import check_server
+
 # What an effect's number means, and its range; None: it takes no number.
 EFFECTS: dict[str, tuple[str, float, float] | None] = {
     "white": ("signal-to-noise ratio in dB", -20.0, 60.0),
@@ -134,6 +136,7 @@ def check_speech(
                 "name the folder for speech.engine = 'recordings'")
         require(not babble, "speech.acoustics", speech.acoustics,
                 "babble is synthesised, which recordings are not: choose white or pink")
+    check_server("speech", speech.base_url, speech.api_key_env, require)
     if speech.engine == "server":
         require(bool(speech.base_url), "speech.base_url", speech.base_url,
                 "name the server, e.g. http://localhost:8000/v1")

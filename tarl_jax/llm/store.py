@@ -18,6 +18,8 @@ from typing import Any
 
 from tarl_jax.config import InputError, MissingFileError
 from tarl_jax.config.plain import loads, plain
+from tarl_jax.parallel.files import LineFile, replace
+from tarl_jax.parallel.lock import Lock
 
 
 def digest(request: Mapping[str, Any]) -> str:
@@ -121,26 +123,37 @@ class Cache:
 class Recording:
     """Outcomes by digest, one JSON line each: {"digest", "request", "answer" or "error"}.
 
-    write: opens it to add to, and makes it where it is not there. A last line that a killed run
-    left unfinished is dropped; of two lines of one digest the later one counts. Failures that an
-    earlier process wrote are then forgotten, so that a run that continues asks again.
-    Raises ValueError naming file and line for a broken one, FileNotFoundError for no file.
+    write: opens it to add to, and makes it where it is not there; one process at a time does. A
+    last line that a killed run left unfinished is dropped; where another one is broken the file is
+    kept as "<name>.broken", and goes on with the lines that can be read. Of two lines of one digest
+    the later one counts. Failures that an earlier process wrote are forgotten, so that a run that
+    continues asks again.
+    Raises ValueError naming file and line for a broken one that is to be replayed,
+    FileNotFoundError for no file, LockedError where another process writes it, WriteError.
     """
 
     def __init__(self, path: str | Path, *, write: bool):
         self.path = Path(path).expanduser()
         self._lock = threading.Lock()
         self._outcomes: dict[str, dict[str, Any]] = {}
-        if not self.path.is_file() and not write:
-            raise MissingFileError(f"{self.path}: there is no such recording")
-        whole = self._read() if self.path.is_file() else 0
+        self._file: LineFile | None = None
         if not write:
-            self._file = None
+            if not self.path.is_file():
+                raise MissingFileError(f"{self.path}: there is no such recording")
+            _, problems = self._read()
+            if problems:
+                raise InputError(f"{problems[0]}; mend or delete it")
             return
-        self._outcomes = {n: o for n, o in self._outcomes.items() if "answer" in o}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("ab")
-        self._file.truncate(whole)
+        owner = self.path.with_name(f"{self.path.name}.lock")
+        self._owner = Lock(owner, f"recording {self.path}").take()
+        try:
+            if self.path.is_file():
+                self._mend()
+            self._outcomes = {n: o for n, o in self._outcomes.items() if "answer" in o}
+            self._file = LineFile(self.path)
+        except BaseException:
+            self._owner.release()
+            raise
 
     def get(self, name: str) -> dict[str, Any] | None:
         """{"answer": …} or {"error": …}; None if it is not there."""
@@ -148,37 +161,56 @@ class Recording:
             return self._outcomes.get(name)
 
     def put(self, name: str, request: Mapping[str, Any], outcome: dict[str, Any]) -> None:
-        """Adds one line and flushes it. Raises ValueError for a recording that is only read."""
+        """Adds one line. Raises ValueError for a recording that is only read, WriteError."""
         if self._file is None:
             raise ValueError(f"{self.path}: is open for reading only")
-        line = json.dumps({"digest": name, "request": request, **outcome}) + "\n"
+        line = json.dumps({"digest": name, "request": request, **outcome})
         with self._lock:
+            self._file.add(line)
             self._outcomes[name] = outcome
-            self._file.write(line.encode())
-            self._file.flush()
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            self._owner.release()
 
-    def _read(self) -> int:
-        """Fills the outcomes; returns the bytes up to the last whole line."""
+    def _mend(self) -> None:
+        """Leaves whole lines alone in the file, and what there was beside it."""
+        lines, problems = self._read()
+        if problems:
+            broken = self.path.with_name(f"{self.path.name}.broken")
+            replace(broken, self.path.read_bytes())
+            warnings.warn(
+                f"{problems[0]}; {len(problems)} such lines are left out, the file with them is now"
+                f" {broken}", stacklevel=3
+            )
+        whole = b"".join(line + b"\n" for line in lines)
+        if whole != self.path.read_bytes():
+            replace(self.path, whole)
+
+    def _read(self) -> tuple[list[bytes], list[str]]:
+        """Fills the outcomes; returns the lines that are whole, and what is wrong with others."""
+        lines, problems = [], []
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
             try:
-                record = loads(line)
-                found = {k: record[k] for k in ("answer", "error") if k in record}
-                if len(found) != 1:
-                    raise ValueError("has neither an answer nor an error")
-                if "answer" in found and not is_answer(found["answer"]):
-                    raise ValueError(f"its answer is {str(found['answer'])[:80]}")
-                if "error" in found and found["error"].keys() != {"kind", "message"}:
-                    raise ValueError(f"its error is {str(found['error'])[:80]}")
-                self._outcomes[record["digest"]] = found
+                name, outcome = _outcome(loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(
-                    f"{self.path}:{number}: not a line of a recording ({error!r}); mend or delete"
-                    " it"
-                ) from error
-        return whole
+                problems.append(f"{self.path}:{number}: not a line of a recording ({error!r})")
+                continue
+            self._outcomes[name] = outcome
+            lines.append(line)
+        return lines, problems
+
+
+def _outcome(record: Any) -> tuple[str, dict[str, Any]]:
+    """(digest, outcome) of a line. Raises ValueError and its like for anything else."""
+    found = {k: record[k] for k in ("answer", "error") if k in record}
+    if len(found) != 1:
+        raise ValueError("has neither an answer nor an error")
+    if "answer" in found and not is_answer(found["answer"]):
+        raise ValueError(f"its answer is {str(found['answer'])[:80]}")
+    if "error" in found and found["error"].keys() != {"kind", "message"}:
+        raise ValueError(f"its error is {str(found['error'])[:80]}")
+    return str(record["digest"]), found

@@ -14,7 +14,6 @@ import dataclasses
 import email.utils
 import ipaddress
 import math
-import os
 import threading
 import time
 import urllib.request
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 
 from tarl_jax.config import LLMConfig
 from tarl_jax.config.plain import loads, plain
+from tarl_jax.config.servers import key_in, masked
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.statuses import kind_of
 
@@ -58,7 +58,7 @@ def require_key(config: LLMConfig, prefix: str) -> str:
     """The key that `config` names. Raises LLMError("setup") where its variable is not set."""
     if not config.api_key_env:
         return "none"  # the client insists on one
-    key = os.environ.get(config.api_key_env, "")
+    key = key_in(config.api_key_env)
     if not key:
         raise LLMError(
             "setup",
@@ -149,6 +149,7 @@ class Transport:
 
     def _read(self, content: bytes) -> Completion:
         """The completion that a body holds; a body of anything else is malformed."""
+        content = masked(content.decode("utf-8", "replace"), self._key).encode()
         try:
             found = loads(content)
         except ValueError:
@@ -167,6 +168,7 @@ class Transport:
             message, ended = choice["message"], choice.get("finish_reason")
             calls = _calls(message.get("tool_calls"))
             text, refusal = _text(message.get("content")), message.get("refusal")
+            text = text and masked(text, self._key)  # as it may have been escaped before
         except (KeyError, IndexError, TypeError, AttributeError):
             pass
         if isinstance(ended, str) and ended in _CUT:
@@ -194,8 +196,7 @@ class Transport:
         return self._error(kind, plain(f"{text}; {remedy}" if remedy else text), wait)
 
     def _error(self, kind: str, reason: str, retry_after: float | None = None) -> LLMError:
-        if self._key != "none":
-            reason = reason.replace(self._key, "***")
+        reason = masked(reason, self._key)
         if len(reason) > 2 * _SHOWN:  # the server's words come first, the remedy last
             reason = f"{reason[:_SHOWN]} … {reason[-_SHOWN:]}"
         return LLMError(kind, f"{self._where}: {reason}", retry_after)

@@ -9,7 +9,6 @@ system that all of them share. With one process nothing here costs anything.
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 
 from tarl_jax.config import ConfigError, MeshConfig, RunConfig, TarlError
+from tarl_jax.parallel.wire import pack, unpack
 
 T = TypeVar("T")
 _BLOCK = 1 << 26  # bytes that are sent at a time: they pass through the devices' memory
@@ -45,6 +45,8 @@ def join(config: MeshConfig) -> None:
                 " HOST:PORT of the first process, and JAX_PROCESS_ID to 0, 1, … in each"
             )
         known = {"num_processes": config.processes, "process_id": int(rank)}
+        if "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:  # else: on every address of the host
+            known["coordinator_bind_address"] = os.environ["JAX_COORDINATOR_ADDRESS"]
     try:
         jax.distributed.initialize(**known)
     except (ValueError, RuntimeError) as error:
@@ -123,22 +125,30 @@ def share(items: Sequence[T]) -> list[T]:
     return list(items[ends[jax.process_index()] : ends[jax.process_index() + 1]])
 
 
-def joined(items: Sequence[T]) -> list[T]:
-    """The items of all processes, those of the first one first; undoes `share`."""
-    return [item for part in gathered(items) for item in part]
+def joined(items: Sequence[T], *kinds: type) -> list[T]:
+    """The items of all processes, those of the first one first; undoes `share`.
+
+    kinds: as of `gathered`.
+    """
+    return [item for part in gathered(list(items), None, *kinds) for item in part]
 
 
-def gathered(mine: T, failure: Exception | None = None) -> list[T]:
-    """What each process has, in their order; it must be one that can be pickled.
+def gathered(mine: T, failure: Exception | None = None, *kinds: type) -> list[T]:
+    """What each process has, in their order; it must be one that `wire.pack` takes.
 
+    kinds: the dataclasses in it.
     Raises: `failure`, if this process failed, HostError in the others.
     """
     if not several():
         if failure:
             raise failure
         return [mine]
-    said = failure and f"{type(failure).__name__}: {failure}"
-    parts = [pickle.loads(data) for data in _all_gather(pickle.dumps((mine, said)))]
+    try:
+        data = pack((mine, failure and f"{type(failure).__name__}: {failure}"))
+    except TypeError as error:  # the others wait to hear of it
+        failure = failure or error
+        data = pack((None, f"{type(failure).__name__}: {failure}"))
+    parts = [unpack(part, kinds) for part in _all_gather(data)]
     if failure:
         raise failure
     for rank, (_, reason) in enumerate(parts):

@@ -148,7 +148,7 @@ class Workers:
         if alone:
             self.late = late
             return mine
-        found = hosts.gathered((late, mine), self._failure)
+        found = hosts.gathered((late, mine), self._failure, Answer)
         self.late = found[0][0]
         return [arrival for _, arrivals in found for arrival in arrivals]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from tarl_jax.config.servers import key_in, masked
 from tarl_jax.llm.transport import is_loopback
 from tarl_jax.speech.synthesis import (
     LEVELS,
@@ -24,7 +25,9 @@ from tarl_jax.speech.synthesis import (
 PCM_RATE = 24_000  # of response_format="pcm" at OpenAI, which has no header
 _NUMBERS = re.compile(r"\b(rate|channels)\s*=\s*\"?(\d{1,6})", re.I)  # of a Content-Type
 _MAX_BYTES = 64 << 20
+_MAX_ERROR = 64 << 10
 _OWN_PITCH = 0.5
+_SHOWN = 600  # characters of a server's words in an error
 
 
 class SpeechServer:
@@ -54,10 +57,13 @@ class SpeechServer:
         self._model, self._format = model, audio_format
         self._timeout, self._retries, self._wait = timeout_seconds, retries, wait_seconds
         self._openai, self._soundfile = openai, soundfile
+        self._key = key_in(api_key_env)
         self._client = openai.OpenAI(
-            base_url=base_url, api_key=os.environ.get(api_key_env) or "none", max_retries=0,
+            base_url=base_url, api_key=self._key or "none", max_retries=0,
             timeout=timeout_seconds,
-            http_client=openai.DefaultHttpxClient(trust_env=not is_loopback(base_url)),
+            http_client=openai.DefaultHttpxClient(
+                trust_env=not is_loopback(base_url), event_hooks={"response": [self._bounded]}
+            ),
         )
 
     def say(self, text: str, voice: Voice) -> np.ndarray:
@@ -78,17 +84,20 @@ class SpeechServer:
                 with attempt:
                     data, kind = self._fetch(text, voice)
                     return self._decode(data, text, kind)
-        except (error.APITimeoutError, TimeoutError) as problem:
+        # No error is chained: a server may repeat the key in its answer.
+        except (error.APITimeoutError, TimeoutError):
             tries = self._retries + 1
             raise SpeechError(
                 "timeout", f"{self.engine}: {tries} times no answer within {self._timeout:g} s"
-            ) from problem
+            ) from None
         except error.APIStatusError as problem:
+            said = masked(str(problem.message), self._key)[:_SHOWN]
             raise SpeechError(
-                "server", f"{self.engine}: {problem.status_code} on {text!r}: {problem.message}"
-            ) from problem
+                "server", f"{self.engine}: {problem.status_code} on {text!r}: {said}"
+            ) from None
         except (error.APIError, ConnectionError) as problem:
-            raise SpeechError("server", f"{self.engine}: {problem}") from problem
+            said = masked(str(problem), self._key)[:_SHOWN]
+            raise SpeechError("server", f"{self.engine}: {said}") from None
         raise AssertionError("not reached")
 
     def close(self) -> None:
@@ -100,6 +109,24 @@ class SpeechServer:
         if isinstance(problem, error.APIStatusError):
             return problem.status_code in (408, 409, 429) or problem.status_code >= 500
         return isinstance(problem, error.APIConnectionError | TimeoutError | ConnectionError)
+
+    def _bounded(self, response: Any) -> None:
+        """Of an answer that is an error the client reads all, whatever its size: reads the start.
+
+        Raises TimeoutError for one that drips.
+        """
+        if response.status_code < 400:
+            return
+        deadline = time.monotonic() + self._timeout
+        found = bytearray()
+        for part in response.iter_bytes():
+            found += part
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if len(found) > _MAX_ERROR:
+                break
+        response.close()
+        response._content = bytes(found[:_MAX_ERROR])
 
     def _fetch(self, text: str, voice: Voice) -> tuple[bytes, str]:
         """The body and its Content-Type."""

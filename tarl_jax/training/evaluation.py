@@ -84,7 +84,7 @@ def evaluate(
             if verdict is not None:
                 trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
                 trajectory.turn_minors = verdict.minors
-    trajectories = hosts.joined(trajectories)
+    trajectories = hosts.joined(trajectories, Trajectory)
     require_some(trajectories)
     tools, maths = by_kind(trajectories)
     metrics = summarise(tools, config.trials, config.bootstrap, config.seed)

@@ -24,7 +24,7 @@ def judged(judge: Judge, played: Sequence[Trajectory]) -> list[Trajectory]:
         if verdict:
             t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
             t.turn_minors = verdict.minors
-    return hosts.joined(played)
+    return hosts.joined(played, Trajectory)
 
 
 def compare_alike(trajectories: Sequence[Trajectory], config: RunConfig) -> None:

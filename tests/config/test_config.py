@@ -356,14 +356,34 @@ def test_a_recording_is_written_or_replayed():
     assert "choose one of user.llm.record and user.llm.replay" in message
 
 
+@pytest.mark.parametrize("group", ["user.llm", "judge.llm", "speech"])
 @pytest.mark.parametrize(("field", "secret"), [
     ("api_key_env", "sk-abc123"), ("api_key_env", "0123abcd"), ("api_key_env", "abcdef"),
-    ("base_url", "https://me:hunter2@host/v1"),
+    ("api_key_env", "AKIAIOSFODNN7EXAMPLE"), ("api_key_env", "A1B2C3D4E5F6A7B8C9D0E1F2"),
+    ("base_url", "https://me:hunter2@host/v1"), ("base_url", "https://hunter2@host/v1"),
+    ("base_url", "https://host/v1?api_key=hunter2"), ("base_url", "https://host/v1?TOKEN=hunter2"),
+    ("base_url", "https://host/v1?x=sk-live-0123456789abcdefgh"),
+    ("base_url", "https://host/sk-proj-0123456789abcdefgh/v1"),
+    ("base_url", "https://host/v1#hunter2"), ("base_url", "http://[hunter2/v1"),
+    ("base_url", "http://host:hunter2/v1"), ("base_url", "me:hunter2@host"),
 ])
-def test_a_secret_in_a_config_is_refused_and_not_repeated(field, secret):
-    message = refused({"user": {"llm": {field: secret}}})
-    assert f"config.user.llm.{field}" in message
+def test_a_secret_in_a_config_is_refused_and_not_repeated(group, field, secret):
+    data = {field: secret}
+    for name in reversed(group.split(".")):
+        data = {name: data}
+    message = refused(data)
+    assert f"config.{group}.{field}" in message
     assert secret not in message and "hunter2" not in message
+
+
+@pytest.mark.parametrize("url", [
+    "", "http://localhost:8000/v1", "https://api.openai.com/v1", "http://[::1]:8000/v1",
+    "https://x.openai.azure.com/openai/v1?api-version=2024-10-21",
+    "https://api.cloudflare.com/client/v4/accounts/0123456789abcdef0123456789abcdef/ai/v1",
+])
+def test_an_address_without_a_secret_is_taken(url):
+    config = from_config_dict({"user": {"llm": {"base_url": url}}, "speech": {"base_url": url}})
+    assert config.user.llm.base_url == config.speech.base_url == url
 
 
 def test_users_may_speak_to_a_policy_that_hears():

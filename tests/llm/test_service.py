@@ -6,6 +6,7 @@ The server counts the faults that it injected; the ledger must have seen each of
 import dataclasses
 import json
 import logging
+import sqlite3
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from openai_server import HANG
 
-from tarl_jax.config import LLMConfig
+from tarl_jax.config import InputError, LLMConfig
 from tarl_jax.llm.errors import BudgetSpent, LLMError
 from tarl_jax.llm.service import ChatService
 
@@ -339,6 +340,30 @@ def test_the_key_is_in_no_error_no_log_and_no_file(openai_server, service, tmp_p
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) >= 2
     assert all(KEY.encode() not in path.read_bytes() for path in written)
+
+
+def test_a_key_that_an_answer_repeats_is_in_no_record_and_no_cache(
+    openai_server, service, tmp_path, monkeypatch
+):
+    """Nor where JSON has escaped it, nor with the line end that the variable has."""
+    key = "sk-secret/+0123456789"
+    monkeypatch.setenv("TEST_KEY", f"{key}\n")
+    openai_server.plan()
+    one = service(cache_dir=str(tmp_path), record=str(tmp_path / "record.jsonl"))
+    said = one.complete([{"role": "user", "content": f"The key is {key}."}]).text
+    assert said == "The key is ***."
+    one.close()
+    record = json.loads((tmp_path / "record.jsonl").read_text())
+    assert record["answer"]["text"] == said
+    rows = sqlite3.connect(tmp_path / "llm.sqlite").execute("SELECT json FROM answers").fetchall()
+    assert rows and not any("0123456789" in json for (json,) in rows)
+
+
+def test_a_key_that_no_header_can_carry_is_named_and_not_shown(service, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "sk-sec\nret")
+    with pytest.raises(InputError, match="TEST_KEY: holds characters") as raised:
+        service().check()
+    assert "ret" not in str(raised.value).replace("secret", "")
 
 
 def test_a_key_that_is_not_set_is_said_at_once(service, monkeypatch):

@@ -8,6 +8,8 @@ from tarl_jax.config import InputError, LLMConfig
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.service import ChatService
 from tarl_jax.llm.store import Cache, Recording, digest
+from tarl_jax.parallel.files import WriteError
+from tarl_jax.parallel.lock import LockedError
 
 ASK = [{"role": "user", "content": "Hello?"}]
 
@@ -121,6 +123,32 @@ def test_a_broken_line_is_named(tmp_path, line):
     path.write_text(f'{{"digest": "a", "answer": {{"text": "A"}}}}\n{line}\n')
     with pytest.raises(ValueError, match=r"r\.jsonl:2: not a line of a recording"):
         Recording(path, write=False)
+    before = path.read_bytes()
+    with pytest.warns(UserWarning, match=r"r\.jsonl:2: .* 1 such lines .*r\.jsonl\.broken"):
+        one = Recording(path, write=True)
+    one.put("b", {}, {"answer": {"text": "B"}})
+    one.close()
+    assert (tmp_path / "r.jsonl.broken").read_bytes() == before
+    again = Recording(path, write=False)
+    assert [again.get(name)["answer"]["text"] for name in "ab"] == ["A", "B"]
+
+
+def test_two_processes_do_not_write_one_recording(tmp_path):
+    one = Recording(tmp_path / "r.jsonl", write=True)
+    with pytest.raises(LockedError, match=r"recording .*r\.jsonl: is in use by process"):
+        Recording(tmp_path / "r.jsonl", write=True)
+    one.close()
+    Recording(tmp_path / "r.jsonl", write=True).close()
+    assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_a_recording_that_is_deleted_while_it_is_written_is_noticed(tmp_path):
+    one = Recording(tmp_path / "r.jsonl", write=True)
+    one.put("a", {}, {"answer": {"text": "A"}})
+    (tmp_path / "r.jsonl").unlink()
+    with pytest.raises(WriteError, match=r"r\.jsonl: is gone"):
+        one.put("b", {}, {"answer": {"text": "B"}})
+    one.close()
 
 
 def test_no_recording_to_replay(tmp_path):

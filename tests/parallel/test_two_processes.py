@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from processes import free_port, outputs, start
 
 from tarl_jax.config import ConfigError, LLMConfig, MeshConfig, RunConfig
 from tarl_jax.parallel import hosts
+from tarl_jax.parallel.wire import pack, unpack
 from tarl_jax.rollout.workers import Answer
 from tarl_jax.speech.sound import Sound
 
@@ -50,9 +50,9 @@ def test_answers_reach_other_processes_to_the_sample(monkeypatch):
     monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", stacked)
     clip = np.random.default_rng(0).integers(-9000, 9000, 900).astype(np.float32) / 32768
     mine = (True, [(3, Answer([5, 9, 9, 1], 7, (Sound(1, 2, clip),))), (4, None), (2**40, 0.1)])
-    assert hosts.gathered(mine) == [mine, mine]
+    assert hosts.gathered(mine, None, Answer) == [mine, mine]
     monkeypatch.setattr(hosts, "_BLOCK", 100)
-    assert hosts.gathered(mine) == [mine, mine]
+    assert hosts.gathered(mine, None, Answer) == [mine, mine]
     assert hosts.total({"calls": 2.0}) == {"calls": 4.0}
 
 
@@ -78,9 +78,9 @@ def test_what_fails_in_one_process_fails_in_all(monkeypatch):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_folder_that_is_not_shared_is_an_error(monkeypatch, tmp_path, shared):
     def gather(data):
-        mine, said = pickle.loads(data)
+        mine, said = unpack(data)
         other = shared if isinstance(mine, bool) else mine
-        return [data, pickle.dumps((other, said))]
+        return [data, pack((other, said))]
 
     monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
     monkeypatch.setattr(hosts, "_all_gather", gather)

@@ -41,6 +41,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(200, wav(TONE))
             case "fails twice" | "fails":
                 self.answer(500, b'{"error": {"message": "out of breath"}}')
+            case "repeats the key":
+                said = json.dumps({"error": {"message": f"wrong key {key}" + "x" * 1000}})
+                self.answer(401, said.encode())
+            case "refuses without end":
+                self.send_response(400)
+                self.end_headers()
+                for _ in range(100_000):
+                    self.wfile.write(b"no " * 1000)
             case "refuses":
                 self.answer(400, b'{"error": {"message": "no such voice"}}')
             case "hangs":

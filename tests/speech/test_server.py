@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+import traceback
 import urllib.request
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def test_every_fault_has_its_kind_and_its_number_of_tries(make, address, model, 
     assert len(requests(address, model)) <= tries
     if kind != "timeout":
         assert len(requests(address, model)) == tries
+
+
+def test_a_key_that_a_server_repeats_is_not_shown(make, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", " secret-0123 ")
+    with pytest.raises(SpeechError) as raised:
+        make("repeats the key", api_key_env="SOME_KEY").say("Hello.", VOICE)
+    assert "wrong key Bearer ***" in str(raised.value) and len(str(raised.value)) < 1000
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "secret-0123" not in shown
+
+
+def test_a_refusal_without_end_is_read_to_a_bound(make):
+    with pytest.raises(SpeechError, match=r"400 on 'Hello\.'"):
+        make("refuses without end").say("Hello.", VOICE)
 
 
 def test_the_message_has_what_the_server_said(make):

@@ -143,6 +143,7 @@ def _writer(args: argparse.Namespace, stack: contextlib.ExitStack) -> Finish | N
     if not args.llm_model:
         return None
     from tarl_jax.config.llm import LLMConfig
+    from tarl_jax.config.servers import check_server
     from tarl_jax.llm.errors import LLMError
     from tarl_jax.llm.service import ChatService
     from tarl_jax.sandbox.synthesis.writer import Writer
@@ -150,6 +151,12 @@ def _writer(args: argparse.Namespace, stack: contextlib.ExitStack) -> Finish | N
     # With the cache, a run that was stopped asks for nothing twice.
     cache = str(Path("~/.cache/tarl_jax/llm").expanduser())
     config = LLMConfig(model=args.llm_model, base_url=args.base_url, cache_dir=cache)
+
+    def require(ok: bool, where: str, value: object, remedy: str) -> None:
+        if not ok:
+            raise InputError(f"--{where.rpartition('.')[2]}={value}: {remedy}")
+
+    check_server("synthesis", config.base_url, config.api_key_env, require)
     service = ChatService(config, "synthesis")
     stack.callback(service.close)
 
