@@ -54,7 +54,17 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
 
 
 def rollout_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The same devices while rollouts run: copies of the parameters, each on some tensor axis."""
+    """The same devices while rollouts run: copies of the parameters, each on some tensor axis.
+
+    Raises ConfigError where `rollout_tensor` does not divide their number.
+    """
+    count = len(jax.devices() if devices is None else devices)
+    if count % config.rollout_tensor:
+        raise ConfigError(
+            f"config.mesh.rollout_tensor = {config.rollout_tensor}: does not divide the"
+            f" {count} device{'s' if count > 1 else ''} of this run; give a divisor, 1 if in doubt"
+            " (--config.mesh.rollout_tensor=1)"
+        )
     return make_mesh(MeshConfig(data=-1, fsdp=1, tensor=config.rollout_tensor), devices)
 
 
@@ -133,8 +143,13 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, spec(*axes))
 
 
-def check_fits(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
-    """Raises ConfigError if the mesh cannot split the model evenly."""
+def check_fits(
+    mesh: Mesh, model: ModelConfig, vocab_size: int, tensor: str = "tensor"
+) -> None:
+    """Raises ConfigError if the mesh cannot split the model evenly.
+
+    tensor: the field of the config that the mesh's axis of this name is.
+    """
     sizes = {
         "model.d_model": ("fsdp", model.d_model),
         "model.num_heads": ("tensor", model.num_heads),
@@ -145,6 +160,7 @@ def check_fits(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
     }
     for name, (axis, size) in sizes.items():
         if size % mesh.shape[axis]:
+            field = tensor if axis == "tensor" else axis
             raise ConfigError(
-                f"config.mesh.{axis} = {mesh.shape[axis]}: does not divide {name} = {size}"
+                f"config.mesh.{field} = {mesh.shape[axis]}: does not divide {name} = {size}"
             )

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import cast
 
 from tarl_jax.config import ConfigError, InputError, RunConfig
-from tarl_jax.parallel.mesh import rollout_mesh
+from tarl_jax.config.plain import dumps
+from tarl_jax.models.tensor_files import fingerprint
+from tarl_jax.parallel.mesh import check_fits, rollout_mesh
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.grammar import build
@@ -151,6 +153,7 @@ class Environment:
         if config.rollout.constrain_calls:
             grammar = build(self.tokenizer, self.domain.tools, self.vocab_size)
         mesh = rollout_mesh(config.mesh)
+        check_fits(mesh, config.model, self.vocab_size, "rollout_tensor")
         # Maths problems have no system turn of the shop, but run in one batch with its dialogues.
         least = min(len(env.system[1]) for env in (self, self.evaluation()))
         return Engine(config.model, config.rollout, self.tokenizer.stop_ids, mesh, grammar,
@@ -168,6 +171,29 @@ class Environment:
             old, share=share, acoustics=old.acoustics if acoustics is None else acoustics
         )
         return dataclasses.replace(self, config=dataclasses.replace(self.config, speech=speech))
+
+    def contents(self) -> dict[str, str]:
+        """Hashes of what the config only names, for `runs.directory.require_contents`."""
+        model = self.config.model
+        frozen = bool(model.lora.rank or (model.audio and model.audio.frozen))
+
+        def of(*parts: str) -> str:
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+        maths = {} if self.maths is None else {
+            "maths problems": of(*(dumps(t.to_json()) for t in self.maths.train_tasks))
+        }
+        weights = {"frozen weights": fingerprint(model.pretrained)} if (
+            model.pretrained and frozen) else {}
+        return {
+            "training tasks": of(*(dumps(t.to_json()) for t in self.train_tasks)),
+            "held-out tasks": of(*(dumps(t.to_json()) for t in self.held_out_tasks)),
+            "database and policy": of(
+                self.domain.state_hash(self.domain.new_state()), self.domain.policy
+            ),
+            "tokenizer": self.tokenizer.digest,
+            **maths, **weights,
+        }
 
     def _seed(self, task: Task, *stream: str | int) -> int:
         name = "/".join(map(str, (self.config.seed, task.task_id, *stream)))

@@ -1,8 +1,9 @@
 """The run directory: what a run says about itself, and whether it may be continued.
 
     config.json     every field of the config
+    contents.json   hashes of what the config only names: tasks, database, tokenizer, frozen weights
     parts.json      name and source hash of each part of the user's own, if there are any
-    versions.json   commit, packages, platform and command line, one record per start
+    versions.json   commit, packages, platform, command line and fields that changed, for each start
     run.lock        who writes there now (parallel/lock.py)
     metrics.jsonl, tensorboard/, trajectories/, checkpoints/, tau2/, curves.png, summary.json
 """
@@ -32,11 +33,19 @@ from tarl_jax.parallel.lock import Lock
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece",
             "openai")
 LOCK = "run.lock"
-# What may differ between the first start of a run and a later one: it changes no number of it, or
-# only their rounding, as other devices do.
+# What may differ between the first start of a run and a later one: it changes nothing that is
+# learned, or only its rounding, as other devices do. Of files, `contents.json` holds what is in
+# them. What evaluations are may change too; the run then says so.
 FREE = (
     "workdir", "log", "checkpoint", "eval", "rl.steps", "warm_start.cache_dir", "mesh",
-    "model.attention", "model.remat", "model.scan_layers", "model.pretrained", "sandbox.data",
+    "model.attention", "model.remat", "model.scan_layers", "model.pretrained", "model.size",
+    "sandbox.data", "tasks.file", "maths.file",
+    "rl.micro_batch_tokens", "rl.pack", "rl.measure_after",
+    *(f"rollout.{name}" for name in (
+        "slots", "straggler_fraction", "in_flight", "parked", "share_prefix", "episode_seconds",
+        "step_seconds", "max_too_long",
+    )),
+    "user.max_calls", "user.max_seconds", "judge.max_seconds", "judge.required",
     *(f"{group}.llm.{name}" for group in ("user", "judge") for name in (
         "base_url", "api_key_env", "timeout_seconds", "max_attempts", "backoff_seconds",
         "max_in_flight", "requests_per_minute", "tokens_per_minute", "max_calls", "max_usd",
@@ -50,6 +59,7 @@ FREE = (
 )  # fmt: skip
 
 
+MAY_CHANGE = ("held-out tasks",)  # of contents.json: evaluations are of them
 Record = Mapping[str, Mapping[str, str]]  # of parts, as `training.parts.record` makes it
 
 
@@ -80,8 +90,7 @@ def claimed_run_dir(config: RunConfig) -> Iterator[tuple[Path, Lock]]:
         with Lock(path / LOCK, f"run directory {path}").take() as lock:
             yield path, lock
     except TarlError as error:
-        begun = any((path / "checkpoints").glob("[0-9]*"))
-        if new and not begun and not error.keeps_run:
+        if new and not has_checkpoint(path) and not error.keeps_run:
             shutil.rmtree(path, ignore_errors=True)
             for folder in new[1:]:
                 with contextlib.suppress(OSError):
@@ -101,19 +110,75 @@ def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     """
     parts = parts or {}
     path = Path(config.workdir).expanduser()
-    record = path / "config.json"
-    if record.is_file():
-        _require_same(read_json(record), flat(config), path)
+    record, history = path / "config.json", path / "versions.json"
+    changed: dict[str, list[object]] = {}
+    if record.is_file() and has_begun(path):
+        before, now = read_json(record), flat(config)
+        _require_same(before, now, path)
         _require_same_parts(path, parts)
+        changed = {k: [before.get(k), now[k]] for k in now if before.get(k) != now[k]}
+    elif record.is_file():
+        _forget(path)
     _require_run_or_nothing(path)
     path.mkdir(parents=True, exist_ok=True)
     write_json(record, flat(config))
     if parts:
         write_json(path / "parts.json", parts)
-    history = path / "versions.json"
     starts = read_json(history) if history.is_file() else []
-    write_json(history, [*starts, _versions()])
+    write_json(history, [*starts, {**_versions(), "changed": changed}])
     return path
+
+
+def has_begun(path: Path) -> bool:
+    """Whether a run has come to anything: a checkpoint, or metrics. Until then nothing is fixed."""
+    metrics = path / "metrics.jsonl"
+    return has_checkpoint(path) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether a run has a whole checkpoint."""
+    return any(folder.name.isdigit() for folder in (path / "checkpoints").glob("[0-9]*"))
+
+
+def changes(path: Path) -> list[str]:
+    """In words, what the last start of a run has other than the one before."""
+    starts = read_json(path / "versions.json")
+    found = starts[-1].get("changed", {})
+    lines = [f"config.{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()
+             if key != "workdir"]
+    if any(key.startswith("eval.") for key in found):
+        lines.append("evaluations from here on are others than those before: do not compare them")
+    return lines
+
+
+def require_contents(path: Path, now: Mapping[str, str]) -> list[str]:
+    """Holds a run to what its files held when it began; `now`: hashes by name.
+
+    Writes them down where there is nothing yet (`contents.json`). Returns lines about what may
+    change and did. Raises ConfigError for what may not.
+    """
+    kept = path / "contents.json"
+    before = read_json(kept) if kept.is_file() else {}
+    other = [name for name, value in now.items() if before.get(name, value) != value]
+    fixed = [name for name in other if name not in MAY_CHANGE]
+    if fixed:
+        raise ConfigError(
+            f"--workdir {path}: these are not what the run began with: {', '.join(fixed)}. What"
+            " tasks.file, maths.file, sandbox.data or model.pretrained name holds something else"
+            " now, or another version of this program reads it (versions.json names the first):"
+            " put the old ones back, or choose another --workdir"
+        )
+    if now.items() - before.items():
+        write_json(kept, {**before, **now})
+    return [f"the {name} are others than at the last start" for name in other]
+
+
+def _forget(path: Path) -> None:
+    """Removes what a start has left that came to nothing and may have had another config."""
+    for name in ("parts.json", "contents.json", "calibration.json", "maths_pass_rates.json"):
+        (path / name).unlink(missing_ok=True)
+    for name in ("reference", "ahead"):
+        shutil.rmtree(path / name, ignore_errors=True)
 
 
 def require_run(config: RunConfig, path: Path, parts: Record | None = None) -> None:

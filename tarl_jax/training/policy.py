@@ -20,7 +20,7 @@ from tarl_jax.rl.losses import PolicyLoss
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
-from tarl_jax.runs.directory import require_run
+from tarl_jax.runs.directory import require_contents, require_run
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.warm_start.imitation import Progress, Score
@@ -67,8 +67,16 @@ def starting_policy(
 def restore(
     config: RunConfig, env: Environment, updater: Updater, checkpoints: Checkpoints, step: int
 ) -> TrainState:
-    """The train state of a checkpoint. What is frozen comes from where the run had it."""
+    """The train state of a checkpoint. What is frozen comes from where the run had it.
+
+    Raises ConfigError where that, or the tokenizer, is not what the run began with.
+    """
     model = config.model
+    if config.workdir:
+        held = {name: value for name, value in env.contents().items()
+                if name in ("tokenizer", "frozen weights")}
+        run_dir = Path(config.workdir).expanduser()
+        hosts.from_first(lambda: require_contents(run_dir, held))
     frozen = {}
     if model.lora.rank or (model.audio and model.audio.frozen):
         frozen = frozen_part(model, starting_policy(config, env, updater))

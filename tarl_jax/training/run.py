@@ -16,13 +16,13 @@ from tarl_jax.models.lora import merge
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.files import WriteError, disk, sweep
 from tarl_jax.parallel.lock import Lock
-from tarl_jax.parallel.mesh import make_mesh, row_shards
+from tarl_jax.parallel.mesh import make_mesh, rollout_mesh, row_shards
 from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.lengths import require_room
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
-from tarl_jax.runs.directory import claimed_run_dir, open_run_dir
+from tarl_jax.runs.directory import changes, claimed_run_dir, open_run_dir, require_contents
 from tarl_jax.runs.live import LiveView
 from tarl_jax.runs.stopping import Interrupted, StopRequest
 from tarl_jax.sandbox.published import embedded_domain
@@ -98,6 +98,8 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
     Raises what a command prints as one line: ConfigError, InputError, LLMError, SpeechError.
     """
     hosts.check(config)
+    mesh = make_mesh(config.mesh)
+    rollout_mesh(config.mesh)  # before anything is written
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         locks: list[Lock] = []
@@ -122,6 +124,11 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             view.phase("building the environment and its tasks")
             env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
             stack.callback(env.close)
+            said = hosts.from_first(
+                lambda: changes(run_dir) + require_contents(run_dir, env.contents())
+            )
+            for line in said:
+                view.log(line)
             view.log(str(require_room(env)))
             env.check_users()
             judge = stack.enter_context(
@@ -134,7 +141,7 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
                     f" {len(env.train_tasks)} tasks to train on; lower it, or give more tasks"
                 )
             updater = make_updater(config, env, parts.loss)
-            shards = row_shards(make_mesh(config.mesh))
+            shards = row_shards(mesh)
             learner = Learner(config, updater, shards, kept_table(config, run_dir), parts.advantage)
             checkpoints = Checkpoints(run_dir, config.checkpoint)
             stack.callback(checkpoints.close)

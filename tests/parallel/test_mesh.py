@@ -61,6 +61,17 @@ def test_a_mesh_that_cannot_split_the_model_is_an_error(model, vocab, name):
         check_fits(make_mesh(MeshConfig(data=1, tensor=2)), model, vocab)
 
 
+def test_what_rollouts_cannot_be_split_by_is_named():
+    """Both fields that a published size sets for more devices than there are."""
+    with pytest.raises(ConfigError, match=r"config.mesh.rollout_tensor = 8: .* 2 devices .*=1\)"):
+        rollout_mesh(MeshConfig(rollout_tensor=8))
+    with pytest.raises(ConfigError, match=r"rollout_tensor = 8: .* 1 device of"):
+        rollout_mesh(MeshConfig(rollout_tensor=8), jax.devices()[:1])
+    mesh = rollout_mesh(MeshConfig(rollout_tensor=2))
+    with pytest.raises(ConfigError, match=r"mesh.rollout_tensor = 2: does not divide model.num_kv"):
+        check_fits(mesh, ModelConfig(num_kv_heads=1), 128, "rollout_tensor")
+
+
 @pytest.mark.parametrize("lora", [0, 4])
 def test_every_parameter_has_axes_of_its_rank(lora):
     config = ModelConfig(qkv_bias=True, tie_embeddings=False)

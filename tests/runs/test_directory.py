@@ -7,9 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.config import ConfigError, RunConfig, from_config_dict, to_config_dict
 from tarl_jax.parallel.lock import LockedError
-from tarl_jax.runs.directory import LOCK, claimed_run_dir, open_run_dir
+from tarl_jax.runs.directory import (
+    LOCK,
+    changes,
+    claimed_run_dir,
+    open_run_dir,
+    require_contents,
+)
 
 
 def test_a_second_start_on_one_directory_is_refused_by_name(tmp_path):
@@ -69,3 +75,91 @@ def test_a_start_that_was_killed_at_once_does_not_bar_the_next_one(tmp_path):
     with claimed_run_dir(RunConfig(workdir=str(run))) as (path, _):
         open_run_dir(RunConfig(workdir=str(run)))
     assert (path / "config.json").is_file() and not (path / LOCK).exists()
+
+
+# ---- what a run is held to --------------------------------------------------------------------
+
+
+def with_fields(config, **fields):
+    data = to_config_dict(config)
+    data.update_from_flattened_dict(fields)
+    return from_config_dict(data)
+
+
+def begun(config):
+    """A run directory with a checkpoint."""
+    run = open_run_dir(config)
+    (run / "checkpoints" / "0").mkdir(parents=True)
+    return run
+
+
+def test_a_start_that_came_to_nothing_fixes_nothing(tmp_path):
+    """Whatever ended it: before the first checkpoint the next config is free."""
+    config = RunConfig(workdir=str(tmp_path / "run"))
+    run = open_run_dir(config, {"reward": {"name": "r", "source": "1"}})
+    require_contents(run, {"training tasks": "a"})
+    (run / "reference").mkdir()
+    (run / "checkpoints" / "0.orbax-checkpoint-tmp").mkdir(parents=True)  # a kill in the first
+    other = with_fields(config, **{"model.d_ff": 512, "rl.learning_rate": 1e-4})
+    open_run_dir(other)
+    assert json.loads((run / "config.json").read_text())["model.d_ff"] == 512
+    assert not (run / "reference").exists() and not (run / "parts.json").exists()
+    assert require_contents(run, {"training tasks": "b"}) == []
+    (run / "checkpoints" / "0").mkdir()
+    with pytest.raises(ConfigError, match=r"model\.d_ff: 512 -> 384"):
+        open_run_dir(config)
+
+
+def test_metrics_alone_hold_a_run_to_its_config(tmp_path):
+    """Who removes checkpoints to save space loses no metrics to another config."""
+    config = RunConfig(workdir=str(tmp_path / "run"))
+    run = open_run_dir(config)
+    (run / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
+        open_run_dir(with_fields(config, seed=1))
+
+
+@pytest.mark.parametrize("field, value", [
+    ("rollout.slots", 8), ("rollout.in_flight", 7), ("rollout.parked", 3),
+    ("rollout.share_prefix", 0), ("rollout.straggler_fraction", 0.1),
+    ("rollout.episode_seconds", 60.0), ("rollout.step_seconds", 9.0),
+    ("rl.micro_batch_tokens", 4096), ("rl.pack", False), ("rl.measure_after", False),
+    ("user.max_seconds", 5.0), ("user.llm.timeout_seconds", 5.0), ("judge.max_seconds", 5.0),
+    ("judge.llm.max_in_flight", 2), ("log.trajectories", 1), ("checkpoint.every", 3),
+    ("mesh.rollout_tensor", 2), ("tasks.file", "moved.jsonl"), ("rl.steps", 7), ("eval.trials", 2),
+])
+def test_what_changes_nothing_that_is_learned_may_change(tmp_path, field, value):
+    config = RunConfig(workdir=str(tmp_path / "run"))
+    run = begun(config)
+    assert changes(run) == []
+    open_run_dir(with_fields(config, **{field: value}))
+    said = changes(run)
+    assert said[0].startswith(f"config.{field}: ") and said[0].endswith(f"-> {value!r}")
+    assert ("do not compare" in said[-1]) == field.startswith("eval.")
+    starts = json.loads((run / "versions.json").read_text())
+    assert [list(start["changed"]) for start in starts] == [[], [field]]
+    open_run_dir(with_fields(config, **{field: value}))
+    assert changes(run) == []
+
+
+@pytest.mark.parametrize("field, value", [
+    ("rl.learning_rate", 1e-5), ("rollout.temperature", 0.9), ("rollout.group_size", 4),
+    ("rollout.max_turns", 9), ("tasks.seed", 3), ("user.strategy", "react"), ("model.d_ff", 512),
+    ("judge.llm.model", "x"), ("sft.steps", 3), ("rollout.tasks_per_step", 8),
+])
+def test_what_decides_what_is_learned_may_not(tmp_path, field, value):
+    config = RunConfig(workdir=str(tmp_path / "run"))
+    begun(config)
+    with pytest.raises(ConfigError, match=rf"{field}: .* -> {value!r}"):
+        open_run_dir(with_fields(config, **{field: value}))
+
+
+def test_the_contents_of_files_are_held_too(tmp_path):
+    first = {"training tasks": "a", "held-out tasks": "b", "tokenizer": "c"}
+    assert require_contents(tmp_path, first) == [] == require_contents(tmp_path, first)
+    with pytest.raises(ConfigError, match=r"began with: training tasks, tokenizer\. What tasks"):
+        require_contents(tmp_path, {**first, "training tasks": "x", "tokenizer": "y"})
+    assert require_contents(tmp_path, {"tokenizer": "c"}) == []  # of an evaluation
+    said = require_contents(tmp_path, {**first, "held-out tasks": "z"})
+    assert said == ["the held-out tasks are others than at the last start"]
+    assert require_contents(tmp_path, {**first, "held-out tasks": "z"}) == []

@@ -331,7 +331,7 @@ def test_a_run_whose_users_are_all_gone_stops(openai_server, tmp_path, cache_dir
 
 def test_a_spent_budget_stops_the_run_and_a_larger_one_continues_it(tmp_path):
     config = from_config_dict({"workdir": str(tmp_path / "run"), "user": {"kind": "llm"}})
-    open_run_dir(config)
+    (open_run_dir(config) / "checkpoints" / "0").mkdir(parents=True)
     llm = dataclasses.replace(config.user.llm, max_calls=10, base_url="http://there/v1")
     open_run_dir(dataclasses.replace(config, user=dataclasses.replace(config.user, llm=llm)))
     other = dataclasses.replace(config.user, strategy="react")

@@ -388,7 +388,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
 
 def test_a_run_may_go_on_on_other_devices_but_not_as_another_run(tmp_path):
     config = RunConfig(workdir=str(tmp_path / "run"))
-    open_run_dir(config)
+    (open_run_dir(config) / "checkpoints" / "0").mkdir(parents=True)
     elsewhere = dataclasses.replace(
         config, mesh=MeshConfig(data=1, fsdp=-1),
         model=dataclasses.replace(config.model, remat="full", scan_layers=True),
