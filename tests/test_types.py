@@ -48,6 +48,7 @@ def full_trajectory():
         reward=-2.5,
         reward_parts={"terminal": 0.0, "turns": 2.5, "major": -5.0},
         seconds={"episode": 0.25},
+        advantages=[[0.5, -0.5], [1.25]],
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from typing import Self
 
 import jax
+import numpy as np
 
 from tarl_jax.parallel import hosts
 from tarl_jax.runs import metrics
@@ -44,6 +46,20 @@ class Clock:
         }
 
 
+def by_turn(trajectory: Trajectory, advantage: float | np.ndarray) -> list[list[float]]:
+    """`Trajectory.advantages` of an advantage of all sampled tokens, or of one per token [S]."""
+    found, begin = [], 0
+    whole = np.broadcast_to(advantage, trajectory.num_tokens)
+    for segment in trajectory.segments:
+        end = begin + len(segment.token_ids)
+        if segment.role == "agent":
+            own = whole[begin:end][np.array(segment.sampled, bool)]
+            same = len(own) > 0 and bool(np.all(own == own[0]))
+            found.append([round(float(a), 6) for a in (own[:1] if same else own)])
+        begin = end
+    return found
+
+
 class RunLog:
     """The files that a run adds to; the first process alone writes them. A context manager.
 
@@ -64,10 +80,19 @@ class RunLog:
             self._writer.close()
 
     def step(
-        self, step: int, values: dict[str, float], trajectories: Sequence[Trajectory]
+        self, step: int, values: dict[str, float], trajectories: Sequence[Trajectory],
+        advantages: Sequence[float | np.ndarray],
     ) -> None:
-        """Of a training step: its metrics and the first of its episodes."""
-        kept = trajectories[: self._run.config.log.trajectories]
+        """Of a training step: its metrics and the first of its episodes.
+
+        advantages: as in `Credit`; they are written with the episodes.
+        """
+        kept = [
+            dataclasses.replace(trajectory, advantages=by_turn(trajectory, advantage))
+            for trajectory, advantage in zip(
+                trajectories[: self._run.config.log.trajectories], advantages, strict=False
+            )
+        ]
         if kept:
             hosts.from_first(
                 lambda: metrics.append_trajectories(self._run.run_dir, step, kept)

@@ -110,7 +110,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
                 # ---- log --------------------------------------------------------------------
                 asked = hosts.total(run.env.user_counts() | run.judge.counts())
                 values |= losses | collected.stats.metrics() | asked | clock.metrics()
-                log.step(step, values, trajectories)
+                log.step(step, values, trajectories, credit.advantages)
             # ---- checkpoint -----------------------------------------------------------------
             last = step == rl.steps
             # Read once: a stop after this line waits for the next.

@@ -132,6 +132,8 @@ class Trajectory:
       reward: the scalar made of verdict and scores; None before the reward is computed.
       reward_parts: what it is the sum of: "terminal", "turns", "major".
       seconds: host seconds by phase.
+      advantages: per agent turn what its tokens were trained on: one number for all that were
+        sampled, or one for each of them; empty where nobody said.
     """
 
     task: Task
@@ -149,6 +151,7 @@ class Trajectory:
     reward: float | None = None
     reward_parts: dict[str, float] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    advantages: list[list[float]] = dataclasses.field(default_factory=list)
 
     @property
     def turns(self) -> list[Segment]:
