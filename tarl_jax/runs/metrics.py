@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # importing types imports jax: only the reader of trajectorie
     from tarl_jax.types import Trajectory
 
 METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "results.json"  # of an evaluation on tau2-bench's tasks, as its harness writes it
 TRAJECTORY_DIR = "trajectories"
 CLIP_DIR = "clips"  # beside the files of episodes
 TRAJECTORY_KINDS = ("step", "eval")

@@ -21,11 +21,11 @@ from tarl_jax import __version__
 from tarl_jax.config import InputError, RunConfig
 from tarl_jax.config.plain import dumps, read_json, without_reasoning
 from tarl_jax.parallel import files
+from tarl_jax.runs.metrics import RESULTS_FILE
 from tarl_jax.sandbox.domain import Database, Domain
 from tarl_jax.sandbox.published import DOMAINS, instruction_of
 from tarl_jax.types import Call, GoldAction, Segment, Task, Trajectory
 
-RESULTS_FILE = "results.json"
 _SIMULATIONS = "simulations"
 # How an episode of ours ended -> the benchmark's word, and back.
 _ENDS = {

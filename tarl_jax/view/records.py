@@ -7,6 +7,7 @@ are read as they stand on disk, without the packages that training needs.
 from __future__ import annotations
 
 import functools
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,15 +16,15 @@ from typing import Any, Protocol
 
 from tarl_jax.config import InputError, MissingFileError
 from tarl_jax.config.fields import fields
-from tarl_jax.config.plain import loads, read_json, read_lines, reasoning_end
+from tarl_jax.config.plain import dumps, loads, read_json, read_lines, reasoning_end
 from tarl_jax.runs.metrics import (
     CLIP_DIR,
     METRICS_FILE,
+    RESULTS_FILE,
     TRAJECTORY_DIR,
     read_metrics,
     trajectory_files,
 )
-from tarl_jax.view import tau2_results
 
 Json = dict[str, Any]
 KINDS = {"train": "step", "eval": "eval"}  # of episodes, and how their files are named
@@ -52,8 +53,13 @@ class Source(Protocol):
 
 
 def open_source(path: str) -> Source:
-    """A run's directory, a .jsonl file of episodes, or a .json file of tau2-bench's results."""
+    """A run's directory, a .jsonl file of episodes, or tau2-bench's results (.json, or a folder).
+
+    Raises InputError for anything else.
+    """
     found = Path(path).expanduser()
+    if (found / RESULTS_FILE).is_file():
+        return Results(found)
     if found.is_dir():
         if not ((found / METRICS_FILE).is_file() or (found / TRAJECTORY_DIR).is_dir()):
             raise InputError(f"{path}: holds no run (no {METRICS_FILE}, no {TRAJECTORY_DIR}/)")
@@ -137,28 +143,41 @@ class Run:
 
 
 class Results:
-    """A file of tau2-bench's results: simulations with their tasks and rewards."""
+    """A file or folder of tau2-bench's results."""
 
     def __init__(self, path: Path):
-        self._path = path
-        self.name = path.stem if path.stem != "results" else path.resolve().parent.name
+        self._path = path / RESULTS_FILE if path.is_dir() else path
+        own = self._path.name != RESULTS_FILE
+        self.name = self._path.stem if own else self._path.resolve().parent.name
 
     def state(self) -> Json:
-        data = self._read()
+        info = read_json(self._path).get("info") or {}
+        said = {
+            f"{who}.{name}": (info.get(f"{who}_info") or {}).get(name)
+            for who in ("agent", "user") for name in ("implementation", "llm")
+        } | {name: info.get(name) for name in ("num_trials", "max_steps", "max_errors", "seed")}
         return {
             "name": self.name, "path": str(self._path), "files": {"train": [], "eval": [0]},
-            "live": False, "steps": None, "changed": tau2_results.facts(data), "start": {},
+            "live": False, "steps": None, "start": {},
+            "changed": {key: value for key, value in said.items() if value is not None},
             "stamp": str(self._path.stat().st_mtime_ns),
         }
 
     def metrics(self) -> list[Json]:
-        return [{"step": 0, "kind": "eval", **tau2_results.pass_rates(self._read())}]
+        by_task: dict[str, list[bool]] = {}
+        for episode in self._read():
+            by_task.setdefault(episode["task"]["task_id"], []).append(episode["success"] is True)
+        rates = {"eval/tasks": float(len(by_task))}
+        for k in range(1, min([*map(len, by_task.values()), 4]) + 1):
+            each = [math.comb(sum(of), k) / math.comb(len(of), k) for of in by_task.values()]
+            rates[f"eval/pass^{k}"] = sum(each) / len(each)
+        return [{"step": 0, "kind": "eval", **rates}]
 
     def episodes(self, kind: str, step: int) -> list[Json]:
-        return [_summary(i, e) for i, e in enumerate(tau2_results.episodes(self._read()))]
+        return [_summary(i, e) for i, e in enumerate(self._read())]
 
     def episode(self, kind: str, step: int, index: int) -> Json:
-        found = tau2_results.episodes(self._read())
+        found = self._read()
         if not 0 <= index < len(found):
             raise InputError(f"simulation {index}: the file holds 0 to {len(found) - 1}")
         return {**_whole(index, found[index]), "pieces": {}}
@@ -166,15 +185,44 @@ class Results:
     def clip(self, name: str) -> Path:
         raise InputError(f"clip {name!r}: such a file has none")
 
-    def _read(self) -> Json:
-        return _results(self._path, self._path.stat().st_mtime_ns)
+    def _read(self) -> list[Json]:
+        return _simulations(self._path, self._path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
-def _results(path: Path, written: int) -> Json:
-    data = read_json(path)
-    tau2_results.require(data, path)
-    return data
+def _simulations(path: Path, written: int) -> list[Json]:
+    from tarl_jax.runs.tau2_results import read_results
+
+    raw = read_json(path).get("simulations") or []
+    found = [loads(trajectory.to_json_line()) for trajectory in read_results(path)]
+    # Further ones have files of their own.
+    for episode, simulation in zip(found, raw, strict=False):
+        judged = simulation.get("reward_info") or {}
+        episode["reward"] = judged.get("reward")
+        episode["facts"] = _checks(judged)
+    return found
+
+
+def _checks(judged: Json) -> Json:
+    """What the benchmark checked, one line each."""
+    found: Json = {}
+    if judged.get("db_check"):
+        found["database"] = "right" if judged["db_check"].get("db_match") else "wrong"
+    for name, what, yes, no in (
+        ("action_checks", "action", "made", "not made"),
+        ("communicate_checks", "info", "said", "not said"),
+        ("nl_assertions", "nl_assertion", "holds", "does not hold"),
+        ("env_assertions", "env_assertion", "holds", "does not hold"),
+    ):
+        for check in judged.get(name) or ():
+            of = check.get(what)
+            if isinstance(of, dict):
+                text = f"{of.get('name') or of.get('func_name')} {dumps(of.get('arguments') or {})}"
+            else:
+                text = str(of)
+            good = check.get("met", check.get("action_match"))
+            found[f"{what}: {text}"] = yes if good else no
+    return found
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from tarl_jax.config import InputError
 from tarl_jax.runs.live import DASH, printable
-from tarl_jax.runs.metrics import TRAJECTORY_DIR, read_trajectories, trajectory_files
-from tarl_jax.runs.tau2_results import RESULTS_FILE, read_results
+from tarl_jax.runs.metrics import (
+    RESULTS_FILE,
+    TRAJECTORY_DIR,
+    read_trajectories,
+    trajectory_files,
+)
 
 if TYPE_CHECKING:  # importing types imports jax, which reading the files does soon enough
     from rich.console import Console, RenderableType
@@ -30,6 +34,7 @@ LOW, VERY_LOW = -2.3, -4.6  # log-probs of 10% and 1%
 
 _ROLE_STYLES = {"agent": "bold cyan", "user": "bold magenta", "tool": "bold blue"}
 _SCORES = {1: ("+1", "bold green"), 0: (" 0", "bold yellow"), -1: ("-1", "bold red")}
+_MINOR = ("0 minor", "yellow")
 _ABSTAIN = ("abstain", "dim")
 _CALL_MARKUP = re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL)
 
@@ -129,7 +134,7 @@ def show(
     """
     console = console or _console()
     try:
-        trajectories = (read_results if path.suffix == ".json" else read_trajectories)(path)
+        trajectories = _read(path)
     except (ValueError, OSError) as error:
         raise ViewError(str(error)) from error
     if not trajectories:
@@ -138,11 +143,19 @@ def show(
     if listing:
         for place, trajectory in enumerate(trajectories[i:], i):
             if matches(trajectory, which):
-                console.print(list_line(place, trajectory), soft_wrap=True)
+                console.print(list_line(place, trajectory, console.width), soft_wrap=True)
         return
     console.rule(f"{path.name}: trajectory {i} (of 0 to {len(trajectories) - 1})")
     for part in render(trajectories[i], full=full, tokens=tokens):
         console.print(part)
+
+
+def _read(path: Path) -> list[Trajectory]:
+    if path.suffix != ".json":
+        return read_trajectories(path)
+    from tarl_jax.runs.tau2_results import read_results
+
+    return read_results(path)
 
 
 def _console() -> Console:
@@ -156,22 +169,33 @@ def _console() -> Console:
     return console
 
 
-def list_line(index: int, trajectory: Trajectory) -> Text:
-    """Place, verdict, reward, scores by turn, length, how it ended, and the task."""
+def list_line(index: int, trajectory: Trajectory, width: int) -> Text:
+    """Place, verdict, reward, scores by turn (m: minor), length, end, and task, in `width` columns.
+
+    Where there is no room for all scores, the last ones are shown.
+    """
     from rich.text import Text
 
-    line = Text(f"{index:>4}  ")
+    line = Text(f"{index:>4} ")
     line.append(*_verdict(trajectory))
-    line.append(f"  {_number(trajectory.reward):>7}  ")
-    scores = trajectory.turn_scores
-    for score in () if scores is None else scores:
+    line.append(f" {_number(trajectory.reward):>6} ")
+    task = printable(trajectory.task.task_id)
+    tail = f" {len(trajectory.turns):>2} turns {trajectory.num_tokens:>6,} tokens"
+    tail += f" {trajectory.stop_reason:<11} "
+    room = max(width - len(line) - len(tail) - max(len(task), 14), 7)
+    scores, minors = trajectory.turn_scores, trajectory.turn_minors or ()
+    signs = Text()
+    for turn, score in enumerate(() if scores is None else scores):
         text, style = _SCORES.get(score, ("?", "dim"))
-        line.append(text.strip()[0], style)
-    line.append(*(_ABSTAIN if scores is None else ("",)))
-    line.append(" " * max(1, 58 - len(line)))
-    line.append(f"{len(trajectory.turns):>3} turns {trajectory.num_tokens:>6,} tokens  ")
-    line.append(f"{trajectory.stop_reason:<12}  {printable(trajectory.task.task_id)}")
-    return line
+        minor = score == 0 and turn < len(minors) and minors[turn]
+        signs.append("m" if minor else text.strip()[0], style)
+    signs = Text(*_ABSTAIN) if scores is None else signs
+    if len(signs) > room:
+        signs = Text("…") + signs[len(signs) - room + 1 :]
+    line.append_text(signs)
+    line.append(" " * (room - len(signs)) + tail)
+    left = max(width - len(line), 8)
+    return line.append(task if len(task) <= left else "…" + task[len(task) - left + 1 :])
 
 
 def render(
@@ -264,9 +288,16 @@ def _fact(key: str, value: Any) -> str:
 
 
 def turn_score(trajectory: Trajectory, turn: int) -> tuple[str, str]:
-    """(text, style) of the judge's score of an agent turn; "abstain" where it gave none."""
-    scores = trajectory.turn_scores or ()
-    return _SCORES.get(scores[turn], _ABSTAIN) if 0 <= turn < len(scores) else _ABSTAIN
+    """(text, style) of the judge's score of an agent turn; "abstain" where it gave none.
+
+    A 0 that is a minor issue says so; one that is neutral is a 0 alone.
+    """
+    scores, minors = trajectory.turn_scores or (), trajectory.turn_minors or ()
+    if not 0 <= turn < len(scores):
+        return _ABSTAIN
+    if scores[turn] == 0 and turn < len(minors) and minors[turn]:
+        return _MINOR
+    return _SCORES.get(scores[turn], _ABSTAIN)
 
 
 def turn_note(trajectory: Trajectory, turn: int) -> str:

@@ -417,7 +417,7 @@ def test_evaluating_the_last_checkpoint_gives_the_numbers_of_the_run(start, fini
 def test_view_prints_a_dialogue_of_the_run(finished, tmp_path):
     run, _ = finished
     for flags, files in (([], trajectory_files(run)), (["--eval"], trajectory_files(run, "eval"))):
-        command = Command(tmp_path, "tarl_jax.view", str(run), *flags)
+        command = Command(tmp_path, "tarl_jax.view", str(run), "--terminal", *flags)
         assert command.wait() == 0, command.stderr
         first = read_trajectories(files[STEPS])[0]
         assert first.task.task_id in command.stdout
