@@ -69,7 +69,7 @@ function panel(title, wanted, runs, alone = wanted.length) {
   const Y = (y) => HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
   const path = (ps) => ps.map((p, i) => `${i ? "L" : "M"}${X(p.x).toFixed(1)} ${Y(p.y).toFixed(1)}`).join("");
   const svg = s("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title});
-  const heights = ticks(y0, y1, 4), gap = heights[1] - heights[0];
+  const heights = ticks(y0, y1, 6), gap = heights[1] - heights[0];
   const decimals = Math.min(6, Math.max(0, Math.ceil(-Math.log10(gap) - 1e-9)));
   for (const t of heights) {
     svg.append(s("line", {x1: LEFT, x2: WIDTH - RIGHT, y1: Y(t), y2: Y(t), stroke: "var(--line)"}),
