@@ -78,11 +78,11 @@ def check(c: RunConfig) -> None:
             parse_chain(chain)
         except ValueError as error:
             require(False, "eval.spoken", chain, str(error))
-    choice("rollout.system_prompt", c.rollout.system_prompt, ("brief", "full"))
+    choice("rollout.system_prompt", c.rollout.system_prompt, ("auto", "brief", "full"))
+    choice("rollout.greeting", c.rollout.greeting, ("rules", "on", "off"))
     for where, value in (
         ("rollout.tasks_per_step", c.rollout.tasks_per_step),
         ("rollout.slots", c.rollout.slots),
-        ("rollout.max_turns", c.rollout.max_turns),
         ("rollout.max_turn_tokens", c.rollout.max_turn_tokens),
         ("model.num_layers", c.model.num_layers),
         ("model.num_heads", c.model.num_heads),
@@ -143,7 +143,7 @@ def check(c: RunConfig) -> None:
                   "step_seconds", "interruptions", "refills"):
         value = getattr(c.rollout, where)
         require(value >= 0, f"rollout.{where}", value, "must be at least 0")
-    for where in ("max_errors", "max_messages"):
+    for where in ("max_errors", "max_messages", "max_turns"):
         value = getattr(c.rollout, where)
         require(value >= -1, f"rollout.{where}", value, "must be at least -1")
     for where, clash in (

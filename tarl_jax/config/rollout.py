@@ -37,6 +37,13 @@ class RolloutConfig:
       the same rules 200, or any number. `max_turns` holds beside it.
     max_too_long: share of training tasks that may have no room: their shortest faultless dialogue,
       without thoughts, does not fit max_episode_tokens or max_turns; a run with more is refused.
+    max_turns: of the agent, after which an episode fails; 0: any number; -1: by the same rules any
+      number, or 30.
+    greeting: whether a greeting of the agent's comes before the user's first message, "on" or
+      "off"; "rules": by the same rules it does, or does not.
+    system_prompt: what the agent is told: "brief", one line; "full", the policy and the schemas of
+      the tools, as the benchmark puts them; "auto": full on a folder's data, but for a policy of no
+      pretrained checkpoint that serves scripted users; else brief.
     refills: how often, at most, a step's groups whose episodes all earned the same are replaced by
       groups of further tasks; 0: never.
     """
@@ -44,11 +51,11 @@ class RolloutConfig:
     tasks_per_step: int = 16  # groups of a training step
     group_size: int = 8  # episodes of each task
     temperature: float = 1.0  # of training episodes
-    max_turns: int = 30  # of the agent, after which an episode fails
+    max_turns: int = -1
     max_turn_tokens: int = 48  # of one turn; a longer one is cut off
     max_episode_tokens: int = 768  # of all turns, prompt included
     brief_writes: bool = True  # the policy sees only the new status after a successful write
-    system_prompt: str = "brief"  # "brief": one line; "full": policy text and tool schemas
+    system_prompt: str = "auto"
     slots: int = 128  # episodes on the device at once
     straggler_fraction: float = 0.5  # decode returns to the host when fewer rows still write
     top_k: int = 0
@@ -68,4 +75,5 @@ class RolloutConfig:
     max_errors: int = -1
     max_messages: int = -1
     max_too_long: float = 0.2
+    greeting: str = "rules"
     refills: int = 0

@@ -233,8 +233,10 @@ def _domain(config: RunConfig) -> Domain:
 
 def _system(config: RunConfig, domain: Domain, chat: Chat, own: bool) -> tuple[str, list[int]]:
     """The system turn's text and tokens; `own`: the domain is one of the user's parts."""
-    if config.rollout.system_prompt == "full":
-        return domain.policy, chat.system(domain.policy, domain.schemas)
+    wanted = config.rollout.system_prompt
+    capable = bool(config.model.pretrained) or config.user.kind == "llm"
+    if wanted == "full" or (wanted == "auto" and config.sandbox.data and capable):
+        return domain.prompt, chat.system(domain.prompt, domain.schemas)
     # Of an own domain nothing but its policy says what the agent is there.
     text = domain.policy
     if not own:

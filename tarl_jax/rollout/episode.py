@@ -17,6 +17,7 @@ from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.workers import Answer, Turn
 from tarl_jax.sandbox.dialogue import TAU2_ENDS, Dialogue, Ends, Malformed, Observation, User
 from tarl_jax.sandbox.domain import Domain
+from tarl_jax.sandbox.llm_user import GREETING
 from tarl_jax.sandbox.scoring import calls_of, verdict_on
 from tarl_jax.sandbox.starts import start_of
 from tarl_jax.sandbox.users import Scripted, scripted_user
@@ -28,6 +29,7 @@ from tarl_jax.types import Call, Segment, Task, Trajectory
 
 # Told an episode so far, what is wrong with its last turn; None where that may stand.
 Supervisor = Callable[[Trajectory], str | None]
+_TURNS = 30  # of an episode by τ-bench's rules
 _INTERRUPTION = "[Supervisor] Your last step was wrong: {}. Correct it before you go on."
 
 
@@ -80,6 +82,9 @@ class Episode:
         self._begun = time.perf_counter()
         text, ids = self._system
         self._add(Segment.forced("system", ids, -1, text))
+        by_rules = self._config.greeting == "rules" and _is_tau2(self.task)
+        if by_rules or self._config.greeting == "on":
+            self._add(Segment.forced("greeting", self._chat.greeting(GREETING), -1, GREETING))
         try:
             opening = self._opening()
         except (LLMError, SpeechError) as error:
@@ -195,7 +200,7 @@ class Episode:
     def _opening(self) -> Segment:
         """Begins the dialogue. Raises LLMError, SpeechError."""
         dialogue = Dialogue(
-            self.task, self._domain, self._user, max_turns=self._config.max_turns,
+            self.task, self._domain, self._user, max_turns=_max_turns(self.task, self._config),
             brief_writes=self._config.brief_writes, stop_waits=self._stop_waits,
             ends=_ends(self.task, self._config),
         )
@@ -249,12 +254,24 @@ class Episode:
 
 def _ends(task: Task, config: RolloutConfig) -> Ends:
     """What ends an episode: as the config says, or as the benchmark whose task it is."""
-    rules = TAU2_ENDS if task.reward_basis else Ends()
+    rules = TAU2_ENDS if _is_tau2(task) else Ends()
     return Ends(
         rules.transfer if config.after_transfer == "rules" else config.after_transfer == "end",
         rules.errors if config.max_errors < 0 else config.max_errors,
         rules.messages if config.max_messages < 0 else config.max_messages,
     )
+
+
+def _max_turns(task: Task, config: RolloutConfig) -> int:
+    """As the config says, or as the benchmark whose task it is; 0: any number."""
+    if config.max_turns >= 0:
+        return config.max_turns
+    return 0 if _is_tau2(task) else _TURNS
+
+
+def _is_tau2(task: Task) -> bool:
+    """Whether the task is τ²-bench's own, so that its rules hold."""
+    return bool(task.reward_basis)
 
 
 def _answer_of(*segments: Segment) -> Answer:

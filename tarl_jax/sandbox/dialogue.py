@@ -98,6 +98,7 @@ class Observation:
 class Dialogue:
     """Plays `task` in `domain` against `user`.
 
+    max_turns: after which it is cut off; 0: any number of them.
     brief_writes: after a successful write the agent sees only the record's new status, or the id of
     a reservation without one, or a message, not the whole; for policies with a short context.
     stop_waits: a user's stop in a message in which it agrees waits for its next message, as in
@@ -149,6 +150,8 @@ class Dialogue:
             case Malformed(reason):
                 role, text, stop = "tool", f"Error: {reason}", None
                 info = {"error": True, "malformed": True}
+            case _ if 0 < self._ends.messages <= 2 * self.turns:  # no room for an answer
+                role, text, stop, info = "user", "", "max_messages", {}
             case _:
                 reply = self._reply(action)
                 role, text, clip = "user", reply.text, reply.clip
@@ -176,7 +179,7 @@ class Dialogue:
             return "max_errors"
         if 0 < self._ends.messages <= self._messages:
             return "max_messages"
-        return "max_turns" if self.turns >= self._max_turns else None
+        return "max_turns" if 0 < self._max_turns <= self.turns else None
 
     def _call_of_user(self, name: str, kwargs: Mapping[str, Any]) -> str:
         """A call that the user makes between its messages; the agent does not see it."""

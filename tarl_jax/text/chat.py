@@ -38,6 +38,13 @@ class Chat:
         """The opening system turn, which shows the agent the schemas of its tools."""
         return self._tokenizer.encode_system(text, schemas)
 
+    def greeting(self, text: str) -> list[int]:
+        """A turn of the agent's that it has not written: what it says before the user."""
+        words, markup = self._tokenizer.encode, self._tokenizer.encode_markup
+        # The small tokenizer has no symbol for its beginning alone.
+        begin = [*words("\n"), *markup(IM_START), *words("assistant\n")]
+        return [*begin, *words(text), *markup(IM_END)]
+
     def user(self, text: str) -> list[int]:
         """A user turn and the start of the agent's answer."""
         return self._wrap(f"\n{IM_START}user\n", text, f"{IM_END}\n{IM_START}assistant\n")

@@ -45,7 +45,7 @@ class Segment:
     """A run of tokens with one author.
 
     Attributes:
-      role: "system", "user", "tool" or "agent".
+      role: "system", "greeting" (the agent's, that it has not written), "user", "tool" or "agent".
       token_ids: ids in order.
       sampled: per token, True where the policy drew it. (Where a turn hit its limit, the end token
         appended to it is forced and opens the segment that answers it.)

@@ -423,7 +423,7 @@ def test_a_users_own_calls_stand_between_its_messages_unseen(tiny_env):
     assert wire.ended
     trajectory = wire.trajectory()
     assert (trajectory.success, trajectory.stop_reason) == (True, "user_stop")
-    assert trajectory.segments[1].info["fulfilled"] == []
+    assert trajectory.segments[2].info["fulfilled"] == []  # behind the greeting
     answer = trajectory.segments[-1]
     assert [c["name"] for c in answer.info["user_calls"]] == [
         "check_network_status", "toggle_data", "can_send_mms"]
@@ -441,3 +441,40 @@ def test_a_users_own_calls_stand_between_its_messages_unseen(tiny_env):
     assert failed.ended and failed.trajectory().success is False
     assert failed.trajectory().gold_diff == [
         "user assert_can_send_mms {'expected_status': True}: not True"]
+
+
+def test_the_agents_greeting_comes_first_where_the_benchmark_has_one(tiny_env):
+    task = tiny_env.train_tasks[0]
+    theirs = dataclasses.replace(task, reward_basis=("DB",))
+    for played, greeting, greets in [
+        (task, "rules", False), (theirs, "rules", True), (theirs, "off", False), (task, "on", True),
+    ]:
+        wire = Wire(tiny_env, played, dataclasses.replace(ROOMY, greeting=greeting))
+        begun = tiny_env.tokenizer.decode(wire.ids)
+        said = "<|im_end|>\n<|im_start|>assistant\nHi! How can I help you today?<|im_end|>\n<|im_st"
+        assert (said in begun) == greets
+        wire.say("Done.")
+        wire.episode.cut()
+        trajectory = wire.trajectory()
+        roles = ["system", *["greeting"] * greets, "user", "agent"]
+        assert [s.role for s in trajectory.segments][: len(roles)] == roles
+        assert [t.turn for t in trajectory.turns] == [0]  # the greeting is no turn
+        assert Trajectory.from_json_line(trajectory.to_json_line()) == trajectory
+
+
+@pytest.mark.parametrize(("mine", "max_turns", "reason"), [
+    (True, -1, "max_turns"), (False, -1, "max_messages"), (False, 7, "max_turns"),
+    (True, 0, "max_tokens"),
+])
+def test_the_benchmark_whose_task_it_is_says_how_long_an_episode_is(
+    tiny_env, mine, max_turns, reason
+):
+    task = tiny_env.train_tasks[0]
+    task = task if mine else dataclasses.replace(task, reward_basis=("DB",))
+    config = dataclasses.replace(ROOMY, max_turns=max_turns, max_episode_tokens=7000, max_errors=0)
+    wire, turns = Wire(tiny_env, task, config), 0
+    while not wire.ended:
+        wire.say(Call("think", {"thought": "x"}))
+        turns += 1
+    assert wire.trajectory().stop_reason == reason
+    assert turns == {"max_messages": 100, "max_turns": 30 if mine else 7}.get(reason, turns)

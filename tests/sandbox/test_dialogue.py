@@ -6,7 +6,7 @@ import pytest
 
 from tarl_jax.config import ShopConfig
 from tarl_jax.sandbox import phrases, shop
-from tarl_jax.sandbox.dialogue import TAU2_ENDS, Dialogue, Malformed
+from tarl_jax.sandbox.dialogue import TAU2_ENDS, Dialogue, Ends, Malformed
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.shop_requests import Request
@@ -102,6 +102,18 @@ def test_two_hundred_messages_are_all_by_tau2s_rules():
     d = dialogue(ends=TAU2_ENDS, max_turns=200)
     stops = [d.act(READ).stop_reason for _ in range(100)]  # the opening, and two a turn
     assert stops == [None] * 99 + ["max_messages"]
+
+
+def test_the_two_hundredth_message_is_not_answered():
+    d = dialogue(ends=Ends(messages=4), max_turns=0)
+    assert d.act(READ).stop_reason is None
+    observation = d.act("Anything else?")  # the fourth, after the opening, a call and its answer
+    assert (observation.stop_reason, observation.text) == ("max_messages", "")
+
+
+def test_turns_without_a_limit():
+    d = dialogue(max_turns=0)
+    assert [d.act(READ).stop_reason for _ in range(150)] == [None] * 150
 
 
 @pytest.mark.parametrize("word", ["###STOP###", "###TRANSFER###", "###OUT-OF-SCOPE###"])
