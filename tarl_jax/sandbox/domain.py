@@ -247,6 +247,8 @@ class Domain:
     user: the user's half, where users have tools of their own (by τ²-bench's rules).
 
     Attributes:
+      prompt: the agent's whole system prompt: the policy alone, unless its benchmark puts words
+        around it.
       schemas: the OpenAI function schemas that the agent is shown; its tools' own, unless published
         data describe them in words of theirs.
     """
@@ -257,6 +259,7 @@ class Domain:
     ):  # fmt: skip
         self.name = name
         self.policy = policy
+        self.prompt = policy
         self.database = database
         self.tools: dict[str, Tool] = {tool.name: tool for tool in tools}
         self.schemas = [tool.schema for tool in self.tools.values()]

@@ -31,6 +31,7 @@ from tarl_jax.sandbox.domain import Database, Domain, Refusal, Rules, ToolError
 from tarl_jax.sandbox.faultless import faultless_dialogue
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.scoring import BASES
+from tarl_jax.sandbox.tau2_words import prompt_around, schemas_around
 from tarl_jax.sandbox.tool_schemas import schemas_of
 from tarl_jax.sandbox.typed_records import Model
 from tarl_jax.types import Call, Check, GoldAction, Task
@@ -113,8 +114,13 @@ def load_domain(
     if book == "tau2" and source.read is None:
         database = _typed(database, source.records, where)
     domain = source.make[book](database, text)
+    if folder and book == "tau2":
+        domain.prompt = prompt_around(folder, text)
     if folder and not own_words:
-        domain.schemas = schemas_of(folder, domain.tools) or domain.schemas
+        found = schemas_of(folder, domain.tools)
+        if found is None and book == "tau2":
+            found = schemas_around(folder, name, domain.tools)
+        domain.schemas = found or domain.schemas
     return domain
 
 

@@ -358,7 +358,9 @@ def test_benchmark_tasks_need_a_user_that_is_a_model(tiny_config, data):
 
 def test_an_episode_on_benchmark_data(openai_server, env, tiny_config, data):
     openai_server.plan()
-    rollout = dataclasses.replace(tiny_config.rollout, max_episode_tokens=4096)
+    rollout = dataclasses.replace(
+        tiny_config.rollout, max_episode_tokens=4096, system_prompt="brief"
+    )
     one = env(dataclasses.replace(tiny_config, sandbox=SandboxConfig(data=data), rollout=rollout))
     task = next(t for t in one.train_tasks if t.gold_calls)
     assert one.held_out_tasks and task.source == "tau_bench"
