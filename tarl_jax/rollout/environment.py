@@ -231,11 +231,16 @@ def _domain(config: RunConfig) -> Domain:
     return embedded_domain(config.sandbox.domain, config.shop)
 
 
-def _system(config: RunConfig, domain: Domain, chat: Chat, own: bool) -> tuple[str, list[int]]:
-    """The system turn's text and tokens; `own`: the domain is one of the user's parts."""
+def shows_all(config: RunConfig) -> bool:
+    """Whether the system turn holds the policy and the tools (`rollout.system_prompt`)."""
     wanted = config.rollout.system_prompt
     capable = bool(config.model.pretrained) or config.user.kind == "llm"
-    if wanted == "full" or (wanted == "auto" and config.sandbox.data and capable):
+    return wanted == "full" or (wanted == "auto" and bool(config.sandbox.data) and capable)
+
+
+def _system(config: RunConfig, domain: Domain, chat: Chat, own: bool) -> tuple[str, list[int]]:
+    """The system turn's text and tokens; `own`: the domain is one of the user's parts."""
+    if shows_all(config):
         return domain.prompt, chat.system(domain.prompt, domain.schemas)
     # Of an own domain nothing but its policy says what the agent is there.
     text = domain.policy

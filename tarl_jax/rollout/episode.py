@@ -82,8 +82,7 @@ class Episode:
         self._begun = time.perf_counter()
         text, ids = self._system
         self._add(Segment.forced("system", ids, -1, text))
-        by_rules = self._config.greeting == "rules" and _is_tau2(self.task)
-        if by_rules or self._config.greeting == "on":
+        if greets(self.task, self._config):
             self._add(Segment.forced("greeting", self._chat.greeting(GREETING), -1, GREETING))
         try:
             opening = self._opening()
@@ -200,7 +199,7 @@ class Episode:
     def _opening(self) -> Segment:
         """Begins the dialogue. Raises LLMError, SpeechError."""
         dialogue = Dialogue(
-            self.task, self._domain, self._user, max_turns=_max_turns(self.task, self._config),
+            self.task, self._domain, self._user, max_turns=max_turns(self.task, self._config),
             brief_writes=self._config.brief_writes, stop_waits=self._stop_waits,
             ends=_ends(self.task, self._config),
         )
@@ -262,11 +261,16 @@ def _ends(task: Task, config: RolloutConfig) -> Ends:
     )
 
 
-def _max_turns(task: Task, config: RolloutConfig) -> int:
+def max_turns(task: Task, config: RolloutConfig) -> int:
     """As the config says, or as the benchmark whose task it is; 0: any number."""
     if config.max_turns >= 0:
         return config.max_turns
     return 0 if _is_tau2(task) else _TURNS
+
+
+def greets(task: Task, config: RolloutConfig) -> bool:
+    """Whether the agent's greeting comes first."""
+    return config.greeting == "on" or (config.greeting == "rules" and _is_tau2(task))
 
 
 def _is_tau2(task: Task) -> bool:

@@ -8,7 +8,9 @@ import numpy as np
 
 from tarl_jax.config import ConfigError
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.episode import greets, max_turns
 from tarl_jax.sandbox.faultless import faultless_dialogue
+from tarl_jax.sandbox.llm_user import GREETING
 from tarl_jax.sandbox.tasks import LONGEST, expert_plays
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.types import Call, Task
@@ -66,7 +68,8 @@ def measured(env: Environment) -> Lengths:
         before = system + sum(turns[0]) + sum(map(sum, turns[1:-1]))
         tokens.append(before + sum(turns[-1]))
         room = before + config.max_turn_tokens <= config.max_episode_tokens
-        fits.append(room and len(turns) - 1 <= config.max_turns)
+        most = max_turns(task, config)
+        fits.append(room and (not most or len(turns) - 1 <= most))
     return Lengths(system, np.array(tokens), np.array(fits), len(env.train_tasks),
                    config.max_episode_tokens)
 
@@ -98,7 +101,8 @@ def _tokens(env: Environment, task: Task) -> list[tuple[int, int]]:
         found, _ = expert_plays(env.domain, task, LONGEST, brief)
         opening = ScriptedUser(task, seed=0).opening()
         turns = [(action, observation.text) for action, observation in found]
-    tokens = [(0, len(chat.user(opening)))]
+    greeting = len(chat.greeting(GREETING)) if greets(task, env.config.rollout) else 0
+    tokens = [(0, greeting + len(chat.user(opening)))]
     for action, answer in turns:
         shown = chat.tool(answer) if isinstance(action, Call) else chat.user(answer)
         tokens.append((len(chat.agent(action)), len(shown)))

@@ -1,9 +1,9 @@
 """What τ²-bench's harness tells an agent, word for word, from the user's own files.
 
-The policy is part of a domain's folder. The instructions around it and the descriptions of the
-tools are in the benchmark's source (`tau2_source.py`), where the folder is part of a checkout; or in
-what the harness has sent: recorded requests, a folder `wire` in the domain's or up to two above it,
-of files `*.jsonl` or `*.jsonl.gz` with lines {"request": {"messages": […], "tools": […]}, …}.
+The policy is part of a domain's folder. The instructions around it and what tools are for stand in
+the benchmark's source (`tau2_source.py`), where the folder is part of a checkout; or in what the
+harness has sent: recorded requests, a folder `wire` in the domain's or up to two above it, of files
+`*.jsonl` or `*.jsonl.gz` with lines {"request": {"messages": […], "tools": […]}, …}.
 Where neither is there, both are in words of this project.
 """
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tarl_jax.config import InputError
 from tarl_jax.config.plain import loads, read_lines
-from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.environment import Environment, shows_all
 from tarl_jax.types import Call
 from tarl_jax.warm_start.demonstrations import Demonstration
 
@@ -77,8 +77,8 @@ class _Reader:
             return list(self._env.system[1])
         self._require(tools is None or isinstance(tools, list), '"tools" is a list of schemas')
         text = self._text(message, 0) if message else self._env.system[0]
-        if tools is None and self._env.config.rollout.system_prompt == "full":
-            tools = [tool.schema for tool in self._env.domain.tools.values()]
+        if tools is None and shows_all(self._env.config):
+            tools = self._env.domain.schemas
         return self._chat.system(text, tools or [])
 
     def _assistant(self, message: Mapping[str, Any], number: int) -> list[int]:

@@ -19,7 +19,8 @@ needs_data = pytest.mark.skipif(not (SHARED / "wire").is_dir(), reason="no recor
 def sent(name):
     """The agent's first request in a recorded simulation: (system prompt, tools)."""
     [path] = SHARED.glob(f"wire/{name}_gold*.jsonl.gz")
-    requests = [json.loads(line)["request"] for line in gzip.open(path, "rt")]
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    requests = [json.loads(line)["request"] for line in lines]
     asked = next(r for r in requests if r["messages"][0]["content"].startswith("<instructions>"))
     return asked["messages"][0]["content"], asked["tools"]
 
