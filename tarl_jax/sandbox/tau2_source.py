@@ -18,7 +18,7 @@ from tarl_jax.config.plain import read_text
 
 Schema = dict[str, Any]
 _AGENT = "src/tau2/agent/llm_agent.py"
-_PLAIN = {
+_PLAIN: dict[str, Schema] = {
     "str": {"type": "string"}, "int": {"type": "integer"}, "float": {"type": "number"},
     "bool": {"type": "boolean"}, "None": {"type": "null"}, "Any": {},
     "dict": {"additionalProperties": True, "type": "object"},

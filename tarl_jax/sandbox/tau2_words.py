@@ -60,7 +60,7 @@ def _names(schemas: list[Schema]) -> set[str]:
 
 def _system(request: dict[str, Any]) -> str:
     """The system prompt of a request; empty where there is none."""
-    first = next(iter(request.get("messages") or ()), {})
+    first: dict[str, Any] = next(iter(request.get("messages") or ()), {})
     return str(first.get("content") or "") if first.get("role") == "system" else ""
 
 
