@@ -20,10 +20,11 @@ def episode(
                 Segment.forced("user", [], -1, "Hello.")]
     for turn in range(len(scores)):
         if turn == 1:
-            looked = Segment("agent", [], [], [], turn, "…", Call("look", {"order": call}))
+            looked = Segment("agent", [], [], [], turn, "…",
+                             calls=[Call("look", {"order": call})])
             segments += [looked, Segment.forced("tool", [], turn, tool, error=True)]
         else:
-            segments += [Segment("agent", [], [], [], turn, agent),
+            segments += [Segment("agent", [], [], [], turn, agent, agent),
                          Segment.forced("user", [], turn, user)]
     return Trajectory(
         task(task_id, more.get("task", task_text), expert_turns), seed, segments, "user_stop",

@@ -32,8 +32,9 @@ def full_trajectory():
         segments=[
             Segment.forced("system", [1, 2], -1, "Be kind."),
             Segment.forced("user", [3], -1, "line\u2028break\r\n\U0001f600"),
-            Segment("agent", [4, 5], [True, True], [-0.1, -1.5e-8], 0, "", Call("think", {}),
-                    {"malformed": "x"}),
+            Segment("agent", [4, 5], [True, True], [-0.1, -1.5e-8], 0, "<think>\nx</think>", "Hi",
+                    [Call("think", {}), Call("look", {"a": [1]})], "x", "y", {"malformed": "x"},
+                    forgotten=1, forgotten_after=1),
             Segment.forced("tool", [5, 6], 0, "Error: no", error=True, wrote=False, request=0),
             Segment("agent", [7], [True], [float(np.float32(-1 / 3))], 1, "Done."),
         ],
@@ -213,11 +214,11 @@ def test_numbers_that_are_none_are_words_in_the_line_and_numbers_again():
     trajectory = full_trajectory()
     agent = trajectory.segments[2]
     agent.log_probs = [float("-inf"), float("nan")]
-    agent.call = Call("calculate", {"expression": float("nan")})
+    agent.calls = [Call("calculate", {"expression": float("nan")})]
     line = trajectory.to_json_line()
     json.loads(line, parse_constant=pytest.fail)
     again = Trajectory.from_json_line(line)
     assert again.segments[2].log_probs[0] == float("-inf")
     assert np.isnan(again.segments[2].log_probs[1])
-    assert again.segments[2].call.kwargs == {"expression": "NaN"}
+    assert again.segments[2].calls[0].kwargs == {"expression": "NaN"}
     assert again.to_json_line() == line

@@ -137,7 +137,12 @@ def check(c: RunConfig) -> None:
     choice("rollout.after_transfer", c.rollout.after_transfer, ("rules", "end", "go on"))
     choice("sandbox.tool_schemas", c.sandbox.tool_schemas, ("data", "own"))
     choice("sandbox.rules", c.sandbox.rules, ("", "tau", "tau2"))
-    choice("rollout.reasoning", c.rollout.reasoning, ("kept", "dropped"))
+    choice("rollout.thinking", c.rollout.thinking, ("on", "off"))
+    choice("rollout.reasoning", c.rollout.reasoning, ("kept", "template", "dropped"))
+    choice("rollout.several_calls", c.rollout.several_calls, ("refused", "first", "all"))
+    require(c.rollout.several_calls != "all" or bool(c.model.pretrained), "rollout.several_calls",
+            c.rollout.several_calls, "the embedded chat has no markup between several answers: set"
+            " model.pretrained, or choose refused or first")
     choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
     for where in ("in_flight", "parked", "share_prefix", "episode_seconds",
                   "step_seconds", "interruptions", "refills"):

@@ -113,41 +113,6 @@ def without_thoughts(text: str) -> str:
     return "".join([*kept, text[begun:]])
 
 
-def reasoning_end(text: str) -> int:
-    """Where an agent's turn goes on behind the reasoning that it begins with; 0: it has none.
-
-    Reasoning is `<think>\\n…\\n</think>\\n\\n`, or all that stands before a `</think>` whose
-    opening tag is in the prompt, as with models that always think. A `<tool_call>` before such a
-    tag is a call that may have the tag in a string, unless line breaks stand around it, which no
-    string can hold.
-    """
-    if text.startswith(_THINK):
-        end = text.find(_THOUGHT, len(_THINK))
-        return end + len(_THOUGHT) if end >= 0 else 0
-    end = text.find(_THINK_END)
-    if end < 0 or 0 <= text.find("<think>") < end:
-        return 0
-    if "<tool_call>" in text[:end]:
-        end = text.find(_THOUGHT)
-        return end + len(_THOUGHT) if end >= 0 and "<think>" not in text[:end] else 0
-    end += len(_THINK_END)
-    return end + len(text[end:]) - len(text[end:].lstrip())
-
-
-def without_reasoning(text: str) -> str:
-    """What an agent's turn says or does, without its reasoning; in linear time."""
-    kept, place = [], 0
-    while (begin := text.find(_THINK, place)) >= 0:
-        end = text.find(_THOUGHT, begin + len(_THINK))
-        if end < 0:
-            break
-        kept.append(text[place:begin])
-        place = end + len(_THOUGHT)
-    left = "".join([*kept, text[place:]])
-    return left if left.startswith(_THINK) else left[reasoning_end(left) :]
-
-
-_THINK, _THINK_END, _THOUGHT = "<think>\n", "</think>", "\n</think>\n\n"
 _TAG = re.compile(r"<(/?)think(?:ing)?>", re.I)
 _TOO_DEEP = f"more than {MAX_DEPTH} arrays and objects inside one another"
 

@@ -20,8 +20,14 @@ class RolloutConfig:
     constrain_calls: only what can still become a call of a known tool is drawn inside a call.
     loss_log_probs: those that the loss takes as the old ones: "whole", of the policy at the
       temperature, or "drawn", of the distribution that was drawn from, if anything cuts that off.
-    reasoning: "kept": what a turn says in `<think>` stays in the context; "dropped": it leaves it
-      when the turn is over, and each turn is trained on in the context in which it was written.
+    thinking: "on" or "off": whether the agent's turns begin with the empty thought by which the
+      template of Qwen3's hybrid models says that they are not to think.
+    reasoning: "kept": what a turn says in `<think>` stays in the context; "template": it leaves it
+      as Qwen3's template has it, once the user has answered, and an empty thought with its turn;
+      "dropped": all of it leaves when the turn is over. What was written before the context changed
+      is trained on in the context in which it was written.
+    several_calls: what becomes of a turn with more calls than one: "refused", only the "first" is
+      made, or "all" are, in order.
     episode_seconds: after which an episode is cut off at its next turn; 0: never.
     step_seconds: after which a training step goes on without the episodes that have not ended,
       which then are played on in the next step, under its policy ("carry"), or cut off ("cut"),
@@ -66,7 +72,9 @@ class RolloutConfig:
     share_prefix: int = 64
     constrain_calls: bool = False
     loss_log_probs: str = "whole"
+    thinking: str = "on"
     reasoning: str = "kept"
+    several_calls: str = "refused"
     episode_seconds: float = 0.0
     step_seconds: float = 0.0
     unfinished: str = "carry"  # what becomes of episodes that a step does not wait for

@@ -74,7 +74,10 @@ def _entry(segment: Segment) -> dict[str, Any]:
             more["done_by_the_user_unseen_by_the_agent"] = segment.info["user_calls"]
         return {segment.role: segment.text, **more}
     if "malformed" in segment.info:
-        return {"turn": segment.turn, "agent": segment.text, "malformed": segment.info["malformed"]}
-    if segment.call is not None:
-        return {"turn": segment.turn, "call": segment.call.to_json()}
-    return {"turn": segment.turn, "agent": segment.text}
+        wrote = segment.unheard or segment.text
+        return {"turn": segment.turn, "agent": wrote, "malformed": segment.info["malformed"]}
+    calls = [call.to_json() for call in segment.calls]
+    if calls:
+        return {"turn": segment.turn, **({"call": calls[0]} if len(calls) == 1
+                                         else {"calls": calls})}
+    return {"turn": segment.turn, "agent": segment.message}

@@ -42,7 +42,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from tarl_jax.config import InputError
-from tarl_jax.config.plain import without_reasoning
 from tarl_jax.sandbox.desk import Wish, call_key
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.script import Script
@@ -82,9 +81,9 @@ def judge(trajectory: Trajectory) -> Judgement | None:
     if [r.gold for r in script.requests if r.gold] != list(trajectory.task.gold_calls):
         return None  # the script does not tell what was right
     rules = _Rules(trajectory, script)
-    answers = {s.turn: s for s in trajectory.segments if s.role in ("user", "tool")}
+    answers = trajectory.answers
     try:
-        marks = [rules.mark(turn, answers.get(turn.turn)) for turn in trajectory.turns]
+        marks = [rules.mark(turn, answers.get(turn.turn, [])) for turn in trajectory.turns]
     except KeyError:  # answers without a scripted user's facts
         return None
     for turn in rules.gave_up:
@@ -143,14 +142,14 @@ class _Rules:
         told = len(asking) == len(self.task.outputs)
         self.outputs = dict(zip(asking, self.task.outputs, strict=True)) if told else {}
 
-    def mark(self, turn: Segment, answer: Segment | None) -> _Mark:
-        """Of one turn; `answer` is what the user or the tool replied."""
+    def mark(self, turn: Segment, answers: Sequence[Segment]) -> _Mark:
+        """Of one turn; `answers` is what the user replied, or the tools that it called."""
         before = self.now
-        mark = self._mark(turn, answer)
-        did = without_reasoning(turn.text) if turn.call is None else call_key(turn.call)
+        mark = self._mark(turn, answers)
+        did = " ".join(map(call_key, turn.calls)) or turn.message or turn.unheard
         self.repeats = self.repeats + 1 if did in self.seen else 0
         self.seen.add(did)
-        if self.now != before or (answer and answer.info.get("wrote")):
+        if self.now != before or any(answer.info.get("wrote") for answer in answers):
             self.seen, self.repeats = set(), 0
         return mark
 
@@ -161,14 +160,16 @@ class _Rules:
             for i, r in enumerate(self.requests) if i >= self.now
         )
 
-    def _mark(self, turn: Segment, answer: Segment | None) -> _Mark:
+    def _mark(self, turn: Segment, answers: Sequence[Segment]) -> _Mark:
         if "malformed" in turn.info:
             return _minor("malformed turn")
-        if answer is None:
+        if not answers:
             return _neutral("a turn without an answer")
-        if turn.call is not None:
-            return self._call(turn.call, answer)
-        return self._message(without_reasoning(turn.text), answer)
+        if not turn.calls:
+            return self._message(turn.message, answers[0])
+        # A turn is as good as its worst call.
+        marks = [self._call(*made) for made in zip(turn.calls, answers, strict=True)]
+        return min(marks, key=lambda mark: (mark[0], not mark[1]))
 
     def _call(self, call: Call, answer: Segment) -> _Mark:
         self.now = index = answer.info["request"]

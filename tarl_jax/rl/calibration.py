@@ -47,12 +47,12 @@ class Kind:
 
 
 def turn_kind(turn: Segment) -> str:
-    """The tool that an agent turn calls, or "ask" (it holds a question), "tell", "malformed"."""
+    """The tools that an agent turn calls, or "ask" (it asks the user), "tell", "malformed"."""
     if "malformed" in turn.info:
         return "malformed"
-    if turn.call is not None:
-        return turn.call.name
-    return "ask" if "?" in turn.text else "tell"
+    if turn.calls:
+        return "+".join(call.name for call in turn.calls)
+    return "ask" if "?" in turn.message else "tell"
 
 
 def calibrate(

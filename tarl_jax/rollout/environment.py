@@ -87,7 +87,7 @@ class Environment:
         tokenizer = (
             PretrainedTokenizer(folder, audio) if folder else Tokenizer(with_audio=audio)
         )
-        chat = Chat(tokenizer)
+        chat = Chat(tokenizer, config.rollout.several_calls, config.rollout.thinking == "on")
         if 0 < config.model.vocab_size < tokenizer.vocab_size:
             raise InputError(
                 f"config.model.vocab_size = {config.model.vocab_size}: the tokenizer has"

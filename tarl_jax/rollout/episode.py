@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from tarl_jax.config import InputError, RolloutConfig
-from tarl_jax.config.plain import without_reasoning
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.workers import Answer, Turn
-from tarl_jax.sandbox.dialogue import TAU2_ENDS, Dialogue, Ends, Malformed, Observation, User
+from tarl_jax.sandbox.dialogue import TAU2_ENDS, Action, Dialogue, Ends, Observation, User
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.llm_user import GREETING
 from tarl_jax.sandbox.scoring import calls_of, verdict_on
@@ -25,7 +24,8 @@ from tarl_jax.speech.sound import Sound
 from tarl_jax.speech.synthesis import SpeechError
 from tarl_jax.speech.user import SpokenUser
 from tarl_jax.text.chat import Chat
-from tarl_jax.types import Call, Segment, Task, Trajectory
+from tarl_jax.text.reading import Written
+from tarl_jax.types import Segment, Task, Trajectory
 
 # Told an episode so far, what is wrong with its last turn; None where that may stand.
 Supervisor = Callable[[Trajectory], str | None]
@@ -69,6 +69,7 @@ class Episode:
         self._segments: list[Segment] = []
         self._tokens = 0
         self._turn = 0
+        self._thoughts: list[tuple[Segment, int]] = []  # reasoning that is to leave the context
         self._stop_reason: str | None = None
         self._cut = False
         self._begun = time.perf_counter()  # again when it starts
@@ -96,50 +97,65 @@ class Episode:
                 f" no room for a turn of {self._config.max_turn_tokens} within"
                 f" rollout.max_episode_tokens = {self._config.max_episode_tokens}"
             )
-        prompt = _answer_of(*self._segments)
+        prompt = _answer_of(*self._segments, self._begin())
         return prompt if prompt.sounds else prompt.tokens
 
     def turn(self, turn: Turn) -> Answer | None:
         """Plays one sampled turn; returns what follows, None at the end."""
         assert self._dialogue is not None  # `start` began it
-        ids = turn.ids
-        text, action = self._chat.read(ids)
-        call = action if isinstance(action, Call) else None
-        info = {"malformed": action.reason} if isinstance(action, Malformed) else {}
-        before = self._tokens
-        said = Segment("agent", ids, [True] * len(ids), turn.log_probs, self._turn, text, call,
-                       info)
-        if turn.drawn_log_probs != turn.log_probs:
-            said.drawn_log_probs = turn.drawn_log_probs
+        written, action = self._chat.read(turn.ids)
+        said = segment_of(turn, self._chat.begin, self._turn, written)
         self._add(said)
         try:
-            observation = self._dialogue.act(action)
-            segment = self._answer(observation, ids[-1] == self._chat.stop_id)
+            answers, stop_reason = self._answers(action, turn.ids[-1] == self._chat.stop_id)
         except (LLMError, SpeechError) as error:
             self._add(Segment.forced("user", [], self._turn, "", **self._broken(error)))
             return None
         if self._cut:
             return None
-        self._stop_reason = observation.stop_reason
+        self._stop_reason = stop_reason
+        if said.calls:  # behind one that ended the episode none is made
+            said.calls = said.calls[: len(answers)]
         self._turn += 1
         if self._stop_reason is None and self._late():
             self._stop_reason = "max_seconds"
-        forgotten = 0
-        if self._stop_reason is None and self._config.reasoning == "dropped":
-            forgotten = self._chat.reasoning(ids)
-            self._tokens -= forgotten
-        if self._stop_reason is None and not self._room(len(segment.token_ids)):
+        leaving = [] if self._stop_reason else self._leaving(said, answers[-1].role)
+        self._tokens -= sum(count for _, count in leaving)
+        if self._stop_reason is None and not self._room(sum(len(a.token_ids) for a in answers)):
             self._stop_reason = "max_tokens"
-        if self._stop_reason:
-            segment.empty()
-        self._add(segment)
+        for answer in answers:
+            if self._stop_reason:
+                answer.empty()
+            self._add(answer)
         if self._stop_reason:
             return None
-        if forgotten:
-            said.forgotten = forgotten
-            kept = Segment.forced("agent", ids[forgotten:], self._turn, "")
-            return dataclasses.replace(_answer_of(kept, segment), keep=before)
-        return _answer_of(segment)
+        follows = [*answers, self._begin()]
+        if not leaving:
+            return _answer_of(*follows)
+        first = next(i for i, s in enumerate(self._segments) if s is leaving[0][0])
+        keep = sum(len(s.token_ids) - s.forgotten for s in self._segments[:first])
+        for segment, count in leaving:
+            segment.forgotten, segment.forgotten_after = count, said.turn
+        again = [Segment.forced(s.role, s.token_ids[s.forgotten:], s.turn, "")
+                 for s in self._segments[first : -len(answers)]]
+        return dataclasses.replace(_answer_of(*again, *follows), keep=keep)
+
+    def _leaving(self, said: Segment, answered_by: str) -> list[tuple[Segment, int]]:
+        """The turns whose reasoning leaves the context now, and how many tokens that is, in order.
+
+        As `rollout.reasoning` has it; the template drops an empty thought with its turn, and the
+        others once the user has answered.
+        """
+        if self._config.reasoning == "kept":
+            return []
+        count = self._chat.reasoning(said.token_ids)
+        if count:
+            self._thoughts.append((said, count))
+        alone = self._config.reasoning == "dropped" or answered_by == "user"
+        stays = [not alone and bool(segment.thought) for segment, _ in self._thoughts]
+        leaving = [of for of, keep in zip(self._thoughts, stays, strict=True) if not keep]
+        self._thoughts = [of for of, keep in zip(self._thoughts, stays, strict=True) if keep]
+        return leaving
 
     def cut(self) -> None:
         """Ends the episode where it is, even while another thread waits in `start` or `turn`."""
@@ -153,8 +169,7 @@ class Episode:
         return self._record(self._segments, self._stop_reason)
 
     def _record(self, segments: list[Segment], stop_reason: str) -> Trajectory:
-        said = [without_reasoning(s.text) for s in segments
-                if s.role == "agent" and s.call is None]
+        said = [s.message for s in segments if s.message]
         start = start_of(self._domain, self.task.initial_state, self.task.task_id)
         state = self._dialogue.state if self._dialogue else start
         verdict = verdict_on(self._domain, self.task, state, calls_of(segments), said)
@@ -173,28 +188,47 @@ class Episode:
             seconds={"episode": time.perf_counter() - self._begun},
         )
 
-    def _objection(self, observation: Observation) -> str | None:
-        """What the supervisor has against the last turn, whose answer is `observation`."""
+    def _objection(self, observations: Sequence[Observation]) -> str | None:
+        """What the supervisor has against the last turn, which the observations answer."""
         spent = self._interruptions == self._config.interruptions
-        if self._supervisor is None or spent or observation.clip is not None:
+        if self._supervisor is None or spent or observations[-1].clip is not None:
             return None
-        answer = Segment.forced(
-            observation.role, [], self._turn, observation.text, **observation.info
-        )
-        wrong = self._supervisor(self._record([*self._segments, answer], ""))
+        answers = [self._unheard(o) for o in observations]
+        wrong = self._supervisor(self._record([*self._segments, *answers], ""))
         self._interruptions += wrong is not None
         return wrong
 
-    def _answer(self, observation: Observation, ended: bool) -> Segment:
-        """ended: whether the policy ended its turn itself. Raises SpeechError."""
-        o = observation
-        if o.stop_reason:  # too late for the policy: nobody waits for the sound
-            return Segment.forced(o.role, [], self._turn, o.text, **o.info)
-        info = dict(o.info)
-        if wrong := self._objection(o):
-            info["interruption"] = _INTERRUPTION.format(wrong)
-        # Appended, not sampled: it has no log-prob.
-        return self._said(o.role, o.text, o.clip, info, [] if ended else [self._chat.stop_id])
+    def _answers(self, action: Action, ended: bool) -> tuple[list[Segment], str | None]:
+        """What answers a turn, a segment for each call, and how the episode has ended, if it has.
+
+        ended: whether the policy ended its turn itself. Raises LLMError, SpeechError.
+        """
+        assert self._dialogue is not None
+        observations = (
+            self._dialogue.call(action) if isinstance(action, tuple)
+            else [self._dialogue.act(action)]
+        )
+        last = observations[-1]
+        if last.stop_reason:  # too late for the policy: nobody waits for the sound
+            return [self._unheard(o) for o in observations], last.stop_reason
+        wrong = self._objection(observations)
+        before = [] if ended else [self._chat.stop_id]  # appended, not sampled: it has no log-prob
+        answers: list[Segment] = []
+        for o in observations:
+            info = dict(o.info)
+            if wrong and o is last:
+                info["interruption"] = _INTERRUPTION.format(wrong)
+            answers.append(self._said(o.role, o.text, o.clip, info, before,
+                                      first=not answers, last=o is last))
+            before = []
+        return answers, None
+
+    def _unheard(self, o: Observation) -> Segment:
+        return Segment.forced(o.role, [], self._turn, o.text, **o.info)
+
+    def _begin(self) -> Segment:
+        """What the next turn begins with; it is part of that turn's own segment."""
+        return Segment.forced("agent", list(self._chat.begin), self._turn, "")
 
     def _opening(self) -> Segment:
         """Begins the dialogue. Raises LLMError, SpeechError."""
@@ -217,19 +251,23 @@ class Episode:
 
     def _said(
         self, role: str, text: str, clip: Future[np.ndarray] | None, info: Mapping[str, Any],
-        before: Sequence[int] = (),
+        before: Sequence[int] = (), first: bool = True, last: bool = True,
     ) -> Segment:
-        """What the policy reads, or hears, behind the tokens `before`. Raises SpeechError."""
+        """What the policy reads, or hears, behind the tokens `before`. Raises SpeechError.
+
+        first, last: of the results of one turn's calls.
+        """
         turn = -1 if self._dialogue is None else self._turn
         if clip is None:
-            render = self._chat.tool if role == "tool" else self._chat.user
             shown = f"{text}\n{info['interruption']}" if "interruption" in info else text
-            return Segment.forced(role, [*before, *render(shown)], turn, text, **info)
+            tool = role == "tool"
+            ids = self._chat.tool(shown, first, last) if tool else self._chat.user(shown)
+            return Segment.forced(role, [*before, *ids], turn, text, **info)
         samples = clip.result()
         tokens = tokens_of(len(samples))
-        ids, first = self._chat.spoken(tokens)
+        ids, place = self._chat.spoken(tokens)
         segment = Segment.forced(role, [*before, *ids], turn, text, **info)
-        segment.sound = Sound(len(before) + first, tokens, samples)
+        segment.sound = Sound(len(before) + place, tokens, samples)
         return segment
 
     def _broken(self, error: LLMError | SpeechError) -> dict[str, str]:
@@ -248,7 +286,8 @@ class Episode:
         return limit > 0 and time.perf_counter() - self._begun > limit
 
     def _room(self, more: int = 0) -> bool:
-        return self._tokens + more + self._config.max_turn_tokens <= self._config.max_episode_tokens
+        longest = len(self._chat.begin) + self._config.max_turn_tokens
+        return self._tokens + more + longest <= self._config.max_episode_tokens
 
 
 def _ends(task: Task, config: RolloutConfig) -> Ends:
@@ -276,6 +315,19 @@ def greets(task: Task, config: RolloutConfig) -> bool:
 def _is_tau2(task: Task) -> bool:
     """Whether the task is τ²-bench's own, so that its rules hold."""
     return bool(task.reward_basis)
+
+
+def segment_of(turn: Turn, begin: Sequence[int], number: int, written: Written) -> Segment:
+    """The record of an agent's turn that began with the forced tokens `begin`."""
+    forced = [0.0] * len(begin)
+    said = Segment(
+        "agent", [*begin, *turn.ids], [False] * len(begin) + [True] * len(turn.ids),
+        [*forced, *turn.log_probs], number, written.text, written.message, list(written.calls),
+        written.thought, written.unheard, {"malformed": written.problem} if written.problem else {},
+    )
+    if turn.drawn_log_probs != turn.log_probs:
+        said.drawn_log_probs = [*forced, *turn.drawn_log_probs]
+    return said
 
 
 def _answer_of(*segments: Segment) -> Answer:

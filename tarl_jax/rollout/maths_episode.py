@@ -14,10 +14,11 @@ from tarl_jax.config import ConfigError, InputError, RunConfig
 from tarl_jax.maths.answers import final_answer, same_number
 from tarl_jax.maths.problems import maths_tasks
 from tarl_jax.maths.symbolic import SymbolicChecker
+from tarl_jax.rollout.episode import segment_of
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.sandbox.dialogue import Malformed
 from tarl_jax.text.chat import Chat
-from tarl_jax.types import Call, Segment, Task, Trajectory
+from tarl_jax.types import Segment, Task, Trajectory
 
 SYSTEM = "Solve the problem. Put the answer in \\boxed{}."
 
@@ -50,7 +51,8 @@ class Maths:
         if not wanted:
             return None
         system = (SYSTEM, chat.system(SYSTEM))
-        room = config.rollout.max_episode_tokens - config.rollout.max_turn_tokens - len(system[1])
+        shared = len(system[1]) + len(chat.begin)
+        room = config.rollout.max_episode_tokens - config.rollout.max_turn_tokens - shared
         made = maths_tasks(config.maths)
         train, held_out = (
             [t for t in tasks if len(chat.user(t.instruction)) <= room] for tasks in made
@@ -108,12 +110,12 @@ class MathsEpisode:
             Segment.forced("system", ids, -1, text),
             Segment.forced("user", self._chat.user(problem), -1, problem),
         ]
-        return [t for s in self._segments for t in s.token_ids]
+        return [*(t for s in self._segments for t in s.token_ids), *self._chat.begin]
 
     def turn(self, turn: Turn) -> None:
         """Takes the only turn and checks its final answer."""
         ids = turn.ids
-        text, action = self._chat.read(ids)
+        written, action = self._chat.read(ids)
         info: dict[str, str] = {}
         if isinstance(action, str):
             self._stop_reason = "answered"
@@ -128,10 +130,9 @@ class MathsEpisode:
         else:
             self._stop_reason = "malformed"
             info["malformed"] = "there are no tools here"
-        self._segments.append(
-            Segment("agent", ids, [True] * len(ids), turn.log_probs, 0, text,
-                    action if isinstance(action, Call) else None, dict(info))
-        )
+        said = segment_of(turn, self._chat.begin, 0, written)
+        said.info.update(info)
+        self._segments.append(said)
 
     def cut(self) -> None:
         """Ends the episode where it is."""

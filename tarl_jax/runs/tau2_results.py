@@ -19,7 +19,7 @@ from typing import Any
 
 from tarl_jax import __version__
 from tarl_jax.config import InputError, RunConfig
-from tarl_jax.config.plain import dumps, read_json, without_reasoning
+from tarl_jax.config.plain import dumps, read_json
 from tarl_jax.parallel import files
 from tarl_jax.runs.metrics import RESULTS_FILE
 from tarl_jax.sandbox.domain import Database, Domain
@@ -138,28 +138,28 @@ def _simulation(t: Trajectory, number: str, trial: int, reward: float | None) ->
 def _messages(t: Trajectory) -> Iterator[dict[str, Any]]:
     """The benchmark's messages. A turn that could not be read is a message, for no tool was asked;
     what the agent was answered to it is the system's word."""
-    call_id = ""
+    asked: list[str] = []  # calls that wait for their answers
     for place, segment in enumerate(s for s in t.segments if s.role != "system"):
         text = segment.text
         for number, made in enumerate(segment.info.get("user_calls", ())):
             yield from _call_of_user(made, f"user_call_{place}_{number}")
-        if segment.role == "tool" and not call_id:
+        if segment.role == "tool" and not asked:
             yield {"role": "system", "content": text, "turn_idx": place}
         elif segment.role == "tool":
             yield {
-                "role": "tool", "id": call_id, "content": text, "requestor": "assistant",
+                "role": "tool", "id": asked.pop(0), "content": text, "requestor": "assistant",
                 "error": bool(segment.info.get("error")), "turn_idx": place,
             }
-            call_id = ""
-        elif segment.call is not None:
-            call_id = f"call_{place}"
-            call = {"id": call_id, "requestor": "assistant", **segment.call.to_json()}
-            yield {"role": "assistant", "content": None, "tool_calls": [call], "turn_idx": place}
+        elif segment.calls:
+            asked = [f"call_{place}" + f"_{n}" * (n > 0) for n in range(len(segment.calls))]
+            calls = [{"id": call_id, "requestor": "assistant", **call.to_json()}
+                     for call_id, call in zip(asked, segment.calls, strict=True)]
+            yield {"role": "assistant", "content": None, "tool_calls": calls, "turn_idx": place}
         elif segment.role == "user":
             if text.strip():  # a user that failed has said nothing
                 yield {"role": "user", "content": text, "turn_idx": place}
         else:
-            said = without_reasoning(text).strip() or "(no message)"
+            said = segment.message or segment.unheard or "(no message)"
             yield {"role": "assistant", "content": said, "turn_idx": place}
 
 
@@ -293,7 +293,8 @@ def _segments(messages: Sequence[Mapping[str, Any]]) -> Iterator[Segment]:
             turn += author == "agent"
             facts = {"user_calls": by_user} if by_user else {}
             by_user = []
-            yield Segment.forced(author, [], turn, text, **facts)
+            said = Segment.forced(author, [], turn, text, **facts)
+            yield dataclasses.replace(said, message=text if author == "agent" else "")
         for call in calls:
             answer: Mapping[str, Any] = {}
             if place < len(flat) and flat[place]["role"] == "tool":
@@ -306,7 +307,8 @@ def _segments(messages: Sequence[Mapping[str, Any]]) -> Iterator[Segment]:
                                 "error": error})
                 continue
             turn += 1
-            yield dataclasses.replace(Segment.forced("agent", [], turn, text), call=made)
+            said = Segment.forced("agent", [], turn, text)
+            yield dataclasses.replace(said, calls=[made], unheard=text)
             if answer:
                 yield Segment.forced("tool", [], turn, output, error=error)
     if by_user:

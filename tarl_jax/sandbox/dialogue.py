@@ -1,7 +1,7 @@
 """One episode at the level of text: the agent acts, the user or a tool answers.
 
-The rules are tau-bench's: one tool call or one message per turn, at most `max_turns` turns, the
-episode ends when the user says `###STOP###` or the agent transfers to a human. For tau2-bench
+The rules are tau-bench's: a message or a tool call per turn, at most `max_turns` turns, the episode
+ends when the user says `###STOP###` or the agent transfers to a human. For tau2-bench
 `Ends` says otherwise.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
@@ -75,7 +75,7 @@ class Malformed:
     reason: str
 
 
-Action = Call | str | Malformed
+Action = Call | tuple[Call, ...] | str | Malformed  # several calls are made in order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +137,31 @@ class Dialogue:
         self._ends = ends
         self._stop_reason: str | None = None
 
-    def act(self, action: Action) -> Observation:
+    def act(self, action: Call | str | Malformed) -> Observation:
         """Applies one agent turn. Raises RuntimeError once the episode has ended."""
+        self.turns += 1
+        self._messages += 1
+        return self._act(action)
+
+    def call(self, calls: Sequence[Call]) -> list[Observation]:
+        """Applies one agent turn of several calls, up to one that ends the episode.
+
+        Raises RuntimeError once the episode has ended.
+        """
+        self.turns += 1
+        self._messages += 1
+        made: list[Observation] = []
+        for place, call in enumerate(calls):
+            made.append(self._act(call, last=place + 1 == len(calls)))
+            if made[-1].stop_reason:
+                break
+        return made
+
+    def _act(self, action: Call | str | Malformed, last: bool = True) -> Observation:
+        """One step; what is not the `last` of a turn is ended by no limit on turns or messages."""
         if self._stop_reason:
             raise RuntimeError(f"task {self.task.task_id!r}: the episode has ended already")
-        self.turns += 1
-        self._messages += 2
+        self._messages += 1
         clip = None
         match action:
             case Call():
@@ -159,7 +178,7 @@ class Dialogue:
                 stop = "user_stop" if reply.stop else None
         self._errors += bool(info.get("error"))
         if stop is None:
-            stop = self._limit()
+            stop = self._limit(last)
         self._stop_reason = stop
         return Observation(role, text, stop, info, clip)
 
@@ -173,10 +192,12 @@ class Dialogue:
             return dataclasses.replace(reply, text=said)
         return reply
 
-    def _limit(self) -> str | None:
+    def _limit(self, last: bool) -> str | None:
         """Which limit the episode has come to, if any."""
         if 0 < self._ends.errors <= self._errors:
             return "max_errors"
+        if not last:
+            return None
         if 0 < self._ends.messages <= self._messages:
             return "max_messages"
         return "max_turns" if 0 < self._max_turns <= self.turns else None

@@ -132,8 +132,7 @@ def calls_of(segments: Iterable[Segment]) -> list[Call]:
     """All calls of an episode: the agent's, and those that users with tools made ("user_calls")."""
     made: list[Call] = []
     for segment in segments:
-        if segment.call is not None:
-            made.append(segment.call)
+        made += segment.calls
         made += (Call(c["name"], c["kwargs"]) for c in segment.info.get("user_calls", ()))
     return made
 

@@ -6,8 +6,9 @@ The sequence is
     \\n<|im_start|>user … <|im_end|>\\n<|im_start|>assistant\\n   (forced)
     … <|im_end|>                                               (sampled)
 
-with tool results as user turns inside `<tool_response>`. Qwen's own template drops the reasoning
-of earlier turns when it renders a dialogue again; this one never renders again.
+with tool results as user turns inside `<tool_response>`. With a checkpoint's own tokenizer the ids
+are those of its template, token for token. The template drops the reasoning of earlier turns when
+it renders a dialogue again; this one never renders again, and `rollout.reasoning` says what leaves.
 """
 
 from __future__ import annotations
@@ -17,20 +18,31 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tarl_jax.config.plain import loads, reasoning_end, without_reasoning
-from tarl_jax.sandbox.dialogue import Action, Malformed
+from tarl_jax.sandbox.dialogue import Action
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
+from tarl_jax.text.reading import Written, read_turn
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START, IM_END, IM_START, Tokenizer
 from tarl_jax.types import Call
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-
 
 class Chat:
-    """Renders parts of a dialogue to ids, and reads agent turns back."""
+    """Renders parts of a dialogue to ids, and reads agent turns back.
 
-    def __init__(self, tokenizer: Tokenizer | PretrainedTokenizer):
+    several: what becomes of a turn with more calls than one; as in `reading.read_turn`.
+    thinking: whether the agent may think; what the template begins its turns with hangs on it.
+
+    Attributes:
+      begin: what every turn of the agent begins with, forced.
+      stop_id, stop_ids: the tokenizer's.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer | PretrainedTokenizer, several: str = "refused",
+        thinking: bool = True,
+    ):
         self._tokenizer = tokenizer
+        self._several = several
+        self.begin = tokenizer.begin(thinking)
         self.stop_id = tokenizer.stop_id
         self.stop_ids = tokenizer.stop_ids
 
@@ -47,7 +59,7 @@ class Chat:
 
     def user(self, text: str) -> list[int]:
         """A user turn and the start of the agent's answer."""
-        return self._wrap(f"\n{IM_START}user\n", text, f"{IM_END}\n{IM_START}assistant\n")
+        return self._tokenizer.wrap(f"\n{IM_START}user\n", text, f"{IM_END}\n{IM_START}assistant\n")
 
     def spoken(self, tokens: int) -> tuple[list[int], int]:
         """A user turn that is spoken, and the start of the agent's answer.
@@ -61,65 +73,48 @@ class Chat:
         after = [*markup(AUDIO_END), *markup(f"{IM_END}\n{IM_START}assistant\n")]
         return before + list(markup(AUDIO)) * tokens + after, len(before)
 
-    def tool(self, text: str) -> list[int]:
-        """A tool result and the start of the agent's next turn."""
-        return self._wrap(
-            f"\n{IM_START}user\n<tool_response>\n",
+    def tool(self, text: str, first: bool = True, last: bool = True) -> list[int]:
+        """A tool result and the start of the agent's next turn.
+
+        first, last: whether it is that of the results of one turn. Raises ValueError for results of
+        several where the tokenizer has no markup between them.
+        """
+        return self._tokenizer.wrap(
+            f"\n{IM_START}user\n<tool_response>\n" if first else "\n<tool_response>\n",
             text,
-            f"\n</tool_response>{IM_END}\n{IM_START}assistant\n",
+            f"\n</tool_response>{IM_END}\n{IM_START}assistant\n" if last else "\n</tool_response>",
         )
 
     def agent(self, action: Call | str) -> list[int]:
         """An agent turn as the policy would write it, its end token included."""
         if isinstance(action, Call):
-            markup = self._tokenizer.encode_markup
-            body = self._wrap("<tool_call>\n", json.dumps(action.to_json()), "\n</tool_call>")
-            return body + list(markup(IM_END))
+            call = json.dumps(action.to_json(), ensure_ascii=self._tokenizer.ascii_json)
+            return self._tokenizer.wrap("<tool_call>\n", call, f"\n</tool_call>{IM_END}")
         return self._tokenizer.encode(action) + list(self._tokenizer.encode_markup(IM_END))
 
-    def read(self, ids: list[int]) -> tuple[str, Action]:
-        """(text without the end token, what the agent did). Never raises on any ids.
+    def read(self, ids: list[int]) -> tuple[Written, Action]:
+        """What an agent's turn says, and what it does. Never raises on any ids.
 
-        Reasoning (`plain.without_reasoning`), and text beside a tool call, are not part of the
-        action. A call may stand on one line or on several.
+        ids: as sampled, without `begin`.
         """
         ended = bool(ids) and ids[-1] in self.stop_ids
-        text = self._tokenizer.decode(ids[:-1] if ended else ids)
-        if not ended:
-            return text, Malformed("the turn is too long; keep it short")
-        said = without_reasoning(text).strip()
-        if "<think>" in said:
-            return text, Malformed("close <think> before you act")
-        if _OPEN not in said and _CLOSE not in said:
-            if not said:
-                return text, Malformed("the turn is empty; call a tool or answer the user")
-            return text, said
-        begin, end = said.find(_OPEN) + len(_OPEN), said.find(_CLOSE)
-        if said.count(_OPEN) != 1 or said.count(_CLOSE) != 1 or end < begin:
-            return text, Malformed("write exactly one <tool_call> block in a turn")
-        try:
-            data = loads(said[begin:end])
-        except ValueError:
-            return text, Malformed("the tool call is not valid JSON")
-        if not isinstance(data, dict) or set(data) != {"name", "arguments"}:
-            return text, Malformed('a tool call has the keys "name" and "arguments", no others')
-        if not isinstance(data["name"], str) or not isinstance(data["arguments"], dict):
-            return text, Malformed('"name" is a string and "arguments" an object')
-        return text, Call(data["name"], data["arguments"])
+        text = self._tokenizer.decode([*self.begin, *(ids[:-1] if ended else ids)])
+        written = read_turn(text, self._several, ended)
+        return written, written.action
 
     def reasoning(self, ids: list[int]) -> int:
-        """How many ids, the first ones, are a turn's reasoning; 0 if it does not begin with it."""
+        """How many ids, the first ones, are a turn's reasoning; 0 if it does not begin with it.
+
+        ids: of all of the turn, `begin` included.
+        """
         text = self._tokenizer.decode(ids)
-        end = reasoning_end(text)
-        if not end:
+        written = read_turn(text)
+        if not written.closed:
             return 0
         # Longer beginnings have longer texts.
-        count = bisect.bisect_left(
-            range(len(ids) + 1), end, key=lambda n: len(self._tokenizer.decode(ids[:n]))
-        )
+        count = bisect.bisect_right(
+            range(len(ids) + 1), written.behind, key=lambda n: len(self._tokenizer.decode(ids[:n]))
+        ) - 1
         # A piece may hold the end of the reasoning and what follows it.
-        return count if self._tokenizer.decode(ids[:count]) == text[:end] else 0
-
-    def _wrap(self, before: str, text: str, after: str) -> list[int]:
-        markup = self._tokenizer.encode_markup
-        return [*markup(before), *self._tokenizer.encode(text), *markup(after)]
+        begins = self._tokenizer.decode(ids[:count])
+        return count if written.closed <= len(begins) and text.startswith(begins) else 0

@@ -47,11 +47,14 @@ class Tokenizer:
       Numbers are then spelled digit by digit, as they are said.
 
     Attributes:
+      ascii_json: JSON of calls is written in ASCII: the model's pieces know few other characters.
       special_ids: the markup, and what stands for characters that the model does not know.
 
     Raises FileNotFoundError if there is no model at `path`, ValueError if the model was not made
     for this markup.
     """
+
+    ascii_json = True
 
     def __init__(self, path: Path = EMBEDDED_MODEL, with_audio: bool = False):
         import sentencepiece
@@ -103,6 +106,14 @@ class Tokenizer:
             ids.append(self._markup[found])
             rest = rest[len(found):]
         return tuple(ids)
+
+    def wrap(self, before: str, text: str, after: str) -> list[int]:
+        """Ids of plain text between two runs of markup."""
+        return [*self.encode_markup(before), *self.encode(text), *self.encode_markup(after)]
+
+    def begin(self, thinking: bool) -> tuple[int, ...]:
+        """What every turn of the agent begins with, forced: an empty thought, or nothing."""
+        return () if thinking else self.encode_markup("<think>\n\n</think>\n\n")
 
     def encode_system(self, text: str, schemas: Sequence[dict[str, Any]]) -> list[int]:
         """The opening system turn; the tools' schemas as JSON lines behind the text."""

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tarl_jax.config import RunConfig
-from tarl_jax.config.plain import without_reasoning
 from tarl_jax.judge.service import Judge
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.decoder import Params
@@ -281,9 +280,7 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     stops = [t.stop_reason for t in trajectories]
     return {
         "turns": sum(map(len, turns)) / count,
-        "waits": sum(
-            s.call is None and "?" in without_reasoning(s.text) for ts in turns for s in ts
-        ) / count,
+        "waits": sum("?" in s.message for ts in turns for s in ts) / count,
         "malformed": sum("malformed" in s.info for ts in turns for s in ts) / count,
         "episode_tokens": sum(t.num_tokens for t in trajectories) / count,
         "transfers": stops.count("transfer") / count,

@@ -86,7 +86,7 @@ def answer(config: RunConfig, audio: Path, step: int, parts: Parts) -> Trajector
         checkpoints.close()
     for segment in trajectory.segments[1:]:
         if segment.text != phrases.STOP:
-            print(f"{segment.role:>6}: {printable(segment.text)}")
+            print(f"{segment.role:>6}: {printable(segment.message or segment.text)}")
     return trajectory
 
 

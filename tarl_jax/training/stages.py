@@ -12,10 +12,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable
 
-from tarl_jax.config.plain import without_reasoning
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.script import Script
-from tarl_jax.types import Segment, Trajectory
+from tarl_jax.types import Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ def states_of(trajectory: Trajectory) -> list[Hashable]:
 
     Two turns in the same state may be compared, whatever led there (GiGPO, arXiv 2505.10978).
     """
-    answers, last = _answers(trajectory), ""
+    answers, last = trajectory.answers, ""
     done = tuple(_held(answers))
     for segment in trajectory.segments:
         if segment.role == "user":
@@ -58,20 +57,19 @@ def states_of(trajectory: Trajectory) -> list[Hashable]:
     found: list[Hashable] = []
     for turn in trajectory.turns:
         found.append((done, last))
-        answer = answers.get(turn.turn)
-        if answer is not None:
+        for answer in answers.get(turn.turn, []):
             done = tuple(answer.info.get("fulfilled", done))
             last = answer.text
     return found
 
 
 def _by_request(trajectory: Trajectory, script: Script) -> tuple[list[Stage], int]:
-    answers, now = _answers(trajectory), 0
+    answers, now = trajectory.answers, 0
     turns: dict[int, list[int]] = {}
     decided = set()
     for turn in trajectory.turns:
-        answer = answers.get(turn.turn)
-        info = answer.info if answer else {}
+        answered = answers.get(turn.turn)
+        info = answered[-1].info if answered else {}
         now = info.get("request", now)
         turns.setdefault(now, []).append(turn.turn)
         event = info.get("event")
@@ -112,23 +110,20 @@ def _outputs_by_request(trajectory: Trajectory, script: Script) -> dict[int, str
 def _said(trajectory: Trajectory, output: str | None, turns: list[int]) -> bool:
     if output is None:
         return True
-    texts = (
-        without_reasoning(t.text) for t in trajectory.turns if t.turn in turns and t.call is None
-    )
+    texts = (t.message for t in trajectory.turns if t.turn in turns)
     return any(output.lower() in text.lower().replace(",", "") for text in texts)
 
 
 def _by_goals(trajectory: Trajectory) -> tuple[list[Stage], int]:
-    answers = _answers(trajectory)
+    answers = trajectory.answers
     done = frozenset[int](_held(answers))
     parts: list[tuple[frozenset[int], list[int], bool]] = []
     for turn in trajectory.turns:
         if not parts or parts[-1][0] != done or parts[-1][2]:
             parts.append((done, [], False))
         parts[-1][1].append(turn.turn)
-        answer = answers.get(turn.turn)
-        if answer is not None and "fulfilled" in answer.info:
-            now = frozenset(answer.info["fulfilled"])
+        for answer in answers.get(turn.turn, []):
+            now = frozenset(answer.info.get("fulfilled", done))
             if now != done:
                 parts[-1] = (done, parts[-1][1], bool(now - done) and now >= done)
                 done = now
@@ -141,10 +136,6 @@ def _by_goals(trajectory: Trajectory) -> tuple[list[Stage], int]:
     return found, max(goals, 1)
 
 
-def _held(answers: dict[int, Segment]) -> list[int]:
+def _held(answers: dict[int, list[Segment]]) -> list[int]:
     """The goals that were there from the start, as the opening says."""
-    return answers[-1].info.get("fulfilled", []) if -1 in answers else []
-
-
-def _answers(trajectory: Trajectory) -> dict[int, Segment]:
-    return {s.turn: s for s in trajectory.segments if s.role in ("user", "tool")}
+    return answers[-1][0].info.get("fulfilled", []) if -1 in answers else []

@@ -154,19 +154,19 @@ def states_of(trajectory: Trajectory) -> list[Hashable]:
 
 
 def _by_request(trajectory: Trajectory, requests: Sequence[Mapping[str, Any]]) -> list[Hashable]:
-    answers = _answers(trajectory)
+    answers = trajectory.answers
     now, place, changed = 0, 0, False
     last: Hashable = "opening"
     found: list[Hashable] = []
     for turn in trajectory.turns:
-        answer = answers.get(turn.turn)
-        info = answer.info if answer else {}
+        answered = answers.get(turn.turn, [])
+        info = answered[-1].info if answered else {}
         if (about := info.get("request", now)) != now:
             now, place, changed = about, 0, False
         request = requests[now] if now < len(requests) else {}
         kind, denied = request.get("kind", ""), bool(request.get("denial"))
         found.append((kind, denied, changed, last, min(place, MAX_PLACE)))
-        place, last = place + 1, _answer_class(turn, answer)
+        place, last = place + 1, _answer_class(turn, answered)
         changed |= info.get("event") == "changed_mind"
         if info.get("event") == "next_request":
             now, place, changed = now + 1, 0, False
@@ -174,33 +174,30 @@ def _by_request(trajectory: Trajectory, requests: Sequence[Mapping[str, Any]]) -
 
 
 def _by_goals(trajectory: Trajectory) -> list[Hashable]:
-    answers = _answers(trajectory)
+    answers = trajectory.answers
     open_calls, done = list(trajectory.task.gold_calls), 0
     last: Hashable = "opening"
     before = ""
     found: list[Hashable] = []
     for turn in trajectory.turns:
         found.append((done, last, before))
-        answer = answers.get(turn.turn)
-        info = answer.info if answer else {}
-        if "fulfilled" in info:
-            done = len(info["fulfilled"])
-        elif info.get("wrote") and turn.call in open_calls:
-            open_calls.remove(turn.call)
-            done += 1
-        last, before = _answer_class(turn, answer), turn_kind(turn)
+        answered = answers.get(turn.turn, [])
+        for call, answer in zip(turn.calls, answered, strict=False):
+            if "fulfilled" in answer.info:
+                done = len(answer.info["fulfilled"])
+            elif answer.info.get("wrote") and call in open_calls:
+                open_calls.remove(call)
+                done += 1
+        last, before = _answer_class(turn, answered), turn_kind(turn)
     return found
 
 
-def _answer_class(turn: Segment, answer: Segment | None) -> Hashable:
-    if answer is None:
+def _answer_class(turn: Segment, answered: Sequence[Segment]) -> Hashable:
+    if not answered:
         return "none"
-    refused = bool(answer.info.get("error"))
-    return answer.role, refused, answer.info.get("event", ""), turn.call.name if turn.call else ""
-
-
-def _answers(trajectory: Trajectory) -> dict[int, Segment]:
-    return {s.turn: s for s in trajectory.segments if s.role in ("user", "tool")}
+    refused = any(answer.info.get("error") for answer in answered)
+    last = answered[-1]
+    return last.role, refused, last.info.get("event", ""), "+".join(c.name for c in turn.calls)
 
 
 def _remarks(trajectories: Iterable[Trajectory]) -> list[list[Hashable]]:

@@ -16,7 +16,8 @@ Axis letters mean the same thing in the whole repository:
     G  query heads per key/value head (N = K * G)
     H  width of one head
 
-A *turn* is one agent step: its reasoning plus either one tool call or one message to the user.
+A *turn* is one agent step: its reasoning plus either a message to the user or tool
+calls, as a rule one.
 A token is *sampled* if the policy drew it and *forced* if the environment wrote it; the mark is
 set when the token is born and never inferred later.
 """

@@ -51,14 +51,17 @@ class Segment:
         appended to it is forced and opens the segment that answers it.)
       log_probs: per token, log-probability at sampling; 0.0 where not sampled.
       turn: index of the agent turn, or of the turn that this segment answers; -1 before the first.
-      text: what was said or returned, without chat markup. Where it was spoken, the policy never
-        saw it.
-      call: the parsed tool call of an agent segment, if it made one.
+      text: what was said or returned, without chat markup; of an agent's turn all that it wrote.
+        Where it was spoken, the policy never saw it.
+      message, calls, thought, unheard: an agent's turn as it was read, once (`text.reading`): what
+        it told the user, the tools that it called, its reasoning, and what it wrote beside them
+        that nobody heard. Who asks what was said reads `message`, not `text`.
       info: facts for judge and viewer that the policy never sees (intent, request index, error);
         but for "interruption", what a supervisor added to the text.
       drawn_log_probs: log-probability in the distribution that the token was drawn from, where a
         truncation or a grammar made that another one than the policy's; empty otherwise.
-      forgotten: how many tokens, the first ones, left the context when the turn was over.
+      forgotten: how many tokens, the first ones, have left the context.
+      forgotten_after: the turn after which they left; -1: the segment's own.
       sound: of a segment that was spoken; None: it was written.
     """
 
@@ -68,10 +71,14 @@ class Segment:
     log_probs: list[float]
     turn: int
     text: str
-    call: Call | None = None
+    message: str = ""
+    calls: list[Call] = dataclasses.field(default_factory=list)
+    thought: str = ""
+    unheard: str = ""
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     drawn_log_probs: list[float] = dataclasses.field(default_factory=list)
     forgotten: int = 0
+    forgotten_after: int = -1
     sound: Sound | None = None
 
     @classmethod
@@ -83,7 +90,7 @@ class Segment:
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["sampled"] = [int(s) for s in self.sampled]
-        data["call"] = self.call.to_json() if self.call else None
+        data["calls"] = [call.to_json() for call in self.calls]
         if self.sound:
             data["sound"] = self.sound.to_json()
         else:
@@ -92,14 +99,14 @@ class Segment:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], clips: Clips = _no_clips) -> Segment:
-        sound = data.get("sound")
+        data, sound = _renewed(data), data.get("sound")
         return cls(
             **{
                 **data,
                 "sampled": [bool(s) for s in data["sampled"]],
                 # "NaN" and "Infinity" are how `plain.dumps` writes them.
                 **{n: [float(p) for p in data[n]] for n in _LOG_PROBS if n in data},
-                "call": Call.from_json(data["call"]) if data["call"] else None,
+                "calls": [Call.from_json(call) for call in data["calls"]],
                 "sound": Sound(**{**sound, "clip": clips(sound["clip"])}) if sound else None,
             }
         )
@@ -107,6 +114,17 @@ class Segment:
     def empty(self) -> None:
         """Takes the tokens away: what was said came too late for the policy."""
         self.token_ids, self.sampled, self.log_probs, self.sound = [], [], [], None
+
+
+def _renewed(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A segment's record as it is now; at first thought, message and calls were no fields."""
+    if "calls" in data:
+        return data
+    data = dict(data)
+    call = data.pop("call", None)
+    if data["role"] == "agent" and not call and "malformed" not in data["info"]:
+        data["thought"], _, data["message"] = data["text"].rpartition("</think>")
+    return {**data, "calls": [call] if call else []}
 
 
 @dataclasses.dataclass
@@ -159,6 +177,15 @@ class Trajectory:
         return [s for s in self.segments if s.role == "agent"]
 
     @property
+    def answers(self) -> dict[int, list[Segment]]:
+        """By agent turn, what answered it: the user, or one tool for each call."""
+        found: dict[int, list[Segment]] = {}
+        for segment in self.segments:
+            if segment.role in ("user", "tool"):
+                found.setdefault(segment.turn, []).append(segment)
+        return found
+
+    @property
     def scores(self) -> list[int] | None:
         """The turn scores that count; None where there are none."""
         return self.turn_scores if self.counted else None
@@ -208,14 +235,19 @@ class Trajectory:
         """
         parts: list[tuple[np.ndarray, np.ndarray]] = []
         seen, counts = np.zeros(0, np.int64), np.zeros(0, bool)
+        leaving: dict[int, list[np.ndarray]] = {}  # by the turn after which they leave
         end = 0
         for segment in self.segments:
             start, end = end, end + len(segment.token_ids)
             seen = np.append(seen, np.arange(start, end))
             counts = np.append(counts, np.array(segment.sampled, bool))
             if segment.forgotten:
+                after = segment.forgotten_after
+                gone = np.arange(start, start + segment.forgotten)
+                leaving.setdefault(segment.turn if after < 0 else after, []).append(gone)
+            if segment.role == "agent" and segment.turn in leaving:
                 parts.append((seen, counts))
-                seen = seen[(seen < start) | (seen >= start + segment.forgotten)]
+                seen = np.setdiff1d(seen, np.concatenate(leaving.pop(segment.turn)))
                 counts = np.zeros(len(seen), bool)
         return [*parts, (seen, counts)] if counts.any() or not parts else parts
 

@@ -36,7 +36,6 @@ _ROLE_STYLES = {"agent": "bold cyan", "user": "bold magenta", "tool": "bold blue
 _SCORES = {1: ("+1", "bold green"), 0: (" 0", "bold yellow"), -1: ("-1", "bold red")}
 _MINOR = ("0 minor", "yellow")
 _ABSTAIN = ("abstain", "dim")
-_CALL_MARKUP = re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL)
 
 
 class ViewError(InputError):
@@ -249,12 +248,10 @@ def _segment(
                       if v not in (None, False) and k != "user_calls")
     if facts:
         title.append(f"  [{printable(facts)}]", "dim")
-    body = Text(_said(segment, full=full))
+    lines = _agent_lines(segment) if agent else [(_said(segment, full=full), "")]
+    body = Text("\n").join(Text(printable(text), style) for text, style in lines if text)
     if calls := segment.info.get("user_calls"):  # those before the message
         body = Text(_calls(calls), "dim").append(body.plain, "not dim")
-    if segment.call is not None:
-        separator = "\n" if body.plain else ""
-        body.append(separator + printable(format_call(segment.call)), "cyan")
     if agent and tokens:
         body.append("\n").append_text(token_table(segment))
     return [title, Padding(body, (0, 0, 0, 4))]
@@ -268,13 +265,16 @@ def _calls(calls: Iterable[dict[str, Any]]) -> str:
     return "".join(f"{printable(call)}\n  {printable(output)}\n" for call, output in shown)
 
 
+def _agent_lines(segment: Segment) -> list[tuple[str, str]]:
+    """(text, style) of what a turn thought, said, wrote beside that, and called."""
+    calls = [(format_call(call), "cyan") for call in segment.calls]
+    unheard = segment.unheard
+    return [(segment.thought, "dim italic"), (segment.message, ""), (unheard, ""), *calls]
+
+
 def _said(segment: Segment, *, full: bool) -> str:
-    """The segment's text as shown: without the markup of a parsed call, shortened by role."""
-    text = segment.text
-    if segment.call is not None:
-        text = _CALL_MARKUP.sub("", text).strip()
-    if segment.role == "tool":
-        text = _pretty(text)
+    """What somebody else than the agent said, as shown: shortened by role."""
+    text = _pretty(segment.text) if segment.role == "tool" else segment.text
     text = printable(text)
     if segment.role == "tool" and not full:
         return shorten(text, RESULT_LINES, RESULT_CHARS)

@@ -6,6 +6,7 @@ policy to do nothing.
 
 import copy
 import dataclasses
+import json
 
 import pytest
 from judged import grades
@@ -22,6 +23,7 @@ from tarl_jax.sandbox.shop_requests import Request
 from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.user import ScriptedUser
 from tarl_jax.sandbox.verifier import verify
+from tarl_jax.text.reading import read_turn
 from tarl_jax.training.evaluation import behaviour
 from tarl_jax.types import Call, Segment, Task, Trajectory
 
@@ -168,15 +170,15 @@ def record(domain, dialogue, history):
     """The trajectory of (action, observation) pairs, without tokens."""
     segments = [Segment.forced("user", [], -1, dialogue.opening)]
     for turn, (action, observation) in enumerate(history):
-        text, call, info = "", None, {}
+        text, calls, info = "", [], {}
         match action:
             case Call():
-                call = action
+                calls = [action]
             case Malformed(reason):
                 info = {"malformed": reason}
             case _:
                 text = action
-        segments.append(Segment("agent", [], [], [], turn, text, call, info))
+        segments.append(Segment("agent", [], [], [], turn, text, text, calls, info=info))
         segments.append(
             Segment.forced(observation.role, [], turn, observation.text, **observation.info)
         )
@@ -923,16 +925,19 @@ def test_a_thought_is_no_message(thought):
         for number, action in enumerate(a for a, _ in play(
             Dialogue(task, domain, ScriptedUser(task, 1), max_turns=100), FAULTLESS, 1
         )):
-            call = action if isinstance(action, Call) else None
-            text = "" if call else action
+            calls, text = ([action], "") if isinstance(action, Call) else ([], action)
             answer = dialogue.act(action)
             segments += [
-                Segment("agent", [], [], [], number, text, call),
+                Segment("agent", [], [], [], number, text, text, calls),
                 Segment.forced(answer.role, [], number, answer.text, **answer.info),
             ]
         plain = Trajectory(task, 1, segments, "user_stop", True)
         thinks = copy.deepcopy(plain)
         for turn in thinks.turns:
-            turn.text = thought + turn.text
+            call = "".join(f"<tool_call>{json.dumps(c.to_json())}</tool_call>" for c in turn.calls)
+            read = read_turn(thought + turn.text + call)
+            turn.text, turn.thought = read.text, read.thought
+            turn.message, turn.calls = read.message, list(read.calls)
+        assert all(turn.thought for turn in thinks.turns)
         assert judge(thinks) == judge(plain)
         assert behaviour([thinks])["waits"] == behaviour([plain])["waits"]

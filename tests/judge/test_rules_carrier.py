@@ -132,8 +132,8 @@ def record(domain, dialogue, history):
     """The trajectory of (action, observation) pairs, without tokens."""
     segments = [Segment.forced("user", [], -1, dialogue.opening)]
     for turn, (action, observation) in enumerate(history):
-        call, text = (action, "") if isinstance(action, Call) else (None, action)
-        segments.append(Segment("agent", [], [], [], turn, text, call))
+        calls, text = ([action], "") if isinstance(action, Call) else ([], action)
+        segments.append(Segment("agent", [], [], [], turn, text, text, calls))
         segments.append(
             Segment.forced(observation.role, [], turn, observation.text, **observation.info)
         )

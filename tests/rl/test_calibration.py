@@ -19,7 +19,8 @@ N = 200
 
 
 def agent(text="", call=None, **info):
-    segment = Segment("agent", [1], [True], [-1.0], 0, text, call)
+    calls = [] if call is None else [call]
+    segment = Segment("agent", [1], [True], [-1.0], 0, f"Why? {text}", text, calls, "Why?")
     segment.info = info
     return segment
 

@@ -94,7 +94,7 @@ def test_a_faultless_episode_succeeds_and_is_recorded_token_for_token(tiny_env):
         assert trajectory.stop_reason == "user_stop"
         assert trajectory.success is True and trajectory.gold_diff == []
         assert bool(trajectory.diff) == bool(task.gold_calls)
-        actions = [s.call if s.call else s.text for s in trajectory.turns]
+        actions = [s.calls[0] if s.calls else s.message for s in trajectory.turns]
         assert actions == [action for action, _ in history]
 
 
@@ -124,7 +124,7 @@ def test_a_supervisor_interrupts_after_a_grave_turn(tiny_env, objection):
     assert "[Supervisor]" not in answers[1].text
     plain = Wire(tiny_env, task)
     for segment in trajectory.turns:
-        plain.say(segment.call or segment.text)
+        plain.say(*segment.calls or [segment.message])
     unseen = [s.text for s in plain.trajectory().segments]
     assert [s.text for s in trajectory.segments] == unseen
 
@@ -195,7 +195,7 @@ def test_a_malformed_turn_is_answered_and_marked(tiny_env, writing_task):
     assert ["malformed" in s.info for s in trajectory.turns] == [True, True, False]
     for segment in trajectory.segments[3:6:2]:
         assert segment.role == "tool" and segment.text.startswith("Error: ")
-    assert trajectory.turns[0].call is None
+    assert trajectory.turns[0].calls == [] and trajectory.turns[0].message == ""
 
 
 def test_a_cut_turn_is_closed_by_a_forced_stop_token(tiny_env, writing_task):

@@ -27,7 +27,8 @@ def make_trajectory(seed=0):
         expert_turns=3,
     )
     agent = Segment(
-        "agent", [5, 6, 7], [True, True, False], [-0.1, -2.5, 0.0], 0, "", Call("find", {"id": 3})
+        "agent", [5, 6, 7], [True, True, False], [-0.1, -2.5, 0.0], 0, "",
+        calls=[Call("find", {"id": 3})],
     )
     user = Segment.forced("user", [1, 2], -1, "hi", intent="greet")
     return Trajectory(

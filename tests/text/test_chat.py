@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tarl_jax.config.plain import without_reasoning
 from tarl_jax.sandbox.dialogue import Malformed
 from tarl_jax.text.chat import Chat
+from tarl_jax.text.reading import read_turn
 from tarl_jax.text.tokenizer import IM_END, MARKUP, Tokenizer
 from tarl_jax.types import Call
 
@@ -107,9 +107,9 @@ def test_a_call_is_read_as_it_was_written(name, arguments):
         return
     ids = CHAT.agent(call)
     assert ids[-1] == CHAT.stop_id and CHAT.stop_id not in ids[:-1]
-    text, action = CHAT.read(ids)
-    assert action == call
-    assert text == f"<tool_call>\n{body}\n</tool_call>"  # the end token is no part of it
+    turn, action = CHAT.read(ids)
+    assert action == call and turn.calls == (call,) and not turn.message
+    assert turn.text == f"<tool_call>\n{body}\n</tool_call>"  # the end token is no part of it
 
 
 MARKS = "<think>", "<tool_call>", "</tool_call>"  # what no message may hold by itself
@@ -122,19 +122,19 @@ MARKS = "<think>", "<tool_call>", "</tool_call>"  # what no message may hold by 
 @example("<tool_call>")
 @example("<think>")
 def test_a_message_is_read_as_it_was_written(message):
-    text, action = CHAT.read(CHAT.agent(message))
-    assert text == message
+    turn, action = CHAT.read(CHAT.agent(message))
+    assert turn.text == message
     if not message.strip() or any(mark in message for mark in MARKS):
         assert isinstance(action, Malformed)
     else:
-        assert action == message.strip()
+        assert action == turn.message == message.strip()
 
 
 def test_reasoning_is_not_part_of_the_action():
     thought = "<think>\nI need <tool_call> no tool.\n</think>\n\n"
-    text, action = CHAT.read(written(f"{thought}Done. Anything else?"))
-    assert action == "Done. Anything else?"
-    assert text.startswith("<think>")
+    turn, action = CHAT.read(written(f"{thought}Done. Anything else?"))
+    assert action == turn.message == "Done. Anything else?"
+    assert turn.text.startswith("<think>") and turn.thought == "I need <tool_call> no tool."
     call = '<tool_call>\n{"name": "think", "arguments": {}}\n</tool_call>'
     assert CHAT.read(written(thought + call))[1] == Call("think", {})
     assert CHAT.read(written(f"<think>\n\n</think>\n\n{call}"))[1] == Call("think", {})
@@ -156,8 +156,8 @@ def test_reasoning_whose_opening_tag_is_in_the_prompt(thought):
     call = f"<tool_call>\n{CALL}\n</tool_call>"
     for said, action in (("Done.", "Done."), (call, Call("think", {}))):
         ids = written(thought + said)
-        text, read = CHAT.read(ids)
-        assert (text, read) == (thought + said, action)
+        turn, read = CHAT.read(ids)
+        assert (turn.text, read) == (thought + said, action)
     ids = written("hm\n</think>\n\nDone.")
     assert TOKENIZER.decode(ids[: CHAT.reasoning(ids)]) == "hm\n</think>\n\n"
 
@@ -184,13 +184,14 @@ def test_a_call_that_is_no_json_for_others_is_malformed(value):
 
 
 @pytest.mark.parametrize("tag", [
-    "<think>", "<think>\n", "</think>", "\n</think>\n\n", "<tool_call>",
+    "<think>", "<think>\n", "</think>", "\n</think>\n\n", "<tool_call>", "<think></think>",
+    '<tool_call>{"', "<tool_call>[", '<tool_call>"\\"', "a <think>b</think>",
 ])
 def test_markup_without_end_is_read_in_no_time(tag):
     text = tag * 20_000
     begun = time.process_time()
-    without_reasoning(text)
-    without_reasoning("<tool_call>" + text)
+    for begin in ("", "<tool_call>", "<think>", "<think></think>"):
+        read_turn(begin + text)
     assert time.process_time() - begun < 5  # quadratic reading would take minutes
 
 
@@ -199,7 +200,7 @@ def test_markup_without_end_is_read_in_no_time(tag):
     (" \n ", "empty"),
     ("<think>\nhm\n</think>\n\n", "empty"),
     ("<think>\nhm", "close <think>"),
-    ("<think>\nhm\n</think>", "close <think>"),  # the line that ends it is missing
+    ("<think>\nhm\n</think>", "empty"),
     ("<think>\nDone. Anything else?", "close <think>"),
     (f"<think>\n<tool_call>\n{CALL}\n</tool_call>", "close <think>"),
     ("<think>\na\n</think>\n\n<think>\nDone.", "close <think>"),
@@ -218,7 +219,7 @@ def test_markup_without_end_is_read_in_no_time(tag):
     ("<tool_call>\n" + "1" * 5_000 + "\n</tool_call>", "not valid JSON"),
     ("<tool_call>\n[]\n</tool_call>", "the keys"),
     ("<tool_call>\nnull\n</tool_call>", "the keys"),
-    ('<tool_call>\n{"name": "think"}\n</tool_call>', "the keys"),
+    ('<tool_call>\n{"arguments": {}}\n</tool_call>', "the keys"),
     ('<tool_call>\n{"name": "think", "parameters": {}}\n</tool_call>', "the keys"),
     ('<tool_call>\n{"name": "think", "arguments": {}, "id": 1}\n</tool_call>', "the keys"),
     ('<tool_call>\n{"name": 1, "arguments": {}}\n</tool_call>', "a string"),
@@ -227,17 +228,17 @@ def test_markup_without_end_is_read_in_no_time(tag):
     ('<tool_call>\n{"name": "think", "arguments": "{}"}\n</tool_call>', "an object"),
 ])
 def test_malformed_turns(text, reason):
-    got, action = CHAT.read(written(text))
+    turn, action = CHAT.read(written(text))
     assert isinstance(action, Malformed)
     assert reason in action.reason
-    assert got == text
+    assert turn.text == text and not turn.message and not turn.calls
 
 
 def test_a_turn_that_was_cut_off_is_malformed_even_if_it_reads_well():
     for text in ("Done.", f"<tool_call>\n{CALL}\n</tool_call>", ""):
-        got, action = CHAT.read(written(text, end=False))
+        turn, action = CHAT.read(written(text, end=False))
         assert isinstance(action, Malformed) and "too long" in action.reason
-        assert got == text
+        assert turn.text == text and not turn.message and not turn.calls
 
 
 @settings(max_examples=300, deadline=None)
@@ -249,8 +250,8 @@ def test_a_turn_that_was_cut_off_is_malformed_even_if_it_reads_well():
         lambda ids: ids + END),
 ))
 def test_no_ids_make_reading_fail(ids):
-    text, action = CHAT.read(ids)
-    assert isinstance(text, str)
+    turn, action = CHAT.read(ids)
+    assert turn.text == TOKENIZER.decode(ids[:-1] if ids[-1:] == END else ids)
     assert isinstance(action, Call | str | Malformed)
     if not ids or ids[-1] != CHAT.stop_id:
         assert isinstance(action, Malformed)

@@ -128,7 +128,8 @@ def test_a_turn_ends_with_any_end_token_of_the_checkpoint(tmp_path, ends, also):
     chat = Chat(tokenizer)
     assert tokenizer.stop_ids == (ids["im_end"], *(ids[name] for name in also))
     said = tokenizer.encode("the order")
-    assert chat.read([*said, ids["im_end"]]) == ("the order", "the order")
+    turn, action = chat.read([*said, ids["im_end"]])
+    assert (turn.text, action) == ("the order", "the order")
     _, action = chat.read([*said, ids["endoftext"]])
     assert action == "the order" if also else isinstance(action, Malformed)
 

@@ -108,13 +108,15 @@ def trajectory(success, scores, stop="user_stop", outputs_found=True) -> Traject
     Turn 0 asks, turn 1 calls a tool (with a question mark in it), turn 2 is malformed.
     """
     turns = [
-        ("Which order?", None, {}),
-        ("Why?", Call("look", {}), {}),
-        ("", None, {"malformed": "empty"}),
+        ("Which order?", [], {}),
+        ("", [Call("look", {"why": "?"})], {}),
+        ("", [], {"malformed": "empty"}),
     ]
     segments = [Segment.forced("user", [1] * 6, -1, "Hi?")]
-    for i, (text, call, info) in enumerate(turns[: len(scores or [0])]):
-        segments.append(Segment("agent", [2] * 3, [True] * 3, [-1.0] * 3, i, text, call, info))
+    for i, (message, calls, info) in enumerate(turns[: len(scores or [0])]):
+        text = f"<think>\nWhy?\n</think>\n\n{message}"
+        segments.append(Segment("agent", [2] * 3, [True] * 3, [-1.0] * 3, i, text, message, calls,
+                                "Why?", info=info))
         segments.append(Segment.forced("user", [3] * 2, i, "Yes?"))
     return Trajectory(TASK, 0, segments, stop, success, outputs_found, turn_scores=scores)
 
@@ -248,7 +250,7 @@ def solved(success, answer="2", stop="answered") -> Trajectory:
     info = {} if answer is None else {"answer": answer}
     segments = [
         Segment.forced("user", [1] * 6, -1, "1+1?"),
-        Segment("agent", [2] * 3, [True] * 3, [-1.0] * 3, 0, "", None, info),
+        Segment("agent", [2] * 3, [True] * 3, [-1.0] * 3, 0, "", info=info),
     ]
     return Trajectory(PROBLEM, 0, segments, stop, success)
 

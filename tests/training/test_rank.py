@@ -26,7 +26,7 @@ def key_turn(groups, config):
     def of(group, t):
         passed = t.success - np.mean([e.success for e in group])
         return np.concatenate([
-            np.full(len(s.token_ids), passed * (s.call is not None and s.call.name == "decide"))
+            np.full(len(s.token_ids), passed * any(call.name == "decide" for call in s.calls))
             for s in t.segments
         ])
     return [[of(group, t) for t in group] for group in groups]
@@ -141,7 +141,8 @@ def episode(task, seed, good, others, scores=None, notes=()):
     segments = [Segment.forced("user", [1], -1, "Hello.")]
     for turn, (name, _) in enumerate(others):
         segments += [
-            Segment("agent", [5, 6], [True, True], [-1.0, -1.0], turn, "", Call(name, {})),
+            Segment("agent", [5, 6], [True, True], [-1.0, -1.0], turn, "",
+                    calls=[Call(name, {})]),
             Segment.forced("tool", [0, 7], turn, "{}", error=False, wrote=False),
         ]
     record = Task(f"t{task}", "u", "", (Call("decide", {}),), (), "train", "own", None, len(others))
@@ -240,7 +241,7 @@ def test_states_of_a_scripted_task():
         answer.info.update(request=0, event=event)
     answers[3].info = {"malformed": True}
     for turn in t.turns[1:3]:
-        turn.call = None
+        turn.calls = []
     assert states_of(t) == [
         ("cancel", False, False, "opening", 0),
         ("cancel", False, False, ("tool", True, "", "look"), 1),

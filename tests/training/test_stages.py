@@ -26,9 +26,9 @@ def episode(infos, task=SCRIPTED, scores=None, success=False, stop="user_stop", 
     """Turns of two sampled tokens, each answered by one forced token with these facts."""
     segments = [Segment.forced("system", [7], -1, ""), Segment.forced("user", [7], -1, "Hi")]
     for turn, info in enumerate(infos):
-        said = Segment("agent", [1, 2], [True, True], [-1.0, -2.0], turn, "So?")
+        said = Segment("agent", [1, 2], [True, True], [-1.0, -2.0], turn, "So?", "So?")
         if "call" in info:
-            said.call = Call(info["call"], {})
+            said.message, said.calls = "", [Call(info["call"], {})]
         facts = {k: v for k, v in info.items() if k not in ("call", "text")}
         role = "tool" if "call" in info else "user"
         segments += [said, Segment.forced(role, [3], turn, info.get("text", ""), **facts)]
@@ -83,7 +83,7 @@ def test_a_request_that_only_asks_is_right_by_what_was_said():
     task = dataclasses.replace(
         SCRIPTED, script=script.to_json(), outputs=("1234.5",), gold_calls=())
     told, silent = (episode([asked(0, "bye")], task=task) for _ in range(2))
-    told.turns[0].text = "Order #W1 cost 1,234.5."
+    told.turns[0].message = "Order #W1 cost 1,234.5."
     assert [stages_of(e)[0][0].right for e in (told, silent)] == [True, False]
 
 

@@ -19,7 +19,8 @@ def agent(turn, text, call=None, forced_end=False):
     sampled = [True, True]
     if forced_end:
         ids, sampled, log_probs = [*ids, 2], [*sampled, False], [*log_probs, 0.0]
-    return Segment("agent", ids, sampled, log_probs, turn, text, call)
+    calls, message = ([], text) if call is None else ([call], "")
+    return Segment("agent", ids, sampled, log_probs, turn, text, message, calls)
 
 
 def make(index=0, success=True, scores=(1, 0, -1), reward=2.5):
