@@ -64,6 +64,7 @@ class Compiled:
     Args of the constructor:
       least: tokens that every dialogue has; caches that do not hold them are not compiled for.
       burst: 0: as many as a turn has.
+      ids: how many tokens of the model's vocabulary the tokenizer has; 0: all.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Compiled:
         grammar: Grammar | None = None,
         least: int = 0,
         burst: int = 0,
+        ids: int = 0,
     ):
         self._model = model
         self._config = config
@@ -102,7 +104,7 @@ class Compiled:
         self._extend = jax.jit(extend, donate_argnums=1, out_shardings=rows)
         self.burst = burst or config.max_turn_tokens
         self._decode = jax.jit(
-            functools.partial(programs.decode, model, self.stop_ids, self.burst),
+            functools.partial(programs.decode, model, self.stop_ids, ids, self.burst),
             donate_argnums=2,
             out_shardings=(rows, whole),
         )

@@ -67,9 +67,10 @@ class Engine:
         grammar: Grammar | None = None,
         least: int = 0,
         burst: int = 0,
+        ids: int = 0,
     ):
         self._config = config
-        self.programs = Compiled(model, config, stop_id, mesh, grammar, least, burst)
+        self.programs = Compiled(model, config, stop_id, mesh, grammar, least, burst, ids)
         self._under_way = config.in_flight or AHEAD * self.programs.slots
         self._pool = ThreadPoolExecutor(self._under_way, "dialogue")
 

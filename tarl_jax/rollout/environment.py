@@ -151,13 +151,13 @@ class Environment:
         """The rollout engine of this environment's policy, on all devices."""
         config, grammar = self.config, None
         if config.rollout.constrain_calls:
-            grammar = build(self.tokenizer, self.domain.tools, self.vocab_size)
+            grammar = build(self.tokenizer, self.domain.tools, self.vocab_size, self.chat.begin)
         mesh = rollout_mesh(config.mesh)
         check_fits(mesh, config.model, self.vocab_size, "rollout_tensor")
         # Maths problems have no system turn of the shop, but run in one batch with its dialogues.
         least = min(len(env.system[1]) for env in (self, self.evaluation()))
         return Engine(config.model, config.rollout, self.tokenizer.stop_ids, mesh, grammar,
-                      least=least)
+                      least=least, ids=self.tokenizer.vocab_size)
 
     def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> Environment:
         """This environment, in which users speak so much (`speech.share`), in these acoustics.

@@ -108,25 +108,26 @@ def build(
     tokenizer: Tokenizer | PretrainedTokenizer,
     tool_names: Iterable[str],
     vocab_size: int | None = None,
+    begin: Sequence[int] = (),
 ) -> Grammar:
     """The grammar of turns that call `tool_names`; without any, of turns in which no call begins.
 
     Args:
       vocab_size: V, where the model has more rows than the tokenizer has ids. The ids in excess are
-        allowed outside of calls, as they are without a grammar.
+        never allowed.
+      begin: what every turn begins with, forced (`Chat.begin`); START is behind it.
 
     Raises ValueError if `vocab_size` is too small, if a tool cannot be called in this vocabulary,
     or if a call could be begun that no tokens can end; says what is missing.
     """
     names = tuple(sorted(tool_names))
-    states, steps = automaton(names)
+    states, steps = _begun(*automaton(names), tokenizer.decode(list(begin)) if begin else "")
     pieces = tokenizer.pieces()
     size = len(pieces) if vocab_size is None else vocab_size
     if size < len(pieces):
         raise InputError(f"vocab_size = {size}: the tokenizer has {len(pieces)} ids")
     next_state, token_class = _lift(
-        states, steps, [*pieces, *[b""] * (size - len(pieces))], tokenizer.special_ids,
-        tokenizer.stop_ids,
+        states, steps, pieces, size, tokenizer.special_ids, tokenizer.stop_ids
     )
     edges = _edges(next_state)
     reached = _closure(edges, START)
@@ -136,7 +137,10 @@ def build(
     grammar = Grammar(next_state, token_class, _packed(next_state >= 0, token_class))
     chat = Chat(tokenizer)
     for name in names:
-        if after(grammar, chat.agent(Call(name, {}))) < 0:
+        ids = chat.agent(Call(name, {}))
+        if states[START][0] == "thought":
+            ids = [*tokenizer.encode_markup("\n</think>\n\n"), *ids]
+        if after(grammar, ids) < 0:
             raise InputError(
                 f"the tokenizer's own ids of a call to {name!r} are not a call: its vocabulary"
                 " lacks a part of that name, or of the markup; use a tokenizer that can write both"
@@ -144,9 +148,22 @@ def build(
     return grammar
 
 
+def _begun(
+    states: Sequence[State], steps: np.ndarray, text: str
+) -> tuple[tuple[State, ...], np.ndarray]:
+    """The automaton with the state behind a text as its first one."""
+    state = 0
+    for byte in text.encode():
+        state = int(steps[state, byte])
+    order = np.arange(len(states))
+    order[[0, state]] = state, 0
+    renamed = np.append(order, -1)  # the exchange is its own inverse
+    return tuple(states[i] for i in order), renamed[steps[order]].astype(np.int32)
+
+
 def _lift(
-    states: Sequence[State], steps: np.ndarray, pieces: list[bytes], special: frozenset[int],
-    stop_ids: tuple[int, ...],
+    states: Sequence[State], steps: np.ndarray, pieces: list[bytes], size: int,
+    special: frozenset[int], stop_ids: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     """(int32 [states, classes], int32 [V]): the automaton run over the bytes of every piece.
 
@@ -169,7 +186,7 @@ def _lift(
         return known[key]
 
     start = intern(here)
-    found = np.empty(len(pieces), np.int32)
+    found = np.full(size, intern(np.full(len(states), -1, np.int32)))
     for token, piece in enumerate(pieces):
         column = start
         for byte in piece:

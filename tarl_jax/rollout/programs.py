@@ -126,6 +126,7 @@ class Written:
 def decode(
     model: ModelConfig,
     stop_ids: tuple[int, ...],
+    ids: int,
     limit: int,
     params: decoder.Params,
     grammar: Grammar | None,
@@ -139,7 +140,8 @@ def decode(
 
     Temperature [B] and truncation are each row's own.
 
-    With a grammar, only what it allows.
+    With a grammar, only what it allows; and only the first `ids` tokens, if that is not 0: those
+    beyond are rows that pad the embedding.
     """
     rows = jnp.arange(room.shape[0])
     keys = jax.vmap(jax.random.key)(state.seeds)
@@ -154,10 +156,13 @@ def decode(
         hidden, cache = decoder.cached_step(
             params, model, state.cache, state.last[:, None], state.lengths
         )
+        scores = decoder.logits(params, hidden[:, 0])
         mask = None if grammar is None else allowed(grammar, state.syntax)
+        if 0 < ids < scores.shape[1]:
+            within = jnp.broadcast_to(jnp.arange(scores.shape[1]) < ids, scores.shape)
+            mask = within if mask is None else mask & within
         token, log_prob, drawn = sample(
-            decoder.logits(params, hidden[:, 0]), keys, state.lengths + state.dropped,
-            temperature, truncation, mask,
+            scores, keys, state.lengths + state.dropped, temperature, truncation, mask
         )
         if grammar is not None:
             syntax = jnp.where(writing, advance(grammar, state.syntax, token), state.syntax)

@@ -159,7 +159,8 @@ def _messages(t: Trajectory) -> Iterator[dict[str, Any]]:
             if text.strip():  # a user that failed has said nothing
                 yield {"role": "user", "content": text, "turn_idx": place}
         else:
-            said = segment.message or segment.unheard or "(no message)"
+            said = segment.message or segment.unheard if segment.role == "agent" else text
+            said = said.strip() or "(no message)"
             yield {"role": "assistant", "content": said, "turn_idx": place}
 
 

@@ -5,8 +5,8 @@ A deterministic automaton over the UTF-8 bytes of a turn, without its end token.
 
     <tool_call>\\n{"name": "<known tool>", "arguments": {…}}\\n</tool_call>
 
-behind which nothing more may stand. (`Chat.read` takes more: a call on one line, and reasoning
-whose opening tag stands in the prompt.) Between the parts of the JSON runs of white space are
+behind which nothing more may stand. (`Chat.read` takes more: a call on one line, without arguments,
+or with markup in its strings.) Between the parts of the JSON runs of white space are
 bounded, and so are nesting and the digits of a number, so that the automaton is finite and every
 number is one that `json` reads as finite. Strings hold any valid UTF-8 and any escape, but none of
 the markup by which `Chat.read` finds calls and reasoning.
@@ -28,15 +28,15 @@ MAX_DIGITS = 19  # before a number's point; any 64-bit integer fits
 MAX_EXPONENT_DIGITS = 2
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-_THINK, _THOUGHT = "<think>", "\n</think>\n\n"
+_THINK, _THOUGHT = "<think>", "</think>"
 _MARKUP = (OPEN, CLOSE, _THINK)
 _SPACE = " \t\n\r"
 _WORDS = ("true", "false", "null")
 
 State = tuple[Any, ...]  # a kind, then what that kind has to remember
-START: State = ("text", "", False)
+START: State = ("text", "")
 DONE: State = ("done",)
-_FREE_KINDS = ("text", "tag", "thought", "lost")
+_FREE_KINDS = ("text", "thought")
 
 
 def is_free(state: State) -> bool:
@@ -81,18 +81,12 @@ def _layout(tool_names: tuple[str, ...]) -> Layout:
 def _step(layout: Layout, state: State, char: str) -> State | None:
     """The state after one more byte (as the character of that number); None: it may not follow."""
     match state:
-        case "text", prefix, joined:
-            after = _text(prefix, joined, char)
+        case "text", prefix:
+            after = _text(prefix, char)
             return None if after == ("opened",) and not layout[_NAMES] else after
-        case "tag", joined:
-            if char != "\n":
-                return ("lost",)  # `Chat.read` refuses the turn whatever follows
-            return None if joined else ("thought", "")
         case "thought", prefix:
             prefix = _prefix(prefix + char, (_THOUGHT,))
             return START if prefix == _THOUGHT else ("thought", prefix)
-        case ("lost",):
-            return state
         case ("opened",):
             return ("layout", 0, "", 0) if char == "\n" else None
         case "layout", part, prefix, spaces:
@@ -130,21 +124,14 @@ def _prefix(text: str, patterns: tuple[str, ...]) -> str:
     return next((end for end in ends if any(p.startswith(end) for p in patterns)), "")
 
 
-def _text(prefix: str, joined: bool, char: str) -> State | None:
-    """Outside of reasoning and calls; `prefix` is the begun markup.
-
-    joined: other markup had begun right before it. Reasoning may not open there, because
-    `Chat.read` takes reasoning out and what stands around it would join.
-    """
+def _text(prefix: str, char: str) -> State | None:
+    """Outside of reasoning and calls; `prefix` is the begun markup."""
     grown = _prefix(prefix + char, _MARKUP)
     if grown == OPEN:
         return ("opened",)
     if grown == CLOSE:
         return None
-    joined = bool(prefix) and (grown == "<" or (joined and len(grown) > len(prefix)))
-    if grown == _THINK:
-        return ("tag", joined)
-    return ("text", grown, joined and _THINK.startswith(grown))
+    return ("thought", "") if grown == _THINK else ("text", grown)
 
 
 def _fixed(layout: Layout, part: int, prefix: str, spaces: int, char: str) -> State | None:

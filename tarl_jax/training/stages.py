@@ -14,7 +14,7 @@ from collections.abc import Hashable
 
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.script import Script
-from tarl_jax.types import Trajectory
+from tarl_jax.types import Segment, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,10 +29,10 @@ def played(domain, task, calls, said="Done.", stop="user_stop", seed=7):
     ]
     for turn, call in enumerate([*calls, said]):
         text = "" if isinstance(call, Call) else call
-        agent = Segment("agent", [4], [True], [-0.5], turn, text)
+        agent = Segment("agent", [4], [True], [-0.5], turn, text, text)
         segments.append(agent)
         if isinstance(call, Call):
-            agent.call = call
+            agent.calls = [call]
             answer = domain.call(state, call.name, call.kwargs)
             segments.append(Segment.forced("tool", [5], turn, answer,
                                            error=answer.startswith("Error")))
@@ -99,7 +99,7 @@ def test_what_was_written_reads_back(written, episodes):
         assert theirs.task.gold_calls == mine.task.gold_calls
         assert theirs.task.actions == mine.task.actions
         for a, b in zip(mine.segments, theirs.segments, strict=True):
-            assert (a.role, a.turn, a.call, a.text) == (b.role, b.turn, b.call, b.text)
+            assert (a.role, a.turn, a.calls, a.text) == (b.role, b.turn, b.calls, b.text)
             for fact in ("error", "user_calls"):
                 assert a.info.get(fact, False) == b.info.get(fact, False)
         assert not theirs.num_tokens
@@ -154,7 +154,7 @@ def test_files_of_others_are_read(tmp_path):
     assert found.segments[-1].info == {"user_calls": [
         {"name": "check_phone", "kwargs": {}, "output": "5G", "error": False}
     ]}
-    assert found.segments[3].call == Call("look", {"a": 1})
+    assert found.segments[3].calls == [Call("look", {"a": 1})]
     assert [s.info.get("error") for s in found.segments if s.role == "tool"] == [False, True]
     assert found.success is True and found.outputs_found is False and found.seed == 3
     assert found.task.gold_calls == (Call("refund", {"user_id": "u1"}),)

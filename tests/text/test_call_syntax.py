@@ -173,6 +173,7 @@ CALL = '<tool_call>\n{"name": "think", "arguments": {}}\n</tool_call>'
     "<think>\nhm <tool_call> </tool_call> <think>\n</think>\n</think>\n\n" + CALL,
     "<think>\n\n</think>\n\n" + CALL,
     "<think>\na\n</think>\n\nb<think>\n\n\n</think>\n\n" + CALL,
+    "<think>hm</think>" + CALL, "hm</think>" + CALL, "<tool<think>\r\n</think>_call>" + CALL,
 ])
 def test_what_may_stand_before_a_call(text):
     assert end_of(text) == call_syntax.DONE
@@ -181,8 +182,7 @@ def test_what_may_stand_before_a_call(text):
 @pytest.mark.parametrize("text", [
     CALL + "x", CALL + "\n", CALL + CALL, "</tool_call>", "<tool_call>{", "<tool_call> \n{",
     "<tool_call>\n<tool_call>",
-    # Reasoning is taken out when a turn is read, and then this would say <tool_call>.
-    "<tool<think>\n\n</think>\n\n_call>",
+    "<think></think></tool_call>", "<think>hm</think><tool_call>{",
     # One character of white space too many in front of the end.
     CALL.replace("}}\n", "}}   \n"),
 ])
