@@ -158,7 +158,7 @@ def _begun(
     order = np.arange(len(states))
     order[[0, state]] = state, 0
     renamed = np.append(order, -1)  # the exchange is its own inverse
-    return tuple(states[i] for i in order), renamed[steps[order]].astype(np.int32)
+    return tuple(states[i] for i in order.tolist()), renamed[steps[order]].astype(np.int32)
 
 
 def _lift(
