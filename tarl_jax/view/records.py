@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from tarl_jax.config import InputError, MissingFileError
 from tarl_jax.config.fields import fields
-from tarl_jax.config.plain import dumps, loads, read_json, read_lines, reasoning_end
+from tarl_jax.config.plain import dumps, loads, read_json, read_lines
 from tarl_jax.runs.metrics import (
     CLIP_DIR,
     METRICS_FILE,
@@ -277,10 +277,10 @@ def _segment(segment: Json) -> Json:
     text, calls = segment["text"], segment.get("calls") or []
     thought = segment.get("thought") or ""
     if segment["role"] == "agent" and "message" in segment:
-        text = segment["message"]
+        text = segment["message"] or segment["unheard"]
     elif segment["role"] == "agent":
-        cut = reasoning_end(text)
-        thought, text = _WORDS_OF_THOUGHT.sub("", text[:cut]).strip(), text[cut:]
+        thought, _, text = text.rpartition("</think>")
+        thought, text = thought.removeprefix("<think>").strip(), text.strip()
         if segment.get("call"):
             calls = [segment["call"]]
             text = _CALL.sub("", text).strip()
@@ -293,7 +293,6 @@ def _segment(segment: Json) -> Json:
 
 
 _CALL = re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL)
-_WORDS_OF_THOUGHT = re.compile(r"</?think>")
 
 
 def _last(files: dict[str, dict[int, Path]]) -> list[Path]:

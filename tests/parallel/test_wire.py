@@ -43,7 +43,8 @@ def trajectory():
                 {"requests": []}, 3, actions=(GoldAction("g", {}, ("a",)),))
     spoken = Segment.forced("user", [1, 2], -1, "hello", fact=np.int64(3))
     spoken.sound = Sound(0, 2, np.array([0.5, -0.25], np.float32))
-    said = Segment("agent", [5], [True], [-0.1], 0, "x", Call("f", {}), {"deep": [(1, 2)]})
+    said = Segment("agent", [5], [True], [-0.1], 0, "x", calls=[Call("f", {})],
+                   info={"deep": [(1, 2)]})
     return Trajectory(task, 7, [spoken, said], "user_stop", True, turn_scores=[1])
 
 

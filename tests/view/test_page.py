@@ -65,8 +65,10 @@ def episode(number: int, success: bool, clip: np.ndarray | None = None) -> Traje
         user.sound = Sound(0, 2, clip)
     call = Segment("agent", tokens, [True, True, False], [-0.1, -3.0, 0.0], 0,
                    "<think>\nhe wants it\n</think>\n\n<tool_call>\n{}\n</tool_call>",
-                   Call("get_order", {"id": f"#W{number % 4}{HOSTILE[1]}"}))
-    end = Segment("agent", tokens, [True] * 3, [-0.5] * 3, 1, f"Done {number}. {HOSTILE[2]}")
+                   calls=[Call("get_order", {"id": f"#W{number % 4}{HOSTILE[1]}"})],
+                   thought="he wants it")
+    said = f"Done {number}. {HOSTILE[2]}"
+    end = Segment("agent", tokens, [True] * 3, [-0.5] * 3, 1, said, said)
     return Trajectory(
         task, number, [
             Segment.forced("system", [1], -1, HOSTILE[1]), user, call,
