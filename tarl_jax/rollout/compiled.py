@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -141,10 +141,14 @@ class Compiled:
         """What rows follow from now on; of other shapes than before it costs a compilation."""
         self._grammar = hosts.put(grammar, sharding(self._mesh))
 
-    def compile(self, params: decoder.Params, shrinks: bool = True) -> None:
+    def compile(
+        self, params: decoder.Params, shrinks: bool = True,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         """Compiles every program that any dialogues can need, so that no run compiles later.
 
         shrinks: whether the batch may be halved.
+        progress: is told how many shapes are done, of how many.
         """
         params = self.prepare(params)
         sizes = [self.slots]
@@ -158,8 +162,12 @@ class Compiled:
                 self.encode_clip(params, np.zeros(samples, np.float32))
         # Several processes must run their programs in one order.
         with ThreadPoolExecutor(1 if hosts.several() else os.cpu_count()) as pool:
-            # The list collects what a thread raised.
-            list(pool.map(lambda s: self._compile_shape(params, s, sizes[-1], lengths[-1]), shapes))
+            progress(0, len(shapes))
+            compiled = pool.map(
+                lambda shape: self._compile_shape(params, shape, sizes[-1], lengths[-1]), shapes
+            )
+            for done, _ in enumerate(compiled, 1):  # raises what a thread raised
+                progress(done, len(shapes))
 
     def _compile_shape(
         self,

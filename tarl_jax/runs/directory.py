@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import datetime
@@ -308,9 +309,18 @@ def _versions() -> dict[str, object]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages,
+        "devices": device_names(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "folder": os.getcwd(),  # where the command ran: its paths may be relative
     }
+
+
+def device_names() -> list[str]:
+    """What the run computes on, as "4 x NVIDIA H100 80GB HBM3"; of all its processes."""
+    import jax
+
+    count = collections.Counter(device.device_kind for device in jax.devices())
+    return [f"{number} x {kind}" for kind, number in count.items()]
 
 
 def _git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""The terminal view of a training run, and the table that sums it up.
+"""The terminal view of a training run.
 
 On a terminal `LiveView` keeps one panel up to date; anywhere else (a file, a pipe, a notebook) it
 prints one plain line per step and per long phase. Values are looked up by these keys (shares and
@@ -34,8 +34,11 @@ REWARD_PARTS = ("terminal", "turns", "major")  # as in reward/<part>; their sum 
 HISTORY = 32  # steps that the sparkline shows, if the terminal is wide enough
 NUMBERS_WIDTH = 62  # columns of the panel that are not sparkline
 RATE_WINDOW = 20  # steps over which the time left is estimated
+QUIET_SECONDS = 10  # of a phase before plain lines say how far it is
+BAR = 28  # columns of a bar, where there is room
 
 _EVAL_KEYS = ("eval/", "seconds/eval")
+_NUMBER = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -92,6 +95,9 @@ class LiveView:
         self._phase: tuple[str, int | None, int | None] | None = None
         self._phase_start = self._start
         self._note = ""
+        self._last_words = ""
+        self._said: dict[str, int] = {}  # warnings by what they are, and their numbers
+        self._told = 0  # fifths of the phase that have a line
 
     def __enter__(self) -> Self:
         self._start = time.monotonic()
@@ -116,6 +122,8 @@ class LiveView:
         if self._live is not None:
             self._live.stop()  # the last panel stays on the screen
             self._live = None
+        if kind is None and self._last_words:
+            self._plain(self._last_words)
 
     def update(self, step: int, values: Mapping[str, float], phase: str | None = None) -> None:
         """Shows the numbers of a finished step; a second call for that step adds to them.
@@ -152,19 +160,25 @@ class LiveView:
         """Shows how far a phase (warm start, evaluation) is: `done` of `total`, where known.
 
         Without a panel, a line marks its beginning, and one each further fifth that comes with a
-        note; not so for the phases of every step, whose times are in the step's own line.
+        note or after some seconds; not so for the phases of every step, whose times are in the
+        step's own line.
         """
-        shown = (self._phase[1] or 0) if self._phase else 0
         changed = self._set_phase(name, done, total)
         self._note = note
         if self._live is not None:
             if changed:  # what follows may be many calls: the clock draws those
                 self._live.refresh()
-        elif changed and name not in (*STEP_PHASES, "refill"):
+        elif name in (*STEP_PHASES, "refill"):
+            return
+        elif changed:
             count = "" if total is None else f" ({total:,})"
             self._plain(f"{name}{count}")
-        elif note and total and done and done * 5 // total > shown * 5 // total:
-            self._plain(f"{name} {done:,}/{total:,}  {note}")
+        elif total and done and done < total and done * 5 // total > self._told:
+            seconds = time.monotonic() - self._phase_start
+            if note or seconds > QUIET_SECONDS:
+                self._told = done * 5 // total
+                left = f"left {_duration(seconds / done * (total - done))}"
+                self._plain("  ".join(filter(None, (f"{name} {done:,}/{total:,}", note, left))))
 
     def log(self, text: str) -> None:
         """Prints text that stays: above the panel, or as plain lines."""
@@ -175,12 +189,16 @@ class LiveView:
 
         self._live.console.print(Text(printable(text)))
 
+    def at_end(self, text: str) -> None:
+        """Prints the text when the view ends, unless an error ends it."""
+        self._last_words = text
+
     def _set_phase(self, name: str | None, done: int | None, total: int | None) -> bool:
         """Returns whether this is another phase than before."""
         changed = name != (self._phase[0] if self._phase else None)
         if changed:
             self._phase_start = time.monotonic()
-            self._note = ""
+            self._note, self._told = "", 0
         self._phase = None if name is None else (name, done, total)
         return changed
 
@@ -213,7 +231,7 @@ class LiveView:
             ]
         if "eval/pass^1" in numbers:
             parts += [f"eval pass^1 {s('eval/pass^1', '.3f')} in {s('seconds/eval', '.1f')} s"]
-        return "  ".join(parts + [f"! {warning}" for warning in self._warnings()])
+        return "  ".join(parts + self._short_warnings())
 
     def _seconds_left(self) -> float | None:
         """From the wall clock of the last steps, so that evaluations and checkpoints count."""
@@ -228,6 +246,16 @@ class LiveView:
     def _warnings(self) -> list[str]:
         return health.warnings(self._values, self._steps, self._evaluations)
 
+    def _short_warnings(self) -> list[str]:
+        """Each warning in full where it comes up first, and by its number from then on."""
+        found = []
+        for warning in self._warnings():
+            what = _NUMBER.sub("", warning)
+            known = self._said.get(what)
+            self._said.setdefault(what, len(self._said) + 1)
+            found.append(f"!{known}" if known else f"!{self._said[what]} {warning}")
+        return found
+
     def _panel(self) -> RenderableType:
         from rich.console import Group
         from rich.panel import Panel
@@ -241,26 +269,31 @@ class LiveView:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        grid = Table.grid(padding=(0, 2))
         now, step = time.monotonic(), self._step or 0
-        bar = ProgressBar(total=max(self._total, 1), completed=step, width=28)
         clocks = f"{_duration(now - self._start)} so far, {_duration(self._seconds_left())} left"
-        grid.add_row("step", f"{step}/{self._total}", bar, clocks)
+        rows = [("step", f"{step}/{self._total}", max(self._total, 1), step, clocks)]
         phase = self._phase  # read once: the panel is drawn by another thread than it is set by
+        if phase is not None:
+            name, done, total = phase
+            name = f"{name} ({self._note})" if self._note else name
+            seconds = now - self._phase_start
+            if done is None or not total:
+                rows.append((name, "", 0, 0, _duration(seconds)))
+            else:
+                left = _duration(seconds / done * (total - done) if done else None)
+                clocks = f"{_duration(seconds)} so far, {left} left"
+                rows.append((name, f"{done:,}/{total:,}", total, done, clocks))
+        columns = self._live.console.width if self._live else 80
+        names, counts, times = (max(len(str(row[i])) for row in rows) for i in (0, 1, 4))
+        bar = min(BAR, columns - names - counts - times - 10)
+        grid = Table.grid(padding=(0, 2))
+        for name, count, total, done, clocks in rows:
+            cells: list[RenderableType] = [name, count]
+            if bar >= 6:
+                cells.append(ProgressBar(total or None, done, width=bar, pulse=not total))
+            grid.add_row(*cells, clocks)
         if phase is None:
             grid.add_row("")  # an empty row, so that the panel does not jump
-            return grid
-        name, done, total = phase
-        name = f"{name} ({self._note})" if self._note else name
-        seconds = now - self._phase_start
-        if done is None or not total:
-            grid.add_row(
-                name, "", ProgressBar(total=None, width=28, pulse=True), _duration(seconds)
-            )
-            return grid
-        left = _duration(seconds / done * (total - done) if done else None)
-        bar = ProgressBar(total=total, completed=done, width=28)
-        grid.add_row(name, f"{done:,}/{total:,}", bar, f"{_duration(seconds)} so far, {left} left")
         return grid
 
     def _numbers(self) -> Table:
@@ -318,81 +351,3 @@ def _duration(seconds: float | None) -> str:
         return DASH
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-# (row, key, format, whether more is better, if either is)
-_SUMMARY: tuple[tuple[str, str, str, bool | None], ...] = (
-    *((f"pass^{k}", f"eval/pass^{k}", ".3f", True) for k in range(1, 5)),
-    ("clean pass", "eval/clean_pass", ".3f", True),
-    ("major deviations", "eval/major_share", ".3f", False),
-    ("waits", "eval/waits", ".2f", None),
-    ("turns", "eval/turns", ".1f", None),
-    ("episode tokens", "eval/episode_tokens", ",.0f", None),
-)
-
-
-_JUDGED = ("eval/clean_pass", "eval/major_share")
-
-
-def summary_table(base: Mapping[str, float | None], final: Mapping[str, float | None]) -> Table:
-    """The evaluations before and after training, side by side.
-
-    Args:
-      base, final: values by key; `<key>_low` and `<key>_high`, where present, are the ends of an
-        interval and shown in brackets. An absent or null value shows as a dash, or as "not judged"
-        where the judge abstained on every episode.
-    """
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("held-out tasks")
-    for name in ("base", "trained", "difference"):
-        table.add_column(name, justify="right", no_wrap=True)
-    maths = ("maths pass@1", "eval/maths_pass@1", ".3f", True)
-    more = [maths] if maths[1] in final else []
-    more += [
-        (f"τ²-bench's pass^{k}", f"eval/tau2_pass^{k}", ".3f", True)
-        for k in range(1, 5) if f"eval/tau2_pass^{k}" in final
-    ]
-    more += [
-        (f"pass^1 spoken, {key.split('/')[2]}", key, ".3f", True)
-        for key in final if re.fullmatch(r"eval/spoken/.+/pass\^1", key)
-    ]
-    for row, key, spec, more_is_better in (*_SUMMARY, *more):
-        before, after = base.get(key), final.get(key)
-        difference = None if before is None or after is None else after - before
-        shown = show(difference, "+" + spec)
-        if difference and more_is_better is not None:
-            shown = f"[{'green' if (difference > 0) == more_is_better else 'red'}]{shown}[/]"
-        table.add_row(row, _with_interval(base, key, spec), _with_interval(final, key, spec), shown)
-    return table
-
-
-def _with_interval(values: Mapping[str, float | None], key: str, spec: str) -> str:
-    low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
-    text = show(values.get(key), spec)
-    if key in _JUDGED and key not in values and values.get("eval/judge/abstained") == 1:
-        return "not judged"
-    if low is None or high is None:
-        return text
-    return f"{text} ({format(low, spec)} to {format(high, spec)})"
-
-
-def print_summary(
-    base: Mapping[str, float | None],
-    final: Mapping[str, float | None],
-    stream: TextIO | None = None,
-) -> None:
-    """Prints `summary_table`; plain text where the stream is not a terminal."""
-    from rich.console import Console
-
-    stream = sys.stdout if stream is None else stream
-    if stream.isatty():
-        Console(file=stream).print(summary_table(base, final))
-        return
-    console = Console(file=stream, force_terminal=False, no_color=True, width=100)
-    with console.capture() as capture:
-        console.print(summary_table(base, final))
-    encoding = stream.encoding or "utf-8"
-    print(capture.get().encode(encoding, "replace").decode(encoding), file=stream, end="")

@@ -13,6 +13,8 @@ import numpy as np
 
 from tarl_jax.parallel import hosts
 from tarl_jax.runs import metrics
+from tarl_jax.runs.curves import plot_curves
+from tarl_jax.training.differences import keep, per_task
 from tarl_jax.training.evaluation import by_kind, save_results
 from tarl_jax.training.run import Run
 from tarl_jax.types import Trajectory
@@ -114,7 +116,12 @@ class RunLog:
         hosts.from_first(
             lambda: save_results(self._run.run_dir, step, self._run.evaluation, trajectories)
         )
+        if kind != "eval":
+            trials, own = self._run.config.eval.trials, self._run.config.eval.spoken
+            first = tools[: len(tools) // (1 + len(own))]  # behind them: the same tasks, spoken
+            hosts.from_first(lambda: keep(self._run.run_dir, kind, per_task(first, trials)))
         self._write(step, kind, values)
+        hosts.from_first(lambda: plot_curves(self._run.run_dir))
         self._run.view.update(step, values)
 
     def found(self, kind: str, step: int) -> dict[str, float]:

@@ -20,7 +20,8 @@ from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run, write_json
-from tarl_jax.runs.live import LiveView, print_summary
+from tarl_jax.runs.live import LiveView
+from tarl_jax.runs.summary import print_summary
 from tarl_jax.runs.tau2_results import RESULTS_FILE, write_results
 from tarl_jax.sandbox.published import task_records
 from tarl_jax.sandbox.scoring import calls_of, score_of

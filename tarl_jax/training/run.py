@@ -9,6 +9,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+
 from tarl_jax.config import InputError, RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.models.decoder import Params
@@ -22,7 +24,13 @@ from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.lengths import require_room
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
-from tarl_jax.runs.directory import changes, claimed_run_dir, open_run_dir, require_contents
+from tarl_jax.runs.directory import (
+    changes,
+    claimed_run_dir,
+    device_names,
+    open_run_dir,
+    require_contents,
+)
 from tarl_jax.runs.live import LiveView
 from tarl_jax.runs.stopping import Interrupted, StopRequest
 from tarl_jax.sandbox.published import embedded_domain
@@ -121,6 +129,7 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             stop, f"at once, between two saved steps; go on: python -m tarl_jax.main {run_dir}"
         ))
         with stop.at_once():
+            view.log(f"on {', '.join(device_names())}, jax {jax.__version__}")
             view.phase("building the environment and its tasks")
             env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
             stack.callback(env.close)

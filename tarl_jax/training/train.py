@@ -11,6 +11,7 @@ From here to the loss: `train` -> `Learner.update` (learn.py) -> `Updater.update
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from tarl_jax.models.hf_config import completed
 from tarl_jax.parallel import hosts
 from tarl_jax.runs.curves import plot_curves
 from tarl_jax.runs.directory import write_json
-from tarl_jax.runs.live import print_summary
 from tarl_jax.runs.stopping import Interrupted
+from tarl_jax.runs.summary import print_summary
 from tarl_jax.training.bookkeeping import Clock, RunLog
 from tarl_jax.training.collect import Collector
+from tarl_jax.training.differences import difference
 from tarl_jax.training.evaluation import evaluate_modalities, held_out, require_some
 from tarl_jax.training.parts import Parts, checked
 from tarl_jax.training.refill import refilled
@@ -44,7 +46,8 @@ Summary = dict[str, dict[str, float]]
 
 
 def train(config: RunConfig, parts: Parts | None = None) -> Summary:
-    """Runs, or continues, the run of `config`; returns {"base": metrics, "trained": metrics}.
+    """Runs, or continues, the run of `config`; returns its metrics "base", "trained" and
+    "difference", the last with intervals paired by task.
 
     The former are empty where `eval.before` is off.
 
@@ -60,9 +63,12 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
         state = start(run)
         log = stack.enter_context(RunLog(run, state.step))
         with run.stop.at_once():
-            run.view.phase("compiling")
-            run.engine.programs.compile(state.policy)
-            run.updater.compile(state.train, run.learner.shapes(), rl.pack)
+            run.engine.programs.compile(
+                state.policy, progress=functools.partial(run.view.phase, "compiling rollouts")
+            )
+            shapes = run.learner.shapes()
+            run.view.phase(f"compiling the update, for {len(shapes)} shapes")
+            run.updater.compile(state.train, shapes, rl.pack)
         mixture = task_mixture(run, state)
         collector = stack.enter_context(contextlib.closing(Collector(
             config, run.engine, run.env, mixture, run.run_dir / "ahead", run.judge.begin,
@@ -125,8 +131,12 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
             trained = log.found("final", state.step) or _evaluation(
                 run, log, "final", state.step, state.policy
             )
-        summary = {"base": base, "trained": trained}
+        change = hosts.from_first(
+            lambda: difference(run.run_dir, config.eval.bootstrap, config.eval.seed)
+        )
+        summary = {"base": base, "trained": trained, "difference": change}
         hosts.from_first(lambda: _report(run.run_dir, summary))
+        run.view.at_end(_what_next(run))
         return summary
 
 
@@ -134,7 +144,7 @@ def run_and_report(config: RunConfig, parts: Parts | None = None) -> None:
     """`train`, then the table of base and trained side by side."""
     summary = train(config, parts)
     if hosts.first():
-        print_summary(summary["base"], summary["trained"])
+        print_summary(summary["base"], summary["trained"], None, summary["difference"])
 
 
 def _is_due(config: RunConfig, log: RunLog, step: int) -> bool:
@@ -165,6 +175,19 @@ def _evaluation(
     values["seconds/eval"] = time.perf_counter() - begun
     log.evaluation(step, kind, values, trajectories)
     return values
+
+
+def _what_next(run: Run) -> str:
+    """Where everything is, and the commands that go on from there."""
+    where, command = run.run_dir, "python -m tarl_jax"
+    twice = 2 * max(run.config.rl.steps, 1)
+    return "\n".join((
+        f"{where}: curves.png, summary.json, metrics.jsonl, trajectories/, checkpoints/",
+        f"  look at it   {command}.view {where}",
+        f"  evaluate it  {command}.evaluate {where}",
+        f"  go on        {command}.main {where} --config.rl.steps={twice}",
+        f"  export it    {command}.export {where} --out=DIR",
+    ))
 
 
 def _report(run_dir: Path, summary: Summary) -> None:

@@ -92,7 +92,7 @@ class Run:
             "path": str(self._path),
             "files": {kind: list(of) for kind, of in files.items()},
             "live": bool(written) and time.time() - max(written) < LIVE_SECONDS
-            and self._path.is_dir() and not (self._path / "summary.json").is_file(),
+            and self._path.is_dir() and not self._has_ended(max(written)),
             "steps": (config or {}).get("rl.steps"),
             "changed": changed,
             "start": (versions or [{}])[-1],
@@ -119,6 +119,11 @@ class Run:
         if not re.fullmatch(r"[\w-]+\.(flac|wav)", name):
             raise InputError(f"clip {name!r}: no such clip")
         return folder / CLIP_DIR / name
+
+    def _has_ended(self, written: float) -> bool:
+        """Whether the run's summary is newer than what it wrote last."""
+        path = self._path / "summary.json"
+        return path.is_file() and path.stat().st_mtime >= written
 
     def _files(self, kind: str) -> dict[int, Path]:
         if self._path.is_dir():

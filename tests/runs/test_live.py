@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tarl_jax.runs import live
+from tarl_jax.runs.summary import print_summary
 
 VALUES = {
     "train/pass_rate": 0.5,
@@ -207,7 +208,7 @@ def test_ascii_streams_do_not_end_the_run():
     stream = io.TextIOWrapper(raw, encoding="ascii")
     with live.LiveView(80, False, "rün", stream) as view:
         view.update(1, {})
-    live.print_summary({}, {}, stream)
+    print_summary({}, {}, stream)
     assert b"r?n" in raw.getvalue()
 
 
@@ -218,31 +219,56 @@ def test_sparkline_spans_its_range_and_leaves_gaps():
     assert live.sparkline([math.nan]) == " "
 
 
-BASE = {
-    "eval/pass^1": 0.412,
-    "eval/pass^1_low": 0.381,
-    "eval/pass^1_high": 0.444,
-    "eval/major_share": 0.6,
-    "eval/episode_tokens": 2100.0,
-    "eval/waits": None,
-}
-FINAL = {**BASE, "eval/pass^1": 0.512, "eval/major_share": 0.4, "eval/episode_tokens": 1900.0}
-
-
-def test_summary_sets_both_evaluations_side_by_side():
+def test_a_warning_is_said_once_and_then_by_its_number():
     stream = io.StringIO()
-    live.print_summary(BASE, FINAL, stream)
-    text = stream.getvalue()
-    assert "\x1b" not in text
-    rows = {line[2:18].strip(): line for line in text.splitlines()}
-    assert re.search(r"0\.412 \(0\.381 to 0\.444\) +0\.512 \(.*\) +\+0\.100", rows["pass^1"])
-    assert re.search(r"2,100 +1,900 +-200", rows["episode tokens"])
-    assert rows["waits"].split() == ["waits", *[live.DASH] * 3]
+    with live.LiveView(80, False, "run", stream) as view:
+        view.update(1, {**VALUES, "rl/kl": 0.9})
+        view.update(2, {**VALUES, "rl/kl": 0.8, "rl/clip_fraction": 0.5})
+        view.update(3, {**VALUES, "rl/kl": 0.001, "rl/clip_fraction": 0.4})
+    first, second, third = stream.getvalue().splitlines()[1:]
+    assert "!1 rl/kl 0.9: the policy is far" in first
+    assert "the policy is far" not in second and "  !1  !2 rl/clip_fraction 0.5: most" in second
+    assert third.endswith("  !2")
 
 
-def test_summary_colours_what_is_better_not_what_is_higher():
+def test_long_phases_say_how_far_they_are_and_how_long_they_take(clock):
+    stream = io.StringIO()
+    with live.LiveView(80, False, "run", stream) as view:
+        for done in range(0, 101, 5):
+            clock[0] += 1
+            view.phase("evaluating", done, 100)
+    lines = stream.getvalue().splitlines()[1:]
+    assert lines[0] == "evaluating (100)"
+    assert lines[1] == "evaluating 55/100  left 0:00:09" and len(lines) == 4  # quiet for 10 s
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_the_clocks_stand_on_one_line(monkeypatch, columns, clock):
+    monkeypatch.setenv("COLUMNS", str(columns))
     stream = Terminal()
-    live.print_summary(BASE, FINAL, stream)
-    assert "\x1b[32m+0.100" in stream.getvalue()
-    assert "\x1b[32m-0.200" in stream.getvalue()  # fewer major deviations
-    assert not re.search(r"\x1b\[3[12]m-200", stream.getvalue())  # shorter is neither
+    with live.LiveView(1200, True, "run", stream) as view:
+        view.update(1000, VALUES)
+        clock[0] += 40_000
+        view.phase("evaluating the trained policy", 100, 1024)
+        clock[0] += 60
+    lines = ESCAPE.sub("", stream.getvalue().rsplit("\u256d", 1)[1]).splitlines()
+    assert max(map(len, lines)) <= columns
+    if columns >= 80:
+        (clocks,) = (line for line in lines if "1000/1200" in line)
+        assert "11:07:40 so far, 0:08:20 left" in clocks
+        (phase,) = (line for line in lines if "100/1,024" in line)
+        assert "evaluating the trained policy" in phase and "0:09:14 left" in phase
+
+
+def test_the_last_words_come_after_all_but_not_after_an_error():
+    for error in (None, ValueError("x")):
+        stream = io.StringIO()
+        try:
+            with live.LiveView(80, False, "run", stream) as view:
+                view.at_end("go on with this")
+                view.update(1, VALUES)
+                if error:
+                    raise error
+        except ValueError:
+            pass
+        assert stream.getvalue().endswith("go on with this\n") == (error is None)
