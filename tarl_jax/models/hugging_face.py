@@ -155,6 +155,12 @@ def load_params(
     return jax.tree.map(load, leaves, *(() if shardings is None else (shardings,))) | encoder
 
 
+def check_checkpoint(folder: str | Path, config: ModelConfig, vocab_size: int) -> None:
+    """What `load_params` refuses of the decoder's files, by their headers alone."""
+    with warnings.catch_warnings(action="ignore"):
+        _checked_tensors(Path(folder), leaves_of(config, vocab_size), config, vocab_size)
+
+
 def _read_audio_encoder(folder: Path, config: ModelConfig, dtype: np.dtype) -> Params:
     """The audio encoder's parameters, on the host. Raises ValueError where one is missing."""
     stored = {name.rpartition(TOWER)[2]: x for name, x in open_tensors(folder).items()

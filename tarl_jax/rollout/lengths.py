@@ -53,11 +53,7 @@ class Lengths:
 
 
 def measured(env: Environment) -> Lengths:
-    """Plays up to MEASURED training tasks without a fault, in writing, and counts their tokens.
-
-    Of a task with a script the faultless clerk serves the scripted user; of another one see
-    `sandbox/faultless.py`.
-    """
+    """Plays up to MEASURED training tasks without a fault, in writing, and counts their tokens."""
     count = min(len(env.train_tasks), MEASURED)
     chosen = [env.train_tasks[i * len(env.train_tasks) // count] for i in range(count)]
     config, system = env.config.rollout, len(env.system[1])
@@ -91,19 +87,27 @@ def require_room(env: Environment) -> Lengths:
     return found
 
 
-def _tokens(env: Environment, task: Task) -> list[tuple[int, int]]:
-    """Tokens of (nothing, the opening), then of (what the agent writes, the answer) per turn."""
-    chat, brief = env.chat, env.config.rollout.brief_writes
+def faultless(env: Environment, task: Task) -> tuple[str, list[tuple[Call | str, str]]]:
+    """The user's opening, and the turns of a faultless agent, each with its answer.
+
+    Of a task with a script the faultless clerk serves the scripted user; of another one see
+    `sandbox/faultless.py`.
+    """
+    brief = env.config.rollout.brief_writes
     if task.script is None:
         opening, played = faultless_dialogue(env.domain, task, brief)
-        turns = [(turn.action, turn.answer) for turn in played]
-    else:
-        found, _ = expert_plays(env.domain, task, LONGEST, brief)
-        opening = ScriptedUser(task, seed=0).opening()
-        turns = [(action, observation.text) for action, observation in found]
+        return opening, [(turn.action, turn.answer) for turn in played]
+    found, _ = expert_plays(env.domain, task, LONGEST, brief)
+    turns = [(action, observation.text) for action, observation in found]
+    return ScriptedUser(task, seed=0).opening(), turns
+
+
+def _tokens(env: Environment, task: Task) -> list[tuple[int, int]]:
+    """Tokens of (nothing, the opening), then of (what the agent writes, the answer) per turn."""
+    chat, (opening, turns) = env.chat, faultless(env, task)
     greeting = len(chat.greeting(GREETING)) if greets(task, env.config.rollout) else 0
     tokens = [(0, greeting + len(chat.user(opening)))]
     for action, answer in turns:
         shown = chat.tool(answer) if isinstance(action, Call) else chat.user(answer)
-        tokens.append((len(chat.agent(action)), len(shown)))
+        tokens.append((len(chat.begin) + len(chat.agent(action)), len(shown)))
     return tokens

@@ -91,7 +91,7 @@ def claimed_run_dir(config: RunConfig) -> Iterator[tuple[Path, Lock]]:
         with Lock(path / LOCK, f"run directory {path}").take() as lock:
             yield path, lock
     except TarlError as error:
-        if new and not has_checkpoint(path) and not error.keeps_run:
+        if new and not checkpoints(path) and not error.keeps_run:
             shutil.rmtree(path, ignore_errors=True)
             for folder in new[1:]:
                 with contextlib.suppress(OSError):
@@ -112,15 +112,9 @@ def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     parts = parts or {}
     path = Path(config.workdir).expanduser()
     record, history = path / "config.json", path / "versions.json"
-    changed: dict[str, list[object]] = {}
-    if record.is_file() and has_begun(path):
-        before, now = read_json(record), flat(config)
-        _require_same(before, now, path)
-        _require_same_parts(path, parts)
-        changed = {k: [before.get(k), now[k]] for k in now if before.get(k) != now[k]}
-    elif record.is_file():
+    changed = check_run_dir(config, parts)
+    if record.is_file() and not has_begun(path):
         _forget(path)
-    _require_run_or_nothing(path)
     path.mkdir(parents=True, exist_ok=True)
     write_json(record, flat(config))
     if parts:
@@ -130,15 +124,34 @@ def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     return path
 
 
+def check_run_dir(config: RunConfig, parts: Record | None = None) -> dict[str, list[object]]:
+    """What `open_run_dir` refuses, without writing anything.
+
+    Returns: of a run that has begun the fields that changed since, as [before, now].
+    """
+    path = Path(config.workdir).expanduser()
+    record = path / "config.json"
+    if not config.workdir:
+        return {}
+    _require_run_or_nothing(path)
+    if not (record.is_file() and has_begun(path)):
+        return {}
+    before, now = read_json(record), flat(config)
+    _require_same(before, now, path)
+    _require_same_parts(path, parts or {})
+    return {k: [before.get(k), now[k]] for k in now if before.get(k) != now[k]}
+
+
 def has_begun(path: Path) -> bool:
     """Whether a run has come to anything: a checkpoint, or metrics. Until then nothing is fixed."""
     metrics = path / "metrics.jsonl"
-    return has_checkpoint(path) or (metrics.is_file() and metrics.stat().st_size > 0)
+    return bool(checkpoints(path)) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
-def has_checkpoint(path: Path) -> bool:
-    """Whether a run has a whole checkpoint."""
-    return any(folder.name.isdigit() for folder in (path / "checkpoints").glob("[0-9]*"))
+def checkpoints(path: Path) -> list[int]:
+    """The steps of a run's whole checkpoints, oldest first."""
+    found = (path / "checkpoints").glob("[0-9]*")
+    return sorted(int(folder.name) for folder in found if folder.name.isdigit())
 
 
 def changes(path: Path) -> list[str]:

@@ -34,6 +34,14 @@ _VERDICT = re.compile(r"^[^\w\n]*verdict[^\w\n]+(good|bad)[^\w\n]*$", re.I | re.
 T = TypeVar("T")
 
 
+def system_prompt(instruction: str, strategy: str, tools: bool = False) -> str:
+    """What a user is told before the dialogue; tools: whether it has any."""
+    text = _prompt("user", instruction=instruction)
+    if tools:
+        text += _prompt("tools")
+    return text + (_prompt("react") if strategy == "react" else "")
+
+
 class LLMUser:
     """The user of one episode. Its methods raise LLMError where it cannot be played on.
 
@@ -54,11 +62,7 @@ class LLMUser:
         self._key = key
         self._calls = 0
         self._seconds = 0.0
-        system = _prompt("user", instruction=instruction)
-        if tools:
-            system += _prompt("tools")
-        if config.strategy == "react":
-            system += _prompt("react")
+        system = system_prompt(instruction, config.strategy, bool(tools))
         # From the model's side: it is the assistant, the agent writes to it.
         self._messages: list[dict[str, Any]] = [{"role": "system", "content": system}]
         self._transcript: list[str] = []

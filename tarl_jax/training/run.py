@@ -31,6 +31,7 @@ from tarl_jax.runs.directory import (
     open_run_dir,
     require_contents,
 )
+from tarl_jax.runs.directory import checkpoints as saved_steps
 from tarl_jax.runs.live import LiveView
 from tarl_jax.runs.stopping import Interrupted, StopRequest
 from tarl_jax.sandbox.published import embedded_domain
@@ -38,6 +39,7 @@ from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.training.collect import Collector
 from tarl_jax.training.credit import Baselines
 from tarl_jax.training.difficulty import medium_problems
+from tarl_jax.training.estimate import estimate
 from tarl_jax.training.evaluation import evaluate
 from tarl_jax.training.learn import Learner, kept_table
 from tarl_jax.training.mixture import Mixture
@@ -138,24 +140,24 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             )
             for line in said:
                 view.log(line)
+            require_enough(env)
             view.log(str(require_room(env)))
             env.check_users()
             judge = stack.enter_context(
                 Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge)
             )
             judge.check()
-            if config.rollout.tasks_per_step > len(env.train_tasks):
-                raise InputError(
-                    f"config.rollout.tasks_per_step = {config.rollout.tasks_per_step}: there are"
-                    f" {len(env.train_tasks)} tasks to train on; lower it, or give more tasks"
-                )
+            evaluation = env.evaluation()
+            done = max(hosts.from_first(lambda: saved_steps(run_dir)), default=0)
+            for asked in estimate(config, env, evaluation, parts, done):
+                for line in asked.lines():
+                    view.log(line)
             updater = make_updater(config, env, parts.loss)
             shards = row_shards(mesh)
             learner = Learner(config, updater, shards, kept_table(config, run_dir), parts.advantage)
             checkpoints = Checkpoints(run_dir, config.checkpoint)
             stack.callback(checkpoints.close)
             engine = env.engine()
-            evaluation = env.evaluation()
         with _naming_what_is_saved(checkpoints, run_dir):
             yield Run(config, parts, run_dir, env, evaluation, judge, engine, updater, learner,
                       checkpoints, view, stop, locks[0] if locks else None)
@@ -214,6 +216,14 @@ def start(run: Run) -> State:
     if not steps:
         save(run, state)
     return state
+
+
+def require_enough(env: Environment) -> None:
+    """Raises InputError where there are fewer tasks than a step takes."""
+    wanted, there = env.config.rollout.tasks_per_step, len(env.train_tasks)
+    if wanted > there:
+        raise InputError(f"config.rollout.tasks_per_step = {wanted}: there are {there} tasks to"
+                         " train on; lower it, or give more tasks")
 
 
 def task_mixture(run: Run, state: State) -> Mixture:

@@ -277,6 +277,10 @@ def _demonstration(
                 first = len(tokens) + int(turn.spoken.argmax())
                 sounds.append(Sound(first, turn.transcript.tokens, turn.clip))
                 transcripts.append(turn.transcript)
+        if role == "clerk":  # what its turns begin with is forced on it
+            tokens += env.chat.begin
+            agent += [False] * len(env.chat.begin)
+            spoken += [False] * len(env.chat.begin)
         tokens += ids
         agent += [role == "clerk"] * len(ids)
         spoken += [False] * len(ids) if turn is None else turn.spoken.tolist()

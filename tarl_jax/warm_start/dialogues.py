@@ -65,6 +65,9 @@ class _Reader:
                               f"message {number}: role {role!r} after {before or 'nothing'!r}: a"
                               " dialogue has users, assistants and, after a call of theirs, tools")
                 ids = self._chat.tool(self._text(message, number))
+            if role == "assistant":  # what its turns begin with is forced on it
+                tokens += self._chat.begin
+                agent += [False] * len(self._chat.begin)
             tokens += ids
             agent += [role == "assistant"] * len(ids)
             before = role

@@ -80,6 +80,19 @@ def test_a_file_s_dialogue_is_laid_out_as_the_run_s(checkpoint, tmp_path):
     assert bare.tokens.tolist()[: len(env.system[1])] == env.system[1]
 
 
+def test_what_a_turn_begins_with_is_not_learned(checkpoint, tmp_path, monkeypatch):
+    """As without thoughts, where the template begins turns with an empty one."""
+    env = Environment.from_config(config_of(checkpoint))
+    file = write(tmp_path / "d.jsonl", {"messages": DIALOGUE})
+    (plain,) = read_dialogues(file, env)
+    monkeypatch.setattr(env.chat, "begin", [7, 8])
+    (begun,) = read_dialogues(file, env)
+    assert begun.tokens[begun.agent].tolist() == plain.tokens[plain.agent].tolist()
+    first = int(begun.agent.argmax())
+    assert begun.tokens[first - 2 : first].tolist() == [7, 8]
+    assert len(begun.tokens) == len(plain.tokens) + 4
+
+
 @pytest.mark.parametrize("change, words", [
     ({"messages": []}, 'needs a list "messages"'),
     ({"messages": DIALOGUE[:2]}, "the assistant says nothing"),
