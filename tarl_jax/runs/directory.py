@@ -136,7 +136,7 @@ def check_run_dir(config: RunConfig, parts: Record | None = None) -> dict[str, l
     _require_run_or_nothing(path)
     if not (record.is_file() and has_begun(path)):
         return {}
-    before, now = read_json(record), flat(config)
+    before, now = _recorded(record), flat(config)
     _require_same(before, now, path)
     _require_same_parts(path, parts or {})
     return {k: [before.get(k), now[k]] for k in now if before.get(k) != now[k]}
@@ -200,7 +200,7 @@ def require_run(config: RunConfig, path: Path, parts: Record | None = None) -> N
     record = path / "config.json"
     if not config.workdir or not record.is_file():
         raise ConfigError(f"--workdir {config.workdir!r}: name the directory of a run")
-    _require_same(read_json(record), flat(config), path)
+    _require_same(_recorded(record), flat(config), path)
     _require_same_parts(path, parts or {})
 
 
@@ -273,6 +273,13 @@ def flat(config: RunConfig) -> dict[str, object]:
 
     walk("", dataclasses.asdict(config))
     return out
+
+
+def _recorded(record: Path) -> dict[str, object]:
+    """A run's config by key; a field that it did not know has its default."""
+    known = {key: field.default for key, field in fields().items()}
+    listed = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
+    return {**listed, **read_json(record)}
 
 
 def _require_same(before: dict[str, object], now: dict[str, object], path: Path) -> None:

@@ -1,12 +1,13 @@
 """What the commands take, and what they refuse: one line that names field, value and remedy."""
 
+import dataclasses
 import json
 import sys
 
 import pytest
 
 from tarl_jax import evaluate, export, main
-from tarl_jax.config import RunConfig, TarlError, from_config_dict
+from tarl_jax.config import ConfigError, RunConfig, TarlError, from_config_dict
 from tarl_jax.config.fields import fields, overridden
 from tarl_jax.config.presets import sized
 from tarl_jax.runs.command import load_parts
@@ -151,6 +152,19 @@ def test_what_another_version_wrote_is_refused_in_words(folder, monkeypatch, cap
     path.write_text(json.dumps({**json.loads(path.read_text()), "rl.old_knob": 3}))
     status, _, error = ended(monkeypatch, capsys, evaluate, "run")
     assert status == 2 and "rl.old_knob" in error and "versions.json" in error
+
+
+def test_a_field_that_a_run_did_not_know_has_its_default(tmp_path):
+    config = RunConfig(workdir=str(tmp_path / "run"))
+    path = open_run_dir(config) / "config.json"
+    (tmp_path / "run" / "checkpoints" / "0").mkdir(parents=True)
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k != "rollout.refills"}
+    path.write_text(json.dumps(old))
+    open_run_dir(config)
+    path.write_text(json.dumps(old))
+    refills = dataclasses.replace(config.rollout, refills=2)
+    with pytest.raises(ConfigError, match=r"rollout\.refills: 0 -> 2"):
+        open_run_dir(dataclasses.replace(config, rollout=refills))
 
 
 def test_only_a_run_that_never_began_is_taken_away(folder):
