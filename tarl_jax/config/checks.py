@@ -143,6 +143,10 @@ def check(c: RunConfig) -> None:
     require(c.rollout.several_calls != "all" or bool(c.model.pretrained), "rollout.several_calls",
             c.rollout.several_calls, "the embedded chat has no markup between several answers: set"
             " model.pretrained, or choose refused or first")
+    choice("rollout.cache", c.rollout.cache, ("auto", "contiguous", "pages"))
+    for where in ("page", "feed_tokens"):
+        value = getattr(c.rollout, where)
+        require(value > 0, f"rollout.{where}", value, "must be above 0")
     choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
     for where in ("in_flight", "parked", "share_prefix", "episode_seconds",
                   "step_seconds", "interruptions", "refills"):

@@ -50,6 +50,13 @@ class RolloutConfig:
     system_prompt: what the agent is told: "brief", one line; "full", the policy and the schemas of
       the tools, as the benchmark puts them; "auto": full on a folder's data, but for a policy of no
       pretrained checkpoint that serves scripted users; else brief.
+    cache: how keys and values lie: "contiguous", a stretch of the same length for every row, faster
+      on a CPU; "pages", each dialogue in as many as it fills, few programs, for long dialogues;
+      "auto": contiguous on CPUs alone.
+    cache_tokens: room of all pages together, in tokens; 0: of half the slots' longest dialogues.
+    page: tokens of a page.
+    feed_tokens: with pages: forced tokens that one step feeds in each part of the batch, beside
+      rows that write.
     refills: how often, at most, a step's groups whose episodes all earned the same are replaced by
       groups of further tasks; 0: never.
     """
@@ -84,4 +91,8 @@ class RolloutConfig:
     max_messages: int = -1
     max_too_long: float = 0.2
     greeting: str = "rules"
+    cache: str = "auto"
+    cache_tokens: int = 0
+    page: int = 64
+    feed_tokens: int = 2048
     refills: int = 0

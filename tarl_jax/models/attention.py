@@ -42,16 +42,16 @@ def causal_attention(
 
 def _best(q: Queries) -> str:
     """The fastest kind that the devices and the shape allow."""
-    platform = _platform()
+    where = platform()
     length, width = q.shape[1], q.shape[3]
-    if platform == "tpu" and length % 128 == 0 and width % 64 == 0:
+    if where == "tpu" and length % 128 == 0 and width % 64 == 0:
         return "splash"
-    if platform == "gpu" and q.dtype == jnp.bfloat16 and width % 8 == 0:
+    if where == "gpu" and q.dtype == jnp.bfloat16 and width % 8 == 0:
         return "cudnn"
     return "xla"
 
 
-def _platform() -> str:
+def platform() -> str:
     """What the mesh is made of: programs are also compiled for devices that are not here."""
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else getattr(mesh, "abstract_device", None)
@@ -90,7 +90,7 @@ def attention(
     batch, chunk, heads, width = q.shape
     kv_heads = k.shape[1]
     groups = heads // kv_heads
-    if chunk == 1 and _platform() == "cpu":
+    if chunk == 1 and platform() == "cpu":
         return _one_by_one(q, k, v, visible)
     # The query heads of a key head become rows of one matrix: two plain batched products.
     q = q.reshape(batch, chunk, kv_heads, groups, width).transpose(0, 2, 3, 1, 4) * width**-0.5

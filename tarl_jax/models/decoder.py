@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import audio_encoder
 from tarl_jax.models.attention import attention, causal_attention
+from tarl_jax.models.pages import Flat, Pool, write_and_attend
 from tarl_jax.models.params import Params, named_key
 from tarl_jax.parallel.mesh import constrain, place_shapes, tree_shardings
 
@@ -233,6 +234,47 @@ def cached_step(
 
         x = _block(layer, config, x, rotate, attend)
     return rms_norm(x, params["final_norm"], config.rms_norm_eps), tuple(new_cache)
+
+
+def paged_step(
+    params: Params,
+    config: ModelConfig,
+    pool: Pool,
+    flat: Flat,
+    single: bool = False,
+    embeddings: Float[Array, "N D"] | None = None,
+) -> tuple[Float[Array, "N D"], Pool]:
+    """Runs tokens of several sequences behind what their pages hold; see `pages.py`.
+
+    One compiled layer, whatever the model's depth: the pool is carried from layer to layer.
+
+    Args:
+      params: stacked, in the model's dtype.
+      single: each sequence has one token.
+      embeddings: inputs in place of the tokens' own.
+    Returns: final-norm outputs and the pool.
+    """
+    rotate = rotary(config, flat.positions[:, None])
+    x = params["embed"][flat.tokens] if embeddings is None else embeddings
+
+    def block(carry: tuple[Array, Pool], layer: tuple[Params, Array]) -> tuple[Any, None]:
+        x, pool = carry
+        weights, index = layer
+        after = []
+
+        def attend(q: Array, k: Array, v: Array) -> Array:
+            out, written = write_and_attend(
+                q[:, 0], k[:, 0], v[:, 0], pool, index, config.num_layers, flat, single
+            )
+            after.append(written)
+            return out[:, None]
+
+        x = _block(weights, config, x, rotate, attend)
+        return (x, after[0]), None
+
+    layers = params["layers"], jnp.arange(config.num_layers)
+    (x, pool), _ = lax.scan(block, (x[:, None], pool), layers)
+    return rms_norm(x[:, 0], params["final_norm"], config.rms_norm_eps), pool
 
 
 def _block(

@@ -28,6 +28,8 @@ from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
 from tarl_jax.rollout.compiled import Compiled
 from tarl_jax.rollout.grammar import Grammar
+from tarl_jax.rollout.paged_compiled import PagedPrograms, in_pages
+from tarl_jax.rollout.paged_running import PagedRunning
 from tarl_jax.rollout.running import EngineStats, Running, Unfinished
 from tarl_jax.rollout.sampling import Sampling, Truncation
 from tarl_jax.rollout.scheduler import Row, SpokenInputs
@@ -40,7 +42,7 @@ AHEAD = 4  # times the slots: dialogues under way at most, where rollout.in_flig
 class _Play:
     """What one call of `run` works on."""
 
-    run: Running
+    run: Running | PagedRunning
     workers: Workers
     sampling: Sampling
     queue: list[int]  # dialogues that are not begun, the next one last
@@ -70,7 +72,10 @@ class Engine:
         ids: int = 0,
     ):
         self._config = config
-        self.programs = Compiled(model, config, stop_id, mesh, grammar, least, burst, ids)
+        self.programs: Compiled | PagedPrograms = (
+            PagedPrograms(model, config, stop_id, mesh, grammar, burst, ids) if in_pages(config, mesh)
+            else Compiled(model, config, stop_id, mesh, grammar, least, burst, ids)
+        )
         self._under_way = config.in_flight or AHEAD * self.programs.slots
         self._pool = ThreadPoolExecutor(self._under_way, "dialogue")
 
@@ -126,8 +131,10 @@ class Engine:
         )
         return stats
 
-    def open(self, params: decoder.Params, slots: int = 0) -> Running:
+    def open(self, params: decoder.Params, slots: int = 0) -> Running | PagedRunning:
         """No dialogues yet, under the stacked `params`, on so many slots; 0: on all."""
+        if isinstance(self.programs, PagedPrograms):
+            return PagedRunning(self.programs, self._config, params)
         return Running(self.programs, self._config, params, slots or self.programs.slots)
 
     # ---- one tick of `run` ------------------------------------------------------------------
@@ -149,7 +156,7 @@ class Engine:
                 play.queue.remove(index)
                 row = dataclasses.replace(
                     left.row, index=index, sampling=sampling, fed=0, slot=None, place=None,
-                    blocks=[],
+                    blocks=[], pages=[], chain=[],
                     spoken=[self._encode_again(play, sound) for sound in left.row.spoken],
                 )
                 run.rows[index] = row

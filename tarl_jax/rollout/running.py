@@ -106,6 +106,11 @@ class Running:
         self.state = self._programs.empty(self._slots)
         self.store = self._programs.empty_store()
 
+    def rest(self) -> None:
+        """Gives up room that no row needs, where there is none."""
+        if not self.rows and length_of(self.state) > self._programs.shortest:
+            self.renew()
+
     def admit(self) -> None:
         """Gives slots to the rows that have something to write."""
         moves = self.scheduler.admit()

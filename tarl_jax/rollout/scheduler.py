@@ -82,6 +82,10 @@ class Row:
     syntax: int = 0
     spoken: list[SpokenInputs] = dataclasses.field(default_factory=list)
     blocks: list[int] = dataclasses.field(default_factory=list)  # its entries in the index
+    # Where its cache is in pages: they, a hash for each full one that is known, whose they are.
+    pages: list[int] = dataclasses.field(default_factory=list)
+    chain: list[int] = dataclasses.field(default_factory=list)
+    shard: int = 0
 
     @property
     def pending(self) -> int:
@@ -97,6 +101,24 @@ class Row:
         for sound in self.spoken:
             keys[sound.first : sound.end] = range(sound.key, sound.key - len(sound.inputs), -1)
         return keys
+
+
+def extend_context(
+    row: Row, tokens: list[int], keep: int | None, spoken: Sequence[SpokenInputs]
+) -> None:
+    """The row as it is when it has its answer, and is about to write; see `Scheduler.answered`."""
+    if keep is not None and keep < len(row.tokens):
+        row.dropped += len(row.tokens) - keep
+        del row.tokens[keep:]
+        row.fed = min(row.fed, keep)
+        row.spoken = [
+            dataclasses.replace(sound, inputs=sound.inputs[: keep - sound.first])
+            for sound in row.spoken if sound.first < keep
+        ]
+    row.spoken += [dataclasses.replace(s, first=len(row.tokens) + s.first) for s in spoken]
+    row.tokens += tokens
+    row.asking, row.written, row.log_probs, row.drawn_log_probs = False, 0, [], []
+    row.syntax = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,20 +195,9 @@ class Scheduler:
 
         spoken: what some of `tokens` sound like, placed from their start.
         """
-        if keep is not None and keep < len(row.tokens):
-            row.dropped += len(row.tokens) - keep
-            del row.tokens[keep:]
-            row.fed = min(row.fed, keep)
-            if keep < len(row.blocks) * BLOCK:
-                self._index.remove(row)
-            row.spoken = [
-                dataclasses.replace(sound, inputs=sound.inputs[: keep - sound.first])
-                for sound in row.spoken if sound.first < keep
-            ]
-        row.spoken += [dataclasses.replace(s, first=len(row.tokens) + s.first) for s in spoken]
-        row.tokens += tokens
-        row.asking, row.written, row.log_probs, row.drawn_log_probs = False, 0, [], []
-        row.syntax = 0
+        if keep is not None and keep < len(row.blocks) * BLOCK:
+            self._index.remove(row)
+        extend_context(row, tokens, keep, spoken)
         if row.slot is None:
             self._away -= 1
             self.ready.append(row)

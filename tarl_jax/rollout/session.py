@@ -17,7 +17,6 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 
 from tarl_jax.models import decoder
-from tarl_jax.rollout.compiled import length_of
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.grammar import Grammar, after, stacked
 from tarl_jax.rollout.running import EngineStats
@@ -244,8 +243,7 @@ class Session:
                     running.scheduler.ended(row)
                     del running.rows[index]
                 del self._used[index]
-        if not running.rows and length_of(running.state) > self._programs.shortest:
-            running.renew()
+        running.rest()
 
     def _fail(self, error: Exception) -> None:
         """Tells all who wrote, and begins anew: what is on the device may be lost."""
