@@ -5,8 +5,8 @@ so that one array is carried through the scan over the layers and written in pla
 layer is nobody's: what fillers write goes there.
 
 Two layouts, by kernel. "ragged", for TPUs: `{"kv": [L P, size, 2 K, H]}`, keys and values of a
-head side by side, as JAX's `ragged_paged_attention` reads them. "split", for GPUs and CPUs: `{"k", "v"}`,
-each [K, L P, size, H], as JAX's `paged_attention` for GPUs does.
+head side by side, as JAX's `ragged_paged_attention` reads them. "split", for GPUs and CPUs:
+`{"k", "v"}`, each [K, L P, size, H], as JAX's `paged_attention` for GPUs does.
 """
 
 from __future__ import annotations

@@ -231,6 +231,6 @@ def pool_pages(config: RolloutConfig, slots: int, shards: int) -> int:
 
 
 def _depth(config: RolloutConfig) -> int:
-    """Pages that a row's table names: what the longest dialogue fills, rounded up for the kernels."""
+    """Pages that a row's table names: what the longest dialogue fills, rounded for the kernels."""
     pages = -(-config.max_episode_tokens // config.page)
     return pages if pages <= 8 else -(-pages // 8) * 8

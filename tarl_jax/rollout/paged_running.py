@@ -95,6 +95,7 @@ class PagedRunning:
             flat.begins[ends + len(parts) + 1 : ends + own + 1] = at
             stats.fed_tokens += at - sum(part.samples for part in parts)
         stats.fed_places += programs.budget * programs.shards
+        stats.row_steps += programs.slots
         out = programs.mixed(self.params, flat, writers, sound if heard else None)
         stats.extend_seconds += time.perf_counter() - begun
         return self._take(rows, out)
