@@ -73,7 +73,8 @@ class Engine:
     ):
         self._config = config
         self.programs: Compiled | PagedPrograms = (
-            PagedPrograms(model, config, stop_id, mesh, grammar, burst, ids) if in_pages(config, mesh)
+            PagedPrograms(model, config, stop_id, mesh, grammar, burst, ids)
+            if in_pages(config, mesh)
             else Compiled(model, config, stop_id, mesh, grammar, least, burst, ids)
         )
         self._under_way = config.in_flight or AHEAD * self.programs.slots

@@ -73,7 +73,8 @@ class PagedPrograms:
         whole = sharding(mesh)
         outputs = (self._pool_shardings, whole)
         self._mixed = jax.jit(
-            functools.partial(paged_programs.mixed, model, ids), donate_argnums=2, out_shardings=outputs
+            functools.partial(paged_programs.mixed, model, ids),
+            donate_argnums=2, out_shardings=outputs,
         )
         self._decode = jax.jit(
             functools.partial(
