@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -110,21 +111,30 @@ class PagedPrograms:
         """All slots: an idle one costs a token's work and no cache."""
         return self.slots
 
-    def compile(self, params: decoder.Params, shrinks: bool = True) -> None:
+    def compile(
+        self, params: decoder.Params, shrinks: bool = True,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         """Compiles every program that any dialogues can need, so that no run compiles later.
 
         shrinks: of no matter; the batch has one size.
+        progress: is told how many programs are done, of how many.
         """
         params = self.prepare(params)
         flat, writers, sound = self.nothing(self.budget)
+        one, idle, _ = self.nothing(self.slots // self.shards)
+        work: list[Callable[[], object]] = [
+            lambda: self.mixed(params, flat, writers), lambda: self.decode(params, one, idle, 0)
+        ]
         if self._model.audio:
-            longest = longest_clip(self.longest)
-            for samples in clip_sizes(self._model.audio, longest):
-                self.encode_clip(params, np.zeros(samples, np.float32))
-            self.mixed(params, flat, writers, sound)
-        self.mixed(params, flat, writers)
-        flat, writers, _ = self.nothing(self.slots // self.shards)
-        self.decode(params, flat, writers, 0)
+            work.append(lambda: self.mixed(params, flat, writers, sound))
+            for samples in clip_sizes(self._model.audio, longest_clip(self.longest)):
+                silence = np.zeros(samples, np.float32)
+                work.append(functools.partial(self.encode_clip, params, silence))
+        progress(0, len(work))
+        for done, one_more in enumerate(work, 1):
+            one_more()
+            progress(done, len(work))
 
     def nothing(self, tokens: int) -> tuple[Flat, Writers, Sound]:
         """A call's arrays, on the host, with nothing in them; `tokens` of each shard."""

@@ -137,7 +137,7 @@ def _ranks(x: Float[Array, "B V"]) -> Array:
 def _highest(holds: Callable[[Array], Array], rows: int) -> Array:
     """The highest uint32 [rows, 1] that `holds`, which holds for all up to some one; else 0."""
 
-    def step(place: int, bound: Array) -> Array:
+    def step(place: Array, bound: Array) -> Array:
         higher = bound | (jnp.uint32(1) << (31 - place).astype(jnp.uint32))
         return jnp.where(holds(higher), higher, bound)
 
