@@ -84,8 +84,8 @@ class RLConfig:
       whatever the group; "none".
     turn_discount: per turn, of the returns that "gigpo" and "return_to_go" compare.
     loss: "clip" (PPO's), "spo" (Simple Policy Optimization) or "gspo" (the sequence's ratio).
-    loss_mean: "token", "sequence" (mean over sequences of their means) or "constant" (sum of a
-      sequence over `loss_constant`, mean over sequences).
+    loss_mean: "token", "sequence" (mean over episodes of their means) or "constant" (sum of an
+      episode over `loss_constant`, mean over episodes), whatever splits episodes into sequences.
     kl_estimator, kl_in: k1, k2 or k3 against the warm start, times `kl_coef`, in the "loss" or,
       token by token, in the "reward".
     tis_cap: weighs each token by min(exp(trainer - sampler), cap); 0: no weight.

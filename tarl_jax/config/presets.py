@@ -146,7 +146,7 @@ def _large(config: RunConfig, size: str) -> RunConfig:
         warm_start=replace(config.warm_start, steps=0),
         rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=32,
                         max_episode_tokens=8192, max_turn_tokens=1024, brief_writes=False,
-                        system_prompt="full"),
+                        several_calls="first", system_prompt="full"),
         rl=replace(config.rl, steps=100, learning_rate=rate, minibatches=1,
                    micro_batch_tokens=8192, pack=True,
                    value=replace(config.rl.value, learning_rate=10 * rate)),

@@ -168,6 +168,7 @@ def samples_of(
     drawn: bool = False,
     audio_inputs: AudioInputs | None = None,
     choices: bool = True,
+    shares: bool = False,
 ) -> list[Sample]:
     """One sample for each of the trajectory's parts.
 
@@ -177,17 +178,23 @@ def samples_of(
       drawn: as in `Trajectory.arrays`.
       audio_inputs: of the trajectory, its `places` [S].
       choices: leaves out tokens that a grammar or a truncation left without an alternative.
+      shares: whether the samples have the field "shares" of a Batch.
     """
     tokens, sampled, log_probs = trajectory.arrays(drawn)
     chosen = trajectory.had_alternatives() if choices else np.ones(len(tokens), bool)
     weights = sampled * np.asarray(advantage, np.float32)
+    parts = [(at, counts & chosen[at]) for at, counts in trajectory.parts()]
+    of_tokens = {name: np.asarray(of) for name, of in (fields or {}).items()}
+    if shares:
+        counted = sum(int(counts.sum()) for _, counts in parts)
+        of_tokens["shares"] = np.full(len(tokens), 1 / max(counted, 1), np.float32)
     return [
         Sample(
             tokens[at], counts, log_probs[at] * counts, weights[at] * counts,
-            {name: np.asarray(of)[at] * counts for name, of in (fields or {}).items()},
+            {name: of[at] * counts for name, of in of_tokens.items()},
             None if audio_inputs is None else _audio_inputs_at(audio_inputs, at),
         )
-        for at, counts in ((at, counts & chosen[at]) for at, counts in trajectory.parts())
+        for at, counts in parts
     ]
 
 

@@ -23,20 +23,24 @@ MAX_CHANGE = 20.0  # of a log-prob, before exp: no ratio overflows, whatever the
 
 
 def loss_weights(
-    mask: Float[Array, "B S"], segments: Int[Array, "B S"] | None, mean: str, constant: int
+    mask: Float[Array, "B S"], segments: Int[Array, "B S"] | None, mean: str, constant: int,
+    shares: Float[Array, "B S"] | None = None,
 ) -> tuple[Float[Array, "B S"], Float[Array, ""]]:
     """(weight of each token, what the weighted sum is divided by).
 
         "token"     1                    number of tokens       (DAPO, arXiv 2503.14476)
-        "sequence"  1 / |y|              number of sequences    (GRPO, arXiv 2402.03300)
-        "constant"  1 / constant         number of sequences    (Dr. GRPO, arXiv 2503.20783)
+        "sequence"  1 / |y|              number of episodes     (GRPO, arXiv 2402.03300)
+        "constant"  1 / constant         number of episodes     (Dr. GRPO, arXiv 2503.20783)
 
-    |y| counts the masked tokens of a sequence; sequences without any do not count.
+    |y| counts the masked tokens of an episode; episodes without any do not count. An episode may be
+    several sequences, also of other batches: `shares` then has 1 / |y| at its masked tokens. None:
+    each sequence is an episode.
     """
     if mean == "token":
         return mask, mask.sum()
-    share = mask / jnp.maximum(sequence_sums(mask, segments), 1.0)
-    return (share if mean == "sequence" else mask / constant), share.sum()
+    if shares is None:
+        shares = mask / jnp.maximum(sequence_sums(mask, segments), 1.0)
+    return (shares if mean == "sequence" else mask / constant), shares.sum()
 
 
 def sequence_sums(
@@ -76,7 +80,8 @@ def sequence_policy_loss(
 
         w = exp(mean over the sequence's sampled tokens of log_probs - batch.log_probs)
 
-    With the weights of the "sequence" mean its sum is the paper's. The bounds are of another size
+    With the weights of the "sequence" mean its sum is the paper's; of an episode of several
+    sequences each has its own ratio, and together they weigh as one. The bounds are of another size
     than a token's: the paper has 3e-4 and 4e-4.
     """
     return _clipped(sequence_ratio(log_probs, batch), batch, weights, config)

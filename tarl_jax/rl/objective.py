@@ -41,7 +41,7 @@ class Sums:
     clipped: jax.Array
     gap: jax.Array  # |present log-prob - old one|
     gap_max: jax.Array
-    count: jax.Array  # tokens or sequences, as `rl.loss_mean` has it
+    count: jax.Array  # tokens or episodes, as `rl.loss_mean` has it
     value_loss: jax.Array  # weighted as `loss` is
 
     @classmethod
@@ -70,6 +70,11 @@ class Sums:
 
 def has_value_model(config: RLConfig) -> bool:
     return config.advantage == "gae"
+
+
+def has_shares(config: RLConfig) -> bool:
+    """Whether batches say what share of its episode a token is."""
+    return config.loss_mean != "token"
 
 
 def in_loss(config: RLConfig) -> bool:
@@ -135,7 +140,7 @@ def loss_sum(
 
     hidden, log_probs, entropy = log_probs_of(join(frozen, trained.params))
     weights, count = losses.loss_weights(
-        mask, batch.segments, config.loss_mean, config.loss_constant
+        mask, batch.segments, config.loss_mean, config.loss_constant, batch.shares
     )
     loss, clipped = policy_loss(log_probs, batch, weights, config)
     kl_reference = jnp.zeros(())

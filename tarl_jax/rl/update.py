@@ -1,7 +1,7 @@
 """One optimiser update: gradients summed over micro-batches, then one step, all jitted.
 
 Micro-batches have different lengths (few shapes, so few programs); each adds the gradient of its
-*sum* of losses, and the update divides by the number of sampled tokens (or sequences) of all of
+*sum* of losses, and the update divides by the number of sampled tokens (or episodes) of all of
 them, so that the split never changes the result. A value model, where there is one, is updated in
 the same two programs, with an optimiser of its own.
 """
@@ -213,7 +213,8 @@ class Updater:
             encoder = self._model.audio
             size = room, 2 * encoder.n_window, encoder.num_mel_bins
             audio_inputs = AudioInputs(Pieces(of(size, jnp.float32), of(size[:1], jnp.int32)), ints)
-        return Batch(ints, floats, floats, floats, numbers, valued, valued, audio_inputs)
+        shares = floats if objective.has_shares(self._config) else None
+        return Batch(ints, floats, floats, floats, numbers, valued, valued, shares, audio_inputs)
 
     def lower(self, shape: tuple[int, int], packed: bool) -> dict[str, Any]:
         """The update's programs for a (rows, length) of micro-batches, lowered but not compiled.
@@ -238,7 +239,8 @@ class Updater:
             }
             if objective.needs_score(self._config):
                 anchors = self._anchor(self.policy_shapes, objective.in_reward)
-                found["score"] = self._score.lower(trained, frozen, anchors, batch)
+                scored = dataclasses.replace(batch, shares=None)
+                found["score"] = self._score.lower(trained, frozen, anchors, scored)
         return found
 
     def bytes_per_device(self) -> tuple[int, int]:
@@ -267,6 +269,7 @@ class Updater:
                 if objective.has_value_model(self._config):  # of the update's type: one program
                     ignored = batch.advantages
                     batch = dataclasses.replace(batch, values=ignored, returns=ignored)
+                batch = dataclasses.replace(batch, shares=None)
                 batch = hosts.put(batch, by_rows(self._mesh))
                 scores = self._score(state.trained, state.frozen, reference, batch)
                 for name, values in jax.device_get(scores).items():

@@ -26,7 +26,7 @@ from tarl_jax.rl.batching import (
     take_out,
 )
 from tarl_jax.rl.calibration import load_table
-from tarl_jax.rl.objective import in_loss, needs_score
+from tarl_jax.rl.objective import has_shares, in_loss, needs_score
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.speech.sound import AudioInputs
 from tarl_jax.training.credit import Baselines, Credit, Table, assign, gap_name
@@ -123,6 +123,7 @@ class Learner:
             sample for i in chosen for sample in samples_of(
                 trajectories[i], credit.advantages[i],
                 {name: of[i] for name, of in credit.fields.items()}, drawn, credit.audio[i],
+                shares=has_shares(self.config.rl),
             )
         ]
 

@@ -23,6 +23,8 @@ class Batch:
         to say, of the state before each sampled token; None without a value model.
       segments: int32 [B, S]; number of the sequence that a position belongs to, where rows hold
         several; None: one sequence per row.
+      shares: float32 [B, S]; 1 over the number of sampled tokens of the episode that a token is of,
+        where it counts in the loss, else 0: an episode may be several sequences. None: each is one.
       audio_inputs: the sound at some of the tokens; None: all of them are text.
     """
 
@@ -33,4 +35,5 @@ class Batch:
     segments: jax.Array | None = None
     values: jax.Array | None = None
     returns: jax.Array | None = None
+    shares: jax.Array | None = None
     audio_inputs: AudioInputs | None = None

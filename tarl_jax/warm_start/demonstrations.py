@@ -215,7 +215,7 @@ def _parts(
     )
     parts: list[Part] = [("user", dialogue.opening)]
     for action, observation in play(dialogue, clerk, seed):
-        parts.append(("clerk", env.chat.agent(action)))
+        parts += [("begin", list(env.chat.begin)), ("clerk", env.chat.agent(action))]
         if not observation.stop_reason:
             tool = observation.role == "tool"
             parts.append(
@@ -306,7 +306,7 @@ def _worked_problems(config: RunConfig, maths: Maths, dialogues: int) -> list[De
     )
     found = []
     for problem in problems:
-        prompt = maths.system[1] + maths.chat.user(problem.text)
+        prompt = [*maths.system[1], *maths.chat.user(problem.text), *maths.chat.begin]
         solution = maths.chat.agent(problem.solution)
         agent = np.arange(len(prompt) + len(solution)) >= len(prompt)
         nothing = np.zeros(len(agent), bool)

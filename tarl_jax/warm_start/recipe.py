@@ -365,7 +365,7 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         "model": _shape(config.model),
         "tokenizer": env.tokenizer.digest,
         "brief_writes": config.rollout.brief_writes,
-        "system": env.system,
+        "system": (*env.system, *filter(None, [env.chat.begin])),
         "domain": desk_name(config),
     }
     if config.model.audio:

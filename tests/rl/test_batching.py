@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tarl_jax.rl import batching
 from tarl_jax.rl.batching import (
     SHORTEST,
+    Layout,
     batch_shapes,
     fill,
     packed_layouts,
@@ -19,6 +20,7 @@ from tarl_jax.rl.batching import (
     samples_of,
     take_out,
 )
+from tarl_jax.rl.losses import loss_weights
 from tarl_jax.types import Segment, Task, Trajectory
 
 
@@ -159,6 +161,44 @@ def test_a_token_without_an_alternative_leaves_the_loss():
         assert sample.fields["values"].tolist() == [0, 4, 0, 4, 4]
     (scored,) = samples_of(whole, 0.0, choices=False)
     assert scored.sampled.tolist() == [0, 1, 1, 1, 1]
+
+
+def thinking(turns):
+    """Turns of two tokens of thought, which leave the context with it, and one that stays."""
+    said = [Segment("agent", [7, 8, 9], [True] * 3, [-1.0] * 3, n, "", forgotten=2)
+            for n in range(turns)]
+    answers = [Segment.forced("user", [4], n, "") for n in range(turns)]
+    return trajectory(*(s for pair in zip(said, answers, strict=True) for s in pair))
+
+
+@pytest.mark.parametrize("mean, total, count", [
+    ("token", (30, 3), 33), ("sequence", (1, 1), 2), ("constant", (3, 0.3), 2),
+])
+def test_an_episode_weighs_the_same_whatever_splits_it(mean, total, count):
+    episodes = [thinking(10), thinking(1)]
+    found, counts = [0.0, 0.0], 0.0
+    for i, episode in enumerate(episodes):
+        parts = samples_of(episode, 1.0, shares=True)
+        assert len(parts) == len(episode.turns)
+        # Each part in a micro-batch of its own.
+        for part in parts:
+            (batch,) = fill([Layout((1, 64), [[0]])], [part], packed=False)
+            weights, number = loss_weights(batch.sampled, None, mean, 10, batch.shares)
+            found[i] += float(weights.sum())
+            counts += float(number)
+    assert found == pytest.approx(total) and counts == pytest.approx(count)
+
+
+def test_reasoning_leaves_after_the_turn_that_is_named():
+    """Two turns of one exchange, then another: the first two thoughts leave together."""
+    whole = thinking(3)
+    first, second, third = whole.turns
+    first.forgotten_after, second.forgotten_after, third.forgotten = 1, -1, 0
+    _, sampled, _ = whole.arrays()
+    (one, counted), (two, after) = whole.parts()
+    assert one.tolist() == [0, 1, 2, 3, 4, 5, 6] and counted.tolist() == sampled[:7].tolist()
+    assert two.tolist() == [2, 3, 6, 7, 8, 9, 10, 11]
+    assert after.tolist() == [False] * 4 + [True] * 3 + [False]
 
 
 @pytest.mark.parametrize("multiple", [2, 4])

@@ -15,6 +15,7 @@ from tarl_jax.models import decoder
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout import compiled
 from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.grammar import anything
 from tarl_jax.rollout.workers import Answer
 
 
@@ -251,3 +252,17 @@ def test_near_zero_temperature_is_greedy(params, engine):
         params, tokens=np.array([episode.prompt])
     )
     assert first == int(jnp.argmax(decoder.logits(params, hidden[0, -1])))
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_ids_that_pad_the_vocabulary_are_never_drawn(params, constrained):
+    ids = VOCAB // 2
+    grammar = anything(VOCAB) if constrained else None
+    engine = Engine(MODEL, CONFIG, STOP, make_mesh(), grammar, ids=ids)
+    episodes = [Scripted.random(seed) for seed in range(16)]
+    engine.run(params, episodes, TEMPERATURE)
+    drawn = [t for e in episodes for turn in e.sampled_ids for t in turn]
+    assert len(drawn) > 100 and max(drawn) < ids
+    free = [Scripted.random(seed) for seed in range(16)]
+    Engine(MODEL, CONFIG, STOP, make_mesh(), ids=VOCAB).run(params, free, TEMPERATURE)
+    assert max(t for e in free for turn in e.sampled_ids for t in turn) >= ids

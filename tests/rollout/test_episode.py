@@ -1,18 +1,25 @@
 """An episode's record against what passed between it and the engine, token by token."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from telecom_small import small_telecom
 
 from tarl_jax.config import JudgeConfig, RolloutConfig
+from tarl_jax.judge.request import evidence
+from tarl_jax.judge.rules import judge as rules
 from tarl_jax.judge.service import Judge
+from tarl_jax.rl.calibration import turn_kind
 from tarl_jax.rollout.episode import Episode
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
 from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.text.chat import Chat
+from tarl_jax.training.evaluation import behaviour
+from tarl_jax.training.stages import stages_of
 from tarl_jax.types import STOP_REASONS, Call, Check, Task, Trajectory
 from tarl_jax.view.terminal import render
 
@@ -478,3 +485,90 @@ def test_the_benchmark_whose_task_it_is_says_how_long_an_episode_is(
         turns += 1
     assert wire.trajectory().stop_reason == reason
     assert turns == {"max_messages": 100, "max_turns": 30 if mine else 7}.get(reason, turns)
+
+
+# ---- what was said ---------------------------------------------------------------------------
+
+
+def thoughtful(env, task, config, thought):
+    """The episode of a faultless clerk whose every turn begins with a thought."""
+    episode = Episode(task, SEED, env.domain, env.chat, config,
+                      ("Be brief.", env.chat.system("Be brief.")))
+    episode.start()
+    for action, _ in right_actions(env, task, config):
+        ids = [*env.tokenizer.encode(thought), *env.chat.agent(action)]
+        episode.turn(Turn(ids, [-1.0] * len(ids), [-1.0] * len(ids)))
+    return episode.trajectory()
+
+
+@pytest.mark.parametrize("thought", [
+    "<think>\nIs it pending, order 2 of 3? The policy allows it.\n</think>\n\n",
+    "<think>No, do not? cancelled</think>", "denied?\n</think>\n",
+])
+def test_thoughts_change_no_verdict_no_score_and_no_count(tiny_env, thought):
+    roomy = dataclasses.replace(ROOMY, max_turn_tokens=300, max_episode_tokens=20_000)
+    for task in tiny_env.train_tasks:
+        plain, thinks = (thoughtful(tiny_env, task, roomy, of) for of in ("", thought))
+        assert all(t.thought for t in thinks.turns) and not any(t.thought for t in plain.turns)
+        assert [t.message for t in thinks.turns] == [t.message for t in plain.turns]
+        assert thinks.success is plain.success is True
+        assert rules(thinks) == rules(plain)
+        assert behaviour([thinks])["waits"] == behaviour([plain])["waits"]
+        assert stages_of(thinks) == stages_of(plain)
+        assert list(map(turn_kind, thinks.turns)) == list(map(turn_kind, plain.turns))
+        asked = [json.dumps(evidence(t)["dialogue"]) for t in (thinks, plain)]
+        assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("text, found", [
+    ("It costs 1,234.50 in all.", True),
+    ("<think>\nIt costs 1,234.50 in all.\n</think>\n\nOne moment.", False),
+    ("It costs 1,234.50.</think>One moment.", False),
+    ('It costs 1,234.50.\n<tool_call>\n{"name": "think", "arguments": {}}\n</tool_call>', False),
+    ('<tool_call>\n{"name": "think", "arguments": {"thought": "1,234.50"}}\n</tool_call>', False),
+    ("<tool_call>\n1,234.50\n</tool_call>", False),
+    ("<think>\nIt costs 1,234.50 in all.", False),
+])
+def test_only_what_the_user_was_told_counts_as_said(tiny_env, writing_task, text, found):
+    task = dataclasses.replace(writing_task, outputs=("1234.5",))
+    wire = Wire(tiny_env, task)
+    wire.turn([*tiny_env.tokenizer.encode(text), wire.chat.stop_id])
+    wire.say(Call("transfer_to_human_agents", {"summary": "no"}))
+    assert wire.trajectory().outputs_found is found
+
+
+def test_a_turn_that_is_not_to_think_begins_with_an_empty_thought(tiny_env, writing_task):
+    chat = Chat(tiny_env.tokenizer, thinking=False)
+    empty = tiny_env.tokenizer.encode_markup("<think>\n\n</think>\n\n")
+    episode = Episode(writing_task, SEED, tiny_env.domain, chat, ROOMY,
+                      ("Be brief.", chat.system("Be brief.")))
+    context = list(episode.start())
+    assert context[-len(empty):] == list(empty)
+    for action in ("Who are you?", Call("transfer_to_human_agents", {"summary": "no"})):
+        ids = chat.agent(action)
+        answer = episode.turn(Turn(ids, [-1.0] * len(ids), [-1.0] * len(ids)))
+        context += [*ids, *(answer.tokens if answer else [])]
+    trajectory = episode.trajectory()
+    tokens, sampled, log_probs = trajectory.arrays()
+    assert tokens.tolist() == context
+    first = trajectory.turns[0]
+    assert first.sampled == [False] * len(empty) + [True] * (len(first.token_ids) - len(empty))
+    assert set(log_probs[sampled]) == {-1.0} and not log_probs[~sampled].any()
+    assert first.thought == "" and first.message == "Who are you?"
+    assert Trajectory.from_json_line(trajectory.to_json_line()) == trajectory
+
+
+def test_of_several_calls_the_first_is_made(tiny_env, writing_task):
+    chat = Chat(tiny_env.tokenizer, "first")
+    look = Call("get_order_details", {"order_id": "#none"})
+    handed = Call("transfer_to_human_agents", {"summary": "no"})
+    both = [*chat.agent(look)[:-1], *chat.agent(handed)]
+    for used in (chat, tiny_env.chat):
+        episode = Episode(writing_task, SEED, tiny_env.domain, used, ROOMY,
+                          ("Be brief.", used.system("Be brief.")))
+        episode.start()
+        assert episode.turn(Turn(both, [-1.0] * len(both), [-1.0] * len(both)))
+        episode.cut()
+        turn = episode.trajectory().turns[0]
+        assert turn.calls == ([look] if used is chat else [])
+        assert ("malformed" in turn.info) == (used is not chat)
