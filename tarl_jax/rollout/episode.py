@@ -14,7 +14,7 @@ from tarl_jax.config import InputError, RolloutConfig
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.workers import Answer, Turn
-from tarl_jax.sandbox.dialogue import TAU2_ENDS, Action, Dialogue, Ends, Observation, User
+from tarl_jax.sandbox.dialogue import Action, Dialogue, Ends, Observation, User, rules_of
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.llm_user import GREETING
 from tarl_jax.sandbox.scoring import calls_of, verdict_on
@@ -235,7 +235,7 @@ class Episode:
         dialogue = Dialogue(
             self.task, self._domain, self._user, max_turns=max_turns(self.task, self._config),
             brief_writes=self._config.brief_writes, stop_waits=self._stop_waits,
-            ends=_ends(self.task, self._config),
+            ends=ends_of(self.task, self._config),
         )
         reply = self._user.opening_reply if isinstance(self._user, SpokenUser) else None
         clip, info = (reply.clip, reply.info) if reply else (None, {})
@@ -290,9 +290,9 @@ class Episode:
         return self._tokens + more + longest <= self._config.max_episode_tokens
 
 
-def _ends(task: Task, config: RolloutConfig) -> Ends:
+def ends_of(task: Task, config: RolloutConfig) -> Ends:
     """What ends an episode: as the config says, or as the benchmark whose task it is."""
-    rules = TAU2_ENDS if _is_tau2(task) else Ends()
+    rules = rules_of(task)
     return Ends(
         rules.transfer if config.after_transfer == "rules" else config.after_transfer == "end",
         rules.errors if config.max_errors < 0 else config.max_errors,

@@ -12,7 +12,7 @@ from tarl_jax.rollout.episode import greets, max_turns
 from tarl_jax.sandbox.faultless import faultless_dialogue
 from tarl_jax.sandbox.llm_user import GREETING
 from tarl_jax.sandbox.tasks import LONGEST, expert_plays
-from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.sandbox.users import playable, scripted_user
 from tarl_jax.types import Call, Task
 
 MEASURED = 256  # tasks at most, evenly spaced
@@ -90,16 +90,16 @@ def require_room(env: Environment) -> Lengths:
 def faultless(env: Environment, task: Task) -> tuple[str, list[tuple[Call | str, str]]]:
     """The user's opening, and the turns of a faultless agent, each with its answer.
 
-    Of a task with a script the faultless clerk serves the scripted user; of another one see
+    Of a task that a scripted user can play the faultless clerk serves it; of another one see
     `sandbox/faultless.py`.
     """
     brief = env.config.rollout.brief_writes
-    if task.script is None:
+    if not playable(env.domain, task):
         opening, played = faultless_dialogue(env.domain, task, brief)
         return opening, [(turn.action, turn.answer) for turn in played]
     found, _ = expert_plays(env.domain, task, LONGEST, brief)
     turns = [(action, observation.text) for action, observation in found]
-    return ScriptedUser(task, seed=0).opening(), turns
+    return scripted_user(env.domain, task, seed=0).opening(), turns
 
 
 def _tokens(env: Environment, task: Task) -> list[tuple[int, int]]:

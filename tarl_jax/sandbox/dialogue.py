@@ -68,6 +68,11 @@ class Ends:
 TAU2_ENDS = Ends(transfer=False, errors=10, messages=200)
 
 
+def rules_of(task: Task) -> Ends:
+    """What ends an episode of a task by the rules of the benchmark that it is written for."""
+    return TAU2_ENDS if task.reward_basis else Ends()
+
+
 @dataclasses.dataclass(frozen=True)
 class Malformed:
     """An agent turn that is neither a message nor a well-formed tool call."""

@@ -19,6 +19,7 @@ from tarl_jax.config.plain import dumps, read_json, read_text
 from tarl_jax.sandbox import (
     airline_tau2,
     carrier,
+    network,
     retail_tau2,
     shop,
     starts,
@@ -55,12 +56,12 @@ class Source:
     read: Callable[[Path], tuple[Database, str]] | None = None
 
 
-def _telecom(name: str) -> Source:
-    manual = "tech_support_workflow.md" if name.endswith("workflow") else "tech_support_manual.md"
+def _telecom(name: str, manual: str, embedded: Callable[[], Database] | None) -> Source:
+    """manual: the file of a folder that says how phones are mended."""
     return Source(
-        {"tau2": partial(telecom.telecom_domain, name=name)}, telecom_records.TABLES, None,
-        Path(), partial(telecom_records.read_folder, manual=manual),
-    )  # fmt: skip
+        {"tau2": partial(telecom.telecom_domain, name=name)}, telecom_records.TABLES, embedded,
+        network.POLICY, partial(telecom_records.read_folder, manual=manual),
+    )
 
 
 DOMAINS = {
@@ -72,7 +73,10 @@ DOMAINS = {
         {"tau": airline_domain, "tau2": airline_tau2.airline_domain}, airline_tau2.TABLES,
         carrier.make_carrier, carrier.POLICY,
     ),
-    **{name: _telecom(name) for name in ("telecom", "telecom-workflow")},
+    "telecom": _telecom(
+        "telecom", "tech_support_manual.md", lambda: network.make_network(ShopConfig())
+    ),
+    "telecom-workflow": _telecom("telecom-workflow", "tech_support_workflow.md", None),
 }
 _INSIDE = ("{folder}", "{folder}/tau_bench/envs/{name}", "{folder}/data/tau2/domains/{name}")
 _TAU2_BASIS = ("DB", "COMMUNICATE")  # of a task that names none
@@ -130,8 +134,15 @@ def embedded_domain(name: str, shop: ShopConfig, branch: int = 0) -> Domain:
     branch: each has other users, and other records of them.
     Raises InputError for a domain without a desk.
     """
-    desk, source = desk_of(name), DOMAINS[name]
-    return source.make["tau"](desk.make_database(shop, branch), source.policy.read_text("utf-8"))
+    source = DOMAINS.get(name)
+    if source is None or source.read is None:
+        database = desk_of(name).make_database(shop, branch)
+    elif source.embedded is None:
+        raise InputError(f"domain {name!r} has no embedded data: set sandbox.data to its folder")
+    else:
+        database = network.make_network(shop, branch)
+    source = DOMAINS[name]
+    return next(iter(source.make.values()))(database, source.policy.read_text("utf-8"))
 
 
 def load_benchmark_tasks(

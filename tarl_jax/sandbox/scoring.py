@@ -27,6 +27,7 @@ BASES = {
     "NL_ASSERTION": "assertions",
 }
 _TAU_BENCH = ("DB", "COMMUNICATE")
+_HAND_OVER = "transfer_to_human_agents"
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,20 @@ def score_of(
         "communicate": communicate if task.outputs else None,
         "assertions": assertions if task.assertions else None,
     }
-    basis = [BASES[name] for name in task.reward_basis or _TAU_BENCH]
+    basis = [BASES[name] for name in basis_of(task)]
     reward: float | None = float(all(parts[name] is not False for name in basis))
     if reward and "assertions" in basis and task.assertions and assertions is None:
         reward = None
     return Score(**parts, reward=reward)
+
+
+def basis_of(task: Task) -> tuple[str, ...]:
+    """What the task's reward rests on; where no benchmark says, on its checks and a hand-over that
+    its actions have, or else as τ-bench's."""
+    if task.reward_basis or not task.checks:
+        return task.reward_basis or _TAU_BENCH
+    hands_over = any(action.name == _HAND_OVER for action in task.actions or ())
+    return ("ENV_ASSERTION", "ACTION") if hands_over else ("ENV_ASSERTION",)
 
 
 def verdict_on(
@@ -122,7 +132,7 @@ def verdict_on(
         return verify(domain, state, gold, task.outputs, messages, task.initial_state)
     open_ones = [c for c in task.checks if not holds(domain, state, c)]
     diff = [f"{c.requestor} {c.name} {dict(c.kwargs)}: not {c.expected}" for c in open_ones]
-    if "ACTION" in task.reward_basis and not _all_made(task, list(calls)):
+    if "ACTION" in basis_of(task) and not _all_made(task, list(calls)):
         diff.append("actions: not all were called")
     missing = unsaid(task.outputs, messages)
     return Verdict(not diff, not missing, missing, tuple(diff))

@@ -103,9 +103,11 @@ def make_shop(config: ShopConfig, branch: int = 0) -> dict[str, dict[str, Any]]:
     return {"users": users, "orders": orders, "products": products}
 
 
-def held_out_users(database: dict[str, dict[str, Any]], config: ShopConfig) -> set[str]:
+def held_out_users(
+    database: dict[str, dict[str, Any]], config: ShopConfig, table: str = "users"
+) -> set[str]:
     """The users (and with them the orders) that only held-out tasks are about."""
-    ids = list(database["users"])
+    ids = list(database[table])
     random.Random(f"split-{config.seed}").shuffle(ids)
     return set(ids[: max(1, round(config.held_out_fraction * len(ids)))])
 

@@ -6,21 +6,23 @@ Every task made here is solved by the faultless clerk before it is handed out.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 from pathlib import Path
 
 from tarl_jax.config import InputError, MissingFileError, ShopConfig, TaskConfig
 from tarl_jax.config.plain import loads, read_lines
-from tarl_jax.sandbox import blueprint, phrases, reviews, shop
+from tarl_jax.sandbox import blueprint, network_tasks, phrases, reviews, shop
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.desk import Wish
 from tarl_jax.sandbox.desks import desk_of
-from tarl_jax.sandbox.dialogue import Dialogue, Observation
+from tarl_jax.sandbox.dialogue import Dialogue, Observation, rules_of
 from tarl_jax.sandbox.domain import Domain, Refusal
+from tarl_jax.sandbox.scoring import verdict_on
 from tarl_jax.sandbox.script import Script
-from tarl_jax.sandbox.user import ScriptedUser
-from tarl_jax.sandbox.verifier import Verdict, verify
+from tarl_jax.sandbox.users import scripted_user
+from tarl_jax.sandbox.verifier import Verdict
 from tarl_jax.types import Call, Task
 
 LONGEST = 100  # turns that a task may take its expert; how many an episode has is its config's
@@ -37,6 +39,8 @@ def make_tasks(
     """
     if split not in ("train", "held_out"):
         raise InputError(f"split {split!r}: choose 'train' or 'held_out'")
+    if domain.user:
+        return _of_network(domain, shop_config, config, split)
     desk = desk_of(domain.name)
     held_out = shop.held_out_users(domain.database, shop_config)
     wanted = config.num_held_out if split == "held_out" else config.num_train
@@ -69,13 +73,30 @@ def make_tasks(
         task = draft_task(
             domain, script, f"{desk.source}-{split}-{len(tasks)}", split, desk.source
         )
-        turns, verdict = expert_plays(domain, task, LONGEST)
-        if not verdict.success:
-            raise RuntimeError(
-                f"{task.task_id}: the faultless clerk fails; script {script.to_json()}"
-            )
-        tasks.append(rated(task, len(turns)))
+        tasks.append(_solved(domain, task))
     return tasks
+
+
+def _of_network(
+    domain: Domain, shop_config: ShopConfig, config: TaskConfig, split: str
+) -> list[Task]:
+    """Tasks of the embedded carrier of phones, whose users have tools and no script."""
+    wanted = config.num_held_out if split == "held_out" else config.num_train
+    tries = 200 + 50 * wanted
+    drafts = itertools.islice(network_tasks.drafts(domain, shop_config, config, split), tries)
+    tasks = list(itertools.islice((task for task in drafts if task), wanted))
+    if len(tasks) < wanted:
+        raise InputError(f"the {split} customers admit only {len(tasks)} of {wanted} distinct"
+                         f" tasks; lower tasks.num_{split}, or raise shop.num_users")
+    return [_solved(domain, task) for task in tasks]
+
+
+def _solved(domain: Domain, task: Task) -> Task:
+    turns, verdict = expert_plays(domain, task, LONGEST)
+    if not verdict.success:
+        told = task.script or task.initial_state
+        raise RuntimeError(f"{task.task_id}: the faultless clerk fails; {told}: {verdict.diff}")
+    return rated(task, len(turns))
 
 
 def load_tasks(path: str | Path) -> list[Task]:
@@ -141,12 +162,13 @@ def expert_plays(
     domain: Domain, task: Task, max_turns: int = 30, brief_writes: bool = False
 ) -> tuple[list[tuple[Call | str, Observation]], Verdict]:
     """The faultless clerk serves the task's scripted user: the turns, and the verdict on them."""
-    dialogue = Dialogue(task, domain, ScriptedUser(task, seed=0), max_turns=max_turns,
-                        brief_writes=brief_writes)
+    user = scripted_user(domain, task, seed=0)
+    dialogue = Dialogue(task, domain, user, max_turns=max_turns, brief_writes=brief_writes,
+                        ends=rules_of(task))
     turns = play(dialogue, FAULTLESS, seed=0)
-    gold = [(call.name, dict(call.kwargs)) for call in task.gold_calls]
+    calls = [action for action, _ in turns if isinstance(action, Call)]
     said = [action for action, _ in turns if isinstance(action, str)]
-    return turns, verify(domain, dialogue.state, gold, task.outputs, said)
+    return turns, verdict_on(domain, task, dialogue.state, calls, said)
 
 
 def rated(task: Task, expert_turns: int) -> Task:

@@ -16,7 +16,6 @@ from typing import Any
 from tarl_jax.config import ClerkConfig
 from tarl_jax.sandbox.dialogue import TRANSFER, Dialogue, Observation
 from tarl_jax.sandbox.domain import Record
-from tarl_jax.sandbox.telecom import TODAY
 from tarl_jax.sandbox.telecom_phrases import (
     ASK_PAY,
     ASK_REFUEL,
@@ -25,6 +24,7 @@ from tarl_jax.sandbox.telecom_phrases import (
     TRANSFERRED,
     TRY_AGAIN,
 )
+from tarl_jax.sandbox.telecom_tables import TODAY
 from tarl_jax.sandbox.telecom_user import TelecomUser, complaint_of
 from tarl_jax.types import Call, Task
 
@@ -108,16 +108,11 @@ class _Clerk:
             phone = _PHONE.search((yield self.rng.choice(ASK_WHO)).text)
         found = yield Call("get_customer_by_phone", {"phone_number": phone[0]})
         customer = json.loads(found.text)
-        line: Record = {}
-        for line_id in customer["line_ids"]:
-            line = json.loads((yield Call("get_details_by_id", {"id": line_id})).text)
-            if line["phone_number"] == phone[0]:
-                break
         for look, complaints, signs in LOOKS:
             if self.complaint not in complaints:
                 continue
             if look == "check_apn_settings":  # first what the network shows, then the line
-                yield from self._mend_line(customer, line)
+                yield from self._mend_line(customer, phone[0])
             yield from self._mend_phone(look, signs)
         while True:
             yield self.rng.choice(TRY_AGAIN)
@@ -139,7 +134,12 @@ class _Clerk:
                 if "locked" in (yield asked).text:
                     yield from self._hand_over()
 
-    def _mend_line(self, customer: Record, line: Record) -> Turns:
+    def _mend_line(self, customer: Record, number: str) -> Turns:
+        line: Record = {}
+        for line_id in customer["line_ids"]:
+            line = json.loads((yield Call("get_details_by_id", {"id": line_id})).text)
+            if line["phone_number"] == number:
+                break
         owned = {"customer_id": customer["customer_id"], "line_id": line["line_id"]}
         if line["status"] == "Suspended":
             if (line["contract_end_date"] or TODAY) < TODAY:

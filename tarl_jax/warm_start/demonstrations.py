@@ -23,12 +23,13 @@ from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.maths_episode import Maths
 from tarl_jax.sandbox.clerk import play
 from tarl_jax.sandbox.desks import DESKS, desk_of
-from tarl_jax.sandbox.dialogue import Dialogue
+from tarl_jax.sandbox.dialogue import Dialogue, rules_of
 from tarl_jax.sandbox.domain import Domain
 from tarl_jax.sandbox.published import embedded_domain
 from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.tasks import make_tasks
-from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.sandbox.telecom_user import TelecomUser
+from tarl_jax.sandbox.users import scripted_user
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.sound import AudioInputs, Pieces, Sound
 from tarl_jax.speech.speakable import speakable
@@ -146,7 +147,8 @@ def demonstrate_spoken(
 
 def _values(task: Task, rng: random.Random) -> list[str]:
     """Who the user of a task is, the ids of its records, and two other things that are named."""
-    assert task.script is not None  # a scripted user plays it
+    if task.script is None:  # who has a phone says its number, and nothing else that is odd
+        return [TelecomUser(task, 0).phone]
     script = Script.from_json(task.script)
     desk = desk_of(script.desk)
     values = desk.values(script, task.user_id)
@@ -174,7 +176,8 @@ def _short(found: list[Demonstration], config: RunConfig) -> list[Demonstration]
 
 def desk_name(config: RunConfig) -> str:
     """The embedded domain whose clerk is imitated: the run's, or the shop where that has none."""
-    return config.sandbox.domain if config.sandbox.domain in DESKS else "retail"
+    name = config.sandbox.domain.removesuffix("-workflow")
+    return name if name in (*DESKS, "telecom") else "retail"
 
 
 def shop_of(config: RunConfig) -> ShopConfig:
@@ -210,8 +213,8 @@ def _parts(
     config: RunConfig, env: Environment, domain: Domain, clerk: ClerkConfig, task: Task, seed: int
 ) -> list[Part]:
     dialogue = Dialogue(
-        task, domain, ScriptedUser(task, seed), max_turns=config.warm_start.max_turns,
-        brief_writes=config.rollout.brief_writes,
+        task, domain, scripted_user(domain, task, seed), max_turns=config.warm_start.max_turns,
+        brief_writes=config.rollout.brief_writes, ends=rules_of(task),
     )
     parts: list[Part] = [("user", dialogue.opening)]
     for action, observation in play(dialogue, clerk, seed):
