@@ -12,7 +12,9 @@ from tarl_jax.sandbox.domain import Domain, Refusal
 from tarl_jax.types import Call, Task
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text("utf-8")
-SURFACE, DUAL, REWARD, EMBEDDED, LIBRARY, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SURFACE, DUAL, REWARD, FAULTLESS, EMBEDDED, LIBRARY, _ = re.findall(
+    r"```python\n(.*?)```", PAGE, re.DOTALL
+)
 
 
 @pytest.fixture
@@ -55,9 +57,12 @@ def test_the_reward_is_as_shown(tmp_path):
     assert names["found"].reward == 1.0 and names["tasks"][0].task_id.endswith("/7")
 
 
-def test_embedded_tasks_are_made_as_shown():
+def test_embedded_tasks_are_made_and_solved_as_shown():
     names: dict = {}
     exec(compile(EMBEDDED, "docs/sandbox.md", "exec"), names)
+    solved = names | {"domain": names["airline"]}
+    exec(compile(FAULTLESS, "docs/sandbox.md", "exec"), solved)
+    assert solved["opening"] and solved["turns"]
     assert {task.script["desk"] for task in names["tasks"]} == {"airline"}
 
 
