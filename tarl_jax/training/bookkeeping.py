@@ -14,6 +14,8 @@ import numpy as np
 from tarl_jax.parallel import hosts
 from tarl_jax.runs import metrics
 from tarl_jax.runs.curves import plot_curves
+from tarl_jax.runs.directory import flat
+from tarl_jax.runs.wandb_copy import WandbCopy
 from tarl_jax.training.differences import keep, per_task
 from tarl_jax.training.evaluation import by_kind, save_results
 from tarl_jax.training.run import Run
@@ -73,6 +75,10 @@ class RunLog:
         self._writer = (
             metrics.MetricsWriter(run.run_dir, resume_step=resume_step) if hosts.first() else None
         )
+        project = run.config.log.wandb
+        self._copy = (
+            WandbCopy(run.run_dir, project, flat(run.config)) if project and hosts.first() else None
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +86,8 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         if self._writer:
             self._writer.close()
+        if self._copy:
+            self._copy.close()
 
     def step(
         self, step: int, values: dict[str, float], trajectories: Sequence[Trajectory],
@@ -146,5 +154,7 @@ class RunLog:
         def write() -> None:
             assert self._writer is not None  # the first process has one
             self._writer.write(step, kind, values)
+            if self._copy:
+                self._copy.write(step, values)
 
         hosts.from_first(write)

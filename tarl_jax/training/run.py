@@ -23,6 +23,7 @@ from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.lengths import require_room
+from tarl_jax.runs import wandb_copy
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
 from tarl_jax.runs.directory import (
     changes,
@@ -147,6 +148,7 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
                 Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge)
             )
             judge.check()
+            wandb_copy.check(config.log.wandb)
             evaluation = env.evaluation()
             done = max(hosts.from_first(lambda: saved_steps(run_dir)), default=0)
             for asked in estimate(config, env, evaluation, parts, done):
