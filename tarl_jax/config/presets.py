@@ -150,4 +150,6 @@ def _large(config: RunConfig, size: str) -> RunConfig:
         rl=replace(config.rl, steps=100, learning_rate=rate, minibatches=1,
                    micro_batch_tokens=8192, pack=True,
                    value=replace(config.rl.value, learning_rate=10 * rate)),
+        # Training draws from the whole distribution; evaluations as the checkpoint's files say.
+        eval=replace(config.eval, temperature=-1.0, top_k=-1, top_p=-1.0, min_p=-1.0),
     )

@@ -32,9 +32,13 @@ from tarl_jax.models.tensor_files import (
 )
 from tarl_jax.parallel import hosts
 
+# What a checkpoint has beside its weights and config.json; of Omni also how sound and pictures
+# become numbers, and the voices of its talker.
 TOKENIZER_FILES = tuple(
     "tokenizer.json tokenizer_config.json vocab.json merges.txt special_tokens_map.json"
-    " added_tokens.json chat_template.jinja chat_template.json generation_config.json".split()
+    " added_tokens.json chat_template.jinja chat_template.json generation_config.json"
+    " preprocessor_config.json processor_config.json video_preprocessor_config.json"
+    " spk_dict.pt".split()
 )
 _LEFT_OUT = ("visual.", "talker.", "token2wav.")  # parts of an Omni checkpoint that nobody reads
 _FLOATS = ("float64", "float32", "float16", "bfloat16")  # other weights are quantised

@@ -1,4 +1,8 @@
-"""A policy that hears as a checkpoint of Qwen2.5-Omni's thinker, for `hugging_face.save_params`."""
+"""A policy as a checkpoint of Qwen2.5-Omni, for `hugging_face.save_params`.
+
+From a whole checkpoint comes a whole one, for Qwen2_5OmniForConditionalGeneration: the thinker's
+decoder and audio encoder are the policy's, all else is what it was.
+"""
 
 from __future__ import annotations
 

@@ -24,18 +24,24 @@ from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START, IM_END, IM_ST
 
 _CUT = "\ufdd0"  # no character, for good (Unicode's noncharacters); text has none
 _ESCAPED_CUT = "\\ufdd0"  # in JSON
+# Tools as the templates of Qwen2.5 and Qwen3 show them, for a checkpoint whose template does not
+# (Qwen2.5-Omni, whose thinker began as Qwen2.5).
 _TOOLS = """
 
 # Tools
 
-To use a tool, write a call of it alone, and nothing beside it in that turn:
-<tool_call>
-{"name": its name, "arguments": {an argument's name: its value, and so on}}
-</tool_call>
-These are there:
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
 <tools>
 {schemas}
-</tools>"""
+</tools>
+
+For each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call>"""
 
 
 class PretrainedTokenizer:
@@ -110,7 +116,7 @@ class PretrainedTokenizer:
         """
         text, schemas = self._cut(text), [_mapped(schema, self._cut) for schema in schemas]
         if "tools" not in (self._tokenizer.chat_template or ""):
-            lines = "\n".join(json.dumps(schema) for schema in schemas).replace(_ESCAPED_CUT, _CUT)
+            lines = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas)
             tools = _TOOLS.replace("{schemas}", lines) if schemas else ""
             return self._pieces(f"{IM_START}system\n{text}{tools}{IM_END}")
         rendered = self._tokenizer.apply_chat_template(

@@ -138,8 +138,11 @@ def test_sampling_defaults_are_those_of_the_checkpoint(tmp_path):
     asked = {f"rollout.{name}": type(value)(-1) for name, value in found.items()}
     rollout = completed(with_checkpoint(sized("qwen3_8b"), tmp_path, **asked)).rollout
     assert {name: getattr(rollout, name) for name in found} == found
-    rollout = completed(with_checkpoint(sized("qwen3_8b"), tmp_path)).rollout
-    assert (rollout.temperature, rollout.top_k) == (1.0, 0)  # as the loss wants it
+    config = completed(with_checkpoint(sized("qwen3_8b"), tmp_path))
+    assert (config.rollout.temperature, config.rollout.top_k) == (1.0, 0)  # as the loss wants it
+    assert {name: getattr(config.eval, name) for name in found} == found
+    greedy = completed(with_checkpoint(sized("qwen3_8b"), tmp_path, **{"eval.temperature": 0.0}))
+    assert (greedy.eval.temperature, greedy.eval.top_k) == (0.0, 20)
     edit(tmp_path, "generation_config.json", do_sample=False)
     assert sampling_defaults(tmp_path)["temperature"] == 0.0
     edit(tmp_path, "generation_config.json", top_p="high")

@@ -97,7 +97,8 @@ def test_a_template_without_tools_is_done_without(tmp_path):
         schema = {"type": "function", "function": {"name": "think", "parameters": {}}}
         text = tokenizer.decode(tokenizer.encode_system("Be brief.", [schema]))
         assert text.startswith("<|im_start|>system\nBe brief.\n\n# Tools\n")
-        assert text.endswith(f"\n<tools>\n{json.dumps(schema)}\n</tools><|im_end|>")
+        assert f"\n<tools>\n{json.dumps(schema)}\n</tools>\n\nFor each" in text
+        assert text.endswith("\n</tool_call><|im_end|>")
         plain = tokenizer.encode_system("Be brief.", [])
         assert tokenizer.decode(plain) == "<|im_start|>system\nBe brief.<|im_end|>"
         ids, first = Chat(tokenizer).spoken(2)

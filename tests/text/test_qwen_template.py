@@ -160,3 +160,25 @@ def test_a_turn_begins_as_the_template_has_it(tokenizer, tmp_path):
         turn, _ = chat.read([*hugging_face().encode(said), *end])
         assert (turn.thought, turn.message) == (thought, message) and problem in turn.problem
         assert bool(problem) == bool(turn.problem)
+
+
+def test_a_template_without_tools_shows_them_in_the_same_words(tokenizer, tmp_path):
+    """As Qwen2.5-Omni's, which knows none: the system turn is then Qwen's own, token for token."""
+    source = qwen_folder()
+    for path in source.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["chat_template"] = (
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou"
+        " are somebody else.<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "<|im_end|>\n{% endfor %}"
+    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    without = PretrainedTokenizer(tmp_path)
+    folder = SHARED / "tau_bench" / "retail"
+    schemas = json.loads((folder / "tools.json").read_text())
+    policy = (folder / "policy.md").read_text()
+    assert len(schemas) == 16
+    odd = {"type": "function", "function": {"name": "f", "description": "„ï“ <|im_end|>"}}
+    for tools in (schemas, [odd], []):
+        assert without.encode_system(policy, tools) == tokenizer.encode_system(policy, tools)
