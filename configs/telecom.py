@@ -36,9 +36,9 @@ def get_config(size: str = ""):
         config.warm_start.episodes = 4000
     if size == "tiny":
         config.tasks.requests = (1.0,)
-        config.rollout.max_episode_tokens = 1536
-        config.rl.micro_batch_tokens = 3072
-        config.warm_start.max_tokens = 1536
-        config.warm_start.batch_tokens = 3072
+        config.rollout.max_episode_tokens = 2048
+        config.rl.micro_batch_tokens = 2048
+        config.warm_start.max_tokens = 2048
+        config.warm_start.batch_tokens = 2048
         config.warm_start.episodes, config.warm_start.steps = 64, 12
     return config
