@@ -32,14 +32,15 @@ ROWS = (
      "rl.turn_advantages",
      "models.*", "text.*", "sandbox.*", "maths.*", "speech.*"),
     # What joins them: episodes, their judges, the update.
-    ("rollout.*", "judge.rules", "judge.request", "judge.answer", "judge.llm", "judge.noise",
+    ("rollout.*", "judge.rules", "judge.user_rules", "judge.request", "judge.answer",
+     "judge.llm", "judge.noise",
      "judge.service", "judge.agreement", "judge.incentive", "judge.information",
      "rl.objective", "rl.update"),
     # What is on disk and on screen.
     ("runs.*",),
     ("warm_start.*",),
     # The loop, and tools over finished runs.
-    ("training.*", "judge.calibrate", "judge.report", "view.*"),
+    ("training.*", "judge.calibrate", "judge.report", "judge.user_truth", "view.*"),
     ("main", "evaluate", "export", "plan"),
 )
 PACKAGES = 2  # the row of packages that stand apart

@@ -69,6 +69,10 @@ class UserConfig:
     strategy: of the language model, as in tau-bench (arXiv 2406.12045): "llm" (one call a
       message), "react" (thinks before it speaks), "verify" (a second call looks at each message,
       which is written anew if it is bad), "reflection" (the same, and says why before).
+    check: whether each episode of the language model is looked through for faults of the user:
+      "rules", by rule, or by the judge, if that is a language model, where the task gives rules too
+      little to go by; "judge": by both; "off".
+    leave_out_faults: an episode whose user was at fault teaches nothing.
     stop_waits: a user that agrees and ends the dialogue in one message ("Yes, please. ###STOP###")
       ends it with its next message, so that the agent can do what was agreed on; False: at once, as
       in the benchmarks.
@@ -78,6 +82,8 @@ class UserConfig:
     kind: str = "scripted"
     strategy: str = "llm"
     stop_waits: bool = True
+    check: str = "rules"
+    leave_out_faults: bool = True
     max_calls: int = 200
     max_seconds: float = 600.0
     llm: LLMConfig = LLMConfig()
@@ -91,6 +97,7 @@ def check_user(user: UserConfig, require: Require, choice: Choice) -> None:
     """Asks `require` and `choice` of `config.checks` about the group `user`."""
     choice("user.kind", user.kind, ("scripted", "llm"))
     choice("user.strategy", user.strategy, STRATEGIES)
+    choice("user.check", user.check, ("rules", "judge", "off"))
     require(user.max_calls > 0, "user.max_calls", user.max_calls, "must be at least 1")
     require(user.max_seconds > 0, "user.max_seconds", user.max_seconds, "must be above 0")
     check_llm("user.llm", user.llm, require, choice)

@@ -2,6 +2,12 @@
 
     python -m tarl_jax.judge.calibrate RUN_OR_FILE [--judge saved --judge rules --judge FILE.json]
 
+    python -m tarl_jax.judge.calibrate --users [FILE.json] [RUN]
+
+compares a user that a language model plays with the scripted one of the same embedded tasks,
+whose word is the truth (`judge/user_truth.py`): what the model does wrong, and how much of it the
+check of users finds. FILE.json holds the config group `user`; without it the run's own is taken.
+
 A judge is "saved" (the scores that the episodes were saved with), "rules", or a JSON file of the
 config group `judge`, such as {"kind": "llm", "llm": {"model": "gpt-4.1", "max_calls": 200}}. Of
 each the command tells what its scores would teach, how often the request ended right behind each of
@@ -19,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tarl_jax.config import ConfigError, InputError, JudgeConfig, RewardConfig, from_config_dict
+from tarl_jax.config.fields import nested
 from tarl_jax.config.plain import read_json
 from tarl_jax.judge.agreement import Scores, consistency
 from tarl_jax.judge.incentive import Group, incentive, pass_rates
@@ -26,8 +33,13 @@ from tarl_jax.judge.information import Remark, bits, plain, rates
 from tarl_jax.judge.report import Opinion, draw, show
 from tarl_jax.judge.rules import Judgement
 from tarl_jax.judge.service import Judge
+from tarl_jax.judge.user_truth import compare, summary
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.runs.metrics import read_trajectories, trajectory_files
+from tarl_jax.sandbox.desks import DESKS
+from tarl_jax.sandbox.llm_user import LLMUsers
+from tarl_jax.sandbox.published import embedded_domain
+from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.training.stages import stages_of
 from tarl_jax.types import Trajectory
 
@@ -129,8 +141,61 @@ def _saved(trajectory: Trajectory) -> Judgement | None:
     return Judgement(scores, notes, trajectory.turn_minors or [])
 
 
+def compare_users(path: Path | None, file: str, episodes: int) -> dict[str, dict[str, float]]:
+    """Plays held-out embedded tasks to the user of a file, or of the run at `path`.
+
+    episodes: so many of them; 0: all. Raises ConfigError for a user that no language model plays,
+    InputError for tasks without scripts, and LLMError.
+    """
+    record = path / "config.json" if path and path.is_dir() else None
+    kept = nested(read_json(record)) if record and record.is_file() else {}
+    config = from_config_dict(kept)
+    user = from_config_dict({"user": read_json(Path(file))}).user if file else config.user
+    if user.kind != "llm":
+        raise ConfigError(f"config.user.kind = {user.kind!r}: give --users FILE.json with"
+                          ' {"kind": "llm", "llm": {"model": …}}')
+    if config.sandbox.data or config.sandbox.domain not in DESKS:
+        raise InputError("--users: tasks of a folder have no scripts to compare with: leave RUN out"
+                         " for the embedded shop")
+    domain = embedded_domain(config.sandbox.domain, config.shop)
+    count = episodes or min(config.tasks.num_held_out, 200)
+    tasks = make_tasks(
+        domain, config.shop, dataclasses.replace(config.tasks, num_held_out=count), "held_out"
+    )
+    users = LLMUsers(user)
+    try:
+        users.check()
+        return summary(compare(domain, tasks, users.user, workers=user.llm.max_in_flight))
+    finally:
+        users.close()
+
+
+def _show_users(found: dict[str, dict[str, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    titles = {"user": "The user, by its script: share of episodes",
+              "same": "Messages in which it does as the script, by what the script does",
+              "check": "The check of users: share of faults found, of right episodes blamed"}
+    for name, title in titles.items():
+        table = Table("", "share", title=title, title_justify="left")
+        for key, value in found[name].items():
+            table.add_row(key, f"{value:.3f}")
+        Console().print(table)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
+    if given.users is not None:
+        try:
+            _show_users(compare_users(given.path, given.users, given.episodes))
+        except (ConfigError, LLMError, ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
+    if given.path is None:
+        print("error: name a run or a file of episodes, or give --users", file=sys.stderr)
+        return 2
     path: Path = given.path
     home = path.parent if path.is_file() else path
     try:
@@ -157,7 +222,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tarl_jax.judge.calibrate", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("path", metavar="RUN_OR_FILE", type=Path,
+    parser.add_argument("--users", nargs="?", const="", metavar="FILE.json",
+                        help="compare a user that is a language model with the scripted one")
+    parser.add_argument("path", metavar="RUN_OR_FILE", type=Path, nargs="?",
                         help="directory of a run, or a .jsonl file of trajectories")
     parser.add_argument("--judge", action="append", metavar="JUDGE",
                         help="saved, rules or a JSON file; several times for several (default:"

@@ -13,14 +13,26 @@ import dataclasses
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from tarl_jax.config import JudgeConfig
-from tarl_jax.judge.request import Messages, repair, request
+from tarl_jax.config.plain import loads
+from tarl_jax.judge.request import Messages, repair, request, user_request
 from tarl_jax.judge.rules import Judgement
+from tarl_jax.judge.user_rules import KINDS
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.service import ChatService
 from tarl_jax.types import Trajectory
 
+# The form of an answer about the user.
+USER_FAULTS: dict[str, Any] = {
+    "type": "object", "additionalProperties": False, "required": ["faults"],
+    "properties": {"faults": {"type": "array", "items": {
+        "type": "object", "additionalProperties": False, "required": ["kind", "turn", "reason"],
+        "properties": {"kind": {"type": "string", "enum": list(KINDS)},
+                       "turn": {"type": "integer"}, "reason": {"type": "string"}},
+    }}},
+}
 UNUSABLE = "unusable"  # the kind of an abstention after answers that could not be used
 _FAULTS = "faults_"
 
@@ -78,6 +90,20 @@ class LLMJudge:
         with self._lock:
             self._counts["knock_ons"] += knock_ons
         return judgement
+
+    def user_faults(self, trajectory: Trajectory) -> list[str] | None:
+        """The faults of the episode's user, as "kind: reason"; None where there is no answer."""
+        try:
+            completion = self._service.complete(
+                user_request(trajectory), key="user", schema=USER_FAULTS,
+                deadline=time.monotonic() + self._config.max_seconds,
+            )
+            found = loads(completion.text)["faults"]
+        except LLMError as error:
+            with self._lock:
+                self._counts[f"users_abstained/{error.kind}"] += 1
+            return None
+        return [f"{fault['kind']}: {fault['reason']}" for fault in found]
 
     def counts(self) -> dict[str, float]:
         """What came of it since the last time, by name.

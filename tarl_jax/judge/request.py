@@ -55,6 +55,15 @@ def request(trajectory: Trajectory, max_majors: int) -> Messages:
     return [{"role": "system", "content": rubric()}, {"role": "user", "content": content}]
 
 
+def user_request(trajectory: Trajectory) -> Messages:
+    """Asks what the user did wrong; `llm.USER_FAULTS` is the form of what should come back."""
+    data = dumps(evidence(trajectory))
+    marker = f"======== {hashlib.sha256(data.encode()).hexdigest()[:32]} ========"
+    content = f"The episode:\n{marker}\n{data}\n{marker}\nName the customer's faults."
+    rubric_of_users = (_RUBRIC.parent / "user_rubric.txt").read_text("utf-8")
+    return [{"role": "system", "content": rubric_of_users}, {"role": "user", "content": content}]
+
+
 def repair(asked: Messages, answer: str, problem: str) -> Messages:
     """Asks again, after an answer that could not be used."""
     return [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-from tarl_jax.config import InputError, JudgeConfig
-from tarl_jax.judge import rules
+from tarl_jax.config import InputError, JudgeConfig, UserConfig
+from tarl_jax.judge import rules, user_rules
 from tarl_jax.judge.llm import LLMJudge
 from tarl_jax.judge.noise import disturbed
 from tarl_jax.judge.rules import Judgement
@@ -27,17 +27,22 @@ class Judge:
     folder: where the answers of a language model are kept (see `JudgeConfig.llm`).
     log: takes a line for the user.
     own: judges in place of the one that the config names, several episodes at once, in threads.
+    users: of language models that play the users, who are checked by it; None: they are not.
+    scripts: by task, what a scripted user of it would follow (`Environment.scripts`).
     Raises LLMError where a package is missing.
     """
 
     def __init__(
         self, config: JudgeConfig, folder: Path, log: Callable[[str], None] = print,
-        own: JudgeOf | None = None,
+        own: JudgeOf | None = None, users: UserConfig | None = None,
+        scripts: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         self._noise = config.noise
         self._required = config.required
         self._log = log
         self._own = own
+        self._check = users.check if users and users.kind == "llm" else "off"
+        self._scripts = scripts or {}
         self._llm = LLMJudge(config, folder) if config.kind == "llm" and not own else None
         slow = self._llm or own
         workers = config.llm.max_in_flight
@@ -82,6 +87,29 @@ class Judge:
             disturbed(judgement, t.seed, self._noise) if judgement else None
             for judgement, t in zip(found, trajectories, strict=True)
         ]
+
+    def check_users(self, trajectories: Sequence[Trajectory]) -> None:
+        """Sets `user_faults` of each episode with a user that a language model plays.
+
+        By rule; and by the judge, if it is a language model, where rules know too little of the
+        task, or the config asks for it everywhere. Where neither can tell they stay None.
+        """
+        if self._check == "off":
+            return
+        asked: list[tuple[Trajectory, Future[list[str] | None]]] = []
+        for t in trajectories:
+            if t.task.kind != "tool" or t.success is None:
+                continue
+            script = self._scripts.get(t.task.task_id)
+            known = user_rules.decidable(t, script)
+            found = [str(fault) for fault in user_rules.faults(t, script)]
+            if found or known:
+                t.user_faults = found
+            if self._llm and self._pool and not found and (self._check == "judge" or not known):
+                asked.append((t, self._pool.submit(self._llm.user_faults, t)))
+        for t, future in asked:
+            answer = future.result()
+            t.user_faults = t.user_faults if answer is None else answer
 
     def objection(self, trajectory: Trajectory) -> str | None:
         """What is wrong with the last turn of an episode that goes on; None if it is not -1.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from tarl_jax.config import ConfigError, InputError, RunConfig
 from tarl_jax.config.plain import dumps
@@ -46,6 +46,8 @@ class Environment:
     users: the language model that plays them; None: scripts do, or `own_user`.
     speech: what they speak with; None: all of them write.
     own_user: makes the user of an episode, in place of both.
+    scripts: by task, what scripted users would follow; of tasks that language models play, which
+      themselves hold none.
     """
 
     config: RunConfig
@@ -59,6 +61,7 @@ class Environment:
     users: LLMUsers | None = None
     speech: Speech | None = None
     own_user: UserOf | None = None
+    scripts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def vocab_size(self) -> int:
@@ -78,8 +81,8 @@ class Environment:
           suit the user; and what `Speech.from_config` raises.
         """
         found = _domain(config) if domain is None else domain
-        train, held_out = _split(config, found, tasks or _tasks(config, found, domain is not None),
-                                 own_user is not None)
+        known = tasks or _tasks(config, found, domain is not None)
+        train, held_out = _split(config, found, known, own_user is not None)
         if not train:
             raise _lacks(config, "train")
         folder = config.model.pretrained
@@ -99,7 +102,7 @@ class Environment:
         wanted = config.speech.share or config.curriculum.spoken or config.eval.spoken
         speech = Speech.from_config(config.speech) if wanted else None
         return cls(config, found, tokenizer, chat, train, held_out, system, maths, users, speech,
-                   own_user)
+                   own_user, _scripts(known))
 
     def evaluation(self) -> Environment:
         """Where evaluations play: here, or as `eval.domain` and `eval.data` say."""
@@ -114,11 +117,11 @@ class Environment:
         tasks = dataclasses.replace(config.tasks, file="")
         config = dataclasses.replace(config, sandbox=sandbox, tasks=tasks)
         domain = _domain(config)
-        _, held_out = _split(config, domain, _tasks(config, domain, False, ("held_out",)),
-                             self.own_user is not None)
+        known = _tasks(config, domain, False, ("held_out",))
+        _, held_out = _split(config, domain, known, self.own_user is not None)
         return dataclasses.replace(
             self, config=config, domain=domain, train_tasks=[], held_out_tasks=held_out,
-            system=_system(config, domain, self.chat, False),
+            system=_system(config, domain, self.chat, False), scripts=_scripts(known),
         )
 
     def episode(
@@ -328,6 +331,10 @@ def _lacks(config: RunConfig, split: str) -> InputError:
     where = config.tasks.file or config.sandbox.data or "the tasks"
     return InputError(f"{where}: none has the split {split!r}; a run needs tasks to train on and"
                       " tasks that are held out")
+
+
+def _scripts(tasks: Sequence[Task]) -> dict[str, Mapping[str, Any]]:
+    return {task.task_id: task.script for task in tasks if task.script}
 
 
 def _unscripted(tasks: list[Task]) -> list[Task]:

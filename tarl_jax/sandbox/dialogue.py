@@ -25,12 +25,12 @@ from tarl_jax.types import Call, Task
 
 TRANSFER = "transfer_to_human_agents"
 # A yes to what the agent has proposed; before it a no, or thanks, is none.
-_AGREES = re.compile(
+AGREES = re.compile(
     r"\b(?:yes|yeah|yep|yup|go ahead|proceed|confirm(?:ed)?|i agree|approved?|please do"
     r"|do (?:it|that|so)|sounds good|that works|that would be (?:great|fine|good|perfect))\b"
     r"|^\W*(?:ok(?:ay)?|sure)\b", re.I
 )
-_DECLINES = re.compile(r"^\W*no\b|\b(?:do not|don't|never mind|nevermind)\b", re.I)
+DECLINES = re.compile(r"^\W*no\b|\b(?:do not|don't|never mind|nevermind)\b", re.I)
 
 
 class User(Protocol):
@@ -192,7 +192,7 @@ class Dialogue:
             return Reply(phrases.STOP, {"event": "bye"})
         reply = self.user.reply(message)
         said = reply.text.replace(phrases.STOP, "").strip()
-        if self._stop_waits and reply.stop and _AGREES.search(said) and not _DECLINES.search(said):
+        if self._stop_waits and reply.stop and AGREES.search(said) and not DECLINES.search(said):
             self._leaves = True
             return dataclasses.replace(reply, text=said)
         return reply

@@ -102,7 +102,7 @@ def assign(
       baselines: of "single_stream", before this step.
     """
     rl = config.rl
-    trajectories = masked(trajectories, rl)
+    trajectories = masked(trajectories, config)
     if own is not None:
         credit = _by_own(trajectories, config, own)
     elif rl.advantage == "gae":

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 
 from tarl_jax.config import RunConfig
 from tarl_jax.judge.service import Judge
+from tarl_jax.judge.user_rules import KINDS
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import completed
@@ -84,6 +85,7 @@ def evaluate(
             if verdict is not None:
                 trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
                 trajectory.turn_minors = verdict.minors
+        judge.check_users(trajectories)
     trajectories = hosts.joined(trajectories, Trajectory)
     require_some(trajectories)
     tools, maths = by_kind(trajectories)
@@ -182,6 +184,7 @@ def summarise(
             add(f"eval/tau2_pass^{k}", pass_hat_k(passed, trials, k))
         metrics["eval/tau2_unjudged"] = float(np.mean([reward is None for reward in rewards]))
     metrics |= {f"eval/{name}": value for name, value in behaviour(trajectories).items()}
+    metrics |= {f"eval/{name}": value for name, value in user_faults(trajectories).items()}
     metrics["eval/judge/abstained"] = float(np.mean([t.turn_scores is None for t in trajectories]))
     metrics["eval/outputs_found"] = float(np.mean([t.outputs_found for t in trajectories]))
     metrics["eval/tasks"] = float(len(success))
@@ -290,6 +293,22 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     }
 
 
+def user_faults(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Shares of the episodes whose users were checked: those at fault, and by kind of fault; the
+    pass rate of the others. Empty where nobody checked."""
+    checked = [t for t in trajectories if t.user_faults is not None]
+    if not checked:
+        return {}
+    count = len(checked)
+    found = {"user/checked": count / len(trajectories),
+             "user/at_fault": sum(bool(t.user_faults) for t in checked) / count}
+    for kind in KINDS:
+        named = sum(any(f.startswith(f"{kind}:") for f in t.user_faults or ()) for t in checked)
+        found[f"user/{kind}"] = named / count
+    sound = [bool(t.success) for t in checked if not t.user_faults]
+    return found | ({"user/pass_rate_without_fault": sum(sound) / len(sound)} if sound else {})
+
+
 def maths_behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Means per maths problem: tokens, answers given in a form that is understood, stops."""
     count = len(trajectories)
@@ -334,7 +353,8 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
         env.check_users()
         with (
             LiveView(0, config.log.live, str(run_dir), hosts.output()) as view,
-            Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge) as judge,
+            Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge,
+                  config.user, where.scripts) as judge,
         ):
             judge.check()
             values, trajectories = evaluate_modalities(

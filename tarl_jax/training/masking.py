@@ -1,23 +1,27 @@
-"""Which episodes teach nothing: those that broke, and those that were cut off."""
+"""Which episodes teach nothing: those that broke, were cut off, or had a user at fault."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from tarl_jax.config import RLConfig
+from tarl_jax.config import RunConfig
 from tarl_jax.types import CUT_OFF, Trajectory
 
 
-def masked(trajectories: Sequence[Trajectory], config: RLConfig) -> list[Trajectory]:
+def masked(trajectories: Sequence[Trajectory], config: RunConfig) -> list[Trajectory]:
     """The episodes as credit sees them: one that may not teach has no verdict, as a broken one.
 
     Time says nothing about what the policy did, so an episode that was cut off for it
-    ("max_seconds") never teaches; one that grew too long does, unless `config.mask_truncated`. In
-    metrics all of them stay the failures that they are: the given episodes keep their verdicts.
+    ("max_seconds") never teaches; one that grew too long does, unless `rl.mask_truncated`. Nor is
+    what the user did wrong the policy's doing (`user.leave_out_faults`). In metrics all of them
+    stay the failures that they are: the given episodes keep their verdicts.
     """
-    reasons = CUT_OFF if config.mask_truncated else ("max_seconds",)
-    return [
-        dataclasses.replace(t, success=None) if t.stop_reason in reasons else t
-        for t in trajectories
-    ]
+    reasons = CUT_OFF if config.rl.mask_truncated else ("max_seconds",)
+
+    def teaches_nothing(t: Trajectory) -> bool:
+        by_user = config.user.leave_out_faults and bool(t.user_faults)
+        return by_user or t.stop_reason in reasons
+
+    return [dataclasses.replace(t, success=None) if teaches_nothing(t) else t
+            for t in trajectories]

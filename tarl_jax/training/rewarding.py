@@ -11,7 +11,13 @@ from tarl_jax.config import RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.parallel import hosts
 from tarl_jax.training.credit import Table, reward
-from tarl_jax.training.evaluation import behaviour, by_kind, maths_metrics, modalities
+from tarl_jax.training.evaluation import (
+    behaviour,
+    by_kind,
+    maths_metrics,
+    modalities,
+    user_faults,
+)
 from tarl_jax.training.parts import RewardOf
 from tarl_jax.types import Trajectory
 
@@ -24,6 +30,7 @@ def judged(judge: Judge, played: Sequence[Trajectory]) -> list[Trajectory]:
         if verdict:
             t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
             t.turn_minors = verdict.minors
+    judge.check_users(played)
     return hosts.joined(played, Trajectory)
 
 
@@ -69,7 +76,8 @@ def rewarded(
         "reward/mean": float(np.mean([t.reward for t in trajectories])),
         "train/pass_rate": float(np.mean(success)),
         "judge/abstained": float(np.mean(~judged)),
-    } | ({} if not judged.any() else {  # where nobody judged, nobody saw no deviation
+    } | user_faults(trajectories) | ({} if not judged.any() else {
+        # Where nobody judged, nobody saw no deviation.
         "train/clean_pass": float(np.mean((success & ~major)[judged])),
         "judge/major_share": float(np.mean(major[judged])),
     })

@@ -145,7 +145,8 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             view.log(str(require_room(env)))
             env.check_users()
             judge = stack.enter_context(
-                Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge)
+                Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge,
+                      config.user, {**env.scripts, **env.evaluation().scripts})
             )
             judge.check()
             wandb_copy.check(config.log.wandb)

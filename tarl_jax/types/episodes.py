@@ -150,6 +150,7 @@ class Trajectory:
       reward: the scalar made of verdict and scores; None before the reward is computed.
       reward_parts: what it is the sum of: "terminal", "turns", "major".
       seconds: host seconds by phase.
+      user_faults: what the user did wrong, "kind: what", empty: nothing; None: nobody looked.
       advantages: per agent turn what its tokens were trained on: one number for all that were
         sampled, or one for each of them; empty where nobody said.
     """
@@ -170,6 +171,7 @@ class Trajectory:
     reward_parts: dict[str, float] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     advantages: list[list[float]] = dataclasses.field(default_factory=list)
+    user_faults: list[str] | None = None
 
     @property
     def turns(self) -> list[Segment]:

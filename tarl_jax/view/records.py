@@ -265,7 +265,7 @@ def _summary(index: int, data: Json) -> Json:
 
 def _whole(index: int, data: Json) -> Json:
     kept = ("seed", "outputs_found", "diff", "gold_diff", "judge_notes", "counted", "reward_parts",
-            "seconds", "advantages", "facts")
+            "seconds", "advantages", "facts", "user_faults")
     task = {key: data["task"].get(key) for key in (
         "task_id", "user_id", "instruction", "gold_calls", "outputs", "split", "source", "kind",
         "expert_turns", "persona", "assertions")}

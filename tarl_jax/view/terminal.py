@@ -180,7 +180,8 @@ def list_line(index: int, trajectory: Trajectory, width: int) -> Text:
     line.append(f" {_number(trajectory.reward):>6} ")
     task = printable(trajectory.task.task_id)
     tail = f" {len(trajectory.turns):>2} turns {trajectory.num_tokens:>6,} tokens"
-    tail += f" {trajectory.stop_reason:<11} "
+    ended = "user fault" if trajectory.user_faults else trajectory.stop_reason
+    tail += f" {ended:<11} "
     room = max(width - len(line) - len(tail) - max(len(task), 14), 7)
     scores, minors = trajectory.turn_scores, trajectory.turn_minors or ()
     signs = Text()
@@ -365,6 +366,8 @@ def _outcome(trajectory: Trajectory) -> list[RenderableType]:
     if trajectory.gold_diff:
         title = "where the final database is wrong (right -> here)"
         parts.append(_lines(title, trajectory.gold_diff, "red"))
+    if trajectory.user_faults:
+        parts.append(_lines("faults of the user", trajectory.user_faults, "yellow"))
     verdict = Text("\n").append(*_verdict(trajectory))
     if trajectory.success is None:
         verdict.append("  the infrastructure broke the episode")
