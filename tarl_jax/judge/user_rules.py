@@ -104,9 +104,7 @@ def faults(trajectory: Trajectory, script: Mapping[str, Any] | None = None) -> l
     read = Script.from_json(script) if script and "requests" in script else None
     hidden = _squashed(" ".join((task.instruction, *task.outputs)))
     messages = list(_messages(trajectory.segments))
-    tools = {c.name for c in task.gold_calls} | {
-        s.call.name for s in trajectory.turns if s.call is not None
-    }
+    tools = {c.name for c in task.gold_calls} | {c.name for s in trajectory.turns for c in s.calls}
     found: list[Fault] = []
     for message in messages:
         found += _said(message, task.instruction, hidden, tools, read is not None)
@@ -126,8 +124,9 @@ def faults(trajectory: Trajectory, script: Mapping[str, Any] | None = None) -> l
 def _messages(segments: list[Segment]) -> Iterator[_Message]:
     before, heard = "", ""
     for segment in segments:
-        if segment.role == "greeting" or (segment.role == "agent" and segment.call is None):
-            before = segment.text
+        told = segment.text if segment.role == "greeting" else segment.message
+        if told and segment.role in ("greeting", "agent"):
+            before = told
             heard += f" {before}"
         elif segment.role == "user":
             heard += "".join(f" {c.get('output', '')}" for c in segment.info.get("user_calls", ()))
@@ -265,7 +264,7 @@ def _ends_early(
     trajectory: Trajectory, messages: list[_Message], undone: list[Call]
 ) -> Iterator[Fault]:
     task = trajectory.task
-    transferred = any(s.call and s.call.name == TRANSFER for s in trajectory.turns)
+    transferred = any(c.name == TRANSFER for s in trajectory.turns for c in s.calls)
     last = next((m for m in messages if m.stops), None)
     if last is None or trajectory.stop_reason != "user_stop" or transferred:
         return

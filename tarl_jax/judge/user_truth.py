@@ -118,8 +118,9 @@ def _record(
 ) -> Trajectory:
     segments = [Segment.forced("user", [], -1, dialogue.opening)]
     for turn, (action, answer) in enumerate(turns):
-        call = action if isinstance(action, Call) else None
-        said = Segment("agent", [], [], [], turn, "" if call else str(action), call)
+        calls = [action] if isinstance(action, Call) else []
+        text = "" if calls else str(action)
+        said = Segment("agent", [], [], [], turn, text, text, calls)
         segments += [said, Segment.forced(answer.role, [], turn, answer.text, **answer.info)]
     gold = [(call.name, dict(call.kwargs)) for call in task.gold_calls]
     verdict = verify(domain, dialogue.state, gold)

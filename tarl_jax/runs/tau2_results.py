@@ -159,9 +159,11 @@ def _messages(t: Trajectory) -> Iterator[dict[str, Any]]:
             if text.strip():  # a user that failed has said nothing
                 yield {"role": "user", "content": text, "turn_idx": place}
         else:
-            said = segment.message or segment.unheard if segment.role == "agent" else text
-            said = said.strip() or "(no message)"
-            yield {"role": "assistant", "content": said, "turn_idx": place}
+            said = segment.message if segment.role == "agent" else text
+            # What nobody heard must not count as told.
+            unheard = {} if said.strip() else {"raw_data": {"unheard": segment.unheard}}
+            yield {"role": "assistant", "content": said.strip() or "(no message)",
+                   "turn_idx": place, **unheard}
 
 
 def _call_of_user(made: Mapping[str, Any], call_id: str) -> Iterator[dict[str, Any]]:

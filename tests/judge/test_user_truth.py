@@ -60,8 +60,7 @@ def test_the_script_is_the_truth(played):
             assert one.truth == frozenset() and one.trajectory.success
 
 
-def test_the_command_prints_it(played, tmp_path, capsys):
-    users, _ = played
+def test_the_command_prints_it(tmp_path, capsys):
     domain = embedded_domain("retail", ShopConfig())
     tasks = make_tasks(domain, ShopConfig(), TaskConfig(num_held_out=12), "held_out")
     with serving(Users(tasks)) as url:

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from erring_users import Users, serving
 
-from tarl_jax.config import LLMConfig, UserConfig
+from tarl_jax.config import from_config_dict
+from tarl_jax.config.presets import sized
 from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_files
 from tarl_jax.sandbox.published import embedded_domain
 from tarl_jax.sandbox.tasks import make_tasks
+from tarl_jax.text.chat import Chat
+from tarl_jax.text.reading import read_turn
 from tarl_jax.training.learn import Learner
 from tarl_jax.training.masking import masked
 from tarl_jax.training.train import train
@@ -18,11 +21,27 @@ from tarl_jax.view.terminal import list_line, render
 FAULTS = ("stops", "other_order", "recites", "tool_text", "record")  # possible with any agent
 
 
-def test_the_loss_sees_no_episode_whose_user_was_at_fault(tiny_config, tmp_path, monkeypatch):
-    replace = dataclasses.replace
-    domain = embedded_domain("retail", tiny_config.shop)
-    users = Users(make_tasks(domain, tiny_config.shop, tiny_config.tasks, "train")
-                  + make_tasks(domain, tiny_config.shop, tiny_config.tasks, "held_out"),
+def run_config(folder, cache_dir, url):
+    config = sized("tiny")
+    config.workdir = str(folder)
+    config.log.update(live=False, trajectories=64)
+    config.warm_start.update(cache_dir=str(cache_dir), steps=0)
+    config.model.num_layers = 1
+    config.rollout.update(tasks_per_step=4, group_size=4, slots=4, max_episode_tokens=128,
+                          max_turn_tokens=8, max_turns=3)
+    # An entropy term: all episodes enter the loss but those that may not teach.
+    config.rl.update(steps=2, entropy_coef=0.01)
+    config.eval.update(tasks=2, final_tasks=4, trials=2, every=0)
+    config.user.kind = "llm"
+    config.user.llm.update(model="erring", base_url=url, api_key_env="", backoff_seconds=0.0)
+    return from_config_dict(config)
+
+
+def test_the_loss_sees_no_episode_whose_user_was_at_fault(tmp_path, cache_dir, monkeypatch):
+    config = run_config(tmp_path / "run", cache_dir, "http://nowhere/v1")
+    domain = embedded_domain("retail", config.shop)
+    users = Users([task for split in ("train", "held_out")
+                   for task in make_tasks(domain, config.shop, config.tasks, split)],
                   faults=FAULTS)
     learned = []
     samples = Learner._samples
@@ -32,17 +51,11 @@ def test_the_loss_sees_no_episode_whose_user_was_at_fault(tiny_config, tmp_path,
         return samples(self, chosen, trajectories, credit)
 
     monkeypatch.setattr(Learner, "_samples", seen)
+    # A policy that has learned nothing says nothing: whatever it writes means this.
+    said = read_turn("One moment, please.")
+    monkeypatch.setattr(Chat, "read", lambda self, ids: (said, said.action))
     with serving(users) as url:
-        llm = LLMConfig(model="erring", base_url=url, api_key_env="", backoff_seconds=0.0)
-        config = replace(
-            tiny_config, workdir=str(tmp_path / "run"),
-            user=UserConfig(kind="llm", llm=llm),
-            # All episodes enter the loss but those that may not teach.
-            rl=replace(tiny_config.rl, steps=3, entropy_coef=0.01),
-            eval=replace(tiny_config.eval, every=0),
-            log=replace(tiny_config.log, trajectories=64),
-        )
-        train(config)
+        train(run_config(tmp_path / "run", cache_dir, url))
     played = [t for path in trajectory_files(tmp_path / "run").values()
               for t in read_trajectories(path)]
     at_fault = [t for t in played if opening(t) in users.made]
