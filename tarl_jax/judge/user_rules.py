@@ -58,7 +58,7 @@ _REFUSES = re.compile(
     r"|transferr?(?:ed|ing)?)\b",
     re.I,
 )
-_NAMED = re.compile(r"\b(?:my name is|i am|i'm|this is) ([A-Z][a-z]+ [A-Z][a-z]+)\b")
+_NAMED = re.compile(r"\b(?i:my name is|i am|i'm|this is) ([A-Z][a-z]+ [A-Z][a-z]+)\b")
 _VALUE = re.compile(r"[#\w][\w@#.+-]*")
 _DATE = re.compile(r"\d{1,4}(?:[-/.:]\d{1,4}){1,2}(?:am|pm)?")
 _RUN, _LONG_RUN = 6, 25  # words of hidden text in a row: with "you" among them, and any

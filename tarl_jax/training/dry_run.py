@@ -20,6 +20,7 @@ from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import max_turns
 from tarl_jax.rollout.lengths import require_room
 from tarl_jax.runs.directory import check_run_dir, checkpoints
+from tarl_jax.sandbox.idle import idle
 from tarl_jax.training.estimate import estimate
 from tarl_jax.training.parts import Parts, checked, record
 from tarl_jax.training.policy import make_updater
@@ -47,6 +48,8 @@ def dry_run(config: RunConfig, parts: Parts | None = None) -> Iterator[str]:
         yield from _model(config, env, updater)
         yield from _plan(config, env, evaluation)
         yield str(require_room(env))
+        if env.config.sandbox.data:
+            yield str(idle(env.domain, [*env.train_tasks, *env.held_out_tasks]))
         env.check_users()
         with (
             tempfile.TemporaryDirectory() as folder,

@@ -35,6 +35,7 @@ from tarl_jax.runs.directory import (
 from tarl_jax.runs.directory import checkpoints as saved_steps
 from tarl_jax.runs.live import LiveView
 from tarl_jax.runs.stopping import Interrupted, StopRequest
+from tarl_jax.sandbox.idle import idle
 from tarl_jax.sandbox.published import embedded_domain
 from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.training.collect import Collector
@@ -143,6 +144,8 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
                 view.log(line)
             require_enough(env)
             view.log(str(require_room(env)))
+            if config.sandbox.data:
+                view.log(str(idle(env.domain, [*env.train_tasks, *env.held_out_tasks])))
             env.check_users()
             judge = stack.enter_context(
                 Judge(config.judge, hosts.own(run_dir / "judge"), view.log, parts.judge,
