@@ -24,7 +24,7 @@ STOP = "###STOP###"
 def episode(*said, success=False, task=TASK, **changes):
     """said: by turns the user's and the agent's words, a Call for a call; the user begins."""
     segments, turn = [], -1
-    for place, what in enumerate(said):
+    for what in said:
         if isinstance(what, Call):
             turn += 1
             segments.append(Segment("agent", [], [], [], turn, "", calls=[what]))

@@ -27,7 +27,7 @@ def run_config(folder, cache_dir, url):
     config.log.update(live=False, trajectories=64)
     config.warm_start.update(cache_dir=str(cache_dir), steps=0)
     config.model.num_layers = 1
-    config.rollout.update(tasks_per_step=4, group_size=4, slots=4, max_episode_tokens=128,
+    config.rollout.update(tasks_per_step=2, group_size=8, slots=2, max_episode_tokens=128,
                           max_turn_tokens=8, max_turns=3)
     # An entropy term: all episodes enter the loss but those that may not teach.
     config.rl.update(steps=2, entropy_coef=0.01)
