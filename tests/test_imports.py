@@ -35,7 +35,7 @@ ROWS = (
     ("rollout.*", "judge.rules", "judge.user_rules", "judge.request", "judge.answer",
      "judge.llm", "judge.noise",
      "judge.service", "judge.agreement", "judge.incentive", "judge.information",
-     "rl.objective", "rl.update"),
+     "rl.objective", "rl.apply", "rl.update"),
     # What is on disk and on screen.
     ("runs.*",),
     ("warm_start.*",),

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from tarl_jax.config import ModelConfig
 
 Cache = tuple[dict[str, jax.Array], ...]
+SHORTEST = 128  # positions of the smallest cache
 
 
 def empty_cache(config: ModelConfig, rows: int, length: int) -> Cache:
@@ -24,10 +25,28 @@ def empty_cache(config: ModelConfig, rows: int, length: int) -> Cache:
     )
 
 
-def resize(cache: Cache, rows: Int[Array, " B"], length: int) -> Cache:
-    """The given rows of a cache, with room for `length` tokens (at least as many as before)."""
+def lengthened(layer: dict[str, jax.Array], length: int) -> dict[str, jax.Array]:
+    """One layer with room for `length` tokens, at least as many as before."""
+    return {
+        name: jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+        for name, x in layer.items()
+    }
 
-    def take(x: jax.Array) -> jax.Array:
-        return jnp.pad(x[rows], ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
 
-    return jax.tree.map(take, cache)
+def rows_of(cache: Cache, rows: Int[Array, " B"]) -> Cache:
+    """The given rows of a cache."""
+    return jax.tree.map(lambda x: x[rows], cache)
+
+
+def cache_lengths(most: int, least: int = 0) -> list[int]:
+    """Positions of the caches that hold up to `most` tokens: half an octave apart from 512 on.
+
+    Few, for each is compiled, and close, for decoding reads all of a cache for every token. Those
+    that do not hold `least` tokens are left out.
+    """
+    lengths = [SHORTEST]
+    while lengths[-1] < most:
+        octave = 1 << (lengths[-1].bit_length() - 1)
+        lengths.append(lengths[-1] + max(octave // 2, SHORTEST))
+    lengths[-1] = -(-most // SHORTEST) * SHORTEST  # rounded up
+    return [n for n in lengths[:-1] if n >= least] + lengths[-1:]

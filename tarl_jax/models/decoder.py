@@ -118,7 +118,7 @@ def split_axes(weight: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def unstack(params: Params) -> Params:
     """The same parameters with `layers` a tuple, one tree per layer: faster to decode with."""
     layers = params["layers"]
-    count = layers["attn_norm"].shape[0]
+    count = next(iter(layers.values())).shape[0]
     return {**params, "layers": tuple(_layer(layers, i) for i in range(count))}
 
 

@@ -24,6 +24,7 @@ from tarl_jax.config import ModelConfig, RLConfig, TarlError
 from tarl_jax.models import decoder
 from tarl_jax.models.lora import frozen_part, join, trained_part
 from tarl_jax.parallel import hosts
+from tarl_jax.parallel.compilations import abstract, compilations, named
 from tarl_jax.parallel.mesh import (
     by_rows,
     bytes_on_device,
@@ -33,6 +34,7 @@ from tarl_jax.parallel.mesh import (
     tree_shardings,
 )
 from tarl_jax.rl import objective
+from tarl_jax.rl.apply import apply, zeros
 from tarl_jax.rl.batching import rooms_for_pieces
 from tarl_jax.rl.losses import POLICY_LOSSES, PolicyLoss
 from tarl_jax.rl.objective import Sums, Trained
@@ -108,16 +110,22 @@ class Updater:
         )
         self._opt_shardings = self._init_shardings(trained)
         accumulated = (self._shardings, whole)
-        self._gradient = jax.jit(gradient, donate_argnums=0, out_shardings=accumulated)
-        self._apply = jax.jit(
-            functools.partial(_apply, self._optimizer, self._value_optimizer),
+
+        def program(name: str, function: Callable[..., Any], **options: Any) -> Any:
+            return jax.jit(named(f"update_{name}", function), **options)
+
+        self._gradient = program(
+            "gradient", gradient, donate_argnums=0, out_shardings=accumulated
+        )
+        self._apply = program(
+            "apply", functools.partial(apply, self._optimizer, self._value_optimizer),
             donate_argnums=(0, 1, 2),
             out_shardings=(self._shardings, self._opt_shardings, whole, whole),
         )
-        self._score = jax.jit(score, out_shardings=whole)
+        self._score = program("score", score, out_shardings=whole)
         moved = functools.partial(objective.moved, model, config, temperature)
-        self._moved = jax.jit(moved, out_shardings=whole)
-        self._zeros = jax.jit(_zeros, out_shardings=accumulated)
+        self._moved = program("moved", moved, out_shardings=whole)
+        self._zeros = program("zeros", zeros, out_shardings=accumulated)
         self._own = jax.jit(
             lambda policy: jax.tree.map(jnp.copy, self._trained(policy)),
             out_shardings=self._shardings,
@@ -164,38 +172,72 @@ class Updater:
         opt_state, value_opt_state = place_shapes(opt_states, self._opt_shardings)
         return TrainState(trained.params, opt_state, {}, trained.value, value_opt_state)
 
-    def init(self, params: decoder.Params) -> TrainState:
+    def init(self, params: decoder.Params, give: bool = False) -> TrainState:
         """A fresh state from all parameters of a policy.
 
         What trains is copied, since updates donate it; what is frozen is taken as it is.
+
+        Args:
+          give: what trains is taken as it is, too: the caller uses `params` no more.
         """
         params = self.place(params)
-        trained = self._own(params)
-        opt_state, value_opt_state = self._init(trained)
+        whole = not self._model.lora.rank and not objective.has_value_model(self._config)
         frozen = frozen_part(self._model, params)
+        if give and whole:
+            kept = {name: x for name, x in params.items() if name not in frozen}
+            trained = Trained(kept, {})
+        else:
+            trained = self._own(params)
+        opt_state, value_opt_state = self._init(trained)
         return TrainState(trained.params, opt_state, frozen, trained.value, value_opt_state)
 
     def compile(
-        self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool = False
+        self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """Compiles the programs for batches of these (rows, length); `state` is left as it was."""
-        zeros = functools.partial(jax.tree.map, lambda x: np.zeros(x.shape, x.dtype))
-        batches = [
-            zeros(self._batch(shape, packed, room))
-            for shape in shapes for room in (0, *self._rooms(shape))
-        ]
-        reference = state.frozen if self._model.lora.rank else state.policy  # without adapters
-        if objective.needs_score(self._config):
-            self.score(state, batches, reference)
-        # What an update donates is copied; the optimiser's states are as good fresh.
-        copy = jax.tree.map(jnp.copy, state.trained)
-        opt_state, value_opt_state = self._init(state.trained)
-        copied, _ = self.update(
-            TrainState(copy.params, opt_state, state.frozen, copy.value, value_opt_state),
-            batches, reference,
-        )
-        if self._config.measure_after:
-            self.measure(copied, batches)
+        """Compiles the programs for batches of these (rows, length), and holds no array for it.
+
+        progress: called with how many programs are compiled, and how many there are.
+        """
+        wanted = self.wanted(abstract(state), shapes, packed)
+        with jax.set_mesh(self._mesh):
+            for number, (_, lower) in enumerate(wanted, 1):
+                lower().compile()
+                progress(number, len(wanted))
+
+    def wanted(
+        self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool
+    ) -> list[tuple[str, Callable[[], Any]]]:
+        """What has to be compiled for such batches: names, and what lowers each on this mesh.
+
+        state: shapes with shardings; needs none of the devices.
+        """
+        whole, config = replicated(self._mesh), self._config
+        sums = jax.eval_shape(Sums.zeros)
+        accumulated = state.trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))
+        reference = state.frozen if self._model.lora.rank else self.policy_shapes
+        found: list[tuple[str, Callable[[], Any]]] = []
+
+        def add(name: str, program: Any, *args: Any) -> None:
+            found.append((name, lambda: program.lower(*args)))
+
+        add("zeros", self._zeros, state.trained)
+        add("apply", self._apply, state.trained, state.opt_state, state.value_opt_state,
+            accumulated, jax.ShapeDtypeStruct((), jnp.bool_))
+        in_loss = self._anchor(reference, objective.in_loss)
+        in_reward = self._anchor(reference, objective.in_reward)
+        for shape in shapes:
+            for room in (0, *self._rooms(shape)):
+                batch = self._batch(shape, packed, room)
+                at = f"{shape[0]} x {shape[1]}" + (f", {room} pieces of sound" if room else "")
+                add(f"gradient {at}", self._gradient, accumulated, state.trained, state.frozen,
+                    in_loss, batch)
+                if objective.needs_score(config):
+                    scored = dataclasses.replace(batch, shares=None)
+                    add(f"score {at}", self._score, state.trained, state.frozen, in_reward, scored)
+                if config.measure_after:
+                    add(f"moved {at}", self._moved, state.params, state.frozen, batch)
+        return found
 
     def _rooms(self, shape: tuple[int, int]) -> list[int]:
         """For how many pieces of sound batches of a shape have room; none where nothing hears."""
@@ -221,27 +263,13 @@ class Updater:
 
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
         """
-        state = self.shapes()
-        room = max(self._rooms(shape), default=0)
-        trained, batch = state.trained, self._batch(shape, packed, room)
-        whole = replicated(self._mesh)
-        sums = jax.eval_shape(Sums.zeros)
-        accumulated = trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))
         frozen = frozen_part(self._model, self.policy_shapes)
-        anchors = self._anchor(self.policy_shapes, objective.in_loss)
-        flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
-        with jax.set_mesh(self._mesh):
-            found = {
-                "gradient": self._gradient.lower(accumulated, trained, frozen, anchors, batch),
-                "apply": self._apply.lower(
-                    trained, state.opt_state, state.value_opt_state, accumulated, flag
-                ),
+        state = dataclasses.replace(self.shapes(), frozen=frozen)
+        with jax.set_mesh(self._mesh):  # of the programs of a shape the last has the most sound
+            return {
+                name.split()[0]: lower() for name, lower in self.wanted(state, [shape], packed)
+                if not name.startswith(("zeros", "moved"))
             }
-            if objective.needs_score(self._config):
-                anchors = self._anchor(self.policy_shapes, objective.in_reward)
-                scored = dataclasses.replace(batch, shares=None)
-                found["score"] = self._score.lower(trained, frozen, anchors, scored)
-        return found
 
     def bytes_per_device(self) -> tuple[int, int]:
         """(what trains and is frozen, the optimiser's state), of the device with most."""
@@ -252,8 +280,8 @@ class Updater:
 
     @property
     def compilations(self) -> int:
-        programs = self._gradient, self._apply, self._score, self._moved
-        return sum(program._cache_size() for program in programs)
+        """Programs of updates that this process has compiled so far."""
+        return compilations("update_")
 
     def score(
         self, state: TrainState, batches: Sequence[Batch], reference: decoder.Params | None
@@ -348,10 +376,6 @@ class Updater:
         return reference
 
 
-def _zeros(trained: Trained) -> tuple[Trained, Sums]:
-    return jax.tree.map(jnp.zeros_like, trained), Sums.zeros()
-
-
 def _gradient(
     model: ModelConfig,
     config: RLConfig,
@@ -369,30 +393,3 @@ def _gradient(
     )
     total, before = accumulated
     return jax.tree.map(jnp.add, total, gradient), before.plus(sums)
-
-
-def _apply(
-    optimizer: optax.GradientTransformation,
-    value_optimizer: optax.GradientTransformation,
-    trained: Trained,
-    opt_state: Any,
-    value_opt_state: Any,
-    accumulated: tuple[Trained, Sums],
-    train_policy: jax.Array,
-) -> tuple[Trained, tuple[Any, Any], Sums, dict[str, jax.Array]]:
-    """One step; also the sums, and the norms of the gradients and of the new parameters."""
-    total, sums = accumulated
-    gradient = jax.tree.map(lambda g: g / jnp.maximum(sums.count, 1.0), total)
-    norms = {"gradient_norm": optax.global_norm(gradient.params)}
-    updates, new_opt_state = optimizer.update(gradient.params, opt_state, trained.params)
-    params = optax.apply_updates(trained.params, updates)
-    value = trained.value
-    if value:
-        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(train_policy, new, old))
-        params, new_opt_state = keep((params, new_opt_state), (trained.params, opt_state))
-        updates, value_opt_state = value_optimizer.update(gradient.value, value_opt_state, value)
-        value = optax.apply_updates(value, updates)
-        norms["value_gradient_norm"] = optax.global_norm(gradient.value)
-        norms["norm_of_the_new_value_model"] = optax.global_norm(value)
-    norms["norm_of_the_new_parameters"] = optax.global_norm(params)
-    return Trained(params, value), (new_opt_state, value_opt_state), sums, norms

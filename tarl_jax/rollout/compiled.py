@@ -21,8 +21,9 @@ from jax.sharding import Mesh, PartitionSpec
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.audio_inputs import clip_sizes, longest_clip, pieces_of, tokens_of
-from tarl_jax.models.cache import Cache, empty_cache
+from tarl_jax.models.cache import Cache, cache_lengths, empty_cache, lengthened
 from tarl_jax.parallel import hosts
+from tarl_jax.parallel.compilations import compilations, named
 from tarl_jax.parallel.mesh import (
     ROW_AXES,
     by_rows,
@@ -31,19 +32,19 @@ from tarl_jax.parallel.mesh import (
     row_shards,
     sharding,
     spec,
-    tree_shardings,
 )
 from tarl_jax.rollout import chunks, programs
 from tarl_jax.rollout.grammar import Grammar
-from tarl_jax.rollout.programs import EngineState, Written
+from tarl_jax.rollout.prepared import Prepared
+from tarl_jax.rollout.programs import EngineState, Written, batch_of, length_of
 from tarl_jax.rollout.sampling import EVERYTHING, Truncation
 from tarl_jax.rollout.scheduler import Row
+from tarl_jax.rollout.wanted import Wanted
 
 # Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
 CHUNKS = ((44, 8), (12, 4))
 LONG_CHUNK = (256, 64)  # for prompts of thousands of tokens
 LONG = 2048  # tokens of an episode from which on it is used
-SHORTEST = 128  # positions of the smallest cache
 SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
 MOVES = 8  # caches that are moved at a time
 PIECES = 4  # of sound, 2 s each, that are encoded at a time
@@ -60,6 +61,7 @@ class Compiled:
       chunks: (columns, share of the rows) of the programs that feed tokens, the widest first.
       stop_ids: what ends a turn.
       burst: the most tokens of a row that one call of `decode` samples.
+      prepare: the stacked parameters of training as decoding takes them.
 
     Args of the constructor:
       least: tokens that every dialogue has; caches that do not hold them are not compiled for.
@@ -101,24 +103,28 @@ class Compiled:
                 extend, mesh=mesh, in_specs=(PartitionSpec(), spec("rows"), spec("rows")),
                 out_specs=spec("rows"), axis_names=set(ROW_AXES), check_vma=False,
             )
-        self._extend = jax.jit(extend, donate_argnums=1, out_shardings=rows)
         self.burst = burst or config.max_turn_tokens
-        self._decode = jax.jit(
+
+        def program(name: str, function: Callable[..., Any], **options: Any) -> Any:
+            return jax.jit(named(f"engine_{name}", function), **options)
+
+        self._extend = program("extend", extend, donate_argnums=1, out_shardings=rows)
+        self._decode = program(
+            "decode",
             functools.partial(programs.decode, model, self.stop_ids, ids, self.burst),
-            donate_argnums=2,
-            out_shardings=(rows, whole),
+            donate_argnums=2, out_shardings=(rows, whole),
         )
-        self._resize = jax.jit(programs.resize, static_argnums=2, out_shardings=rows)
-        self._move = jax.jit(programs.move, donate_argnums=0, out_shardings=cache)
-        self._move_within = jax.jit(programs.move_within, donate_argnums=0, out_shardings=cache)
-        self._lengthen = jax.jit(programs.lengthen, static_argnums=1, out_shardings=cache)
-        self._zeros = jax.jit(self._new_state, static_argnums=(0, 1), out_shardings=rows)
-        self._store = jax.jit(
-            lambda length: empty_cache(model, self._store_rows, length), static_argnums=0,
-            out_shardings=cache,
+        self._keep = program("keep", programs.keep, out_shardings=rows)
+        self._move = program("move", programs.move, donate_argnums=0, out_shardings=cache)
+        self._move_within = program(
+            "move_within", programs.move_within, donate_argnums=0, out_shardings=cache
         )
-        self._encode = jax.jit(functools.partial(programs.encode_clip, model), out_shardings=whole)
-        self._unstack = jax.jit(lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
+        self._grow = program("grow", lengthened, static_argnums=1, out_shardings=cache)
+        self._zeros = program("zeros", self._new_state, static_argnums=(0, 1), out_shardings=rows)
+        self._store = program("store", self._store_of, static_argnums=0, out_shardings=cache)
+        encode = functools.partial(programs.encode_clip, model)
+        self._encode = program("encode", encode, out_shardings=whole)
+        self.prepare = Prepared(model, mesh)
 
     @property
     def shortest(self) -> int:
@@ -132,10 +138,8 @@ class Compiled:
 
     @property
     def compilations(self) -> int:
-        """Programs compiled so far."""
-        jitted = (self._extend, self._decode, self._resize, self._move, self._move_within,
-                  self._lengthen, self._zeros, self._store, self._encode)
-        return sum(f._cache_size() for f in jitted)
+        """Programs of engines that this process has compiled so far."""
+        return compilations("engine_")
 
     def use_grammar(self, grammar: Grammar) -> None:
         """What rows follow from now on; of other shapes than before it costs a compilation."""
@@ -147,94 +151,107 @@ class Compiled:
     ) -> None:
         """Compiles every program that any dialogues can need, so that no run compiles later.
 
-        shrinks: whether the batch may be halved.
-        progress: is told how many shapes are done, of how many.
+        Holds none of the arrays that they work on.
+
+        Args:
+          shrinks: whether the batch may be halved.
+          progress: called with how many programs are compiled, and how many there are.
         """
-        params = self.prepare(params)
+        self.prepare.compile(params)
+        wanted = self.wanted(self.prepare.shapes(params), self.sizes(shrinks))
+        progress(0, len(wanted))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(lambda one: one.lower().compile(), wanted)
+            for number, _ in enumerate(done, 1):  # raises what a thread raised
+                progress(number, len(wanted))
+
+    def sizes(self, shrinks: bool = True) -> list[int]:
+        """Rows of every batch."""
         sizes = [self.slots]
         while shrinks and (smaller := self.bucket_rows(sizes[-1] // 2)) < sizes[-1]:
             sizes.append(smaller)
-        lengths = self._lengths
-        shapes = [(n, s) for n in sizes for s in lengths]
+        return sizes
+
+    def wanted(
+        self, params: decoder.Params, sizes: Sequence[int], lengths: Sequence[int] = ()
+    ) -> list[Wanted]:
+        """What has to be compiled for batches of these sizes and caches of these lengths.
+
+        Args:
+          params: shapes of the prepared parameters.
+          lengths: empty: all that there can be.
+        """
+        found = []
         if self._model.audio:
             longest = longest_clip(self._config.max_episode_tokens)
             for samples in clip_sizes(self._model.audio, longest):
-                self.encode_clip(params, np.zeros(samples, np.float32))
-        # Several processes must run their programs in one order.
-        with ThreadPoolExecutor(1 if hosts.several() else os.cpu_count()) as pool:
-            progress(0, len(shapes))
-            compiled = pool.map(
-                lambda shape: self._compile_shape(params, shape, sizes[-1], lengths[-1]), shapes
-            )
-            for done, _ in enumerate(compiled, 1):  # raises what a thread raised
-                progress(done, len(shapes))
+                silence = np.zeros(samples, np.float32)
+                for part in pieces_of(silence, self._model.audio).parts(PIECES):
+                    found.append(Wanted("encode", True, self._encode, (params, part)))
+        for length in lengths or self._lengths:
+            longer = next((n for n in self._lengths if n > length), None)
+            store = self._placed(jax.eval_shape(lambda n=length: self._store_of(n)))
+            if store is not None:
+                found.append(Wanted("store", False, self._store, (length,)))
+                if longer:
+                    found.append(Wanted("grow", False, self._grow, (store[0], longer)))
+            for size in sizes:
+                found += self._wanted_at(params, store, size, length, longer)
+                if size > sizes[-1]:
+                    half = np.arange(size // 2, dtype=np.int32)
+                    state = self._placed(self._shapes(size, length))
+                    found.append(Wanted("keep", False, self._keep, (state, half)))
+        return list({one.key: one for one in found}.values())
 
-    def _compile_shape(
-        self,
-        params: decoder.Params,
-        shape: tuple[int, int],
-        fewest: int,
-        longest: int,
-    ) -> None:
-        """Runs every program once at one shape (rows, positions) of the state."""
-        size, length = shape
-        state, store = self.empty(size, length), self.empty_store(length)
-        if length < longest:
-            self.lengthen(state, store)
-        if size > fewest:
-            self.keep(state, list(range(size // 2)))
+    def _wanted_at(
+        self, params: decoder.Params, store: Cache | None, size: int, length: int,
+        longer: int | None,
+    ) -> list[Wanted]:
+        """The programs at one shape (rows, positions) of the state."""
+        state = self._placed(self._shapes(size, length))
+        at = f"{size} x {length}"
+        found = [Wanted("zeros", False, self._zeros, (size, length), at)]
+        if longer:
+            found.append(Wanted("grow", False, self._grow, (state.cache[0], longer), at))
         for columns, share in self.chunks:
             part = self.places(size, share), columns
-            state = self.extend(params, state, [], part)
+            fed, name = chunks.empty(part, size), f"{at}, {part[0]} x {columns} tokens"
+            found.append(Wanted("prefill", True, self._extend, (params, state, fed), name))
             if self._model.audio:
-                silent = chunks.with_sound(chunks.empty(part, size), {}, {}, self._model.d_model)
-                state = self._extend(params, state, silent)
+                fed = chunks.with_sound(fed, {}, {}, self._model.d_model)
+                name = f"{name} with sound"
+                found.append(Wanted("prefill", True, self._extend, (params, state, fed), name))
         if store is not None:
-            store = self.park(state, store, [(0, 0)])
-            state = self.unpark(state, store, [(0, 0)])
-            state = self.share(state, [(0, 0)])
-        self.decode(params, state, np.zeros(size, np.int32), 0, 1.0, EVERYTHING)
+            (pairs,) = _pairs([(0, 0)])
+            found.append(Wanted("move", False, self._move, (store, state.cache, pairs), at))
+            found.append(Wanted("unpark", False, self._move, (state.cache, store, pairs), at))
+            found.append(Wanted("share", False, self._move_within, (state.cache, pairs), at))
+        drawn = self._drawn(np.zeros(size, np.int32), 0, 1.0, EVERYTHING)
+        arguments = params, self._grammar, state, *drawn
+        return [*found, Wanted("decode", True, self._decode, arguments, at)]
+
+    def _shapes(self, size: int, length: int) -> Any:
+        return jax.eval_shape(lambda: self._new_state(size, length))
+
+    def _placed(self, shapes: Any) -> Any:
+        """A state or a cache as shapes that say where it lives."""
+        rows, cache = by_rows(self._mesh), self._state_shardings.cache
+        if not isinstance(shapes, EngineState):
+            return place_shapes(shapes, jax.tree.map(lambda _: cache, shapes))
+        caches = jax.tree.map(lambda _: cache, shapes.cache)
+        return place_shapes(shapes, EngineState(caches, rows, rows, rows, rows, rows))
 
     def lower(self, vocab_size: int, length: int) -> dict[str, Any]:
-        """The programs at full batch and a cache of `length`, lowered but not compiled.
+        """The model's programs at full batch and a cache of `length`, lowered but not compiled.
 
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
         """
-        shapes = jax.eval_shape(
-            lambda: decoder.unstack(decoder.cast(
-                decoder.init_params(self._model, vocab_size, jax.random.key(0)), self._model.dtype
-            ))
+        params = self.prepare.shapes(
+            decoder.placed_shapes(self._model, vocab_size, self._mesh)
         )
-        params = place_shapes(shapes, tree_shardings(self._mesh, decoder.logical_axes(shapes)))
-        rows, cache = by_rows(self._mesh), self._state_shardings.cache
-        state = jax.eval_shape(lambda: self._new_state(self.slots, length))
-        state = place_shapes(state, EngineState(
-            jax.tree.map(lambda _: cache, state.cache), rows, rows, rows, rows, rows
-        ))
-
-        def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=rows if shape else None)
-
-        columns, share = self.chunks[0]
-        chunk = chunks.empty((self.places(self.slots, share), columns), self.slots)
-        chunk = jax.tree.map(lambda x: array(*x.shape, dtype=x.dtype), chunk)
         with jax.set_mesh(self._mesh):  # attention asks it what it is made of
-            return {
-                "prefill": self._extend.lower(params, state, chunk),
-                "decode": self._decode.lower(
-                    params, self._grammar, state, array(self.slots), array(),
-                    array(self.slots, dtype=jnp.float32),
-                    Truncation(array(self.slots), *(
-                        array(self.slots, dtype=jnp.float32) for _ in range(2)
-                    )),
-                ),
-            }
-
-    def prepare(self, params: decoder.Params) -> decoder.Params:
-        """The stacked parameters of training as decoding takes them, on the engine's mesh."""
-        params = self._unstack(params)
-        axes = decoder.logical_axes(params)
-        return hosts.put(params, tree_shardings(self._mesh, axes))
+            found = self.wanted(params, [self.slots], [length])
+            return {one.name: one.lower() for one in reversed(found) if one.model_sized}
 
     def bucket_rows(self, wanted: int) -> int:
         """The smallest batch that holds `wanted` rows: the slots, halved as often as allowed."""
@@ -256,6 +273,9 @@ class Compiled:
     def empty_store(self, length: int = 0) -> Cache | None:
         """Room for caches that are out of the batch; None where there is none."""
         return self._store(length or self._lengths[0]) if self._store_rows else None
+
+    def _store_of(self, length: int) -> Cache | None:
+        return empty_cache(self._model, self._store_rows, length) if self._store_rows else None
 
     def _new_state(self, rows: int, length: int) -> EngineState:
         return EngineState(
@@ -301,6 +321,16 @@ class Compiled:
         temperature, truncation: of all rows, or arrays [B] of each row's own.
         """
 
+        drawn = self._drawn(room, patience, temperature, truncation)
+        state, out = self._decode(params, self._grammar, state, *drawn)
+        return state, jax.device_get(out)
+
+    @staticmethod
+    def _drawn(
+        room: np.ndarray, patience: int, temperature: float | np.ndarray, truncation: Truncation
+    ) -> tuple[Any, ...]:
+        """How the rows of a call of decode are drawn, as its arguments."""
+
         def of_rows(value: Any, dtype: type) -> np.ndarray:
             return np.full(room.shape, value, dtype)
 
@@ -308,18 +338,14 @@ class Compiled:
             of_rows(truncation.top_k, np.int32), of_rows(truncation.top_p, np.float32),
             of_rows(truncation.min_p, np.float32),
         )
-        state, out = self._decode(
-            params, self._grammar, state, room, np.int32(patience),
-            of_rows(temperature, np.float32), cuts,
-        )
-        return state, jax.device_get(out)
+        return room, np.int32(patience), of_rows(temperature, np.float32), cuts
 
     def keep(self, state: EngineState, slots: list[int]) -> EngineState:
         """The state of these slots alone, half of them."""
-        return self._resize(state, np.array(slots, np.int32), length_of(state))
+        return self._keep(state, np.array(slots, np.int32))
 
     def lengthen(self, state: EngineState, store: Cache | None) -> tuple[EngineState, Cache | None]:
-        """Both with room for more positions.
+        """Both with room for more positions; layer by layer, and the old ones are given up.
 
         Raises: ValueError where they have room for the longest episode.
         """
@@ -330,8 +356,16 @@ class Compiled:
                 f"a dialogue needs more than {length_of(state)} positions:"
                 f" rollout.max_episode_tokens is {limit}"
             )
-        state = self._resize(state, np.arange(batch_of(state), dtype=np.int32), length)
-        return state, None if store is None else self._lengthen(store, length)
+        longer = dataclasses.replace(state, cache=self._grown(state.cache, length))
+        return longer, None if store is None else self._grown(store, length)
+
+    def _grown(self, cache: Cache, length: int) -> Cache:
+        grown = []
+        for layer in cache:
+            grown.append(jax.block_until_ready(self._grow(layer, length)))
+            for old in layer.values():
+                old.delete()
+        return tuple(grown)
 
     def park(
         self, state: EngineState, store: Cache | None, pairs: Sequence[tuple[int, int]]
@@ -362,27 +396,3 @@ def _pairs(pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """The pairs in arrays of one shape; fillers point beyond any target."""
     parts = [list(pairs[i : i + MOVES]) for i in range(0, len(pairs), MOVES)]
     return [np.array(p + [(0, _BEYOND)] * (MOVES - len(p)), np.int32) for p in parts]
-
-
-def cache_lengths(most: int, least: int = 0) -> list[int]:
-    """Positions of the caches that hold up to `most` tokens: half an octave apart from 512 on.
-
-    Few, for each is compiled, and close, for decoding reads all of a cache for every token. Those
-    that do not hold `least` tokens are left out.
-    """
-    lengths = [SHORTEST]
-    while lengths[-1] < most:
-        octave = 1 << (lengths[-1].bit_length() - 1)
-        lengths.append(lengths[-1] + max(octave // 2, SHORTEST))
-    lengths[-1] = -(-most // SHORTEST) * SHORTEST  # rounded up
-    return [n for n in lengths[:-1] if n >= least] + lengths[-1:]
-
-
-def length_of(state: EngineState) -> int:
-    """Positions that the cache has room for."""
-    return state.cache[0]["k"].shape[2]
-
-
-def batch_of(state: EngineState) -> int:
-    """Rows of the batch."""
-    return state.lengths.shape[0]

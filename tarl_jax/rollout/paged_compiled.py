@@ -16,6 +16,7 @@ from tarl_jax.models import decoder, pages
 from tarl_jax.models.audio_inputs import clip_sizes, longest_clip, pieces_of, tokens_of
 from tarl_jax.models.pages import Flat, Pool
 from tarl_jax.parallel import hosts
+from tarl_jax.parallel.compilations import compilations, named
 from tarl_jax.parallel.mesh import (
     place_shapes,
     round_up,
@@ -73,19 +74,26 @@ class PagedPrograms:
         self._pool_shardings = {name: sharding(mesh, *of) for name, of in axes.items()}
         whole = sharding(mesh)
         outputs = (self._pool_shardings, whole)
-        self._mixed = jax.jit(
-            functools.partial(paged_programs.mixed, model, ids),
+
+        def program(name: str, function: Callable[..., Any], **options: Any) -> Any:
+            return jax.jit(named(f"engine_{name}", function), **options)
+
+        self._mixed = program(
+            "mixed", functools.partial(paged_programs.mixed, model, ids),
             donate_argnums=2, out_shardings=outputs,
         )
-        self._decode = jax.jit(
+        self._decode = program(
+            "decode",
             functools.partial(
                 paged_programs.decode, model, self.stop_ids, ids, self.burst, self.size
             ),
             donate_argnums=2, out_shardings=outputs,
         )
-        self._empty = jax.jit(self._new_pool, out_shardings=self._pool_shardings)
-        self._encode = jax.jit(functools.partial(encode_clip, model), out_shardings=whole)
-        self._cast = jax.jit(lambda p: decoder.cast(p, model.dtype))
+        self._empty = program("empty", self._new_pool, out_shardings=self._pool_shardings)
+        self._encode = program(
+            "encode", functools.partial(encode_clip, model), out_shardings=whole
+        )
+        self._cast = jax.jit(lambda leaves: [x.astype(model.dtype) for x in leaves])
         self._pool: Pool | None = None
 
     def _new_pool(self) -> Pool:
@@ -93,18 +101,26 @@ class PagedPrograms:
 
     @property
     def compilations(self) -> int:
-        """Programs compiled so far."""
-        jitted = (self._mixed, self._decode, self._empty, self._encode)
-        return sum(f._cache_size() for f in jitted)
+        """Programs of engines that this process has compiled so far."""
+        return compilations("engine_")
 
     def use_grammar(self, grammar: Grammar) -> None:
         """What rows follow from now on; of other shapes than before it costs a compilation."""
         self._grammar = hosts.put(grammar, sharding(self._mesh))
 
     def prepare(self, params: decoder.Params) -> decoder.Params:
-        """The stacked parameters of training as decoding takes them, on the engine's mesh."""
-        if any(x.dtype != self._model.dtype for x in jax.tree.leaves(params)):
-            params = self._cast(params)
+        """The stacked parameters of training as decoding takes them, on the engine's mesh.
+
+        What has the model's dtype and lies there already, such as weights under adapters, is taken
+        as it is.
+        """
+        leaves, tree = jax.tree.flatten(params)
+        others = [i for i, x in enumerate(leaves) if x.dtype != self._model.dtype]
+        if others:
+            cast = self._cast([leaves[i] for i in others])
+            for i, x in zip(others, cast, strict=True):
+                leaves[i] = x
+            params = jax.tree.unflatten(tree, leaves)
         return hosts.put(params, tree_shardings(self._mesh, decoder.logical_axes(params)))
 
     def bucket_rows(self, wanted: int) -> int:

@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.audio_inputs import encode
-from tarl_jax.models.cache import Cache
-from tarl_jax.models.cache import resize as resize_cache
+from tarl_jax.models.cache import Cache, rows_of
 from tarl_jax.rollout.grammar import Grammar, advance, allowed
 from tarl_jax.rollout.sampling import Truncation, sample
 from tarl_jax.speech.sound import Pieces
@@ -201,15 +200,15 @@ def decode(
     return state, out.replace(ended=~writing, syntax=state.syntax)
 
 
-def resize(state: EngineState, keep: jax.Array, length: int) -> EngineState:
-    """The slots `keep` [B], with room for `length` positions."""
+def keep(state: EngineState, slots: jax.Array) -> EngineState:
+    """The state of these slots [B] alone."""
     return EngineState(
-        cache=resize_cache(state.cache, keep, length),
-        lengths=state.lengths[keep],
-        last=state.last[keep],
-        seeds=state.seeds[keep],
-        dropped=state.dropped[keep],
-        syntax=state.syntax[keep],
+        cache=rows_of(state.cache, slots),
+        lengths=state.lengths[slots],
+        last=state.last[slots],
+        seeds=state.seeds[slots],
+        dropped=state.dropped[slots],
+        syntax=state.syntax[slots],
     )
 
 
@@ -228,6 +227,11 @@ def move_within(cache: Cache, pairs: jax.Array) -> Cache:
     return move(cache, cache, pairs)
 
 
-def lengthen(cache: Cache, length: int) -> Cache:
-    """The cache with room for `length` positions."""
-    return resize_cache(cache, jnp.arange(cache[0]["k"].shape[0]), length)
+def length_of(state: EngineState) -> int:
+    """Positions that the cache has room for."""
+    return state.cache[0]["k"].shape[2]
+
+
+def batch_of(state: EngineState) -> int:
+    """Rows of the batch."""
+    return state.lengths.shape[0]

@@ -207,10 +207,13 @@ def start(run: Run) -> State:
             config, run.env, updater, lambda *how_far: _show_warm_start(run, *how_far),
             run.view.log, lambda params: _training_pass_rate(run, params),
         )
-        train = updater.init(reference)
+        # Nobody else needs them where nothing is held on to, or tuned first.
+        train = updater.init(reference, give=not (config.rl.kl_coef or config.sft.steps))
         if config.sft.steps:
             train, reference = _fine_tuned(run, train, reference)
-    if config.rl.kl_coef > 0:
+    if config.rl.kl_coef > 0 and config.model.lora.rank and not config.sft.steps:
+        reference = train.frozen  # what adapters stand on
+    elif config.rl.kl_coef > 0:
         folder = run.run_dir / "reference"
         if hosts.from_first(folder.exists):
             reference = load_params(folder, updater.policy_shapes)

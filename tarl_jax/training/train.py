@@ -66,9 +66,10 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
             run.engine.programs.compile(
                 state.policy, progress=functools.partial(run.view.phase, "compiling rollouts")
             )
-            shapes = run.learner.shapes()
-            run.view.phase(f"compiling the update, for {len(shapes)} shapes")
-            run.updater.compile(state.train, shapes, rl.pack)
+            run.updater.compile(
+                state.train, run.learner.shapes(), rl.pack,
+                functools.partial(run.view.phase, "compiling the update"),
+            )
         mixture = task_mixture(run, state)
         collector = stack.enter_context(contextlib.closing(Collector(
             config, run.engine, run.env, mixture, run.run_dir / "ahead", run.judge.begin,

@@ -12,7 +12,7 @@ from reference import token_log_probs
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
-from tarl_jax.models.cache import empty_cache, resize
+from tarl_jax.models.cache import empty_cache, lengthened, rows_of
 
 VOCAB = 50
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24,
@@ -318,7 +318,7 @@ def test_a_resized_cache_goes_on(random_params):
     rows.feed([0, 2], [9, 7], 9, 2)
     rows.feed([1, 3], [5, 9], 9, 2)
     keep = np.array([2, 0])
-    rows.cache = resize(rows.cache, keep, LENGTH)
+    rows.cache = tuple(lengthened(layer, LENGTH) for layer in rows_of(rows.cache, keep))
     rows.sequences, rows.expected = rows.sequences[keep], rows.expected[keep]
     rows.fed = rows.fed[keep]
     rows.feed([0, 1], [9, 6], 9, None)

@@ -1,0 +1,67 @@
+"""The stacked parameters of training as decoding takes them, on the engine's mesh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from tarl_jax.config import ModelConfig
+from tarl_jax.models import decoder
+from tarl_jax.parallel import hosts
+from tarl_jax.parallel.compilations import abstract, named
+from tarl_jax.parallel.mesh import place_shapes, tree_shardings
+
+
+class Prepared:
+    """Makes them: in the model's dtype, one tree per layer, split as rollouts split them.
+
+    Weights that are frozen under adapters are made ready once and kept, so that a rollout copies
+    the adapters alone.
+    """
+
+    def __init__(self, model: ModelConfig, mesh: Mesh):
+        self._model = model
+        self._mesh = mesh
+        self._unstack = jax.jit(
+            named("engine_unstack", lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
+        )
+        self._frozen: tuple[list[Any], decoder.Params] | None = None
+
+    def __call__(self, params: decoder.Params) -> decoder.Params:
+        frozen, adapters = self._split(params)
+        if not frozen:
+            return self._placed(adapters)
+        leaves = jax.tree.leaves(frozen)
+        kept = self._frozen
+        if kept is None or any(x is not y for x, y in zip(leaves, kept[0], strict=True)):
+            kept = self._frozen = None  # the old ones go before the new ones come
+            kept = self._frozen = leaves, self._placed(frozen)
+        if not adapters["layers"]:
+            return kept[1]
+        layers = zip(kept[1]["layers"], self._placed(adapters)["layers"], strict=True)
+        return {**kept[1], "layers": tuple({**weight, **adapter} for weight, adapter in layers)}
+
+    def compile(self, params: decoder.Params) -> None:
+        """Compiles it for such arrays or shapes."""
+        for part in self._split(params):
+            if part and part["layers"]:
+                self._unstack.lower(abstract(part)).compile()
+
+    def _split(self, params: decoder.Params) -> tuple[decoder.Params, decoder.Params]:
+        """(what is made ready once, what anew each time)."""
+        if not self._model.lora.rank:
+            return {}, params
+        adapters = {n: x for n, x in params["layers"].items() if n.endswith(("_a", "_b"))}
+        weights = {n: x for n, x in params["layers"].items() if n not in adapters}
+        return {**params, "layers": weights}, {"layers": adapters}
+
+    def shapes(self, params: decoder.Params) -> decoder.Params:
+        """What it makes of arrays or shapes, as shapes that say where they live."""
+        shapes = jax.eval_shape(self._unstack, params)
+        return place_shapes(shapes, tree_shardings(self._mesh, decoder.logical_axes(shapes)))
+
+    def _placed(self, params: decoder.Params) -> decoder.Params:
+        params = self._unstack(params)
+        return hosts.put(params, tree_shardings(self._mesh, decoder.logical_axes(params)))
