@@ -46,7 +46,8 @@ def abstract(tree: Any) -> Any:
         if not isinstance(x, jax.Array):
             return x
         return jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=x.sharding, weak_type=x.aval.weak_type
+            x.shape, x.dtype, sharding=x.sharding if x.committed else None,
+            weak_type=x.aval.weak_type,
         )
 
     return jax.tree.map(of, tree)
