@@ -13,6 +13,7 @@ from tarl_jax.config import RolloutConfig
 from tarl_jax.models import decoder
 from tarl_jax.rollout.chunks import fitting
 from tarl_jax.rollout.compiled import PREFIXES, Compiled
+from tarl_jax.rollout.programs import batch_of, length_of
 from tarl_jax.rollout.sampling import Sampling, Truncation
 from tarl_jax.rollout.scheduler import Row, Scheduler
 from tarl_jax.rollout.workers import Dialogue, Pending

@@ -11,9 +11,9 @@ import pytest
 from reference import token_log_probs
 from scripted import CONFIG, LONGEST, MODEL, STOP, TEMPERATURE, VOCAB, Scripted, play_plainly
 
-from tarl_jax.models import decoder
+from tarl_jax.models import cache, decoder
 from tarl_jax.parallel.mesh import make_mesh
-from tarl_jax.models import cache
+from tarl_jax.rollout import compiled
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.grammar import anything
 from tarl_jax.rollout.workers import Answer
