@@ -57,6 +57,9 @@ class RolloutConfig:
     page: tokens of a page.
     feed_tokens: with pages: forced tokens that one step feeds in each part of the batch, beside
       rows that write.
+    journal: episodes whose users are asked outside (language models, servers of speech, own users)
+      are kept turn by turn while they are played, and after a kill or a stop go on there, without
+      asking anybody twice (`rollout/journal.py`).
     refills: how often, at most, a step's groups whose episodes all earned the same are replaced by
       groups of further tasks; 0: never.
     """
@@ -96,3 +99,4 @@ class RolloutConfig:
     page: int = 64
     feed_tokens: int = 2048
     refills: int = 0
+    journal: bool = True

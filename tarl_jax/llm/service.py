@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tarl_jax.config import LLMConfig
 from tarl_jax.config.plain import dumps, plain
@@ -28,6 +28,14 @@ _LONGEST_BACKOFF = 60.0
 _CHARACTERS_PER_TOKEN = 4  # to guess the size of a request before it is sent
 
 Message = Mapping[str, Any]
+
+
+class Answers(Protocol):
+    """Keeps answers by the digest of their request, for a caller who may come again."""
+
+    def get(self, name: str) -> dict[str, Any] | None: ...
+
+    def put(self, name: str, answer: dict[str, Any]) -> None: ...
 
 
 class ChatService:
@@ -68,6 +76,7 @@ class ChatService:
         require_fit: bool = True,
         deadline: float | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        kept: Answers | None = None,
     ) -> Completion:
         """Asks for the next message of a chat; blocks until it is there.
 
@@ -84,6 +93,7 @@ class ChatService:
             again in words that say what is wrong.
           deadline: `time.monotonic()` after which it gives up.
           tools: OpenAI function schemas of what the model may call.
+          kept: answers from it what it has, and adds what it has not.
         Raises: LLMError, of the kinds named there.
         """
         body = self._body(messages, schema, tools)
@@ -98,7 +108,8 @@ class ChatService:
                 self.ledger.add(cache_hits=1)
             else:
                 completion = self._answer(
-                    name, {**body, "key": key}, body, schema if require_fit else None, deadline
+                    name, {**body, "key": key}, body, schema if require_fit else None, deadline,
+                    kept,
                 )
                 mine.set_result(completion)
             return completion
@@ -148,9 +159,9 @@ class ChatService:
 
     def _answer(
         self, name: str, request: Mapping[str, Any], body: Mapping[str, Any],
-        schema: Mapping[str, Any] | None, deadline: float | None,
+        schema: Mapping[str, Any] | None, deadline: float | None, kept: Answers | None,
     ) -> Completion:
-        """From the recording, the cache, or the server."""
+        """From the recording, what the caller or the cache has kept, or the server."""
         recording = self._replay or self._record
         outcome = recording.get(name) if recording else None
         if outcome is not None:
@@ -165,7 +176,9 @@ class ChatService:
                 f" last message {request['messages'][-1]['content'][:80]!r}); replay it with the"
                 " config, code and devices that it was recorded with",
             )
-        found = self._cache.get(name) if self._cache else None
+        found = kept.get(name) if kept else None
+        if found is None and self._cache:
+            found = self._cache.get(name)
         if found is not None:
             self.ledger.add(cache_hits=1)
             completion = Completion(**found)
@@ -173,6 +186,8 @@ class ChatService:
             completion = self._asked(name, request, body, schema, deadline)
         answer = {n: v for n, v in dataclasses.asdict(completion).items()
                   if n != "problem" and (v or n != "calls")}
+        if kept and found is None:
+            kept.put(name, answer)
         if self._cache and found is None:
             self._cache.put(name, answer)
         if self._record:

@@ -130,7 +130,8 @@ def _sync(path: Path) -> None:
 class LineFile:
     """A file of lines that one process adds to; each is on the disk when `add` returns.
 
-    What a full disk let through of a line is taken back. A file that is no longer the one that was
+    An unfinished last line, which a kill leaves, is cut off when the file is opened, and what a
+    full disk let through of a line is taken back. A file that is no longer the one that was
     opened (deleted, replaced, or written by somebody else) is noticed before the next line.
     Raises WriteError.
     """
@@ -139,10 +140,16 @@ class LineFile:
         self.path = path
         with writing(path):
             self._file = path.open("ab", buffering=0)
-            self._end = os.fstat(self._file.fileno()).st_size
+            content = path.read_bytes()
+            self._end = content.rfind(b"\n") + 1
+            if self._end < len(content):
+                self._file.truncate(self._end)
 
-    def add(self, line: str) -> None:
-        """Adds a line, which has no line feed in it."""
+    def add(self, line: str, sync: bool = True) -> None:
+        """Adds a line, which has no line feed in it.
+
+        sync: False: it survives the process, and not the machine, until the next one.
+        """
         self._require_mine()
         data = line.encode() + b"\n"
         with writing(self.path):
@@ -150,7 +157,8 @@ class LineFile:
                 done = 0
                 while done < len(data):
                     done += self._file.write(data[done:])
-                os.fsync(self._file.fileno())
+                if sync:
+                    os.fsync(self._file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
                     self._file.truncate(self._end)

@@ -91,6 +91,7 @@ class Engine:
         seconds: float = 0.0,
         unfinished: Sequence[Unfinished] = (),
         truncation: Truncation | None = None,
+        leave: Callable[[], bool] | None = None,
     ) -> EngineStats:
         """Plays dialogues with the stacked `params`, until they end or the time is up.
 
@@ -100,6 +101,7 @@ class Engine:
           ended: called with each dialogue of this process when it has ended.
           seconds: after which what has not ended is left in the statistics; 0: all are played.
           unfinished: of an earlier run; played first.
+          leave: asked after each tick; where it says True the time is up.
           truncation: what may be drawn; None: as `rollout.top_k`, `top_p` and `min_p` say.
         Raises: what a dialogue raised.
         """
@@ -108,8 +110,8 @@ class Engine:
         cut = truncation or Truncation(c.top_k, c.top_p, c.min_p)
         sampling = Sampling(temperature, cut.top_k, cut.top_p, cut.min_p)
         play = self._begin(params, episodes, sampling, unfinished, seconds)
-        run, workers = play.run, play.workers
-        while (play.queue or run.scheduler.going) and not workers.late:
+        run, workers, stats = play.run, play.workers, play.run.stats
+        while (play.queue or run.scheduler.going) and not workers.late and not stats.left:
             self._start_new(play)
             self._take_answers(play, ended)
             run.admit()
@@ -119,11 +121,11 @@ class Engine:
                 for row in run.write():
                     turn = Turn(row.tokens[-row.written :], row.log_probs, row.drawn_log_probs)
                     workers.turn(row.index, turn)
+            stats.left = bool(leave and leave())
             if progress:
                 progress(workers.count - len(play.queue) - len(run.rows), workers.count)
         if run.rows:
             self._take_answers(play, ended)  # those of the last turns are not lost
-        stats = run.stats
         stats.unfinished = _left(play)
         stats.seconds = time.perf_counter() - begun
         stats.outside_seconds = workers.outside_seconds
@@ -189,7 +191,8 @@ class Engine:
         begun = time.perf_counter()
         run, workers = play.run, play.workers
         idle = not run.scheduler.writing and not run.scheduler.ready
-        patience = (POLL if self._room(play) else float("inf")) if idle else 0.0
+        # Not for ever: `leave` may want to end the run.
+        patience = (POLL if self._room(play) else 10 * POLL) if idle else 0.0
         arrived = workers.arrived(patience)
         play.starved = idle and not arrived
         for index, answer in arrived:
@@ -198,6 +201,8 @@ class Engine:
                 run.stats.forced_tokens += len(answer.tokens)
                 spoken = [self._encode(play, sound.first, sound.clip) for sound in answer.sounds]
                 run.scheduler.answered(row, answer.tokens, answer.keep, spoken)
+                if answer.dropped is not None:
+                    row.dropped = answer.dropped
                 continue
             run.scheduler.ended(row)
             del run.rows[index]

@@ -14,6 +14,7 @@ from tarl_jax.parallel.mesh import check_fits, rollout_mesh
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.grammar import build
+from tarl_jax.rollout.journal import Journal, KeptEpisode
 from tarl_jax.rollout.maths_episode import Maths, MathsEpisode
 from tarl_jax.sandbox import telecom_phrases
 from tarl_jax.sandbox.desks import desk_of
@@ -125,13 +126,16 @@ class Environment:
         )
 
     def episode(
-        self, task: Task, *stream: str | int, supervisor: Supervisor | None = None
-    ) -> Episode | MathsEpisode:
+        self, task: Task, *stream: str | int, supervisor: Supervisor | None = None,
+        journal: Journal | None = None,
+    ) -> Episode | MathsEpisode | KeptEpisode:
         """A fresh episode; its seed is a hash of the run's seed, the task and `stream`.
 
         The last of `stream` tells the episodes of one group apart. Where the policy has an audio
         encoder, what users say to the same words, who speaks, and in which voice, does not hang on
         it: a group hears its opening from one clip, and is compared with itself on the same users.
+
+        journal: keeps it while it is played, where its user is asked outside this process.
         """
         seed = self._seed(task, *stream)
         if self.maths is not None and task.kind == "maths":
@@ -141,14 +145,15 @@ class Environment:
             user = self.own_user(task, seed)
         elif self.users:
             tools = [tool.schema for tool in self.domain.tools_of("user").values()]
-            user = self.users.user(task, seed, tools)
+            user = self.users.user(task, seed, tools, journal)
         if self.config.model.audio:
             group = self._seed(task, "voice", *stream[:-1])
             user = user or scripted_user(self.domain, task, group)
             if self.speech and self.config.speech.share:
                 user = SpokenUser(user, self.speech, self.config.speech, group)
-        return Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system, user,
-                       supervisor, self.config.user.stop_waits)
+        episode = Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system,
+                          user, supervisor, self.config.user.stop_waits)
+        return journal.kept(episode) if journal and episode.outside else episode
 
     def engine(self) -> Engine:
         """The rollout engine of this environment's policy, on all devices."""

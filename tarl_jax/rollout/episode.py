@@ -16,7 +16,7 @@ from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.workers import Answer, Turn
 from tarl_jax.sandbox.dialogue import Action, Dialogue, Ends, Observation, User, rules_of
 from tarl_jax.sandbox.domain import Domain
-from tarl_jax.sandbox.llm_user import GREETING
+from tarl_jax.sandbox.llm_user import GREETING, LLMUser
 from tarl_jax.sandbox.scoring import calls_of, verdict_on
 from tarl_jax.sandbox.starts import start_of
 from tarl_jax.sandbox.users import Scripted, scripted_user
@@ -59,8 +59,11 @@ class Episode:
         self._chat = chat
         self._config = config
         self._system = system
-        # The script answers at once.
-        self.outside = bool(supervisor) or not isinstance(user, Scripted | None)
+        # A script answers at once, and so does a recording.
+        at_once = isinstance(user, Scripted | None) or (
+            isinstance(user, LLMUser) and user.at_once
+        )
+        self.outside = bool(supervisor) or not at_once
         self._user = user or scripted_user(domain, task, seed)
         self._supervisor = supervisor
         self._stop_waits = stop_waits

@@ -43,6 +43,7 @@ class EngineStats:
       wait_seconds: in which nothing could be written, for want of answers.
       outside_seconds: that this process's dialogues waited for the outside, added up.
       unfinished: dialogues of this process that the run's time was too short for.
+      left: whether the run was ended from outside.
     """
 
     episodes: int = 0
@@ -59,6 +60,7 @@ class EngineStats:
     host_seconds: float = 0.0
     seconds: float = 0.0
     unfinished: list[Unfinished] = dataclasses.field(default_factory=list)
+    left: bool = False
 
     @property
     def tokens_per_second(self) -> float:

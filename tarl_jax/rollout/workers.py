@@ -42,11 +42,13 @@ class Answer:
 
     keep: how many tokens of the dialogue so far stay in the context before them; None: all.
     sounds: at some of the tokens, in order.
+    dropped: how many tokens have left the context by now; None: as many as `keep` says.
     """
 
     tokens: list[int]
     keep: int | None = None
     sounds: tuple[Sound, ...] = ()
+    dropped: int | None = None
 
 
 class Dialogue(Protocol):

@@ -44,7 +44,7 @@ FREE = (
     "rl.micro_batch_tokens", "rl.pack", "rl.measure_after",
     *(f"rollout.{name}" for name in (
         "slots", "straggler_fraction", "in_flight", "parked", "share_prefix", "episode_seconds",
-        "step_seconds", "max_too_long",
+        "step_seconds", "max_too_long", "journal",
     )),
     "user.max_calls", "user.max_seconds", "judge.max_seconds", "judge.required",
     *(f"{group}.llm.{name}" for group in ("user", "judge") for name in (

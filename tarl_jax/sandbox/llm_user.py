@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from tarl_jax.config import UserConfig
 from tarl_jax.config.plain import loads, without_thoughts
 from tarl_jax.llm.errors import LLMError
-from tarl_jax.llm.service import ChatService
+from tarl_jax.llm.service import Answers, ChatService
 from tarl_jax.llm.transport import Completion
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.user import Reply
@@ -47,6 +47,7 @@ class LLMUser:
 
     instruction: the task's hidden text.
     key: of the episode; the answers that a recording holds are told apart by it.
+    kept: its answers, where the episode may be played again after a kill.
     tools: OpenAI function schemas of what the user can do beside speaking, once `take` has given
       the means. It may call them before each of its messages; the agent sees neither call nor
       answer, nor what is said beside a call.
@@ -54,12 +55,13 @@ class LLMUser:
 
     def __init__(
         self, instruction: str, service: ChatService, config: UserConfig, key: str,
-        tools: Sequence[Mapping[str, Any]] = (),
+        tools: Sequence[Mapping[str, Any]] = (), kept: Answers | None = None,
     ):
         self._instruction = instruction
         self._service = service
         self._config = config
         self._key = key
+        self._kept = kept
         self._calls = 0
         self._seconds = 0.0
         system = system_prompt(instruction, config.strategy, bool(tools))
@@ -69,6 +71,11 @@ class LLMUser:
         self._tools = tools
         self._act: Callable[[str, Mapping[str, Any]], str] | None = None
         self._acts = 0
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it answers from a recording, so that nobody waits for it."""
+        return bool(self._config.llm.replay)
 
     def take(self, act: Callable[[str, Mapping[str, Any]], str]) -> None:
         """Gives the user its tools: what makes a call and answers it."""
@@ -135,7 +142,7 @@ class LLMUser:
                 completion = self._service.complete(
                     messages, key=f"{self._key}/{self._calls}",
                     deadline=begun + self._config.max_seconds - self._seconds,
-                    tools=tools,
+                    tools=tools, kept=self._kept,
                 )
             finally:
                 self._seconds += time.monotonic() - begun
@@ -226,11 +233,12 @@ class LLMUsers:
         self._service.check()
 
     def user(
-        self, task: Task, seed: int, tools: Sequence[Mapping[str, Any]] = ()
+        self, task: Task, seed: int, tools: Sequence[Mapping[str, Any]] = (),
+        kept: Answers | None = None,
     ) -> LLMUser:
         """The user of one episode, with the tools of these schemas."""
         key = f"{task.task_id}/{seed}"
-        return LLMUser(task.instruction, self._service, self._config, key, tools)
+        return LLMUser(task.instruction, self._service, self._config, key, tools, kept)
 
     def counts(self) -> dict[str, float]:
         """What was asked since the last time, by the names of `llm.ledger.COUNTS`."""

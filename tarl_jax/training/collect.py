@@ -8,10 +8,11 @@ learned from, by the policy of before; their log-probs, taken as the old ones, k
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import Episode, Supervisor
+from tarl_jax.rollout.journal import Journals, KeptEpisode
 from tarl_jax.rollout.maths_episode import MathsEpisode
 from tarl_jax.rollout.running import EngineStats, Unfinished
 from tarl_jax.rollout.workers import Dialogue
@@ -30,8 +32,13 @@ from tarl_jax.runs.metrics import CLIP_DIR, read_trajectories, write_trajectorie
 from tarl_jax.training.mixture import Mixture, Planned
 from tarl_jax.types import Trajectory
 
-Group = list[Episode | MathsEpisode]
+Group = list[Episode | MathsEpisode | KeptEpisode]
 Ended = Callable[[Dialogue], None]
+_PATIENCE = 20.0  # seconds for answers that are under way when a step is left
+
+
+class Left(Exception):
+    """The step was left in the middle; its episodes are in the journal."""
 
 
 @dataclasses.dataclass
@@ -51,11 +58,15 @@ class Collector:
       folder: where what was played ahead is kept, so that a run that is resumed learns from it.
       ended: called with each episode when it has ended, from the thread that plays.
       supervisor: of all episodes that are not maths problems.
+      journals: of steps under way; None: without.
+      leave: whether a step is to be left as it is, for a later start; asked where there are
+        journals.
     """
 
     def __init__(
         self, config: RunConfig, engine: Engine, env: Environment, mixture: Mixture, folder: Path,
         ended: Ended | None = None, supervisor: Supervisor | None = None,
+        journals: Journals | None = None, leave: Callable[[], bool] = lambda: False,
     ):
         self._config = config
         self._engine = engine
@@ -64,6 +75,8 @@ class Collector:
         self._folder = folder
         self._ended = ended
         self._supervisor = supervisor
+        self._journals = journals
+        self._leave = leave
         self._held: list[Group] = []  # groups with an episode that has not ended
         self._left: list[Unfinished] = []
         self._pool = ThreadPoolExecutor(1, "ahead")
@@ -92,23 +105,31 @@ class Collector:
         """This process's episodes of further tasks of a step, in the given round of refilling."""
         groups = self._groups(planned, step, f"refill {number}")
         episodes: list[Dialogue] = [episode for group in groups for episode in group]
-        self._engine.run(params, episodes, self._config.rollout.temperature, ended=self._ended)
+        stats = self._engine.run(
+            params, episodes, self._config.rollout.temperature, ended=self._ended,
+            leave=self._leave if _are_kept(groups) else None,
+        )
+        self._honour_leave(stats)
         return [episode.trajectory() for group in groups for episode in group]
 
     def settle(self) -> None:
         """Waits for what is played ahead: the engine is free then."""
         if self._ahead is not None:
-            self._ahead[1].result()
+            with contextlib.suppress(Left):  # `collect` says so
+                self._ahead[1].result()
 
     def save(self) -> None:
         """Keeps what was played ahead, for a run that is resumed from now."""
         if self._ahead is None:
             return
         step, future = self._ahead
-        write_trajectories(self._folder / f"{step}.jsonl", future.result().trajectories)
+        with contextlib.suppress(Left):  # they are in the journal
+            write_trajectories(self._folder / f"{step}.jsonl", future.result().trajectories)
 
     def forget(self, oldest: int) -> None:
         """Deletes what was kept for steps that no checkpoint is before."""
+        if self._journals:
+            self._journals.forget(oldest)
         kept = ""
         for path in self._folder.glob("*.jsonl"):
             if int(path.stem) <= oldest:
@@ -130,8 +151,9 @@ class Collector:
         while True:  # until a group has ended: a step needs something to learn from
             stats = self._engine.run(
                 params, new, config.temperature, ended=self._ended, seconds=config.step_seconds,
-                unfinished=self._left,
+                unfinished=self._left, leave=self._leave if _are_kept(self._held) else None,
             )
+            self._honour_leave(stats)
             new, self._left = [], stats.unfinished
             if config.unfinished == "cut":
                 self._cut()
@@ -141,6 +163,13 @@ class Collector:
                 break
         self._held = [group for group in self._held if going & set(map(id, group))]
         return Collected([episode.trajectory() for group in done for episode in group], stats)
+
+    def _honour_leave(self, stats: EngineStats) -> None:
+        """Raises Left where a step was left; what language models are answering now is kept."""
+        if stats.left and stats.unfinished:
+            answers = [left.answer for left in stats.unfinished if left.answer]
+            wait(answers, _PATIENCE)
+            raise Left
 
     def _groups(self, planned: Sequence[Planned], *stream: str | int) -> list[Group]:
         """This process's share; the seeds of a task's second copy are not those of its first."""
@@ -153,7 +182,8 @@ class Collector:
         return [
             [
                 self._env.speaking(one.spoken).episode(
-                    one.task, "train", *name, trial, supervisor=self._supervisor
+                    one.task, "train", *name, trial, supervisor=self._supervisor,
+                    journal=self._journals.of(stream[0]) if self._journals else None,
                 )
                 for trial in range(self._config.rollout.group_size)
             ]
@@ -166,3 +196,8 @@ class Collector:
             if self._ended:
                 self._ended(left.episode)
         self._left = []
+
+
+def _are_kept(groups: Sequence[Group]) -> bool:
+    """Whether a step may be left: what it has cost so far is in the journal."""
+    return any(isinstance(episode, KeptEpisode) for group in groups for episode in group)

@@ -18,6 +18,7 @@ from tarl_jax.models.hf_config import completed
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.journal import Journal
 from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.directory import require_run, write_json
@@ -61,17 +62,19 @@ def evaluate(
     stream: str,
     progress: Callable[[int, int], None] | None = None,
     judge: Judge | None = None,
+    journal: Journal | None = None,
 ) -> tuple[dict[str, float], list[Trajectory]]:
     """Plays `config.eval.trials` episodes of each task, of whatever kind, and judges them.
 
     Args:
       stream: names the random stream of the episodes; the same name gives the same episodes.
       judge: None: they are not judged. Noise of its config is left out.
+      journal: keeps the episodes while they are played.
     Returns: metrics named "eval/…", and the trajectories, the trials of a task side by side.
     Raises: LLMError where users are language models and none of them could play.
     """
     config = env.config.eval
-    episodes = [env.episode(task, stream, config.seed, trial)
+    episodes = [env.episode(task, stream, config.seed, trial, journal=journal)
                 for task in hosts.share(tasks) for trial in range(config.trials)]
     ended = judge.begin if judge else None
     cut = Truncation(config.top_k, config.top_p, config.min_p)
@@ -106,6 +109,7 @@ def evaluate_modalities(
     stream: str,
     progress: Callable[[int, int], None] | None = None,
     judge: Judge | None = None,
+    journal: Journal | None = None,
 ) -> tuple[dict[str, float], list[Trajectory]]:
     """`evaluate`, and with `config.eval.spoken` the same users written and spoken, side by side.
 
@@ -114,14 +118,14 @@ def evaluate_modalities(
     """
     spoken = env.config.eval.spoken
     if not spoken:
-        return evaluate(engine, params, env, tasks, stream, progress, judge)
+        return evaluate(engine, params, env, tasks, stream, progress, judge, journal)
     metrics, trajectories = evaluate(
-        engine, params, env.speaking(0.0), tasks, stream, progress, judge
+        engine, params, env.speaking(0.0), tasks, stream, progress, judge, journal
     )
     tools = [task for task in tasks if task.kind == "tool"]
     for chain in spoken:
         found, episodes = evaluate(
-            engine, params, env.speaking(1.0, (chain,)), tools, stream, progress, judge
+            engine, params, env.speaking(1.0, (chain,)), tools, stream, progress, judge, journal
         )
         trajectories += episodes
         for name, value in found.items():

@@ -22,6 +22,7 @@ from tarl_jax.parallel.mesh import make_mesh, rollout_mesh, row_shards
 from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.journal import Journals
 from tarl_jax.rollout.lengths import require_room
 from tarl_jax.runs import wandb_copy
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
@@ -61,6 +62,7 @@ class Run:
       updater: of the policy. learner: from episodes to updates.
       view: what the terminal shows. stop: whether someone asked the run to stop.
       lock: on the run directory, which the first process holds; None in the others.
+      journals: of episodes under way; None: they are not kept.
     """
 
     config: RunConfig
@@ -76,6 +78,7 @@ class Run:
     view: LiveView
     stop: StopRequest
     lock: Lock | None
+    journals: Journals | None
 
     @property
     def compilations(self) -> int:
@@ -164,9 +167,12 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             checkpoints = Checkpoints(run_dir, config.checkpoint)
             stack.callback(checkpoints.close)
             engine = env.engine()
+        journals = Journals(run_dir / "journal") if config.rollout.journal else None
+        if journals:
+            stack.callback(journals.close)
         with _naming_what_is_saved(checkpoints, run_dir):
             yield Run(config, parts, run_dir, env, evaluation, judge, engine, updater, learner,
-                      checkpoints, view, stop, locks[0] if locks else None)
+                      checkpoints, view, stop, locks[0] if locks else None, journals)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tarl_jax.config import RunConfig
@@ -24,9 +25,10 @@ from tarl_jax.runs.directory import write_json
 from tarl_jax.runs.stopping import Interrupted
 from tarl_jax.runs.summary import print_summary
 from tarl_jax.training.bookkeeping import Clock, RunLog
-from tarl_jax.training.collect import Collector
+from tarl_jax.training.collect import Collector, Left
 from tarl_jax.training.differences import difference
 from tarl_jax.training.evaluation import evaluate_modalities, held_out, require_some
+from tarl_jax.training.mixture import Mixture
 from tarl_jax.training.parts import Parts, checked
 from tarl_jax.training.refill import refilled
 from tarl_jax.training.rewarding import judged, rewarded
@@ -74,6 +76,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
         collector = stack.enter_context(contextlib.closing(Collector(
             config, run.engine, run.env, mixture, run.run_dir / "ahead", run.judge.begin,
             run.judge.objection if config.rollout.interruptions else None,
+            run.journals, lambda: bool(run.stop.received) and not hosts.several(),
         )))
         base = log.found("base", 0)
         if config.eval.before and not base:
@@ -90,7 +93,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
             step, clock = state.step + 1, Clock(run)
             with log.traced(step):
                 # ---- collect ----------------------------------------------------------------
-                with clock.phase("rollout"):
+                with clock.phase("rollout"), _leaving(run, state, mixture, collector):
                     collected = collector.collect(step, state.policy)
                     if rl.ahead and step < rl.steps:
                         collector.play_ahead(step + 1, state.policy)
@@ -100,7 +103,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
                     require_some(trajectories)
                     values = rewarded(trajectories, config, run.learner.table, run.parts.reward)
                 if config.rollout.refills:
-                    with clock.phase("refill"):
+                    with clock.phase("refill"), _leaving(run, state, mixture, collector):
                         trajectories, more = refilled(
                             run, mixture, collector, step, state.policy, trajectories
                         )
@@ -148,6 +151,18 @@ def run_and_report(config: RunConfig, parts: Parts | None = None) -> None:
         print_summary(summary["base"], summary["trained"], None, summary["difference"])
 
 
+@contextlib.contextmanager
+def _leaving(run: Run, state: State, mixture: Mixture, collector: Collector) -> Iterator[None]:
+    """Of a step whose episodes are in the journal: ends the run in it where that was asked for."""
+    try:
+        yield
+    except Left:
+        if state.step not in run.checkpoints.steps:
+            save(run, state, mixture, collector)
+        where = f"in step {state.step + 1}, whose episodes go on from there"
+        raise stopped(run, where, run.stop.received) from None
+
+
 def _is_due(config: RunConfig, log: RunLog, step: int) -> bool:
     """Whether an evaluation belongs behind a step, and no earlier start has made it."""
     every = config.eval.every
@@ -170,11 +185,14 @@ def _evaluation(
 
     # Base and final play the very same episodes.
     stream = f"eval-{step}" if kind == "eval" else "eval"
+    journal = run.journals.of(f"{kind}-{step}") if run.journals else None
     values, trajectories = evaluate_modalities(
-        run.engine, policy, run.evaluation, tasks, stream, progress, run.judge
+        run.engine, policy, run.evaluation, tasks, stream, progress, run.judge, journal
     )
     values["seconds/eval"] = time.perf_counter() - begun
     log.evaluation(step, kind, values, trajectories)
+    if run.journals:
+        run.journals.done(f"{kind}-{step}")
     return values
 
 

@@ -18,7 +18,9 @@ from tarl_jax.config.presets import sized
 from tarl_jax.judge.rules import judge
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.rl.advantages import group_advantages
+from tarl_jax.rl.rewards import Reward
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.journal import KeptEpisode
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.runs.directory import open_run_dir
 from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_files
@@ -374,3 +376,67 @@ def test_an_episode_on_benchmark_data(openai_server, env, tiny_config, data):
     assert episode.trajectory().success is True
     told = json.dumps(openai_server.report()["last"]["body"]["messages"])
     assert json.dumps(task.instruction)[1:-1] in told and task.gold_calls[0].name not in told
+
+
+# ---- kills in the middle of a rollout -----------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Nothing may catch it, as nothing catches a kill."""
+
+
+def test_a_run_that_is_killed_in_rollouts_asks_nothing_twice_and_ends_the_same(
+    openai_server, tmp_path, cache_dir, monkeypatch
+):
+    """In the evaluation before training and in the second step; the users are asked over HTTP."""
+    whole, cut = (run_config(
+        openai_server, tmp_path / name, cache_dir,
+        **{"user.strategy": "llm", "user.llm.model": "echo", "rollout.in_flight": 1, "rl.steps": 2,
+           "checkpoint.every": 1, "rl.learning_rate": 1e-2, "eval.tasks": 1, "eval.final_tasks": 1,
+           "reward.placement": "trajectory"},
+    ) for name in ("whole", "cut"))
+    # Something that the episodes of a group differ in, so that updates change the parameters.
+    parts = Parts(reward=lambda t, config: Reward(float(t.arrays()[0].sum() % 101), 0.0, 0.0))
+    turns, left, play = [0], [10**6], KeptEpisode.turn
+
+    def turn(self, turn):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        turns[0] += 1
+        return play(self, turn)
+
+    monkeypatch.setattr(KeptEpisode, "turn", turn)
+    openai_server.plan()
+    train(whole, parts)
+    asked, played_turns = openai_server.report()["requests"], turns[0]
+    assert asked > 10 and played_turns > 12
+
+    openai_server.plan()
+    in_base = sum(len(t.turns) for t in read_trajectories(
+        trajectory_files(tmp_path / "whole", "eval")[0])) - 1
+    in_step = played_turns - in_base - 3
+    for count, step in ((in_base, 0), (in_step, 1)):
+        left[0] = count
+        with pytest.raises(Killed):
+            train(cut, parts)
+        steps = [r["step"] for r in read_metrics(tmp_path / "cut")
+                 ] if (tmp_path / "cut/metrics.jsonl").exists() else []
+        assert max(steps, default=0) == step
+    left[0] = 10**6
+    train(cut, parts)
+    assert openai_server.report()["requests"] == asked
+    states = [checkpoint_bytes(tmp_path / name, 2) for name in ("whole", "cut")]
+    assert states[0] == states[1] and checkpoint_bytes(tmp_path / "whole", 1) != states[0]
+    assert played(tmp_path / "whole") == played(tmp_path / "cut")
+    assert not list((tmp_path / "cut/journal").glob("eval*"))
+
+
+def checkpoint_bytes(folder, step):
+    """Every array of a checkpoint."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore((folder / "checkpoints" / str(step) / "state").absolute())
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
