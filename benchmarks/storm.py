@@ -201,6 +201,8 @@ class Storm:
             start.process.wait()
             return True
         status = start.ended(600)
+        if status == -number and "building" not in start.said:
+            return True  # before it listened to signals, and had anything to lose
         if status:
             if status != 128 + number:
                 raise Broken(f"{start.log}: status {status} after signal {number}")
