@@ -11,6 +11,7 @@ of its own (docs/extending.md).
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from typing import Any
 
@@ -24,9 +25,10 @@ def main() -> None:
     run_with_config(__doc__ or "", _train, _options)
 
 
-SUBCOMMANDS = {
-    "train": "main", "evaluate": "evaluate", "view": "view", "export": "export", "plan": "plan",
-}
+_COMMANDS = {"train": "main", "evaluate": "evaluate", "view": "view", "chat": "chat",
+             "serve": "serve", "export": "export", "plan": "plan"}
+SUBCOMMANDS = {name: of for name, of in _COMMANDS.items()
+               if importlib.util.find_spec(f"tarl_jax.{of}")}
 
 
 def tarl() -> None:

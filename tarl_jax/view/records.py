@@ -282,7 +282,8 @@ def _segment(segment: Json) -> Json:
     text, calls = segment["text"], segment.get("calls") or []
     thought = segment.get("thought") or ""
     if segment["role"] == "agent" and "message" in segment:
-        text = segment["message"] or segment["unheard"]
+        read = segment["message"] or segment["unheard"] or calls
+        text = segment["message"] if read else text
     elif segment["role"] == "agent":
         thought, _, text = text.rpartition("</think>")
         thought, text = thought.removeprefix("<think>").strip(), text.strip()
@@ -291,7 +292,8 @@ def _segment(segment: Json) -> Json:
             text = _CALL.sub("", text).strip()
     return {
         "role": segment["role"], "turn": segment["turn"], "text": text, "thought": thought,
-        "calls": calls, "info": segment.get("info", {}), "sound": segment.get("sound"),
+        "unheard": segment.get("unheard", ""), "calls": calls, "info": segment.get("info", {}),
+        "sound": segment.get("sound"),
         "ids": segment.get("token_ids", []), "sampled": segment.get("sampled", []),
         "log_probs": segment.get("log_probs", []),
     }

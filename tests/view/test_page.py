@@ -449,3 +449,15 @@ def test_old_episodes_are_shown_too(tmp_path):
     path.write_text(json.dumps(data) + "\n")
     found = answer([open_source(str(path))], "episode/0/train/0/0")
     assert found["minors"] is None and "advantages" not in found
+
+
+def test_what_nobody_heard_is_told_from_what_was_said(tmp_path):
+    found = episode(0, True)
+    said, both, broken = (Segment("agent", [5], [True], [-1.0], turn, text) for turn, text in
+                          enumerate(("Hi.", "Hi. <mumble>", "<tool_call>{")))
+    said.message, both.message, both.unheard = "Hi.", "Hi.", "<mumble>"
+    path = tmp_path / "a.jsonl"
+    path.write_text(dataclasses.replace(found, segments=[said, both, broken]).to_json_line() + "\n")
+    segments = answer([open_source(str(path))], "episode/0/train/0/0")["segments"]
+    assert [(s["text"], s["unheard"]) for s in segments] == [
+        ("Hi.", ""), ("Hi.", "<mumble>"), ("<tool_call>{", "")]

@@ -178,7 +178,7 @@ function bubble(e, seg, at, colour, same = null, fork = false) {
   const body = same !== null && same < seg.text.length
     ? [seg.text.slice(0, same), h("mark", {}, seg.text.slice(same))] : [text];
   const inside = [seg.thought && h("div", {class: "thought"}, seg.thought),
-    text && h("div", {class: "text"}, body), seg.calls.map(callView),
+    text && h("div", {class: "text"}, body), seg.unheard && h("div", {class: "unheard"}, "nobody heard: ", seg.unheard), seg.calls.map(callView),
     (seg.info.user_calls || []).map((c) => h("div", {}, callView({name: c.name, arguments: c.kwargs}),
       h("div", {class: "text mono"}, String(c.output ?? "")))),
     seg.sound && soundView(at.run, seg.sound),
