@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -33,14 +34,31 @@ def hugging_face():
 
 
 @functools.cache
+def folder_with_prompt(prompt):
+    """The same with a template that begins the agent's turns so, whatever one asks for."""
+    folder = Path(tempfile.mkdtemp(prefix="qwen-"))
+    for path in qwen_folder().iterdir():
+        shutil.copyfile(path, folder / path.name)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    template = settings["chat_template"]
+    cut = template.index("{%- if add_generation_prompt %}")
+    settings["chat_template"] = template[:cut] + (
+        f"{{%- if add_generation_prompt %}}{{{{- {prompt!r} }}}}{{%- endif %}}"
+    )
+    path.write_text(json.dumps(settings))
+    return folder
+
+
+@functools.cache
 def template_ids(text):
     """Ids of a rendered text, all its markup taken for markup, as transformers has it."""
     return hugging_face().encode(text, add_special_tokens=False)
 
 
-def rendered(messages, tools=None, prompt=True, thinking=True):
-    """What the template makes of a dialogue: its text."""
-    return hugging_face().apply_chat_template(
+def rendered(messages, tools=None, prompt=True, thinking=True, tokenizer=None):
+    """What the template makes of a dialogue: its text; `tokenizer`: of another template."""
+    return (tokenizer or hugging_face()).apply_chat_template(
         messages, tools=tools, tokenize=False, add_generation_prompt=prompt,
         enable_thinking=thinking,
     )

@@ -941,3 +941,40 @@ def test_a_thought_is_no_message(thought):
         assert all(turn.thought for turn in thinks.turns)
         assert judge(thinks) == judge(plain)
         assert behaviour([thinks])["waits"] == behaviour([plain])["waits"]
+
+
+def merged(trajectory):
+    """Pairs of turns that call become one turn of two calls; also which turns each was made of."""
+    segments, made = [], []
+    for segment in copy.deepcopy(trajectory.segments):
+        last = next((s for s in reversed(segments) if s.role == "agent"), None)
+        if segment.role == "agent":
+            joins = segment.calls and last and len(last.calls) == 1 and segments[-1].role == "tool"
+            if joins:
+                last.calls += segment.calls
+                made[-1].append(segment.turn)
+            else:
+                made.append([segment.turn])
+        if segment.turn >= 0:
+            segment.turn = len(made) - 1
+        if segment.role != "agent" or not joins:
+            segments.append(segment)
+    return dataclasses.replace(trajectory, segments=segments), made
+
+
+def test_a_turn_of_several_calls_is_as_good_as_its_worst():
+    domain = retail_domain(shop.make_shop(ShopConfig()))
+    pairs = 0
+    for clerk in (FAULTLESS, ClerkConfig()):
+        for task in make_tasks(domain, ShopConfig(), TaskConfig(num_train=40), "train"):
+            dialogue = Dialogue(task, domain, ScriptedUser(task, 1), max_turns=100)
+            plain = record(domain, dialogue, play(dialogue, clerk, 1))
+            if any("malformed" in turn.info for turn in plain.turns):
+                continue
+            whole, made = merged(plain)
+            alone, together = judge(plain), judge(whole)
+            worst = [min((alone.scores[t], not alone.minors[t]) for t in of) for of in made]
+            found = [(s, not m) for s, m in zip(together.scores, together.minors, strict=True)]
+            assert found == worst
+            pairs += sum(len(of) > 1 for of in made)
+    assert pairs > 50

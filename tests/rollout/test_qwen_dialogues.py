@@ -4,9 +4,11 @@ import json
 import random
 
 import pytest
-from qwen import SHARED, qwen_folder, rendered, template_ids
+import transformers
+from qwen import SHARED, folder_with_prompt, qwen_folder, rendered, template_ids
 
 from tarl_jax.config import RolloutConfig
+from tarl_jax.judge.request import evidence
 from tarl_jax.rollout.episode import Episode
 from tarl_jax.rollout.workers import Answer, Turn
 from tarl_jax.sandbox.published import load_domain
@@ -39,7 +41,8 @@ class Canned:
 class Engine:
     """The context of one episode, as the engine has it, and the messages that it stands for."""
 
-    def __init__(self, domain, chat, config, rng, system):
+    def __init__(self, domain, chat, config, rng, system, template=None):
+        self.template = template
         text, tools = system
         task = Task("t", "u", "", (), (), "train", "x", None, 1)
         self.chat, self.tools, self.thinking = chat, tools, config.thinking == "on"
@@ -58,7 +61,8 @@ class Engine:
 
     def wanted(self):
         return template_ids.__wrapped__(
-            rendered(self.messages, self.tools or None, thinking=self.thinking)
+            rendered(self.messages, self.tools or None, thinking=self.thinking,
+                     tokenizer=self.template)
         )
 
     def turn(self, action, thought=None):
@@ -74,7 +78,8 @@ class Engine:
         if thought is not None:
             if not self.without:
                 message["reasoning_content"] = thought
-            text = f"<think>\n{thought.strip(chr(10))}\n</think>\n\n{text}"
+            opened = "" if self.chat.begin and self.thinking else "<think>\n"
+            text = f"{opened}{thought.strip(chr(10))}\n</think>\n\n{text}"
         ids = [*template_ids.__wrapped__(text), self.chat.stop_id]
         self.written.append(ids)
         self.seen.append([*self.context, *ids])
@@ -165,6 +170,21 @@ def test_what_was_seen_at_once_is_what_is_trained_on(tokenizer, plays, thinking,
     assert len(contexts) == parts[reasoning]
 
 
+def test_a_model_whose_template_opens_the_thought(plays):
+    domain, tools, solutions = plays
+    folder = folder_with_prompt("<|im_start|>assistant\n<think>\n")
+    chat = Chat(PretrainedTokenizer(folder))
+    config = RolloutConfig(**{**vars(ROOMY), "reasoning": "template"})
+    template, rng = transformers.AutoTokenizer.from_pretrained(folder), random.Random(4)
+    for number in range(5):
+        engine = Engine(domain, chat, config, rng, ("Be brief.", tools[:1]), template)
+        assert engine.context == engine.wanted()
+        for action in composed(rng, solutions[number]):
+            engine.turn(action, rng.choice(THOUGHTS))
+            assert engine.context == engine.wanted()
+        assert all(turn.thought for turn in engine.episode._segments if turn.role == "agent")
+
+
 def test_kept_thoughts_are_the_templates_within_an_exchange(tokenizer, plays):
     domain, tools, solutions = plays
     engine = Engine(domain, Chat(tokenizer), ROOMY, random.Random(2), ("Be brief.", tools[:2]))
@@ -174,3 +194,33 @@ def test_kept_thoughts_are_the_templates_within_an_exchange(tokenizer, plays):
     engine.turn("Done?", "Say so.")
     assert engine.context != engine.wanted()
     assert tokenizer.decode(engine.context).count("<think>\n") == len(engine.written)
+
+
+def test_several_calls_of_a_turn_are_answered_as_the_template_has_it(tokenizer, plays):
+    domain, tools, solutions = plays
+    calls = next(of for of in solutions if len(of) > 2)[:3]
+    engine = Engine(domain, Chat(tokenizer, "all"), ROOMY, random.Random(3),
+                    ("Be brief.", tools[:2]))
+    asked = [{"function": {"name": c.name, "arguments": dict(c.kwargs)}} for c in calls]
+    text = "\n".join(
+        f"<tool_call>\n{json.dumps(a['function'], ensure_ascii=False)}\n</tool_call>" for a in asked
+    )
+    ids = [*template_ids(f"Let me see.\n{text}"), engine.chat.stop_id]
+    answer = engine.episode.turn(Turn(ids, [-1.0] * len(ids), [-1.0] * len(ids)))
+    engine.context += [*ids, *answer.tokens]
+    answers = [s for s in engine.episode._segments if s.role == "tool"]
+    engine.messages += [
+        {"role": "assistant", "content": "Let me see.", "tool_calls": asked},
+        *({"role": "tool", "content": s.text} for s in answers),
+    ]
+    assert len(answers) == 3 and engine.context == engine.wanted()
+    transfer = engine.chat.agent(Call("transfer_to_human_agents", {"summary": "x"}))
+    handed = [*ids[:-1], *transfer[:-1], *ids[4:]]
+    engine.episode.turn(Turn(handed, [-1.0] * len(handed), [-1.0] * len(handed)))
+    trajectory = engine.episode.trajectory()
+    first, second = trajectory.turns
+    assert first.calls == calls and first.unheard == "Let me see." and not first.message
+    assert [len(of) for of in trajectory.answers.values()] == [1, 3, 4]
+    # Behind the transfer none was made.
+    assert [c.name for c in second.calls] == [*(c.name for c in calls), "transfer_to_human_agents"]
+    assert evidence(trajectory)["dialogue"][2] == {"turn": 0, "calls": [c.to_json() for c in calls]}

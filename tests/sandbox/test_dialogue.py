@@ -241,3 +241,36 @@ def test_an_episode_that_waits_ends_by_its_turns():
     d = Dialogue(TASK, DOMAIN, Leaver("Yes."), max_turns=2)
     assert d.act("Shall I?").stop_reason is None
     assert d.act(CANCEL).stop_reason == "max_turns"
+
+
+# ---- several calls in a turn -----------------------------------------------------------------
+
+
+def test_calls_of_one_turn_are_made_in_order():
+    d = dialogue()
+    found = d.call([READ, CANCEL, CANCEL])
+    assert [o.info["wrote"] for o in found] == [False, True, False]
+    assert [o.info["error"] for o in found] == [False, False, True]
+    assert d.turns == 1 and all(o.role == "tool" and not o.stop_reason for o in found)
+
+
+def test_nothing_is_made_behind_a_call_that_ends_the_episode():
+    d = dialogue()
+    found = d.call([READ, TRANSFER, CANCEL])
+    assert [o.stop_reason for o in found] == [None, "transfer"]
+    with pytest.raises(RuntimeError, match="ended already"):
+        d.call([READ])
+
+
+def test_a_turn_of_several_calls_is_one_turn_and_as_many_answers():
+    d = dialogue(max_turns=2)
+    assert d.call([READ, READ])[-1].stop_reason is None
+    assert [o.stop_reason for o in d.call([READ, READ])] == [None, "max_turns"]
+    # An opening, then a message of three calls and their answers: 1 + 4 messages.
+    d = dialogue(ends=Ends(messages=5))
+    assert [o.stop_reason for o in d.call([READ] * 3)] == [None, None, "max_messages"]
+    d = dialogue(ends=Ends(messages=6))
+    assert d.call([READ] * 3)[-1].stop_reason is None
+    wrong = Call("get_order_details", {"order_id": "none"})
+    d = dialogue(ends=Ends(errors=2))
+    assert [o.stop_reason for o in d.call([wrong] * 4)] == [None, "max_errors"]

@@ -4,7 +4,14 @@ import gzip
 import json
 
 import pytest
-from qwen import SHARED, hugging_face, qwen_folder, rendered, template_ids
+from qwen import (
+    SHARED,
+    folder_with_prompt,
+    hugging_face,
+    qwen_folder,
+    rendered,
+    template_ids,
+)
 
 from tarl_jax.text.chat import Chat
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
@@ -120,33 +127,19 @@ def test_answers_of_several_calls_are_the_templates(chat):
     assert ids == template_ids("\n" + rendered([{"role": "tool", "content": a} for a in answers]))
 
 
-def test_a_turn_begins_as_the_template_has_it(tokenizer, tmp_path):
+def test_a_turn_begins_as_the_template_has_it(tokenizer):
     begin = tokenizer.begin(thinking=False)
     assert tokenizer.begin(thinking=True) == ()
     assert tokenizer.decode(begin) == "<think>\n\n</think>\n\n"
     whole = rendered([{"role": "user", "content": "Hi"}], thinking=False)
     assert [*Chat(tokenizer).user("Hi"), *begin] == template_ids("\n" + whole)
-    for path in qwen_folder().iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    # As of Qwen3-4B-Thinking-2507, which opens the thought in the prompt, whatever one asks for.
-    path = tmp_path / "tokenizer_config.json"
-    settings = json.loads(path.read_text())
-    template = settings["chat_template"]
-    cut = template.index("{%- if add_generation_prompt %}")
-    settings["chat_template"] = template[:cut] + (
-        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
-    )
-    path.write_text(json.dumps(settings))
-    always = PretrainedTokenizer(tmp_path)
+    # As of Qwen3-4B-Thinking-2507, which opens the thought in the prompt.
+    always = PretrainedTokenizer(folder_with_prompt("<|im_start|>assistant\n<think>\n"))
     assert always.decode(always.begin(thinking=True)) == "<think>\n"
     with pytest.raises(ValueError, match=r"rollout\.thinking = 'off'.*always thinks"):
         always.begin(thinking=False)
     # As of Qwen3-4B-Instruct-2507, which never thinks.
-    settings["chat_template"] = template[:cut] + (
-        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
-    )
-    path.write_text(json.dumps(settings))
-    never = PretrainedTokenizer(tmp_path)
+    never = PretrainedTokenizer(folder_with_prompt("<|im_start|>assistant\n"))
     assert never.begin(thinking=True) == never.begin(thinking=False) == ()
     # What opens in the prompt is a thought, however the turn ends.
     chat = Chat(always)
