@@ -165,11 +165,11 @@ def changes(path: Path) -> list[str]:
     return lines
 
 
-def require_contents(path: Path, now: Mapping[str, str]) -> list[str]:
+def require_contents(path: Path, now: Mapping[str, str], keep: bool = True) -> list[str]:
     """Holds a run to what its files held when it began; `now`: hashes by name.
 
-    Writes them down where there is nothing yet (`contents.json`). Returns lines about what may
-    change and did. Raises ConfigError for what may not.
+    keep: writes down what `contents.json` does not say yet.
+    Returns: lines about what may change and did. Raises ConfigError for what may not.
     """
     kept = path / "contents.json"
     before = read_json(kept) if kept.is_file() else {}
@@ -182,7 +182,7 @@ def require_contents(path: Path, now: Mapping[str, str]) -> list[str]:
             " now, or another version of this program reads it (versions.json names the first):"
             " put the old ones back, or choose another --workdir"
         )
-    if now.items() - before.items():
+    if keep and now.items() - before.items():
         write_json(kept, {**before, **now})
     return [f"the {name} are others than at the last start" for name in other]
 

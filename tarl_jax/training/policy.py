@@ -76,7 +76,7 @@ def restore(
         held = {name: value for name, value in env.contents().items()
                 if name in ("tokenizer", "frozen weights")}
         run_dir = Path(config.workdir).expanduser()
-        hosts.from_first(lambda: require_contents(run_dir, held))
+        hosts.from_first(lambda: require_contents(run_dir, held, keep=False))
     frozen = {}
     if model.lora.rank or (model.audio and model.audio.frozen):
         frozen = frozen_part(model, starting_policy(config, env, updater))

@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from pretrained import write_checkpoint
+from pretrained import write_checkpoint, write_omni
 
 from tarl_jax.config import LoraConfig, ModelConfig
 from tarl_jax.models import decoder
@@ -76,6 +76,40 @@ def test_peft_computes_what_the_policy_computes(adapted, tmp_path):
     ours = decoder.logits(params, decoder.hidden_states(params, model, TOKENS))
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
     assert np.abs(theirs - before).max() > 0.1
+
+
+def test_of_omni_the_thinker_s_decoder_alone_is_adapted(tmp_path):
+    """Talker, audio and vision have modules of the same names."""
+    peft = pytest.importorskip("peft", reason="loading adapters needs PEFT (pip install peft)")
+    import torch
+    import transformers
+
+    write_omni(tmp_path)
+    whole = transformers.Qwen2_5OmniForConditionalGeneration.from_pretrained(tmp_path).eval()
+    whole.thinker.save_pretrained(tmp_path / "thinker")
+    thinker = transformers.Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        tmp_path / "thinker").eval()
+    read, vocab = read_config(tmp_path)
+    for folder, base, inner in ((tmp_path, whole, lambda m: m.thinker),
+                                (tmp_path / "thinker", thinker, lambda m: m)):
+        model = dataclasses.replace(
+            read, lora=LoraConfig(rank=3, alpha=6.0), pretrained=str(folder)
+        )
+        with pytest.warns(UserWarning, match="vision, talker"):
+            params = load_params(folder, model, vocab, None, "float32")
+        adapters = init_adapters(model, params, jax.random.key(0))
+        rng = np.random.default_rng(1)
+        adapted = join(params, jax.tree.map(
+            lambda x, rng=rng: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), adapters
+        ))
+        save_adapters(folder / "adapters", adapted, model)
+        wrapped = peft.PeftModel.from_pretrained(base, folder / "adapters").eval()
+        theirs = inner(wrapped.base_model.model)(
+            input_ids=torch.tensor(TOKENS)).logits.detach().numpy()
+        ours = decoder.logits(adapted, decoder.hidden_states(adapted, model, TOKENS))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+        names = [name for name, _ in wrapped.named_parameters() if "lora_" in name]
+        assert len(names) == 2 * 7 * 2 and not any("talker" in name for name in names)
 
 
 def test_what_has_no_adapters_or_no_base_is_refused(adapted, tmp_path):
