@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").rea
 
 # Outside language models.
 LLM = ["fastjsonschema>=2.19", "openai>=2.0", "pydantic>=2.7", "tenacity>=9.0"]
+SERVE = ["starlette>=0.40", "uvicorn>=0.30"]
 SPEECH = [
     "espeakng-loader>=0.2",
     "openai>=2.0",
@@ -19,6 +20,7 @@ SPEECH = [
 ]
 TEST = [
     *LLM,
+    *SERVE,
     *SPEECH,
     "hypothesis>=6.100",
     "ipykernel>=6.29",
@@ -72,6 +74,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "llm": LLM,
         "maths": ["math-verify>=0.7"],
+        "serve": SERVE,
         "speech": SPEECH,
         "wandb": ["wandb>=0.19"],
         "test": TEST,

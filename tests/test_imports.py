@@ -41,7 +41,7 @@ ROWS = (
     ("warm_start.*",),
     # The loop, and tools over finished runs.
     ("training.*", "judge.calibrate", "judge.report", "judge.user_truth", "view.*"),
-    ("main", "evaluate", "export", "plan"),
+    ("main", "evaluate", "export", "plan", "serve.*", "chat"),
 )
 PACKAGES = 2  # the row of packages that stand apart
 # Inside it: which package may import which other one.

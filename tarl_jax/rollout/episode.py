@@ -171,6 +171,10 @@ class Episode:
             raise RuntimeError(f"task {self.task.task_id!r}: the episode has not ended")
         return self._record(self._segments, self._stop_reason)
 
+    def so_far(self) -> Trajectory:
+        """The record of an episode that may still run; its verdict is that of now."""
+        return self._record(self._segments, self._stop_reason or "")
+
     def _record(self, segments: list[Segment], stop_reason: str) -> Trajectory:
         said = [s.message for s in segments if s.message]
         start = start_of(self._domain, self.task.initial_state, self.task.task_id)

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from tarl_jax.models import decoder
@@ -39,7 +39,7 @@ class Ask:
       seed: of the sampling; what is drawn hangs on it and on the position.
       sampling: how.
       limit: tokens to be sampled, at most.
-      grammar: the name of one that `Session.learn` was told; None: anything may be written.
+      grammar: what may be written, known again as the same object; None: anything.
       begun: how many of the tokens, the last ones, begin the turn, and count in the grammar.
       row: where the context was continued last (`Written.row`), if known.
     """
@@ -48,7 +48,7 @@ class Ask:
     seed: int
     sampling: Sampling
     limit: int
-    grammar: Hashable = None
+    grammar: Grammar | None = None
     begun: int = 0
     dropped: int = 0
     row: int = -1
@@ -124,10 +124,6 @@ class Session:
         """Contexts that are kept."""
         return len(self._running.rows)
 
-    def learn(self, name: Hashable, grammar: Grammar) -> None:
-        """Lets `Ask.grammar` name it."""
-        self._grammars.known[name] = grammar
-
     def ask(self, ask: Ask, listener: Listener | None = None) -> Future[Written]:
         """Begins a turn. `listener` is called in the session's thread after each burst.
 
@@ -141,8 +137,6 @@ class Session:
         if len(ask.tokens) + ask.limit > most:
             raise ValueError(f"{len(ask.tokens)} tokens leave no room for a turn of {ask.limit}"
                              f" within {most}")
-        if ask.grammar not in self._grammars.known:
-            raise ValueError(f"no grammar is named {ask.grammar!r}")
         job = _Job(ask, listener, Future())
         job.future.set_running_or_notify_cancel()  # who no longer wants it cannot take it back
         self._inbox.put(job)
@@ -210,7 +204,7 @@ class Session:
             ask.seed, ask.dropped, ask.sampling, ask.limit
         )
         begun = tokens[len(tokens) - ask.begun :]
-        row.syntax = self._grammars.state(ask.grammar, job.place, begun)
+        row.syntax = self._grammars.state(job.place, begun)
         self._jobs[row.index] = job
         self._running.stats.forced_tokens += len(tokens) - keep
 
@@ -261,20 +255,19 @@ class _Places:
     """Which grammar is where in the arrays that all rows share; the first is the free one."""
 
     def __init__(self, free: Grammar):
-        self.known: dict[Hashable, Grammar] = {None: free}
-        self._free = free
-        self._at: OrderedDict[Hashable, int] = OrderedDict()  # the longest unused first
+        self._held = [free] * GRAMMARS
+        self._at: OrderedDict[int, int] = OrderedDict()  # by identity, the longest unused first
         self._rows = [0] * GRAMMARS  # that follow it
         self._states, self._classes = 3 * _STATES, _CLASSES  # of 60 tools and more
 
-    def place(self, name: Hashable) -> tuple[int | None, bool]:
+    def place(self, grammar: Grammar | None) -> tuple[int | None, bool]:
         """(where it is, None if there is no room yet; whether the arrays have changed)."""
-        if name is None:
+        if grammar is None:
             self._rows[0] += 1
             return 0, False
-        changed = name not in self._at
+        changed = id(grammar) not in self._at
         if changed:
-            grows = self._room(self.known[name]) != (self._states, self._classes)
+            grows = self._room(grammar) != (self._states, self._classes)
             if grows and any(self._rows):  # states are numbered anew: nobody may be in one
                 return None, False
             place = len(self._at) + 1
@@ -283,24 +276,21 @@ class _Places:
                 if idle is None:
                     return None, False
                 place = self._at.pop(idle)
-            self._at[name] = place
-            self._states, self._classes = self._room(self.known[name])
-        self._at.move_to_end(name)
-        self._rows[self._at[name]] += 1
-        return self._at[name], changed
+            self._at[id(grammar)], self._held[place] = place, grammar
+            self._states, self._classes = self._room(grammar)
+        self._at.move_to_end(id(grammar))
+        self._rows[self._at[id(grammar)]] += 1
+        return self._at[id(grammar)], changed
 
     def leave(self, place: int) -> None:
         self._rows[place] -= 1
 
-    def state(self, name: Hashable, place: int, begun: Sequence[int]) -> int:
+    def state(self, place: int, begun: Sequence[int]) -> int:
         """Where a turn with this beginning is."""
-        return place * self._states + max(after(self.known[name], begun), 0)
+        return place * self._states + max(after(self._held[place], begun), 0)
 
     def together(self) -> Grammar:
-        found = [self._free] * GRAMMARS
-        for name, place in self._at.items():
-            found[place] = self.known[name]
-        return stacked(found, self._states, self._classes)
+        return stacked(self._held, self._states, self._classes)
 
     def _room(self, grammar: Grammar) -> tuple[int, int]:
         """(states, classes) that each place has, once this one has one."""

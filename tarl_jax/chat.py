@@ -1,0 +1,214 @@
+"""A person plays the user of a task, in the terminal.
+
+    python -m tarl_jax.chat RUN [--task=ID]
+
+The agent is the newest checkpoint of the run (`--step` chooses another). Its tool calls, their
+answers and what they change in the database are shown as they happen; at the end the verdict, and
+the score of each turn where the judge has one. The episode is kept in RUN/chats/, and `python -m
+tarl_jax.view FILE` shows it again. `/stop`, or the end of the input, ends the conversation;
+`/say FILE` lets a policy that hears speech hear a sound file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.parallel.process import restart_with_tuned_malloc
+
+if TYPE_CHECKING:
+    from tarl_jax.rollout.environment import Environment
+    from tarl_jax.rollout.episode import Episode
+    from tarl_jax.rollout.workers import Answer, Turn
+    from tarl_jax.sandbox.user import Reply
+    from tarl_jax.types.episodes import Trajectory
+    from tarl_jax.types.tasks import Task
+
+Read = Callable[[], str]  # a line of the person; raises EOFError at the end
+Show = Callable[[str], None]
+
+
+def main() -> None:
+    from tarl_jax.runs.command import run_with_config
+
+    run_with_config(__doc__ or "", _chat, _options)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--step", type=int, default=-1, metavar="N", help="the checkpoint's step; -1: the newest")
+    add("--task", default="", metavar="ID", help="the task to play; the first held-out one")
+    add("--seed", type=int, default=0, metavar="N", help="of what the agent draws (0)")
+
+
+def _chat(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
+    from tarl_jax.runs.live import printable
+    from tarl_jax.serve.policy import load_policy
+    from tarl_jax.training.parts import checked
+
+    own = checked(parts, config)
+    name, env, params = load_policy(config, own, given.step)
+    try:
+        task = _task(env, given.task)
+        print(f"{name}, task {task.task_id}. You are the user:\n\n  {printable(task.instruction)}"
+              "\n\n/stop ends the conversation.\n", flush=True)
+        trajectory = play(env, params, task, given.seed, _line, lambda s: print(printable(s)))
+        scored(config, trajectory, own.judge)
+    finally:
+        env.close()
+    for line in verdict(trajectory):
+        print(printable(line))
+    if config.workdir:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = Path(config.workdir).expanduser() / "chats" / f"{stamp}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(trajectory.to_json_line() + "\n", encoding="utf-8")
+        print(f"kept in {path}")
+
+
+def _line() -> str:
+    print("you> ", end="", flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.strip()
+
+
+def _task(env: Environment, task_id: str) -> Task:
+    tasks = [*env.held_out_tasks, *env.train_tasks]
+    found = next((t for t in tasks if not task_id or t.task_id == task_id), None)
+    if found is None:
+        known = ", ".join(t.task_id for t in tasks[:5])
+        raise ConfigError(f"--task={task_id}: the run has no such task; it has {known}, …")
+    return found
+
+
+def play(
+    env: Environment, params: Any, task: Task, seed: int, read: Read, show: Show
+) -> Trajectory:
+    """The episode of a person who is asked by `read` and told by `show`."""
+    from tarl_jax.rollout.episode import Episode
+
+    person = _Person(read, show, bool(env.config.model.audio))
+    episode = Episode(task, seed, env.domain, env.chat, env.config.rollout, env.system, person)
+    env.engine().run(params, [_Shown(episode, show)], env.config.eval.temperature)
+    return episode.trajectory()
+
+
+def scored(config: RunConfig, trajectory: Trajectory, own: Any = None) -> None:
+    """Adds what the run's judge says of the turns; nothing where it abstains."""
+    from tarl_jax.judge.service import Judge
+
+    folder = Path(config.workdir or ".").expanduser() / "judge"
+    with Judge(config.judge, folder, print, own) as judge:
+        judge.check()
+        (found,) = judge.judge_all([trajectory], exact=True)
+    if found is not None:
+        trajectory.turn_scores, trajectory.judge_notes = found.scores, found.notes
+        trajectory.turn_minors = found.minors
+
+
+def verdict(trajectory: Trajectory) -> list[str]:
+    """Lines that say how it ended."""
+    words = {True: "The database is right.", False: "The database is not as it should be, or the"
+             " episode was cut off.", None: "The infrastructure failed; there is no verdict."}
+    lines = ["", f"{words[trajectory.success]} (ended by: {trajectory.stop_reason})"]
+    lines += [f"  missing or wrong: {line}" for line in trajectory.gold_diff]
+    if trajectory.turn_scores is None:
+        return [*lines, "The judge abstains on the turns."]
+    lines.append("Turn scores:")
+    for turn, score in enumerate(trajectory.turn_scores):
+        notes = trajectory.judge_notes
+        lines.append(f"  {turn}: {score:+d}  {notes[turn] if turn < len(notes) else ''}")
+    return lines
+
+
+class _Person:
+    """The user at the terminal."""
+
+    def __init__(self, read: Read, show: Show, hears: bool):
+        self._read = read
+        self._show = show
+        self._hears = hears
+
+    def opening(self) -> str:
+        while True:
+            try:
+                line = self._read()
+            except EOFError:
+                raise ConfigError("nothing was said: the input has ended") from None
+            if line and not line.startswith("/"):
+                return line
+            self._show("Say what you want first.")
+
+    def reply(self, message: str) -> Reply:
+        from tarl_jax.sandbox import phrases
+        from tarl_jax.sandbox.user import Reply
+
+        self._show(f"agent: {message}")
+        while True:
+            try:
+                line = self._read()
+            except EOFError:
+                return Reply(phrases.STOP, {})
+            if line == "/stop":
+                return Reply(phrases.STOP, {})
+            if line.startswith("/say "):
+                clip = self._clip(Path(line.removeprefix("/say ").strip()))
+                if clip is not None:
+                    return Reply(line.removeprefix("/say "), {}, clip)
+            elif line.startswith("/"):
+                self._show("There are /stop and /say FILE.")
+            elif line:
+                return Reply(line, {})
+
+    def _clip(self, path: Path) -> Future[Any] | None:
+        from tarl_jax.speech.clips import load_clip
+
+        if not self._hears:
+            self._show("This policy has no audio encoder: write instead.")
+            return None
+        clip: Future[Any] = Future()
+        try:
+            clip.set_result(load_clip(path))
+        except (OSError, RuntimeError, ValueError) as error:
+            self._show(f"{path}: {error}")
+            return None
+        return clip
+
+
+class _Shown:
+    """An episode whose calls and changes are shown when they have happened."""
+
+    outside = True  # a person is slow
+
+    def __init__(self, episode: Episode, show: Show):
+        self._episode = episode
+        self._show = show
+        self._changes: list[str] = []
+        self.seed, self.shared = episode.seed, episode.shared
+        self.start, self.cut = episode.start, episode.cut
+
+    def turn(self, turn: Turn) -> Answer | None:
+        answer = self._episode.turn(turn)
+        now = self._episode.so_far()
+        said, observed = now.segments[-2:] if now.segments[-1].role != "agent" else (None, None)
+        if said is not None and observed is not None and observed.role == "tool":
+            self._show(f"agent calls: {said.text.strip()}")
+            self._show(f"tool: {observed.text}")
+        for line in now.diff:
+            if line not in self._changes:
+                self._show(f"database: {line}")
+        self._changes = list(now.diff)
+        return answer
+
+
+if __name__ == "__main__":
+    restart_with_tuned_malloc("tarl_jax.chat")
+    main()
