@@ -6,12 +6,12 @@ import gzip
 import json
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -71,8 +71,10 @@ class Process:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
-    def metrics(self):
-        with urllib.request.urlopen(f"{self.root}/metrics") as answer:
+    def metrics(self, token=""):
+        request = urllib.request.Request(f"{self.root}/metrics", headers={
+            "authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request) as answer:
             lines = answer.read().decode().splitlines()
         return {k.removeprefix("tarl_serve_"): float(v) for k, v in
                 (line.split() for line in lines if not line.startswith("#"))}
@@ -291,13 +293,19 @@ def test_the_same_request_again_joins_the_running_answer(server):
     body = json.dumps({"messages": [user("join " * 30)], "temperature": 1.0, "max_tokens": TURN,
                        "tools": TOOLS}).encode()
     before = server.metrics()["joined_total"]
-    with socket.create_connection(("127.0.0.1", server.port)) as gone:
-        gone.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: "
-                     + str(len(body)).encode() + b"\r\n\r\n" + body)
-        time.sleep(0.05)
-    time.sleep(0.2)
-    status, found = server.post("/v1/chat/completions", body)
-    assert status == 200 and usable(openai.types.chat.ChatCompletion.model_validate(found))
+    for _ in range(50):  # until the client goes while its answer is being written
+        with socket.create_connection(("127.0.0.1", server.port)) as gone:
+            gone.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: "
+                         + str(len(body)).encode() + b"\r\n\r\n" + body)
+            while server.metrics()["requests_open"] < 2 and gone not in select.select(
+                    [gone], [], [], 0)[0]:
+                pass
+        while server.metrics()["requests_open"] > 1:
+            pass
+        status, found = server.post("/v1/chat/completions", body)
+        assert status == 200 and usable(openai.types.chat.ChatCompletion.model_validate(found))
+        if server.metrics()["joined_total"] > before:
+            break
     assert server.metrics()["joined_total"] == before + 1
     # Two clients that send the same words are two conversations.
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -359,7 +367,8 @@ def test_a_token_is_asked_for_and_an_open_request_survives_the_end():
         asking = threading.Thread(target=lambda: found.append(
             server.post("/v1/chat/completions", content, authorization="Bearer s3cret")))
         asking.start()
-        time.sleep(0.3)  # the first request compiles: it is under way for long
+        while server.metrics("s3cret")["requests_open"] < 2 and not found:
+            pass  # the first request compiles: it is under way for long
         server.process.send_signal(signal.SIGTERM)
         asking.join(120)
         assert found and found[0][0] == 200, found
