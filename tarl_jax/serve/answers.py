@@ -44,13 +44,15 @@ class Answers:
         self.counts = writer.counts
 
     async def chat(
-        self, request: ChatRequest, emit: Emit | None = None, resent: bool = False
+        self, request: ChatRequest, emit: Emit | None = None, resent: bool = False,
+        scope: str = "",
     ) -> Answer:
         """The answer; a request that was sent before joins the running one.
 
         resent: whether the client says that it sends it again.
+        scope: of its conversation, as in `Conversations.find`.
         """
-        options, key = request.options, request.options.key
+        options, key = request.options, f"{scope} {request.options.key}"
         self._tidy()
         fixed = options.seed is not None or options.sampling.temperature == 0
         task, _ = self._running.get(key, (None, 0.0))
@@ -59,7 +61,7 @@ class Answers:
         ):
             self.counts["joined"] += 1
         else:
-            task = asyncio.create_task(self._answer(request, emit))
+            task = asyncio.create_task(self._answer(request, emit, scope))
             self._running[key] = task, time.monotonic()
         self._listeners[task] = self._listeners.get(task, 0) + 1
         answered = False
@@ -83,9 +85,9 @@ class Answers:
 
     # ---- one chat answer ---------------------------------------------------------------------
 
-    async def _answer(self, request: ChatRequest, emit: Emit | None) -> Answer:
+    async def _answer(self, request: ChatRequest, emit: Emit | None, scope: str) -> Answer:
         options, messages, tools = request.options, request.messages, request.tools
-        before, count = self.conversations.find(messages, tools)
+        before, count = self.conversations.find(messages, tools, scope)
         self.counts["rendered" if before is None else "continued"] += 1
         if before is None:
             context = self._opening(request)
@@ -100,7 +102,7 @@ class Answers:
         self._writer.count(answer)
         assert answer.node is not None
         reply = Message("assistant", answer.content, answer.calls)
-        self.conversations.add([*messages, reply], tools, answer.node)
+        self.conversations.add([*messages, reply], tools, answer.node, scope)
         return answer
 
     def _opening(self, request: ChatRequest) -> list[int]:

@@ -88,11 +88,14 @@ class Conversations:
         return len(self._nodes)
 
     def find(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], scope: str = ""
     ) -> tuple[Node | None, int]:
-        """(the longest known beginning, how many messages it has)."""
+        """(the longest known beginning, how many messages it has).
+
+        scope: conversations of another one are not seen.
+        """
         for with_ids in (True, False):
-            chain = _chain(messages, tools, with_ids)
+            chain = _chain(messages, tools, scope, with_ids)
             for count in range(len(messages), 0, -1):
                 if messages[count - 1].role != "assistant":
                     continue
@@ -103,11 +106,12 @@ class Conversations:
         return None, 0
 
     def add(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], node: Node
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], node: Node,
+        scope: str = "",
     ) -> None:
         """Keeps the node behind these messages, the answer's among them."""
         for with_ids in (True, False):
-            key = _chain(messages, tools, with_ids)[-1]
+            key = _chain(messages, tools, scope, with_ids)[-1]
             old = self._nodes.pop(key, None)
             self.tokens += len(node.context) - (0 if old is None else len(old.context))
             self._nodes[key] = node
@@ -117,10 +121,10 @@ class Conversations:
 
 
 def _chain(
-    messages: Sequence[Message], tools: Sequence[dict[str, Any]], with_ids: bool
+    messages: Sequence[Message], tools: Sequence[dict[str, Any]], scope: str, with_ids: bool
 ) -> list[str]:
     """Per message a hash of all up to it."""
-    value = hashlib.sha256(json.dumps(tools, sort_keys=True).encode()).hexdigest()
+    value = hashlib.sha256(json.dumps([scope, tools], sort_keys=True).encode()).hexdigest()
     found = []
     for message in messages:
         said = message.content.strip() if message.role == "assistant" else message.content

@@ -91,7 +91,7 @@ class Server:
     async def _one(
         self, chat: ChatRequest, episode: str, emit: Any = None, resent: bool = False
     ) -> Answer:
-        answer = await self._served.answers.chat(chat, emit, resent)
+        answer = await self._served.answers.chat(chat, emit, resent, episode)
         if self._recorder and episode:
             self._recorder.add(episode, answer)
         return answer

@@ -70,3 +70,11 @@ def test_the_longest_unused_are_forgotten_first():
 def test_a_chain_is_all_pieces_in_order():
     first = node(1)
     assert [p.ids[0] for p in node(3, node(2, first)).chain()] == [1, 2, 3]
+
+
+def test_scopes_are_apart():
+    known = Conversations()
+    known.add([HELLO, said("hi")], (), node(1), "a")
+    known.add([HELLO, said("hi")], (), node(2), "b")
+    assert [known.find([HELLO, said("hi")], (), s)[0].row for s in "ab"] == [1, 2]
+    assert known.find([HELLO, said("hi")], ())[0] is None
