@@ -46,7 +46,8 @@ def agent(url, episode, task, rewrites=False):
     client = openai.OpenAI(base_url=url, api_key="none", default_headers={EPISODE: episode})
     messages, reward = [{"role": "user", "content": f"hello {task}"}], 0.0
     for _ in range(2):
-        answer = client.chat.completions.create(model="policy", messages=messages, temperature=1.0)
+        answer = client.chat.completions.create(
+            model="policy", messages=messages, temperature=1.0, max_tokens=8)
         said = answer.choices[0].message.content
         reward += "e" in said
         messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "more"}]
