@@ -92,6 +92,7 @@ def _serve(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
         host = f"[{given.host}]" if ":" in given.host else given.host
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn, once done, sends it again
             signal.signal(number, lambda *_: None)
+        listener.listen(2048)  # so that who reads the next line can connect
         print(f"serving {name} at http://{host}:{port}/v1", flush=True)
         uvicorn.Server(uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=given.grace, lifespan="off",
