@@ -215,12 +215,11 @@ def _header(trajectory: Trajectory) -> RenderableType:
     task = trajectory.task
     calls = "\n".join(format_call(call) for call in task.gold_calls)
     maths = task.kind == "maths"
-    nothing = "" if maths or task.checks else "none: the right solution writes nothing"
     rows = [
         ("task", f"{task.task_id}  ({task.source}, {task.split}), user {task.user_id}"),
         ("seed", str(trajectory.seed)),
         ("instruction", task.instruction),
-        ("gold calls", calls or nothing),
+        ("gold calls", calls or ("" if maths or task.checks else "none: nothing is to be written")),
         ("checks", "\n".join(f"{c.requestor}: {c.name} {dict(c.kwargs)}" for c in task.checks)),
         ("answer" if maths else "outputs", ", ".join(task.outputs)),
         ("ended by", trajectory.stop_reason),
