@@ -3,6 +3,7 @@
 import importlib
 import json
 import struct
+import time
 
 import pytest
 
@@ -49,6 +50,7 @@ def test_numbers_and_config_are_in_its_file_and_the_run_keeps_its_name(tmp_path)
         for step in steps:
             copy.write(step, {"eval/pass^1": 0.5 + step, "rl/kl": 0.25})
         copy.close()
+        time.sleep(1.1)  # wandb names a start's folder by the second
     files = sorted(run.glob("wandb/offline-run-*/*.wandb"))
     identity = (run / "wandb_id").read_text()
     assert files and all(identity in file.name for file in files)

@@ -220,7 +220,8 @@ def test_episodes_are_filtered_and_read(browser, run_dir):
             page.get_by_label("ended by").select_option("max_turns")
             page.get_by_label("find").fill("shop-3")
             page.keyboard.press("Enter")
-            page.locator("#count", has_text=re.compile(r"^\d+ of 200")).wait_for()
+            left = sum(i % 3 > 0 and f"shop-{i // 4}".startswith("shop-3") for i in range(200))
+            page.locator("#count", has_text=f"{left} of 200").wait_for()
             page.get_by_label("step").select_option("1")
             page.get_by_text("No episode fits.").wait_for()  # step 1 has but shop-0 and shop-1
 
