@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import urllib.request
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 HANG = 120.0  # seconds: far beyond any timeout of a test
@@ -79,6 +80,12 @@ def judge(messages: list[dict], number: int) -> str:
     return grades([(turn + 1) % 2 for turn in range(count)], range(1, count, 4))
 
 
+def moody(messages: list[dict], number: int) -> str:
+    """A grade for each turn that what was said decides, and nothing else."""
+    seed = zlib.crc32(messages[1]["content"].encode())
+    return grades([(seed >> turn % 24) % 2 for turn in range(turns_in(messages))])
+
+
 def turns_in(messages: list[dict]) -> int:
     return int(re.search(r"the agent's (\d+) turns", messages[1]["content"].splitlines()[-1])[1])
 
@@ -90,7 +97,10 @@ def grades(scores: list[int], minors=()) -> str:
     ]})
 
 
-ANSWERS = {f.__name__: f for f in (user, react, supervised, phone, echo, verdict, author, judge)}
+ANSWERS = {
+    f.__name__: f
+    for f in (user, react, supervised, phone, echo, verdict, author, judge, moody)
+}
 
 
 class Plan:
