@@ -3,8 +3,8 @@
     python -m tarl_jax.plan --config=configs/grpo_tarl.py:qwen3_8b --topology=v5e:4x4
 
 needs no TPU, but its compiler: `pip install libtpu` (with jax 0.10.2: libtpu==0.0.42.1). Compiled
-are the update (gradient of one micro-batch, optimiser step), the prefill of a chunk and the decode
-tick. The shape is the checkpoint's where `model.pretrained` names one, else that of the published
+are the update (gradient of one micro-batch, optimiser step) and what rollouts run: feeding and
+writing. The shape is the checkpoint's where `model.pretrained` names one, else that of the published
 model (`config/shapes.py`). Printed per chip: parameters, optimiser, peak memory, floating-point
 operations, collectives, and the largest micro-batch that fits (`--search`).
 """
@@ -99,13 +99,14 @@ def report(
     """Compiles for the slice. Raises ConfigError where the mesh does not fit model or slice.
 
     shape: (rows, length) of a micro-batch; None: as the config has it.
-    rollout: whether prefill and decode are compiled too.
+    rollout: whether what feeds and writes is compiled too.
     """
     from tarl_jax.models.hf_config import completed
     from tarl_jax.parallel.mesh import make_mesh, rollout_mesh, row_shards
     from tarl_jax.rl.batching import packed_rows, padded_length
     from tarl_jax.rl.update import Updater
     from tarl_jax.rollout.compiled import Compiled
+    from tarl_jax.rollout.paged_compiled import PagedPrograms, in_pages
 
     if config.model.pretrained:
         config = completed(config)
@@ -121,8 +122,11 @@ def report(
     updater = Updater(model, vocab, config.rl, config.rollout.temperature, mesh)
     lowered = updater.lower((rows, length), config.rl.pack)
     if rollout:
-        programs = Compiled(model, config.rollout, 0, rollout_mesh(config.mesh, devices))
-        lowered |= programs.lower(vocab, length)
+        decoding = rollout_mesh(config.mesh, devices)
+        if in_pages(config.rollout, decoding):
+            lowered |= PagedPrograms(model, config.rollout, 0, decoding).lower(vocab)
+        else:
+            lowered |= Compiled(model, config.rollout, 0, decoding).lower(vocab, length)
     trained, optimizer = (size / 2**30 for size in updater.bytes_per_device())
     resident = {"gradient": optimizer, "score": optimizer, "apply": 0.0}
     return Report(

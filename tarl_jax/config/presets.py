@@ -137,18 +137,22 @@ def _large(config: RunConfig, size: str) -> RunConfig:
     model = MODELS[size]
     adapters = model.lora.rank > 0
     rate = 2e-5 if adapters else 1e-6
-    # As many ways as the key heads go, so that the weights leave room for the cache.
-    rollout_tensor = 1 if adapters else min(model.num_kv_heads, 8)
+    length = 32_768  # every dialogue of both benchmarks, with 300 tokens of thought a turn
+    # As many ways as the key heads go: so that weights leave room for the cache, and that what the
+    # update keeps of a row of 32,768 tokens is split along it.
+    tensor = 1 if adapters else min(model.num_kv_heads, 8)
     return replace(
         config,
         model=model,
-        mesh=replace(config.mesh, data=1, fsdp=-1, rollout_tensor=rollout_tensor),
+        mesh=replace(config.mesh, data=1, fsdp=-1, tensor=tensor, rollout_tensor=tensor),
         warm_start=replace(config.warm_start, steps=0),
         rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=32,
-                        max_episode_tokens=8192, max_turn_tokens=1024, brief_writes=False,
-                        several_calls="first", system_prompt="full"),
+                        max_episode_tokens=length, max_turn_tokens=1024, brief_writes=False,
+                        several_calls="first", system_prompt="full",
+                        # On one GPU: room for eight of the longest dialogues, 38.7 GB.
+                        cache_tokens=8 * length if adapters else 0),
         rl=replace(config.rl, steps=100, learning_rate=rate, minibatches=1,
-                   micro_batch_tokens=8192, pack=True,
+                   micro_batch_tokens=length, pack=True,
                    value=replace(config.rl.value, learning_rate=10 * rate)),
         # Training draws from the whole distribution; evaluations as the checkpoint's files say.
         eval=replace(config.eval, temperature=-1.0, top_k=-1, top_p=-1.0, min_p=-1.0),

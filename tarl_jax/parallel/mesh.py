@@ -20,7 +20,7 @@ AXES = ("data", "fsdp", "tensor")
 ROW_AXES = ("data", "fsdp")
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "rows": ROW_AXES,  # of a batch, of the engine's slots
-    "tokens": None,
+    "tokens": "tensor",  # of activations between layers, so that what is saved of them is split
     "width": None,  # of activations
     "layers": None,
     "embed": "fsdp",  # the model's width in a parameter
