@@ -3,8 +3,8 @@
     python -m tarl_jax.plan --config=configs/grpo_tarl.py:qwen3_8b --topology=v5e:4x4
 
 needs no TPU, but its compiler: `pip install libtpu` (with jax 0.10.2: libtpu==0.0.42.1). Compiled
-are the update (gradient of one micro-batch, optimiser step) and what rollouts run: feeding and
-writing. The shape is the checkpoint's where `model.pretrained` names one, else that of the published
+are the update (gradient of one micro-batch, optimiser step) and what rollouts run, feeding and
+writing. The shape is that of the checkpoint that `model.pretrained` names, else of the published
 model (`config/shapes.py`). Printed per chip: parameters, optimiser, peak memory, floating-point
 operations, collectives, and the largest micro-batch that fits (`--search`).
 """
