@@ -58,9 +58,11 @@ TIMED = ("seconds/", "compilations")
 class Start:
     """A start of a run in a process of its own; its output in files beside the run directory."""
 
-    def __init__(self, run: Path, cache: Path, **changes: object):
+    def __init__(self, run: Path, cache: Path, beside: Path | None = None, **changes: object):
+        """beside: what the log lies beside, in place of the run directory."""
         values = {**SMALL, "warm_start.cache_dir": cache, **changes}
-        self.log = run.with_name(f"{run.name}.{time.time_ns()}.log")
+        beside = beside or run
+        self.log = beside.with_name(f"{beside.name}.{time.time_ns()}.log")
         self.run = run
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
@@ -226,14 +228,12 @@ class Storm:
         size = int(self.bytes * self.random.uniform(0.15, 0.95)) >> 10
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", run], check=True)
         try:
-            first = Start(run / "run", self.cache)
-            first.log.rename(run.with_suffix(".log"))
-            first.log = run.with_suffix(".log")
+            first = Start(run / "run", self.cache, run)
             if first.ended() == 0:
                 raise Broken(f"{run}: did not notice a disk of {size} KiB")
             first.one_message()
             subprocess.run(["mount", "-o", "remount,size=1g", run], check=True)
-            second = Start(run / "run", self.cache)
+            second = Start(run / "run", self.cache, run)
             if second.ended():
                 raise Broken(f"{run}: did not go on: {second.said[-500:]}")
             require_same(run / "run", self.whole)
