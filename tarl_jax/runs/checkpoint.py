@@ -66,12 +66,12 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )
-        try:
+        def write() -> None:
             self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
             hosts.from_first(lambda: checksums.seal(self._folder / str(step)))
-        # A ValueError is how TensorStore says "disk full".
-        except (OSError, ValueError, WriteError) as error:
+
+        if error := _written(write):
             raise CheckpointError(
                 f"{self._folder / str(step)}: could not be written ({_first_line(error)});"
                 f" checkpoints of the steps {self.steps} are whole. Make room, then run the same"
@@ -141,6 +141,20 @@ def load_params(folder: Path, like: Any) -> Any:
                               " again")
     with ocp.StandardCheckpointer() as checkpointer:
         return _read(lambda: checkpointer.restore(folder.absolute(), _abstract(like)), folder)
+
+
+def _written(write: Callable[[], None]) -> Exception | None:
+    """Why it could not be written; None: it was."""
+    with _one_message():
+        try:
+            write()
+            return None
+        # A ValueError is how TensorStore says "disk full".
+        except (OSError, ValueError, WriteError) as error:
+            failure = error.with_traceback(None)
+        time.sleep(0.3)  # for the writes that are still under way
+        gc.collect()
+    return failure
 
 
 def _first_line(error: Exception) -> str:
