@@ -184,13 +184,15 @@ def _read(read: Callable[[], Any], folder: Path) -> Any:
 @contextlib.contextmanager
 def _one_message() -> Iterator[None]:
     """Silences the reads that Orbax abandons when one fails: each would print its traceback."""
-    logger = logging.getLogger("asyncio")
-    level, hooks = logger.level, (sys.unraisablehook, sys.excepthook)
-    logger.setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    levels, hooks = [one.level for one in loggers], (sys.unraisablehook, sys.excepthook)
+    for one in loggers:
+        one.setLevel(logging.CRITICAL + 1)
     sys.unraisablehook = lambda *_: None
     sys.excepthook = lambda *_: None
     try:
         yield
     finally:
         sys.unraisablehook, sys.excepthook = hooks
-        logger.setLevel(level)
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
