@@ -188,7 +188,7 @@ class Transport:
             n if isinstance(n := counts.get(name), int) and n > 0 else 0
             for name in ("prompt_tokens", "completion_tokens")
         )
-        return Completion(text or "", prompt, completion, problem, calls)
+        return Completion(text or "", prompt, completion, problem, calls or ())
 
     def _refusal(self, status: int, text: str, wait: float | None, body: str) -> LLMError:
         """What an HTTP status other than 200 means, with the words that came with it."""

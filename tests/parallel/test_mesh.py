@@ -13,7 +13,7 @@ from tarl_jax.parallel.mesh import check_fits, make_mesh, rollout_mesh, row_shar
 
 def test_the_table_gives_each_parameter_its_place():
     assert spec("layers", "embed", "heads", "head_dim") == P(None, "fsdp", "tensor", None)
-    assert spec("rows", "tokens") == P(("data", "fsdp"), None)
+    assert spec("rows", "tokens") == P(("data", "fsdp"), "tensor")
     assert spec("vocab", None) == P("tensor", None)
 
 

@@ -49,6 +49,7 @@ def contiguous(params):
 ], ids=str)
 def test_tokens_equal_those_of_contiguous_caches(params, contiguous, changes):
     engine = engine_of(**changes)
+    earlier = engine.programs.compilations  # of this process
     engine.programs.compile(params)
     before = engine.programs.compilations
     episodes = [e.twin() for e in contiguous]
@@ -57,7 +58,7 @@ def test_tokens_equal_those_of_contiguous_caches(params, contiguous, changes):
         assert own.sampled_ids == other.sampled_ids, own.seed
         for (_, mine), (_, theirs) in zip(own.turns, other.turns, strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-4)
-    assert engine.programs.compilations == before <= 4
+    assert engine.programs.compilations == before <= earlier + 4
     if "cache_tokens" in changes:  # some gave their pages up and were fed again
         assert stats.fed_tokens > stats.forced_tokens
 

@@ -230,9 +230,10 @@ def test_shared_prompts_are_fed_once_and_change_nothing(params, slots):
         for n in (0, 16)
     )
     shared.programs.compile(params)
-    compiled = shared.programs.compilations
     one, other = grouped(), grouped()
-    plain, copied = alone.run(params, one, TEMPERATURE), shared.run(params, other, TEMPERATURE)
+    plain = alone.run(params, one, TEMPERATURE)
+    compiled = shared.programs.compilations
+    copied = shared.run(params, other, TEMPERATURE)
     assert [e.turns[0][0] for e in one] == [e.turns[0][0] for e in other]
     assert [e.sampled_ids for e in one] == [e.sampled_ids for e in other]
     for a, b in zip(one, other, strict=True):

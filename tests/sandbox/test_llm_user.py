@@ -27,7 +27,7 @@ class Model:
         self.asked, self.keys = [], []
         self.ledger = Ledger()
 
-    def complete(self, messages, *, key, deadline, tools=()):
+    def complete(self, messages, *, key, deadline, tools=(), kept=None):
         self.asked.append([dict(m) for m in messages])
         self.keys.append(key)
         self.tools = tools
@@ -224,7 +224,7 @@ def test_an_episode_may_take_so_many_seconds(monkeypatch):
     left = []
 
     class Slow(Model):
-        def complete(self, messages, *, key, deadline, tools=()):
+        def complete(self, messages, *, key, deadline, tools=(), kept=None):
             left.append(deadline - clock[0])
             clock[0] += 4
             return super().complete(messages, key=key, deadline=deadline)

@@ -24,7 +24,8 @@ def episode(scores, success=True, task="t", kind="tool", turns=None) -> Trajecto
     segments = [Segment.forced("system", [7, 7], -1, "")]
     for turn in range(len(scores) if turns is None else turns):
         segments += [
-            Segment("agent", [1, 2], [True, True], [-1.0, -2.0], turn, "Shall I?"),
+            Segment("agent", [1, 2], [True, True], [-1.0, -2.0], turn, "Shall I?",
+                    message="Shall I?"),
             Segment.forced("user", [3], turn, ""),
         ]
     return Trajectory(made, 0, segments, "user_stop", success, turn_scores=scores)

@@ -78,7 +78,8 @@ def config_of(checkpoint, openai_server, tmp_path_factory):
         for group, name in ((config.user, "react"), (config.judge, "moody")):
             group.kind = "llm"
             group.llm.update({"model": name, "base_url": openai_server.url, "api_key_env": ""})
-        config.user.strategy, config.mesh.rollout_tensor = "react", 1
+        config.user.strategy = "react"
+        config.mesh.update({"tensor": 1, "rollout_tensor": 1})
         config.rollout.update({
             "tasks_per_step": 2, "group_size": 2, "slots": 4, "max_turns": 4,
             "max_turn_tokens": 48, "max_episode_tokens": 6144, "thinking": "off",
