@@ -81,7 +81,7 @@ def config_of(checkpoint, openai_server, tmp_path_factory):
         config.user.strategy = "react"
         config.mesh.update({"tensor": 1, "rollout_tensor": 1})
         config.rollout.update({
-            "tasks_per_step": 2, "group_size": 2, "slots": 4, "max_turns": 4,
+            "tasks_per_step": 2, "group_size": 3, "slots": 6, "max_turns": 4,
             "max_turn_tokens": 48, "max_episode_tokens": 6144, "thinking": "off",
             "cache": "pages", "max_too_long": 1.0,
         })
@@ -108,9 +108,12 @@ def test_it_trains_is_evaluated_and_goes_on(played):
     rows = list(read_metrics(run / "metrics.jsonl"))
     steps = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in steps] == [1, 2]
-    for row in steps:
+    updates = [row for row in steps if row.get("rl/loss") is not None]
+    assert updates  # a step whose groups all earned the same makes none
+    for row in updates:
         assert row["rl/log_prob_gap"] < 0.02  # bfloat16 on both sides
         assert row["rl/grad_norm"] > 0 and np.isfinite(row["rl/loss"])
+    for row in steps:
         assert row["judge/abstained"] == 0 and row["user/unusable"] == 0
         assert row["compilations"] == 0
     assert {"base", "trained"} <= set(summary) and "eval/pass^1" in summary["trained"]
@@ -123,14 +126,14 @@ def test_episodes_begin_with_the_system_turn_of_the_template(played):
     run, _ = played
     tokenizer = transformers.AutoTokenizer.from_pretrained(TOKENIZER)
     seen = 0
-    for file in trajectory_files(run):
+    for file in trajectory_files(run).values():
         for trajectory in read_trajectories(file):
             text = tokenizer.decode(trajectory.segments[0].tokens)
             assert text.startswith("<|im_start|>system\n") and "\n# Tools\n" in text
             drawn = [t for s in trajectory.segments if s.role == "agent" for t in s.tokens]
             assert drawn and max(drawn) < PADDING
             seen += 1
-    assert seen >= 8
+    assert seen == 2 * 6
 
 
 def test_transformers_loads_what_is_exported(played, config_of, tmp_path):
@@ -141,7 +144,8 @@ def test_transformers_loads_what_is_exported(played, config_of, tmp_path):
     assert export(config, tmp_path / "out", -1, Parts()) == 2
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert model.config.rope_theta == 5e6 and not model.config.tie_word_embeddings
+    assert model.config.rope_parameters["rope_theta"] == 5e6
+    assert not model.config.tie_word_embeddings
     assert model.config.vocab_size == 151_936
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Where is my order?"}], add_generation_prompt=True,
