@@ -45,6 +45,10 @@ def test_tasks_are_a_function_of_their_seed_and_splits_share_no_customer():
     whole = TASKS["train"] + TASKS["held_out"]
     assert len({t.task_id for t in whole}) == len(whole) == 160
     assert {t.split for t in TASKS["train"]} == {"train"}
+
+
+@pytest.mark.slow
+def test_more_tasks_than_there_are_customers_for_are_refused():
     with pytest.raises(ValueError, match=r"raise shop\.num_users"):
         make_tasks(DOMAIN, SHOP, TaskConfig(num_train=100_000), "train")
 

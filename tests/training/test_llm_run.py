@@ -385,6 +385,7 @@ class Killed(BaseException):
     """Nothing may catch it, as nothing catches a kill."""
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_rollouts_asks_nothing_twice_and_ends_the_same(
     openai_server, tmp_path, cache_dir, monkeypatch
 ):

@@ -134,6 +134,7 @@ def test_a_run_goes_on_with_its_parts_alone(finished, library, tmp_path):
         open_run_dir(config)
 
 
+@pytest.mark.slow
 def test_two_processes_play_the_same_parts(finished, library, tmp_path):
     config, parts, run = finished
     where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}

@@ -90,6 +90,7 @@ def test_train_a_pretrained_policy_and_export_it(checkpoint, tmp_path, scores):
         export(config, tmp_path / "out", -1, Parts())  # never written over
 
 
+@pytest.mark.slow
 def test_a_policy_that_hears_is_loaded_trained_resumed_and_exported(tmp_path, scores):
     """From a checkpoint of Omni's kind, whose encoder is frozen: only the decoder changes."""
     folder = tmp_path / "omni"
@@ -124,6 +125,7 @@ def test_a_policy_that_hears_is_loaded_trained_resumed_and_exported(tmp_path, sc
     assert not np.array_equal(before[name], last[name])
 
 
+@pytest.mark.slow
 def test_adapters_continue_and_hold_on_to_their_reference(checkpoint, tmp_path, scores):
     folder, model = checkpoint
     changes = {"model.pretrained": str(folder), "model.lora.rank": 2, "rl.kl_coef": 0.1,

@@ -105,7 +105,7 @@ def played(config_of, openai_server):
 
 def test_it_trains_is_evaluated_and_goes_on(played):
     run, summary = played
-    rows = list(read_metrics(run / "metrics.jsonl"))
+    rows = list(read_metrics(run))
     steps = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in steps] == [1, 2]
     updates = [row for row in steps if row.get("rl/loss") is not None]
@@ -128,9 +128,9 @@ def test_episodes_begin_with_the_system_turn_of_the_template(played):
     seen = 0
     for file in trajectory_files(run).values():
         for trajectory in read_trajectories(file):
-            text = tokenizer.decode(trajectory.segments[0].tokens)
+            text = tokenizer.decode(trajectory.segments[0].token_ids)
             assert text.startswith("<|im_start|>system\n") and "\n# Tools\n" in text
-            drawn = [t for s in trajectory.segments if s.role == "agent" for t in s.tokens]
+            drawn = [t for s in trajectory.segments if s.role == "agent" for t in s.token_ids]
             assert drawn and max(drawn) < PADDING
             seen += 1
     assert seen == 2 * 6

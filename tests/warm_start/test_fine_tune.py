@@ -137,6 +137,7 @@ def test_dialogues_are_learned_by_what_trains(checkpoint, tmp_path, rank):
     assert bool(state.frozen) == bool(rank)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_checkpoint_is_a_run_that_is_exported(checkpoint, tmp_path):
     """From a file, with adapters, and a reference for the reinforcement learning that follows."""
     file = write(tmp_path / "d.jsonl", *[{"messages": DIALOGUE}] * 4)
