@@ -119,12 +119,12 @@ def test_it_trains_is_evaluated_and_goes_on(played):
     assert {"base", "trained"} <= set(summary) and "eval/pass^1" in summary["trained"]
 
 
-def test_episodes_begin_with_the_system_turn_of_the_template(played):
+def test_episodes_begin_with_the_system_turn_of_the_template(played, checkpoint):
     """Tools and policy are there; and no token is drawn that the tokenizer has not."""
     import transformers
 
     run, _ = played
-    tokenizer = transformers.AutoTokenizer.from_pretrained(TOKENIZER)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     seen = 0
     for file in trajectory_files(run).values():
         for trajectory in read_trajectories(file):
