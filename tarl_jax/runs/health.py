@@ -37,6 +37,10 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
      "episodes are cut off before their end, and fail whatever they did: raise"
      " rollout.max_episode_tokens or rollout.max_turns, or lower the thoughts' length"
      " (rollout.max_turn_tokens)"),
+    ("user/at_fault", lambda x: x > 0.3,
+     "the simulated user is at fault, and with user.leave_out_faults these episodes teach nothing:"
+     " read some (tarl_jax.view RUN --terminal --list), then take a stronger user.llm.model or"
+     " another user.strategy"),
     ("judge/abstained", lambda x: x > 0.2,
      "the judge abstains and these episodes earn the verdict alone: see why it cannot judge them,"
      " or set reward.placement = terminal"),

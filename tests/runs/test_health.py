@@ -24,6 +24,7 @@ def test_a_healthy_run_says_nothing():
     ("rl/clip_fraction", 0.5, "lower rl.learning_rate"),
     ("rl/zero_variance_groups", 0.95, "hardly any group"),
     ("rl/zero_variance_groups", 1.0, "nothing is learned"),
+    ("user/at_fault", 0.5, "a stronger user.llm.model"),
     ("judge/abstained", 0.5, "reward.placement = terminal"),
     ("rollout/malformed", 1.0, "rollout.max_turn_tokens"),
     ("reward/mean", float("nan"), "not finite: reward/mean"),

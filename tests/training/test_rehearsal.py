@@ -78,14 +78,17 @@ def config_of(checkpoint, openai_server, tmp_path_factory):
         for group, name in ((config.user, "react"), (config.judge, "moody")):
             group.kind = "llm"
             group.llm.update({"model": name, "base_url": openai_server.url, "api_key_env": ""})
-        config.user.strategy = "react"
+        config.user.update({"strategy": "react", "leave_out_faults": False})  # it leaves early
         config.mesh.update({"tensor": 1, "rollout_tensor": 1})
         config.rollout.update({
             "tasks_per_step": 2, "group_size": 3, "slots": 6, "max_turns": 4,
             "max_turn_tokens": 48, "max_episode_tokens": 6144, "thinking": "off",
             "cache": "pages", "max_too_long": 1.0,
         })
-        config.rl.update({"minibatches": 1, "micro_batch_tokens": 6144, "learning_rate": 1e-3})
+        config.rl.update({
+            "minibatches": 1, "micro_batch_tokens": 6144, "learning_rate": 1e-3,
+            "mask_truncated": False,  # four turns cut off many
+        })
         config.eval.update({"tasks": 2, "final_tasks": 2, "trials": 1, "every": 1})
         config.checkpoint.every = 1
         return from_config_dict(config)
@@ -115,6 +118,7 @@ def test_it_trains_is_evaluated_and_goes_on(played):
         assert row["rl/grad_norm"] > 0 and np.isfinite(row["rl/loss"])
     for row in steps:
         assert row["judge/abstained"] == 0 and row["user/unusable"] == 0
+        assert row["user/at_fault"] > 0
         assert row["compilations"] == 0
     assert {"base", "trained"} <= set(summary) and "eval/pass^1" in summary["trained"]
 
