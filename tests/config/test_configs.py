@@ -131,7 +131,8 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-@pytest.mark.parametrize("name", ["ppo_turn_end", pytest.param("rloo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo_turn_end", "rloo"])
 def test_two_processes_train_as_one_does(name, trained, tmp_path):
     """The second of them writes nothing, and the pair goes on from its own checkpoint.
 

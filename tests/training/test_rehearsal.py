@@ -82,12 +82,13 @@ def config_of(checkpoint, openai_server, tmp_path_factory):
         config.mesh.update({"tensor": 1, "rollout_tensor": 1})
         config.rollout.update({
             "tasks_per_step": 2, "group_size": 3, "slots": 6, "max_turns": 4,
-            "max_turn_tokens": 48, "max_episode_tokens": 6144, "thinking": "off",
+            "max_turn_tokens": 48, "max_episode_tokens": 5120, "thinking": "off",
             "cache": "pages", "max_too_long": 1.0,
         })
         config.rl.update({
-            "minibatches": 1, "micro_batch_tokens": 6144, "learning_rate": 1e-3,
+            "minibatches": 1, "micro_batch_tokens": 5120, "learning_rate": 1e-3,
             "mask_truncated": False,  # four turns cut off many
+            "measure_after": False,
         })
         config.eval.update({"tasks": 2, "final_tasks": 2, "trials": 1, "every": 1})
         config.checkpoint.every = 1
