@@ -9,7 +9,7 @@ First one run without any of it. Then, as often as asked for:
     stops     SIGTERM instead
     disks     the run directory on a file system in memory that fills up (needs the right to mount)
     pairs     two starts on one directory at once
-    crowds    four runs at once that begin with an empty cache
+    crowds    eight runs at once that begin with an empty cache
     faults    users that are language models, on a server of which that share of requests fails
 
 A run has survived if it ends with every parameter, number and episode of the one without a storm,
@@ -254,7 +254,7 @@ class Storm:
 
     def crowd(self, run: Path) -> None:
         run.mkdir()
-        all_ = [Start(run / str(n), run / "cache") for n in range(4)]
+        all_ = [Start(run / str(n), run / "cache") for n in range(8)]
         for start in all_:
             if start.ended(3600):
                 raise Broken(f"{start.log}: failed among others")

@@ -96,9 +96,14 @@ def new_folder(path: Path) -> Path:
 
 def sweep(folder: Path) -> None:
     """Deletes what writers that were killed left half-written; whoever owns the folder may."""
-    for half in folder.rglob(".*.tmp"):
+    for half in filter(is_unfinished, folder.rglob("*")):
         with contextlib.suppress(OSError):
             half.unlink()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether it has the name of a file that is being written, or whose writer was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def sync_tree(folder: Path) -> None:

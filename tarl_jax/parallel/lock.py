@@ -152,6 +152,8 @@ class Lock:
             try:
                 part.write_text(text, "utf-8")
                 os.link(part, self._path)
+            except FileNotFoundError:  # whoever had it has just removed the folder
+                return False
             except FileExistsError:
                 # A network may have lost the answer to a link that was made.
                 return part.stat().st_nlink > 1

@@ -28,7 +28,7 @@ from typing import Any
 from tarl_jax.config import ConfigError, RunConfig, TarlError
 from tarl_jax.config.fields import fields, nested
 from tarl_jax.config.plain import read_json
-from tarl_jax.parallel.files import new_folder, replace
+from tarl_jax.parallel.files import is_unfinished, new_folder, replace
 from tarl_jax.parallel.lock import Lock
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece",
@@ -69,19 +69,17 @@ def claimed_run_dir(config: RunConfig) -> Iterator[tuple[Path, Lock]]:
     """The run directory, made where it is new, while this process alone may write there.
 
     Its name without a `workdir` is that of no other run, whenever they start. A directory that is
-    empty when the block is left goes again, and so does a new one whose run could not begin: it
-    ends with an error of ours, no stop, before its first checkpoint. Raises LockedError where
-    another process has it.
+    empty when the block is left goes again, and so does what is in one that this process found
+    empty, if its run could not begin: it ends with an error of ours, no stop, before its first
+    checkpoint. Raises LockedError where another process has it, and leaves all as it is.
     """
     if config.workdir:
         path = Path(config.workdir).expanduser()
-        _require_run_or_nothing(path)
-        new = _missing(path)
+        above = _missing(path)[1:]
     else:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        parents = _missing(Path("runs"))
+        above = _missing(Path("runs"))
         path = new_folder(Path(f"runs/{config.name}-{stamp}"))
-        new = [path, *parents]
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,17 +87,20 @@ def claimed_run_dir(config: RunConfig) -> Iterator[tuple[Path, Lock]]:
                           " that can") from error
     try:
         with Lock(path / LOCK, f"run directory {path}").take() as lock:
-            yield path, lock
-    except TarlError as error:
-        if new and not checkpoints(path) and not error.keeps_run:
-            shutil.rmtree(path, ignore_errors=True)
-            for folder in new[1:]:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-        raise
+            # Only now: whoever held the lock until a moment ago may have begun a run there.
+            _require_run_or_nothing(path)
+            found = _contents(path)
+            try:
+                yield path, lock
+            except TarlError as error:
+                if not found and not checkpoints(path) and not error.keeps_run:
+                    _empty(path)
+                raise
     finally:
         with contextlib.suppress(OSError):  # it holds something
             path.rmdir()
+            for folder in above:
+                folder.rmdir()
 
 
 def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
@@ -254,10 +255,25 @@ def _require_run_or_nothing(path: Path) -> None:
     """Raises ConfigError where a folder holds something, but no run."""
     if (path / "config.json").is_file() or not path.is_dir():
         return
-    if any(LOCK not in inside.name for inside in path.iterdir()):
+    if _contents(path):
         raise ConfigError(
             f"--workdir {path}: is not empty and holds no run (no config.json); choose another"
         )
+
+
+def _contents(path: Path) -> list[Path]:
+    """What is in a folder, without locks and what a killed writer left."""
+    return [inside for inside in path.iterdir()
+            if LOCK not in inside.name and not is_unfinished(inside)]
+
+
+def _empty(path: Path) -> None:
+    """Removes what is in a folder, all but locks."""
+    for inside in path.iterdir():
+        if inside.is_dir() and not inside.is_symlink():
+            shutil.rmtree(inside, ignore_errors=True)
+        elif LOCK not in inside.name:
+            inside.unlink(missing_ok=True)
 
 
 def flat(config: RunConfig) -> dict[str, object]:

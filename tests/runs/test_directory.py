@@ -9,6 +9,7 @@ import pytest
 
 from tarl_jax.config import ConfigError, RunConfig, from_config_dict, to_config_dict
 from tarl_jax.parallel.lock import LockedError
+from tarl_jax.runs import directory
 from tarl_jax.runs.directory import (
     LOCK,
     changes,
@@ -30,6 +31,34 @@ def test_a_second_start_on_one_directory_is_refused_by_name(tmp_path):
     assert not (path / LOCK).exists() and (path / "config.json").is_file()
     with claimed_run_dir(config):
         pass
+
+
+def test_a_start_that_is_refused_takes_nothing_from_the_one_that_has_it(tmp_path, monkeypatch):
+    """However their beginnings interleave: each look of the second's is before the first's."""
+    config = RunConfig(workdir=str(tmp_path / "new" / "run"))
+    run = tmp_path / "new" / "run"
+    seen_before = directory._missing(run)
+    with claimed_run_dir(config):
+        open_run_dir(config)
+        (run / ".config.json.host-1-2.tmp").touch()  # and is writing
+        there = sorted(p.name for p in run.iterdir())
+        monkeypatch.setattr(directory, "_missing", lambda path: seen_before)
+        told = pytest.raises(LockedError, match="is in use by process")
+        with told, claimed_run_dir(config):
+            raise AssertionError("both have it")
+        assert sorted(p.name for p in run.iterdir()) == there
+        (run / "config.json").unlink()  # as if it had only just begun
+        with pytest.raises(LockedError, match="is in use by process"), claimed_run_dir(config):
+            raise AssertionError("both have it")
+
+
+def test_a_kill_while_the_first_file_is_written_does_not_bar_the_next_start(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.json.host-1-2.tmp").write_text("{")
+    with claimed_run_dir(RunConfig(workdir=str(run))) as (path, _):
+        open_run_dir(RunConfig(workdir=str(path)))
+    assert (run / "config.json").is_file()
 
 
 def test_starts_in_one_second_have_directories_of_their_own(tmp_path, monkeypatch):
