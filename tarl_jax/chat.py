@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,13 @@ def _chat(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     from tarl_jax.training.parts import checked
 
     own = checked(parts, config)
+    if given.dry_run:
+        from tarl_jax.training.dry_run import show
+
+        def playing(env: Environment) -> Iterator[str]:
+            yield f"task: {_task(env, given.task).task_id}"
+
+        return show(config, own, given.step, more=playing)
     name, env, params = load_policy(config, own, given.step)
     try:
         task = _task(env, given.task)

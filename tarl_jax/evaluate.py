@@ -39,6 +39,10 @@ def _evaluate(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     from tarl_jax.training.parts import checked
 
     own = checked(parts, config)
+    if given.dry_run:
+        from tarl_jax.training.dry_run import show
+
+        return show(config, own, given.step, evaluates=not given.audio)
     if given.audio:
         from tarl_jax.training.recorded_user import answer
 

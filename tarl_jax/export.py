@@ -42,6 +42,12 @@ def _export(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     if "://" in given.out:
         raise ConfigError(f"--out={given.out}: {NO_BUCKETS}")
     folder, own = Path(given.out).expanduser(), checked(parts, config)
+    if given.dry_run:
+        from tarl_jax.models.tensor_files import require_empty
+        from tarl_jax.training.dry_run import show
+
+        require_empty(folder)
+        return show(config, own, given.step)
     done = export(config, folder, given.step, own, given.adapters)
     print(f"step {done} of {config.workdir}: {given.out}")
 

@@ -3,8 +3,8 @@
     python -m tarl_jax.main --config=configs/grpo_tarl.py [--workdir=RUN] [--config.KEY=VALUE ...]
     python -m tarl_jax.main RUN [--config.rl.steps=200]
 
-With --dry_run all is checked, and what the run would take is said; nothing is written. The second
-continues a run that was stopped, or has ended, e.g. for more steps. A config file may bring parts
+The second continues a run that was stopped, or has ended, e.g. for more steps. With --dry_run all
+is checked, and what the run would take is said; nothing is written. A config file may bring parts
 of its own (docs/extending.md).
 """
 
@@ -22,7 +22,7 @@ from tarl_jax.parallel.process import restart_with_tuned_malloc, run_module
 def main() -> None:
     from tarl_jax.runs.command import run_with_config
 
-    run_with_config(__doc__ or "", _train, _options)
+    run_with_config(__doc__ or "", _train)
 
 
 _COMMANDS = {"train": "main", "evaluate": "evaluate", "view": "view", "chat": "chat",
@@ -45,23 +45,14 @@ def tarl() -> None:
     run_module(f"tarl_jax.{SUBCOMMANDS[name]}", arguments)
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry_run", action="store_true",
-                        help="check all, say sizes, lengths and cost, and write nothing")
-
-
 def _train(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     if given.dry_run:
-        from tarl_jax.parallel import hosts
-        from tarl_jax.training.dry_run import dry_run
+        from tarl_jax.training.dry_run import show
 
-        out = hosts.output()
-        for line in dry_run(config, parts):
-            print(line, file=out, flush=True)
-        return
-    from tarl_jax.training.train import run_and_report
+        return show(config, parts)
+    from tarl_jax.training.train import train
 
-    run_and_report(config, parts)
+    train(config, parts, table=True)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,34 @@ def topology_devices(topology: str, slices: int = 1) -> list[Any]:
     return list(found.devices)
 
 
+@dataclasses.dataclass(frozen=True)
+class LaidOut:
+    """A config on a slice: its shape complete, the mesh, and (rows, length) of a micro-batch."""
+
+    config: RunConfig
+    devices: list[Any]
+    mesh: Any
+    rows: int
+    length: int
+
+
+def laid_out(config: RunConfig, topology: str, slices: int = 1) -> LaidOut:
+    """Raises ConfigError where the mesh does not fit the slice, or the vocabulary is not known."""
+    from tarl_jax.models.hf_config import completed
+    from tarl_jax.parallel.mesh import make_mesh, row_shards
+    from tarl_jax.rl.batching import packed_rows, padded_length
+
+    if config.model.pretrained:
+        config = completed(config)
+    devices = topology_devices(topology, slices)
+    mesh = make_mesh(config.mesh, devices)
+    if not config.model.vocab_size:
+        raise ConfigError("config.model.vocab_size = 0: give the size that is to be compiled for")
+    length = padded_length(config.rollout.max_episode_tokens)
+    rows = packed_rows(config.rl.micro_batch_tokens, length, row_shards(mesh))
+    return LaidOut(config, devices, mesh, rows, length)
+
+
 def report(
     config: RunConfig, topology: str, slices: int = 1, shape: tuple[int, int] | None = None,
     rollout: bool = True,
@@ -101,24 +129,15 @@ def report(
     shape: (rows, length) of a micro-batch; None: as the config has it.
     rollout: whether what feeds and writes is compiled too.
     """
-    from tarl_jax.models.hf_config import completed
-    from tarl_jax.parallel.mesh import make_mesh, rollout_mesh, row_shards
-    from tarl_jax.rl.batching import packed_rows, padded_length
+    from tarl_jax.parallel.mesh import rollout_mesh
     from tarl_jax.rl.update import Updater
     from tarl_jax.rollout.compiled import Compiled
     from tarl_jax.rollout.paged_compiled import PagedPrograms, in_pages
 
-    if config.model.pretrained:
-        config = completed(config)
-    devices = topology_devices(topology, slices)
-    mesh = make_mesh(config.mesh, devices)
+    laid = laid_out(config, topology, slices)
+    config, devices, mesh = laid.config, laid.devices, laid.mesh
     model, vocab = config.model, config.model.vocab_size
-    if not vocab:
-        raise ConfigError("config.model.vocab_size = 0: give the size that is to be compiled for")
-    length = padded_length(config.rollout.max_episode_tokens)
-    rows, length = shape or (
-        packed_rows(config.rl.micro_batch_tokens, length, row_shards(mesh)), length
-    )
+    rows, length = shape or (laid.rows, laid.length)
     updater = Updater(model, vocab, config.rl, config.rollout.temperature, mesh)
     lowered = updater.lower((rows, length), config.rl.pack)
     if rollout:
@@ -254,6 +273,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
+    if given.dry_run:
+        laid = laid_out(config, given.topology, given.slices)
+        axes = " x ".join(f"{name} {size}" for name, size in laid.mesh.shape.items())
+        print(f"{given.slices} x {given.topology}: {len(laid.devices)} chips, mesh {axes};"
+              f" micro-batch of {laid.rows} x {laid.length} tokens\nall checks pass; this was a dry"
+              " run: nothing was compiled")
+        return
     import jax
 
     # What was compiled for devices that are not here cannot be read back.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tarl_jax.parallel import hosts
 from tarl_jax.runs.command import load_parts
-from tarl_jax.training.train import run_and_report
+from tarl_jax.training.train import train
 
 
 def main():
@@ -18,7 +18,7 @@ def main():
     mesh = dataclasses.replace(config.mesh, processes=2, data=1, fsdp=2)
     config = dataclasses.replace(config, mesh=mesh)
     hosts.join(config.mesh)
-    run_and_report(config, load_parts(sys.argv[2]) if len(sys.argv) > 2 else None)
+    train(config, load_parts(sys.argv[2]) if len(sys.argv) > 2 else None, table=True)
 
 
 if __name__ == "__main__":

@@ -143,14 +143,19 @@ def fingerprint(folder: str | Path) -> str:
     return found.hexdigest()[:16]
 
 
+def require_empty(folder: Path) -> None:
+    """Raises InputError for a place that holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists already; remove it or choose another folder")
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which appears in its place when it is whole, or not at all.
 
     Raises ValueError for a place that holds something.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists already; remove it or choose another folder")
+    require_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # what a kill left

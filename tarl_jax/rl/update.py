@@ -200,6 +200,7 @@ class Updater:
         progress: called with how many programs are compiled, and how many there are.
         """
         wanted = self.wanted(abstract(state), shapes, packed)
+        progress(0, len(wanted))
         with jax.set_mesh(self._mesh):
             for number, (_, lower) in enumerate(wanted, 1):
                 lower().compile()

@@ -98,6 +98,8 @@ def _parser(doc: str, fields: str) -> Parser:
     parser.add_argument("--workdir", metavar="RUN", help="the directory of the run; main makes it")
     parser.add_argument("--print_config", action="store_true",
                         help="print the whole config as JSON, and do nothing else")
+    parser.add_argument("--dry_run", action="store_true", help="check all, say devices, sizes,"
+                        " lengths and cost, and write nothing")
     parser.add_argument("--debug", action="store_true",
                         help="show the traceback of every error; TARL_DEBUG=1 does too")
     return parser

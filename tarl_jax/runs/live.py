@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -95,7 +95,7 @@ class LiveView:
         self._phase: tuple[str, int | None, int | None] | None = None
         self._phase_start = self._start
         self._note = ""
-        self._last_words = ""
+        self._last: Callable[[], None] = lambda: None
         self._said: dict[str, int] = {}  # warnings by what they are, and their numbers
         self._told = 0  # fifths of the phase that have a line
 
@@ -122,8 +122,8 @@ class LiveView:
         if self._live is not None:
             self._live.stop()  # the last panel stays on the screen
             self._live = None
-        if kind is None and self._last_words:
-            self._plain(self._last_words)
+        if kind is None:
+            self._last()
 
     def update(self, step: int, values: Mapping[str, float], phase: str | None = None) -> None:
         """Shows the numbers of a finished step; a second call for that step adds to them.
@@ -189,9 +189,9 @@ class LiveView:
 
         self._live.console.print(Text(printable(text)))
 
-    def at_end(self, text: str) -> None:
-        """Prints the text when the view ends, unless an error ends it."""
-        self._last_words = text
+    def at_end(self, show: Callable[[], None]) -> None:
+        """Is called when the view has ended, unless an error ends it."""
+        self._last = show
 
     def _set_phase(self, name: str | None, done: int | None, total: int | None) -> bool:
         """Returns whether this is another phase than before."""

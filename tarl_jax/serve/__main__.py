@@ -84,6 +84,11 @@ def _serve(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
                           " --config.rollout.reasoning=kept")
     recorder = Recorder(Path(given.record).expanduser()) if given.record else None
     listener = _listen(given.host, given.port)
+    if given.dry_run:
+        from tarl_jax.training.dry_run import show
+
+        listener.close()
+        return show(config, checked(parts, config), given.step)
     name, env, params = load_policy(config, checked(parts, config), given.step)
     served = serve_policy(name, env, params, serve)
     try:

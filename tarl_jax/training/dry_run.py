@@ -1,15 +1,16 @@
-"""All that can be said and checked of a run before it starts: nothing is written, nobody asked."""
+"""All that can be said and checked before a command starts: nothing is written, nobody asked."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from tarl_jax.config import RunConfig
+from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.models.hf_config import completed
 from tarl_jax.models.hugging_face import check_checkpoint
@@ -19,7 +20,7 @@ from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import max_turns
 from tarl_jax.rollout.lengths import require_room
-from tarl_jax.runs.directory import check_run_dir, checkpoints
+from tarl_jax.runs.directory import check_run_dir, checkpoints, require_run
 from tarl_jax.sandbox.idle import idle
 from tarl_jax.training.estimate import estimate
 from tarl_jax.training.parts import Parts, checked, record
@@ -27,41 +28,97 @@ from tarl_jax.training.policy import make_updater
 from tarl_jax.training.run import require_enough
 
 
-def dry_run(config: RunConfig, parts: Parts | None = None) -> Iterator[str]:
-    """Lines about a run, each as soon as it is known.
+More = Callable[[Environment], Iterator[str]]
 
-    Raises what `train` would raise before its first compilation, but for a run directory that
+
+def show(
+    config: RunConfig, parts: Parts | None = None, reads: int | None = None,
+    evaluates: bool = False, more: More = lambda env: iter(()),
+) -> None:
+    """Prints the lines of `dry_run`."""
+    out = hosts.output()
+    for line in dry_run(config, parts, reads, evaluates, more):
+        print(line, file=out, flush=True)
+
+
+def dry_run(
+    config: RunConfig, parts: Parts | None = None, reads: int | None = None,
+    evaluates: bool = False, more: More = lambda env: iter(()),
+) -> Iterator[str]:
+    """Lines about what a command would do, each as soon as it is known.
+
+    Args:
+      reads: the checkpoint that a command reads, -1 the newest; None for one that trains.
+      evaluates: whether such a command asks users and judge, as an evaluation does.
+      more: lines of the command's own, at the end.
+
+    Raises what the command would raise before its first compilation, but for a run directory that
     another process has.
     """
     config = completed(config)
     parts = checked(parts, config)
     hosts.check(config)
     mesh, rollouts = make_mesh(config.mesh), rollout_mesh(config.mesh)
-    yield from _directory(config, parts)
+    yield from _directory(config, parts) if reads is None else _read(config, parts, reads)
     yield _devices(mesh, rollouts)
     env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
     try:
-        require_enough(env)
+        if reads is None:
+            require_enough(env)
         evaluation = env.evaluation()
         updater = make_updater(config, env, parts.loss)
         env.engine()
         yield from _model(config, env, updater)
-        yield from _plan(config, env, evaluation)
+        yield _tasks(env, evaluation)
+        if reads is None:
+            yield from _plan(config, env)
+        elif evaluates:
+            count = min(config.eval.final_tasks, len(evaluation.held_out_tasks))
+            ways = "".join(f", then spoken ({chain})" for chain in config.eval.spoken)
+            yield f"evaluation: {count} tasks x {config.eval.trials} trials{ways}"
         yield str(require_room(env))
         if env.config.sandbox.data:
             yield str(idle(env.domain, [*env.train_tasks, *env.held_out_tasks]))
-        env.check_users()
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            Judge(config.judge, Path(folder), own=parts.judge) as judge,
-        ):
-            judge.check()
-        done = max(_saved(config), default=0)
-        for asked in estimate(config, env, evaluation, parts, done):
-            yield from asked.lines()
+        if reads is None or evaluates:
+            yield from _asked(config, parts, env, evaluation, reads)
+        yield from more(env)
     finally:
         env.close()
     yield "all checks pass; this was a dry run: nothing was written, and nobody was asked"
+
+
+def _asked(
+    config: RunConfig, parts: Parts, env: Environment, evaluation: Environment, reads: int | None
+) -> Iterator[str]:
+    """Checks who is asked, without asking, and says what it costs."""
+    env.check_users()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Judge(config.judge, Path(folder), own=parts.judge) as judge,
+    ):
+        judge.check()
+    done = max(_saved(config), default=0)
+    if reads is not None:  # one evaluation, and no step
+        done, replace = 0, dataclasses.replace
+        config = replace(config, rl=replace(config.rl, steps=0),
+                         eval=replace(config.eval, before=True))
+    for asked in estimate(config, env, evaluation, parts, done):
+        yield from asked.lines()
+
+
+def _read(config: RunConfig, parts: Parts, step: int) -> Iterator[str]:
+    """Of a command that reads a checkpoint, or without a run what a config starts from."""
+    if not config.workdir:
+        yield "policy: what the config starts from, no run's"
+        return
+    path = Path(config.workdir).expanduser()
+    require_run(config, path, record(parts))
+    steps = _saved(config)
+    if not steps:
+        raise ConfigError(f"--workdir {path}: has no checkpoint yet")
+    if step >= 0 and step not in steps:
+        raise ConfigError(f"--step={step}: {path} has checkpoints of the steps {steps}; name one")
+    yield f"run: reads the checkpoint of step {step if step >= 0 else steps[-1]} of {path}"
 
 
 def _directory(config: RunConfig, parts: Parts) -> Iterator[str]:
@@ -111,10 +168,13 @@ def _model(config: RunConfig, env: Environment, updater: Updater) -> Iterator[st
     )
 
 
-def _plan(config: RunConfig, env: Environment, evaluation: Environment) -> Iterator[str]:
+def _tasks(env: Environment, evaluation: Environment) -> str:
+    return (f"tasks: {env.domain.name}, {len(env.train_tasks)} to train on;"
+            f" {evaluation.domain.name}, {len(evaluation.held_out_tasks)} held out")
+
+
+def _plan(config: RunConfig, env: Environment) -> Iterator[str]:
     rollout, rl = config.rollout, config.rl
-    yield (f"tasks: {env.domain.name}, {len(env.train_tasks)} to train on;"
-           f" {evaluation.domain.name}, {len(evaluation.held_out_tasks)} held out")
     if config.sft.steps:
         yield f"fine-tuning: {config.sft.steps} steps of {config.sft.batch_tokens:,} tokens"
     most = max_turns(env.train_tasks[0], rollout)

@@ -47,13 +47,16 @@ from tarl_jax.training.run import (
 Summary = dict[str, dict[str, float]]
 
 
-def train(config: RunConfig, parts: Parts | None = None) -> Summary:
+def train(config: RunConfig, parts: Parts | None = None, table: bool = False) -> Summary:
     """Runs, or continues, the run of `config`; returns its metrics "base", "trained" and
     "difference", the last with intervals paired by task.
 
     The former are empty where `eval.before` is off.
 
-    parts: the user's own, in place of what the config names.
+    Args:
+      parts: the user's own, in place of what the config names.
+      table: whether it ends with base and trained side by side.
+
     Raises a `TarlError` with a message for the user: ConfigError, InputError, CheckpointError,
     NonFiniteError, LLMError, SpeechError or Interrupted.
     """
@@ -140,15 +143,14 @@ def train(config: RunConfig, parts: Parts | None = None) -> Summary:
         )
         summary = {"base": base, "trained": trained, "difference": change}
         hosts.from_first(lambda: _report(run.run_dir, summary))
-        run.view.at_end(_what_next(run))
+
+        def say() -> None:
+            if table:
+                print_summary(base, trained, hosts.output(), change)
+            run.view.log(_what_next(run))
+
+        run.view.at_end(say)
         return summary
-
-
-def run_and_report(config: RunConfig, parts: Parts | None = None) -> None:
-    """`train`, then the table of base and trained side by side."""
-    summary = train(config, parts)
-    if hosts.first():
-        print_summary(summary["base"], summary["trained"], None, summary["difference"])
 
 
 @contextlib.contextmanager

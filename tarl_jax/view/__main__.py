@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -44,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--port", type=int, default=0, help="of the page (default: a free one)")
     p.add_argument("--no_browser", action="store_true", help="print the page's address only")
     p.add_argument("--curves", action="store_true", help="draw RUN/curves.png anew, and end")
+    p.add_argument("--print_config", action="store_true",
+                   help="print the configs of the runs as JSON, and end")
+    p.add_argument("--dry_run", action="store_true",
+                   help="check that the runs can be shown, say what is in them, and end")
     p.add_argument("--debug", action="store_true", help="show the traceback of every error")
     text = p.add_argument_group("in the terminal, of one run")
     text.add_argument("--terminal", action="store_true",
@@ -76,7 +81,11 @@ def _view(given: argparse.Namespace) -> None:
     if in_terminal and len(given.runs) > 1:
         raise ConfigError(f"{given.runs[1]}: in the terminal one run is shown; name one, or leave"
                           " the terminal's flags out")
-    if given.curves:
+    if given.print_config:
+        _print_configs(given.runs)
+    elif given.dry_run:
+        _dry_run(given)
+    elif given.curves:
         from tarl_jax.runs.curves import plot_curves
 
         for run in given.runs:
@@ -95,17 +104,45 @@ def _view(given: argparse.Namespace) -> None:
         _serve(given)
 
 
-def _write(given: argparse.Namespace) -> None:
-    from tarl_jax.config import ConfigError
-    from tarl_jax.parallel.files import replace
-    from tarl_jax.view.document import report
+def _print_configs(runs: Sequence[str]) -> None:
+    from tarl_jax.config import from_config_dict
+    from tarl_jax.runs.directory import flat, read_run
+
+    for run in runs:
+        values, _ = read_run(Path(run).expanduser())
+        print(json.dumps(flat(from_config_dict(values)), indent=2))
+
+
+def _dry_run(given: argparse.Namespace) -> None:
     from tarl_jax.view.records import open_source
+
+    if given.out:
+        _out(given)
+    for run in given.runs:
+        source = open_source(run)
+        files = source.state()["files"]
+        print(f"{source.name}: {len(source.metrics())} lines of metrics, files of episodes:"
+              f" {len(files['train'])} of training, {len(files['eval'])} of evaluations")
+    print("all checks pass; this was a dry run: nothing was opened or written")
+
+
+def _out(given: argparse.Namespace) -> Path:
+    from tarl_jax.config import ConfigError
 
     if given.files < 1:
         raise ConfigError(f"--files={given.files}: must be at least 1")
     out = Path(given.out).expanduser()
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out={given.out}: name a file in a folder that is there")
+    return out
+
+
+def _write(given: argparse.Namespace) -> None:
+    from tarl_jax.parallel.files import replace
+    from tarl_jax.view.document import report
+    from tarl_jax.view.records import open_source
+
+    out = _out(given)
     text = report([open_source(run) for run in given.runs], given.files)
     replace(out, text)
     print(f"{out} ({len(text.encode()) / 2**20:.1f} MiB)")

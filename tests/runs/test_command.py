@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from tarl_jax import evaluate, export, main
+import tarl_jax.serve.__main__ as serve
+import tarl_jax.view.__main__ as view
+from tarl_jax import chat, evaluate, export, main, plan
 from tarl_jax.config import ConfigError, RunConfig, TarlError, from_config_dict
 from tarl_jax.config.fields import fields, overridden
 from tarl_jax.config.presets import sized
@@ -125,6 +127,76 @@ def test_print_config_prints_it_and_does_nothing_else(folder, monkeypatch, capsy
     expected = flat(from_config_dict(sized("tiny")))
     assert json.loads(text) == {**expected, "rl.steps": 9}
     assert not (folder / "runs").exists()
+
+
+COMMANDS = [main, evaluate, export, plan, serve, chat]
+
+
+@pytest.fixture
+def run(folder):
+    """A run that has its config and, as far as a dry run looks, a checkpoint of step 2."""
+    made = open_run_dir(dataclasses.replace(from_config_dict(sized("tiny")), workdir="run"))
+    (made / "checkpoints" / "2").mkdir(parents=True)
+    (made / "metrics.jsonl").write_text('{"step": 2, "kind": "train"}\n')
+    return folder
+
+
+def test_the_commands_are_all_of_them():
+    assert {c.__name__.split(".")[1] for c in (*COMMANDS, view)} == set(main.SUBCOMMANDS.values())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
+def test_every_command_prints_its_config(run, monkeypatch, capsys, command):
+    status, text, _ = ended(monkeypatch, capsys, command, "run", "--config.eval.trials=2",
+                            "--print_config")
+    assert status == 0
+    found = json.loads(text)
+    assert found["eval.trials"] == 2 and found["rl.steps"] == 3 and found["workdir"] == "run"
+
+
+@pytest.mark.parametrize("command, more, says", [
+    (main, ["--config.rl.steps=9"], ["run: goes on in run after step 2", "steps: 9 of"]),
+    (evaluate, ["--config.eval.trials=2"],
+     ["reads the checkpoint of step 2 of run", "evaluation: 8 tasks x 2 trials"]),
+    (export, ["--out=new"], ["reads the checkpoint of step 2"]),
+    (serve, ["--port=0"], ["reads the checkpoint of step 2"]),
+    (chat, ["--task=shop-held_out-3"], ["reads the checkpoint", "task: shop-held_out-3"]),
+], ids=lambda value: getattr(value, "__name__", ""))
+def test_every_command_rehearses(run, monkeypatch, capsys, command, more, says):
+    before = sorted(run.rglob("*"))
+    status, text, _ = ended(monkeypatch, capsys, command, "run", *more, "--dry_run")
+    assert status == 0
+    for line in ("devices: 2", "memory: ", "lengths: ", "all checks pass", *says):
+        assert line in text
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command, more, named", [
+    (evaluate, ["--step=7"], ["--step=7", "[2]"]),
+    (evaluate, ["--config.rl.learning_rate=1e-5"], ["rl.learning_rate", "another config"]),
+    (export, ["--out=."], ["exists already"]),
+    (export, [], ["--out is required"]),
+    (chat, ["--task=none"], ["--task=none", "shop-held_out-0"]),
+    (serve, ["--host=0.0.0.0"], ["TARL_SERVE_TOKEN"]),
+], ids=str)
+def test_a_rehearsal_refuses_what_the_command_would(run, monkeypatch, capsys, command, more, named):
+    status, _, error = ended(monkeypatch, capsys, command, "run", *more, "--dry_run")
+    assert status in (1, 2) and all(words in error for words in named), error
+
+
+def test_a_slice_is_laid_out_without_compiling(folder, monkeypatch, capsys):
+    pytest.importorskip("libtpu", reason="needs TPU's compiler (pip install libtpu)")
+    status, text, _ = ended(monkeypatch, capsys, plan, "--config=mine.py:qwen3_8b", "--dry_run")
+    assert status == 0 and "16 chips" in text and "nothing was compiled" in text
+
+
+def test_the_page_rehearses_too(run, capsys):
+    assert view.main(["run", "--print_config"]) == 0
+    assert json.loads(capsys.readouterr().out)["rl.steps"] == 3
+    assert view.main(["run", "--dry_run"]) == 0
+    assert "run: 1 lines of metrics" in capsys.readouterr().out
+    assert view.main(["run", "--out=no/such/report.html", "--dry_run"]) == 2
+    assert view.main(["nowhere", "--dry_run"]) == 2
 
 
 def test_a_run_knows_its_config_and_where_its_parts_are(folder, monkeypatch, capsys):

@@ -265,7 +265,7 @@ def test_the_last_words_come_after_all_but_not_after_an_error():
         stream = io.StringIO()
         try:
             with live.LiveView(80, False, "run", stream) as view:
-                view.at_end("go on with this")
+                view.at_end(lambda: view.log("go on with this"))
                 view.update(1, VALUES)
                 if error:
                     raise error

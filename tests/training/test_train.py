@@ -207,6 +207,8 @@ def test_a_run_prints_base_and_trained_side_by_side(finished):
     run, command = finished
     for text in ("base", "trained", "pass^1", "clean pass", "turns", str(run)):
         assert text in command.stdout
+    assert command.stdout.index("clean pass") < command.stdout.index("go on  ")
+    assert "compiling rollouts (" in command.stdout and "compiling the update (" in command.stdout
     summary = json.loads((run / "summary.json").read_text())
     assert summary["base"]["eval/tasks"] == summary["trained"]["eval/tasks"] == 3
 
