@@ -27,7 +27,6 @@ from tarl_jax.training.parts import Parts, checked, record
 from tarl_jax.training.policy import make_updater
 from tarl_jax.training.run import require_enough
 
-
 More = Callable[[Environment], Iterator[str]]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from documented import undocumented
 
 from tarl_jax.config import (
     CheckpointConfig,
@@ -186,6 +187,11 @@ def test_a_run_logs_each_step_and_its_evaluations(finished):
     assert all(r.keys() >= KEYS for r in updated)
     assert all(r["rl/log_prob_gap"] < 1e-4 for r in updated)
     assert sum(r["compilations"] for r in train) == 0
+
+
+def test_every_metric_of_a_run_has_a_row_in_the_docs(finished):
+    names = {key for record in read_metrics(finished[0]) for key in record}
+    assert len(names) > 60 and not undocumented(names - {"step", "kind"})
 
 
 def test_a_run_writes_the_episodes_that_it_trained_on(finished):
