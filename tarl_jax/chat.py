@@ -177,6 +177,7 @@ class _Person:
 
     def _clip(self, path: Path) -> Future[Any] | None:
         from tarl_jax.speech.clips import load_clip
+        from tarl_jax.speech.synthesis import SpeechError
 
         if not self._hears:
             self._show("This policy has no audio encoder: write instead.")
@@ -184,8 +185,8 @@ class _Person:
         clip: Future[Any] = Future()
         try:
             clip.set_result(load_clip(path))
-        except (OSError, RuntimeError, ValueError) as error:
-            self._show(f"{path}: {error}")
+        except SpeechError as error:
+            self._show(str(error))
             return None
         return clip
 

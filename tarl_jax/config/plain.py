@@ -70,15 +70,22 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: byte {error.start} is no UTF-8: save it as UTF-8") from None
 
 
-def read_json(path: Path) -> Any:
-    """The JSON of a file. Raises InputError naming file, and line where it is known."""
+def read_json(path: Path, kind: type = object) -> Any:
+    """The JSON of a file. Raises InputError naming file, and line where it is known.
+
+    kind: dict or list, where it has to hold one.
+    """
     text = read_text(path)
     try:
-        return loads(text)
+        found = loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(found, kind):
+        wanted = "an object {…}" if kind is dict else "a list […]"
+        raise InputError(f"{path}: holds {found!r:.40} where {wanted} is expected")
+    return found
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -73,14 +73,14 @@ def load_groups(path: Path, kind: str, last: int, episodes: int) -> list[list[Tr
 
 def load_judge(name: str) -> JudgeConfig:
     """The config that a name stands for, "saved" apart. Raises ConfigError, ValueError, OSError."""
-    group = {"kind": name} if name == "rules" else read_json(Path(name))
+    group = {"kind": name} if name == "rules" else read_json(Path(name), dict)
     return from_config_dict({"judge": group}).judge
 
 
 def load_reward(path: Path) -> RewardConfig:
     """The reward of the run that the episodes are from; the default's where that is not known."""
     record = path / "config.json"
-    flat = read_json(record) if record.is_file() else {}
+    flat = read_json(record, dict) if record.is_file() else {}
     names = (f.name for f in dataclasses.fields(RewardConfig))
     return RewardConfig(**{n: flat[f"reward.{n}"] for n in names if f"reward.{n}" in flat})
 
@@ -148,9 +148,9 @@ def compare_users(path: Path | None, file: str, episodes: int) -> dict[str, dict
     InputError for tasks without scripts, and LLMError.
     """
     record = path / "config.json" if path and path.is_dir() else None
-    kept = nested(read_json(record)) if record and record.is_file() else {}
+    kept = nested(read_json(record, dict)) if record and record.is_file() else {}
     config = from_config_dict(kept)
-    user = from_config_dict({"user": read_json(Path(file))}).user if file else config.user
+    user = from_config_dict({"user": read_json(Path(file), dict)}).user if file else config.user
     if user.kind != "llm":
         raise ConfigError(f"config.user.kind = {user.kind!r}: give --users FILE.json with"
                           ' {"kind": "llm", "llm": {"model": …}}')

@@ -36,12 +36,9 @@ _AGAIN = "download it again"
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError if there is none."""
     try:
-        found = plain.read_json(path)
+        return plain.read_json(path, dict)
     except InputError as error:
         raise InputError(f"{error}: {_AGAIN}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: holds no JSON object: {_AGAIN}")
-    return found
 
 
 def open_tensors(folder: str | Path) -> dict[str, np.ndarray]:

@@ -120,7 +120,7 @@ def open_run_dir(config: RunConfig, parts: Record | None = None) -> Path:
     write_json(record, flat(config))
     if parts:
         write_json(path / "parts.json", parts)
-    starts = read_json(history) if history.is_file() else []
+    starts = read_json(history, list) if history.is_file() else []
     write_json(history, [*starts, {**_versions(), "changed": changed}])
     return path
 
@@ -157,7 +157,7 @@ def checkpoints(path: Path) -> list[int]:
 
 def changes(path: Path) -> list[str]:
     """In words, what the last start of a run has other than the one before."""
-    starts = read_json(path / "versions.json")
+    starts = read_json(path / "versions.json", list)
     found = starts[-1].get("changed", {})
     lines = [f"config.{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()
              if key != "workdir"]
@@ -173,7 +173,7 @@ def require_contents(path: Path, now: Mapping[str, str], keep: bool = True) -> l
     Returns: lines about what may change and did. Raises ConfigError for what may not.
     """
     kept = path / "contents.json"
-    before = read_json(kept) if kept.is_file() else {}
+    before = read_json(kept, dict) if kept.is_file() else {}
     other = [name for name, value in now.items() if before.get(name, value) != value]
     fixed = [name for name in other if name not in MAY_CHANGE]
     if fixed:
@@ -229,7 +229,7 @@ def _parts_file(path: Path) -> Path | None:
     """The config file whose `get_parts()` a run began with; None where it has no such parts."""
     if not (path / "parts.json").is_file():
         return None
-    for start in reversed(read_json(path / "versions.json")):
+    for start in reversed(read_json(path / "versions.json", list)):
         for argument in start["command"]:
             if argument.startswith("--config="):
                 name = argument.partition("=")[2].partition(":")[0]
@@ -295,7 +295,10 @@ def _recorded(record: Path) -> dict[str, object]:
     """A run's config by key; a field that it did not know has its default."""
     known = {key: field.default for key, field in fields().items()}
     listed = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
-    return {**listed, **read_json(record)}
+    said = read_json(record, dict)
+    if not said.keys() & known.keys():
+        raise ConfigError(f"{record}: holds no field of a run's config; choose another --workdir")
+    return {**listed, **said}
 
 
 def _require_same(before: dict[str, object], now: dict[str, object], path: Path) -> None:
@@ -315,7 +318,7 @@ def _require_same(before: dict[str, object], now: dict[str, object], path: Path)
 
 def _require_same_parts(path: Path, now: Record) -> None:
     kept = path / "parts.json"
-    before: Record = read_json(kept) if kept.is_file() else {}
+    before: Record = read_json(kept, dict) if kept.is_file() else {}
     changed = []
     for kind in sorted(before.keys() | now.keys()):
         old, new = before.get(kind), now.get(kind)

@@ -171,8 +171,8 @@ def trajectory_files(run_dir: str | os.PathLike[str], kind: str = "step") -> dic
 def read_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
     """The episodes of one file. Raises ValueError naming file and line where one is broken.
 
-    The sound in them comes from the clips beside it; raises SpeechError where reading those
-    needs a package that is not there, OSError or RuntimeError where one is missing or broken.
+    The sound in them comes from the clips beside it; raises SpeechError where one is missing or
+    broken, or reading it needs a package that is not there.
     """
     from tarl_jax.types import Trajectory
 
@@ -213,7 +213,7 @@ def _record(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
         int(record["step"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(
             f"{where}: not a JSON object with a step ({reason}); mend or delete the line"

@@ -233,7 +233,7 @@ def _typed(database: Database, records: Mapping[str, Model], where: str) -> Data
 def _database(folder: Path, tables: Iterable[str]) -> Database:
     path = folder / "db.json"
     if path.is_file():
-        database = read_json(path)
+        database = read_json(path, dict)
     else:
         database = {table: read_json(folder / f"data/{table}.json") for table in tables}
     missing = [table for table in tables if not isinstance(database.get(table), dict)]
@@ -247,15 +247,19 @@ def _records(folder: Path) -> Iterator[tuple[str, set[str], str, dict[str, Any]]
     whole = folder / "tasks.json"
     if whole.is_file():
         path = folder / "split_tasks.json"
-        splits = read_json(path) if path.is_file() else {}
+        splits = read_json(path, dict) if path.is_file() else {}
+        if wrong := [name for name, ids in splits.items() if not isinstance(ids, list)]:
+            raise InputError(f"{path}: the split {wrong[0]!r} is no list of tasks' ids")
         members = {name: set(map(str, ids)) for name, ids in splits.items()}
-        for record in read_json(whole):
+        for place, record in enumerate(read_json(whole, list)):
+            if not isinstance(record, dict) or "id" not in record:
+                raise InputError(f"{whole}: task {place} (from 0) is no object with an id")
             number = str(record["id"])
             yield "tau2", {n for n, ids in members.items() if number in ids}, number, record
         return
     for path in sorted([*folder.glob("tasks_*.json"), *folder.glob("tasks_*.py")]):
         part = path.stem.removeprefix("tasks_")
-        records = read_json(path) if path.suffix == ".json" else _parsed(path)
+        records = read_json(path, list) if path.suffix == ".json" else _parsed(path)
         for place, record in enumerate(records):
             yield "tau_bench", {part}, f"{part}-{place}", record
 

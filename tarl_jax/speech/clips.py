@@ -16,6 +16,7 @@ from tarl_jax.speech.sound import clip_name
 from tarl_jax.speech.synthesis import (
     LEVELS,
     SAMPLE_RATE,
+    SpeechError,
     Synthesiser,
     Voice,
     not_installed,
@@ -44,11 +45,18 @@ def save_clip(path: Path, clip: np.ndarray) -> None:
 def load_clip(path: Path) -> np.ndarray:
     """The clip of a sound file, at any rate and with any number of channels.
 
-    Raises SpeechError, of kind "rate", "not_finite" or "silent", and OSError or RuntimeError where
-    there is no such file or it holds no sound.
+    Raises SpeechError naming the file, of kind "rate", "not_finite" or "silent", "missing" where
+    there is none, or "format" where it holds no sound.
     """
-    file = io.BytesIO(whole_wav(path.read_bytes())) if path.suffix.lower() == ".wav" else path
-    samples, rate = _soundfile().read(file, dtype="float32")
+    soundfile = _soundfile()
+    try:
+        file = io.BytesIO(whole_wav(path.read_bytes())) if path.suffix.lower() == ".wav" else path
+        samples, rate = soundfile.read(file, dtype="float32")
+    except FileNotFoundError:
+        raise SpeechError("missing", f"{path}: is not there") from None
+    except (OSError, RuntimeError) as error:  # soundfile's own derive from the latter
+        reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+        raise SpeechError("format", f"{path}: holds no sound that can be read ({reason})") from None
     return to_clip(samples, rate, str(path))
 
 
@@ -87,7 +95,7 @@ class CachedSynthesiser:
         if path.exists():
             try:
                 return load_clip(path)
-            except (RuntimeError, OSError):  # half a file of a disk that was full, say
+            except SpeechError:  # half a file of a disk that was full, say
                 pass
         clip = self._synthesiser.say(text, voice)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,9 +68,15 @@ class PretrainedTokenizer:
                 f"{folder}: holds no tokenizer_config.json; download the whole checkpoint, e.g."
                 " `hf download Qwen/Qwen3-8B --local-dir DIR`"
             )
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+        try:
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:  # of many kinds, and some that tokenizers makes up
+            raise InputError(
+                f"{folder}: transformers cannot read its tokenizer (tokenizer_config.json,"
+                f" tokenizer.json): {str(error) or type(error).__name__:.200}; download it again"
+            ) from error
         special = self._tokenizer.get_added_vocab()
         needed = (IM_START, IM_END, *((AUDIO_START, AUDIO, AUDIO_END) if with_audio else ()))
         if missing := [m for m in needed if m not in special]:

@@ -48,7 +48,7 @@ def per_task(trajectories: Sequence[Trajectory], trials: int) -> PerTask:
 def keep(run_dir: Path, kind: str, values: PerTask) -> None:
     """Adds the values of an evaluation to the run's file. Raises WriteError."""
     path = run_dir / FILE
-    known = read_json(path) if path.is_file() else {}
+    known = read_json(path, dict) if path.is_file() else {}
     write_json(path, {**known, kind: values})
 
 
@@ -59,7 +59,7 @@ def difference(run_dir: Path, draws: int, seed: int) -> dict[str, float]:
     Returns: the metrics, with "_low" and "_high"; {} where one of the evaluations is not there.
     """
     path = run_dir / FILE
-    known = read_json(path) if path.is_file() else {}
+    known = read_json(path, dict) if path.is_file() else {}
     base, final = (known.get(kind, {}) for kind in ("base", "final"))
     found: dict[str, float] = {}
     for name in base.keys() & final.keys():

@@ -45,7 +45,7 @@ def medium_problems(
         return problems
     problems, path = problems[: config.band_problems], run_dir / FILE
     if hosts.from_first(path.is_file):
-        rates = read_json(path)
+        rates = read_json(path, dict)
     elif params is not None:
         rates = _pass_rates(engine, params, env, problems, progress)
         hosts.from_first(lambda: write_json(path, rates))

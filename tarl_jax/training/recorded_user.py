@@ -20,7 +20,7 @@ from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.user import Reply
 from tarl_jax.speech.clips import load_clip
 from tarl_jax.speech.service import Speech
-from tarl_jax.speech.synthesis import Voice
+from tarl_jax.speech.synthesis import SpeechError, Voice
 from tarl_jax.speech.user import SpokenUser
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore
@@ -59,8 +59,8 @@ def answer(config: RunConfig, audio: Path, step: int, parts: Parts) -> Trajector
 
     The policy acts until it says something to the user. The episode has no task: no verdict of it
     means anything.
-    Raises ConfigError for a run whose policy has no audio encoder, a file that is not there or
-    holds no sound, or one that is too long; SpeechError for one that is silent or broken.
+    Raises ConfigError for a run whose policy has no audio encoder, and for a file that is not
+    there, holds no sound, is silent or too long.
     """
     if hosts.several():
         raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
@@ -72,8 +72,8 @@ def answer(config: RunConfig, audio: Path, step: int, parts: Parts) -> Trajector
                           " with configs/omni_tarl.py")
     try:
         clip = load_clip(audio)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(f"--audio={audio}: {error}") from error
+    except SpeechError as error:
+        raise ConfigError(f"--audio={error}") from error
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
     env = Environment.from_config(config, parts.domain, parts.tasks)

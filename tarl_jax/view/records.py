@@ -156,7 +156,7 @@ class Results:
         self.name = self._path.stem if own else self._path.resolve().parent.name
 
     def state(self) -> Json:
-        info = read_json(self._path).get("info") or {}
+        info = read_json(self._path, dict).get("info") or {}
         said = {
             f"{who}.{name}": (info.get(f"{who}_info") or {}).get(name)
             for who in ("agent", "user") for name in ("implementation", "llm")
@@ -198,7 +198,7 @@ class Results:
 def _simulations(path: Path, written: int) -> list[Json]:
     from tarl_jax.runs.tau2_results import read_results
 
-    raw = read_json(path).get("simulations") or []
+    raw = read_json(path, dict).get("simulations") or []
     found = [loads(trajectory.to_json_line()) for trajectory in read_results(path)]
     # Further ones have files of their own.
     for episode, simulation in zip(found, raw, strict=False):
