@@ -18,13 +18,18 @@ SPEECH = [
     "soxr>=0.5",
     "tenacity>=9.0",
 ]
+# Runs in buckets: fsspec's file systems for gs:// and s3://.
+BUCKET = ["gcsfs>=2024.6", "s3fs>=2024.6"]
 TEST = [
+    *BUCKET,
     *LLM,
     *SERVE,
     *SPEECH,
+    "gcp-storage-emulator>=2024.8",
     "hypothesis>=6.100",
     "ipykernel>=6.29",
     "math-verify>=0.7",
+    "moto[server]>=5.0",
     "mypy>=1.13",
     "nbclient>=0.10",
     "playwright>=1.49",
@@ -70,6 +75,7 @@ setup(
         "transformers>=4.53",
     ],
     extras_require={
+        "bucket": BUCKET,
         "gpu": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "llm": LLM,

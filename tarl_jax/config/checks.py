@@ -23,8 +23,8 @@ from tarl_jax.config.warm_start import check_warm_start
 
 Require = Callable[[bool, str, Any, str], None]
 NO_BUCKETS = (
-    "is an address, and this program reads and writes files of this machine alone: mount the bucket"
-    " (gcsfuse, mountpoint-s3) and name the folder, or copy there when the run has ended"
+    "is an address, at which a run directory can be and nothing else: name a folder of this"
+    " machine, or mount the bucket (gcsfuse, mountpoint-s3)"
 )
 
 
@@ -199,7 +199,10 @@ def check(c: RunConfig) -> None:
 
 
 def _check_paths(c: RunConfig, require: Require) -> None:
-    """No field that names a file or folder names a bucket."""
+    """No field that names a file or folder names a bucket, but for where a run is copied."""
+    kind, _, place = c.log.copy_to.rpartition("://")
+    require(kind in ("", "gs", "s3") and bool(place or not kind), "log.copy_to", c.log.copy_to,
+            "give gs://BUCKET/RUN, s3://BUCKET/RUN or a folder")
     for where, value in (
         ("workdir", c.workdir), ("model.pretrained", c.model.pretrained),
         ("sandbox.data", c.sandbox.data), ("tasks.file", c.tasks.file),

@@ -25,14 +25,16 @@ from typing import Any, NoReturn
 from tarl_jax.config import ConfigError, RunConfig, from_config_dict
 from tarl_jax.config.fields import described, nearest, overridden
 from tarl_jax.parallel.process import exit_status
+from tarl_jax.parallel.store import is_address
 from tarl_jax.runs import directory
+from tarl_jax.runs.copies import fetched
 
 Job = Callable[[RunConfig, Any, argparse.Namespace], Any]
 
 _EXAMPLES = """\
-RUN is a run's directory: its config and its parts are those that it began with. --config.KEY=VALUE
-changes a field; --config=FILE takes the config of a file instead, and FILE:SIZE one of its sizes
-(tiny, qwen3_0_6b, …).
+RUN is a run's directory, or its address (gs://BUCKET/RUN, s3://BUCKET/RUN): its config and its
+parts are those that it began with. --config.KEY=VALUE changes a field; --config=FILE takes the
+config of a file instead, and FILE:SIZE one of its sizes (tiny, qwen3_0_6b, …).
 
 """
 
@@ -148,7 +150,8 @@ def _config(given: argparse.Namespace, overrides: Mapping[str, str]) -> tuple[Ru
     if given.config is None:
         if not workdir:
             raise ConfigError("name a run, or a config file: --config=configs/grpo_tarl.py")
-        kept, file = directory.read_run(Path(workdir).expanduser())
+        here = fetched(workdir, _cache(overrides)) if is_address(workdir) else Path(workdir)
+        kept, file = directory.read_run(here.expanduser())
         return _checked(kept, overrides, workdir), load_parts(file) if file else None
     path, _, size = given.config.partition(":")
     if not Path(path).is_file():
@@ -163,12 +166,25 @@ def _checked(data: Mapping[str, Any], overrides: Mapping[str, str], workdir: str
              ) -> RunConfig:
     if workdir:
         overrides = {**overrides, "workdir": workdir}
-    config = from_config_dict(overridden(data, overrides))
+    values = overridden(data, overrides)
+    address = str(values.get("workdir", ""))
+    if is_address(address):
+        values["workdir"] = str(fetched(address, _cache(overrides)))
+        values["log"] = {**values.get("log", {}), "copy_to": address}
+    config = from_config_dict(values)
+    if is_address(address) and config.mesh.processes != 1:
+        raise ConfigError(f"--workdir={address}: processes of several hosts share a folder: give"
+                          f" --workdir=FOLDER, which all see, and --config.log.copy_to={address}")
     if config.model.pretrained:
         from tarl_jax.models.hf_config import completed
 
         config = completed(config, given=overrides)
     return config
+
+
+def _cache(overrides: Mapping[str, str]) -> str:
+    """Where this machine keeps the folders of runs at addresses."""
+    return overrides.get("warm_start.cache_dir", RunConfig().warm_start.cache_dir)
 
 
 def _made(module: ModuleType, path: str, size: str) -> Mapping[str, Any]:

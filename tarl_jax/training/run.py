@@ -26,6 +26,7 @@ from tarl_jax.rollout.journal import Journals
 from tarl_jax.rollout.lengths import require_room
 from tarl_jax.runs import wandb_copy
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
+from tarl_jax.runs.copies import Copy
 from tarl_jax.runs.directory import (
     changes,
     claimed_run_dir,
@@ -63,6 +64,7 @@ class Run:
       view: what the terminal shows. stop: whether someone asked the run to stop.
       lock: on the run directory, which the first process holds; None in the others.
       journals: of episodes under way; None: they are not kept.
+      copy: of the run directory at `log.copy_to`, which the first process makes; None: none.
     """
 
     config: RunConfig
@@ -79,6 +81,7 @@ class Run:
     stop: StopRequest
     lock: Lock | None
     journals: Journals | None
+    copy: Copy | None
 
     @property
     def compilations(self) -> int:
@@ -137,6 +140,7 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
         ))
         with stop.at_once():
             view.log(f"on {', '.join(device_names())}, jax {jax.__version__}")
+            copy = _copy(config, run_dir, view, stack)
             view.phase("building the environment and its tasks")
             env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
             stack.callback(env.close)
@@ -172,8 +176,24 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             stack.callback(journals.close)
         with _naming_what_is_saved(checkpoints, run_dir):
             yield Run(config, parts, run_dir, env, evaluation, judge, engine, updater, learner,
-                      checkpoints, view, stop, locks[0] if locks else None, journals)
+                      checkpoints, view, stop, locks[0] if locks else None, journals, copy)
 
+
+def _copy(
+    config: RunConfig, run_dir: Path, view: LiveView, stack: contextlib.ExitStack
+) -> Copy | None:
+    address = config.log.copy_to
+    if not address:
+        return None
+    made: list[Copy] = []
+
+    def make() -> None:
+        made.append(stack.enter_context(Copy(run_dir, address, view.log)))
+
+    hosts.from_first(make)
+    view.log(f"copied to {address} after each checkpoint; it goes on from there with python -m"
+             f" tarl_jax.main {address}")
+    return made[0] if made else None
 
 @contextlib.contextmanager
 def _ended_by_signal(stop: StopRequest, where: str) -> Iterator[None]:
@@ -274,12 +294,16 @@ def save(run: Run, state: State, mixture: Mixture | None = None,
         meta["curriculum"] = mixture.state(state.step)
     if run.lock:
         run.lock.require()
+    if run.config.log.copy_to:  # what it copies would go
+        hosts.from_first(run.copy.wait if run.copy else lambda: None)
     if collector:
         collector.save()
     # What is frozen is where it came from: it is not written again.
     run.checkpoints.save(state.step, dataclasses.replace(state.train, frozen={}), meta)
     if collector:
         collector.forget(run.checkpoints.steps[0])
+    if run.copy:
+        run.copy.begin()
 
 
 @contextlib.contextmanager

@@ -37,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("runs", metavar="RUN", nargs="+", help="a run's directory, a .jsonl file of"
-                   " episodes, or τ²-bench's results.json")
+    p.add_argument("runs", metavar="RUN", nargs="+", help="a run's directory or address, a .jsonl"
+                   " file of episodes, or τ²-bench's results.json")
     p.add_argument("--out", metavar="FILE.html", help="write one self-contained file instead")
     p.add_argument("--files", type=int, default=2, metavar="N", help="files of episodes, of each"
                    " kind, that go into it: the last N (default: 2)")
@@ -74,8 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _view(given: argparse.Namespace) -> None:
-    from tarl_jax.config import ConfigError
+    from tarl_jax.config import ConfigError, RunConfig
+    from tarl_jax.parallel.store import is_address
 
+    if any(map(is_address, given.runs)):
+        from tarl_jax.runs.copies import fetched
+
+        cache = RunConfig().warm_start.cache_dir
+        given.runs = [str(fetched(r, cache)) if is_address(r) else r for r in given.runs]
     in_terminal = given.terminal or given.list or given.full or given.tokens or given.eval
     in_terminal |= any(value is not None for value in (given.step, given.which, given.index))
     if in_terminal and len(given.runs) > 1:
