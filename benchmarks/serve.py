@@ -1,13 +1,16 @@
 """The server under load: many conversations, hostile requests, recorded exchanges.
 
-    python benchmarks/serve.py [--conversations 64] [--turns 12] [--fuzz 2000] [--wire FOLDER] \\
+    python benchmarks/serve.py [--conversations 64] [--turns 12] [--rounds 3] [--fuzz 2000] \\
+        [--wire FOLDER] \\
         [-- arguments of python -m tarl_jax.serve]
 
 Conversations: each carries a mark and goes on for so many turns, all at once. Printed: failures,
 how many contexts differ at the end (all should), tokens a second, what of the time the device's
-programs took, and tokens fed per turn, first and last third. Fuzz: hostile requests; printed:
-statuses, and the server's memory before, in the middle and after. Wire: recorded exchanges of
-tau2-bench's harness, a line each.
+programs took, and tokens fed per turn, first and last third. With --rounds, which takes the
+embedded default as its policy, the engine alone plays the same conversations in this process after
+the server, so many times: how many have the same tokens, and the ratio of the medians. Fuzz:
+hostile requests; printed: statuses, and the server's memory before, in the middle and after. Wire:
+recorded exchanges of tau2-bench's harness, a line each.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import dataclasses
 import gzip
 import json
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -30,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from hostile import hostile_body  # noqa: E402
 
+CONTEXT = 2048
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
          for name in ("cancel_pending_order", "find_user_id_by_email", "get_order_details")]
 
@@ -71,20 +77,29 @@ class Server:
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def conversations(server: Server, count: int, turns: int) -> None:
+def conversations(server: Server, count: int, turns: int) -> tuple[float, list[list[list[int]]]]:
+    """Plays them all at once, and prints what came of it.
+
+    Returns: the seconds, and of each conversation the token ids of its answers.
+    """
     fed: list[list[int]] = [[] for _ in range(turns)]
     tokens = [0] * count
+    said: list[list[list[int]]] = [[] for _ in range(count)]
+    prompts: dict[int, list[int]] = {}
+    before = server.metrics()
 
-    def play(number: int) -> str:
+    def play(number: int) -> None:
         mark = f"{100 + number}"
-        messages: list[dict[str, Any]] = [{"role": "user", "content": f"My mark is {mark}."}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": opening(number)}]
         for turn in range(turns):
             found = server.chat(messages=messages, tools=TOOLS, seed=number, temperature=1.0,
                                 return_token_ids=True)
-            usage, message = found["usage"], found["choices"][0]["message"]
+            usage, choice = found["usage"], found["choices"][0]
+            message = choice["message"]
             fed[turn].append(usage["prompt_tokens"]
                              - usage["prompt_tokens_details"]["cached_tokens"])
             tokens[number] += fed[turn][-1] + usage["completion_tokens"]
+            said[number].append(choice["token_ids"])
             messages.append(message)
             if message.get("tool_calls"):
                 messages.append({"role": "tool", "tool_call_id": message["tool_calls"][0]["id"],
@@ -92,9 +107,7 @@ def conversations(server: Server, count: int, turns: int) -> None:
             else:
                 messages.append({"role": "user", "content": f"mark {mark}"})
             prompts[number] = found["prompt_token_ids"]
-        return mark
 
-    prompts: dict[int, list[int]] = {}
     begun = time.perf_counter()
     failures: collections.Counter[str] = collections.Counter()
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
@@ -108,12 +121,70 @@ def conversations(server: Server, count: int, turns: int) -> None:
     first = sum(map(sum, fed[1 : 1 + third])) / max(sum(map(len, fed[1 : 1 + third])), 1)
     last = sum(map(sum, fed[-third:])) / max(sum(map(len, fed[-third:])), 1)
     values = server.metrics()
-    busy = (values["tarl_serve_engine_extend_seconds_total"]
-            + values["tarl_serve_engine_decode_seconds_total"])
+    busy = sum(values[name] - before[name] for name in (
+        "tarl_serve_engine_extend_seconds_total", "tarl_serve_engine_decode_seconds_total"))
     print(f"{count} conversations x {turns} turns: {seconds:.1f} s, failures {dict(failures)},"
-          f" {len({tuple(p) for p in prompts.values()})} different contexts")
-    print(f"  {sum(tokens) / seconds:.0f} tokens/s; the engine's programs ran {busy:.1f} s in all;"
-          f" fed per turn {first:.1f} early, {last:.1f} late")
+          f" {len({tuple(p) for p in prompts.values()})} different contexts;"
+          f" {sum(tokens) / seconds:.0f} tokens/s; the engine's programs ran {busy:.1f} s of them;"
+          f" fed per turn {first:.1f} early, {last:.1f} late", flush=True)
+    return seconds, said
+
+
+def opening(number: int) -> str:
+    return f"My mark is {100 + number}."
+
+
+class Direct:
+    """The engine as training plays with it, in this process, with the server's policy."""
+
+    def __init__(self, slots: int, context: int):
+        from tarl_jax.config import from_config_dict
+        from tarl_jax.config.presets import sized
+        from tarl_jax.parallel.mesh import rollout_mesh
+        from tarl_jax.rollout.engine import Engine
+        from tarl_jax.rollout.grammar import build
+        from tarl_jax.serve.policy import load_policy
+        from tarl_jax.training.parts import Parts
+
+        config = from_config_dict(sized(""))
+        rollout = dataclasses.replace(config.rollout, slots=slots, parked=slots,
+                                      max_episode_tokens=context)
+        config = dataclasses.replace(config, rollout=rollout)
+        _, self._env, self._params = load_policy(config, Parts())
+        tokenizer, model = self._env.tokenizer, self._env.config.model
+        names = [tool["function"]["name"] for tool in TOOLS]
+        grammar = build(tokenizer, names, self._env.vocab_size, self._env.chat.begin)
+        self._engine = Engine(model, rollout, tokenizer.stop_ids,
+                              rollout_mesh(self._env.config.mesh), grammar)
+        self._engine.programs.compile(self._params)
+
+    def conversations(self, count: int, turns: int) -> tuple[float, list[list[list[int]]]]:
+        """The same as the server's."""
+        from serving import Played
+
+        episodes = [Played(self._env, turns, number, opening(number), f"mark {100 + number}")
+                    for number in range(count)]
+        begun = time.perf_counter()
+        stats = self._engine.run(self._params, episodes, 1.0)
+        seconds = time.perf_counter() - begun
+        print(f"  the engine alone: {seconds:.1f} s, its programs ran"
+              f" {stats.extend_seconds + stats.decode_seconds:.1f} s of them", flush=True)
+        return seconds, [[ids for ids, _ in episode.answers] for episode in episodes]
+
+
+def side_by_side(server: Server, direct: Direct, count: int, turns: int, rounds: int) -> None:
+    """Server and engine in turns; the first round, in which programs are compiled, is left out."""
+    times = []
+    for number in range(rounds + 1):
+        served, said = conversations(server, count, turns)
+        alone, expected = direct.conversations(count, turns)
+        same = sum(a == b for a, b in zip(said, expected, strict=True))
+        print(f"  {same} of {count} conversations have the engine's tokens", flush=True)
+        if number:
+            times.append((served, alone))
+    served, alone = (statistics.median(column) for column in zip(*times, strict=True))
+    print(f"median of {rounds}: served {served:.2f} s, the engine alone {alone:.2f} s:"
+          f" {alone / served:.1%} of its throughput", flush=True)
 
 
 def fuzz(server: Server, count: int) -> None:
@@ -159,15 +230,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=0, help="beside the engine alone")
     parser.add_argument("--fuzz", type=int, default=2000)
     parser.add_argument("--wire", type=Path)
     args = parser.parse_args(arguments[:split])
     server = Server(arguments[split + 1 :] or [
-        "--config=configs/grpo_tarl.py", "--slots=64", "--parked=64", "--context=1024"])
+        "--config=configs/grpo_tarl.py", f"--slots={args.conversations or 64}",
+        f"--parked={args.conversations or 64}", f"--context={CONTEXT}"])
     try:
         if args.wire:
             wire(server, args.wire)
-        if args.conversations:
+        if args.rounds:
+            direct = Direct(args.conversations, CONTEXT)
+            side_by_side(server, direct, args.conversations, args.turns, args.rounds)
+        elif args.conversations:
             conversations(server, args.conversations, args.turns)
         if args.fuzz:
             fuzz(server, args.fuzz)

@@ -11,6 +11,7 @@ counts. What is on "hold" is answered after `POST /release`. `LocalServer` start
 
 from __future__ import annotations
 
+import ast
 import collections
 import json
 import random
@@ -30,6 +31,27 @@ def user(messages: list[dict], number: int) -> str:
     """A customer that says something new each time, and leaves after three messages."""
     said = sum(m["role"] == "assistant" for m in messages)
     return f"I have a wish, number {number}." if said < 3 else "Goodbye. ###STOP###"
+
+
+def customer(messages: list[dict], number: int) -> str:
+    """A customer whose words the dialogue and the ids in its instruction decide, nothing else."""
+    said = sum(m["role"] == "assistant" for m in messages)
+    if said >= 3:
+        return "Goodbye. ###STOP###"
+    known = sorted(set(re.findall(r"#W\d+|[a-z]+_[a-z]+_\d+|[A-Z0-9]{6}", messages[0]["content"])))
+    words = [*known, *(m["content"] or "" for m in messages[1:])]
+    wish = zlib.crc32(" ".join(words).encode())
+    about = f" about {known[wish % len(known)]}" if known else ""
+    return f"I have a wish{about}, number {wish % 1000}."
+
+
+def assertions(messages: list[dict], number: int) -> str:
+    """tau2-bench's judge of assertions, which finds that all of them are met."""
+    expected = ast.literal_eval(messages[1]["content"].split("expectedOutcomes:")[1].strip())
+    return json.dumps({"results": [
+        {"expectedOutcome": text, "reasoning": "is met", "metExpectation": True}
+        for text in expected
+    ]})
 
 
 def react(messages: list[dict], number: int) -> str:
@@ -99,8 +121,9 @@ def grades(scores: list[int], minors=()) -> str:
 
 ANSWERS = {
     f.__name__: f
-    for f in (user, react, supervised, phone, echo, verdict, author, judge, moody)
+    for f in (user, customer, react, supervised, phone, echo, verdict, author, judge, moody)
 }
+ANSWERS["gpt-4.1-2025-04-14"] = assertions  # which tau2-bench asks whatever its arguments
 
 
 class Plan:

@@ -1,44 +1,22 @@
 """An agent program with a loop of its own, trained through the server it talks to."""
 
-import contextlib
 import dataclasses
 import json
-import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import openai
 import pytest
-import uvicorn
+from serving import serving
 
 from tarl_jax.config import InputError
-from tarl_jax.serve.http import EPISODE, Server
-from tarl_jax.serve.policy import ServeConfig, serve_policy
+from tarl_jax.serve.http import EPISODE
 from tarl_jax.serve.recording import Recorder, read_recording
 from tarl_jax.training.learn import Learner
 from tarl_jax.training.policy import make_updater
 
 GROUP = 4
-
-
-@contextlib.contextmanager
-def serving(env, params, path):
-    """The server's address, in a thread of this process."""
-    served = serve_policy("policy", env, params, ServeConfig(slots=8, lazy=True), lambda s: None)
-    listener = socket.create_server(("127.0.0.1", 0))
-    app = Server(served, recorder=Recorder(path)).app()
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
-        served.session.close()
-        listener.close()
 
 
 def agent(url, episode, task, rewrites=False):
@@ -68,7 +46,7 @@ def test_an_agent_of_somebody_else_is_trained(tiny_config, tiny_env, random_para
     before = jax.device_get(state.policy)
     for step in (1, 2, 3):
         path = tmp_path / f"{step}.jsonl"
-        with serving(env, state.policy, path) as url, ThreadPoolExecutor(8) as pool:
+        with serving(env, state.policy, Recorder(path)) as url, ThreadPoolExecutor(8) as pool:
             for done in [pool.submit(agent, url, f"{step}-{i}", f"task {i % 2}")
                          for i in range(2 * GROUP)]:
                 done.result()
@@ -89,7 +67,7 @@ def test_a_history_that_was_rewritten_is_several_trajectories(
 ):
     path = tmp_path / "episodes.jsonl"
     params = random_params(tiny_env.config.model, tiny_env.vocab_size, 0)
-    with serving(tiny_env, params, path) as url:
+    with serving(tiny_env, params, Recorder(path)) as url:
         agent(url, "a", "one", rewrites=True)
         agent(url, "b", "one")
         with pytest.raises(openai.NotFoundError, match="no episode 'a' is open"):

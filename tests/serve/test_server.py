@@ -21,14 +21,13 @@ import numpy as np
 import openai
 import pytest
 from hostile import hostile_body
+from serving import Played
 
 from tarl_jax.config import from_config_dict
 from tarl_jax.config.presets import sized
 from tarl_jax.models import decoder
-from tarl_jax.rollout.workers import Answer
 from tarl_jax.serve.policy import load_policy
 from tarl_jax.training.parts import Parts
-from tarl_jax.types.tasks import Call
 
 ROOT = Path(__file__).parents[2]
 WIRE = ROOT.parent / "shared" / "tau2" / "wire"
@@ -122,32 +121,6 @@ def following(message, text="go on"):
         return [sent, *({"role": "tool", "tool_call_id": c.id, "content": text}
                         for c in message.tool_calls)]
     return [sent, user(text)]
-
-
-class Played:
-    """The same conversation, played by the engine: what the server answers inside, too."""
-
-    outside, shared = False, 0
-
-    def __init__(self, env, turns, seed):
-        self.chat, self.seed, self.left = env.chat, seed, turns
-        self.prompt = [*env.chat.system(env.system[0]), *env.chat.user("hello")]
-        self.answers = []
-
-    def start(self):
-        return list(self.prompt)
-
-    def turn(self, turn):
-        written, action = self.chat.read(turn.ids)
-        before = [] if turn.ids[-1] in self.chat.stop_ids else [self.chat.stop_id]
-        if written.problem:
-            return Answer(before + self.chat.tool(f"Error: {written.problem}"))
-        self.answers.append((turn.ids, turn.log_probs))
-        self.left -= 1
-        said = self.chat.tool if isinstance(action, Call) else self.chat.user
-        return Answer(before + said("go on")) if self.left else None
-
-    def cut(self): ...
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +285,28 @@ def test_the_same_request_again_joins_the_running_answer(server):
         two = list(pool.map(lambda _: server.post("/v1/chat/completions", body), range(2)))
     assert server.metrics()["joined_total"] == before + 1
     assert all(status == 200 for status, _ in two)
+
+
+@pytest.mark.filterwarnings("ignore")  # its own
+def test_litellm_as_the_client(server, monkeypatch):
+    """As tau2-bench's harness asks: its messages go back as it keeps them."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    litellm = pytest.importorskip("litellm", reason="litellm is not installed")
+    how = {"model": "openai/policy", "api_base": server.url, "api_key": "none", "tools": TOOLS,
+           "tool_choice": "auto", "temperature": 0.7, "num_retries": 2}
+    messages, cached = [{"role": "system", "content": "Help."}, user("hello litellm")], []
+    for turn in range(4):
+        answer = litellm.completion(messages=messages, seed=turn, **how)
+        messages += following(usable(answer))
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+    assert cached[0] <= 1 < min(cached[1:]) and cached[1:] == sorted(cached[1:])
+    whole = litellm.completion(messages=messages, seed=5, **how)
+    pieces = list(litellm.completion(messages=messages, seed=5, stream=True, **how))
+    usable(whole)
+    built = litellm.stream_chunk_builder(pieces, messages=messages)
+    assert (usable(built).content or "") == (whole.choices[0].message.content or "")
+    with pytest.raises(litellm.BadRequestError, match="tool_choice"):
+        litellm.completion(messages=messages, **{**how, "tools": [], "tool_choice": "required"})
 
 
 def test_curl_and_the_other_paths(server):
