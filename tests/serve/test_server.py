@@ -306,7 +306,8 @@ def test_litellm_as_the_client(server, monkeypatch):
     built = litellm.stream_chunk_builder(pieces, messages=messages)
     assert (usable(built).content or "") == (whole.choices[0].message.content or "")
     with pytest.raises(litellm.BadRequestError, match="tool_choice"):
-        litellm.completion(messages=messages, **{**how, "tools": [], "tool_choice": "required"})
+        litellm.completion(messages=messages, **{**how, "tool_choice": {
+            "type": "function", "function": {"name": "no_such_tool"}}})
 
 
 def test_curl_and_the_other_paths(server):
