@@ -1,29 +1,38 @@
-"""Compiles a run's programs for a TPU slice that is not there, and says whether they fit.
+"""Says whether a run fits on devices that are not there: a TPU slice, or GPUs.
 
     python -m tarl_jax.plan --config=configs/grpo_tarl.py:qwen3_8b --topology=v5e:4x4
+    python -m tarl_jax.plan --config=configs/grpo_tarl.py:qwen3_8b_lora --topology=h100
 
-needs no TPU, but its compiler: `pip install libtpu` (with jax 0.10.2: libtpu==0.0.42.1). Compiled
-are the update (gradient of one micro-batch, optimiser step) and what rollouts run, feeding and
-writing. The shape is that of the checkpoint that `model.pretrained` names, else of the published
-model (`config/shapes.py`). Printed per chip: parameters, optimiser, peak memory, floating-point
-operations, collectives, and the largest micro-batch that fits (`--search`).
+For a TPU the run's programs of the model's size are compiled by TPU's own compiler (`pip install
+libtpu`; with jax 0.10.2: libtpu==0.0.42.1), which says what each takes. For GPUs (`h100`,
+`h200:8`, …) there is none: what programs take is estimated (`training/memory_estimate.py`). The
+shape is that of the checkpoint that `model.pretrained` names, else of the published model
+(`config/shapes.py`).
+
+Printed are, per chip, the programs, and what the run holds at each of its moments; the last line is
+"fits" or "does NOT fit", by the moment that holds most. --compile_time adds how long each program
+takes to compile, --search looks for the largest micro-batch.
 """
 
 from __future__ import annotations
 
 import argparse
 import bisect
+import contextlib
 import dataclasses
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tarl_jax.config import ConfigError, ModelConfig, RunConfig
 
 # GiB of a chip's memory that programs may use: what the compiler names when it runs out.
 MEMORY_GIB = {"v4": 30.75, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
+# GiB of a GPU's memory as its driver names it, of which JAX takes a share at the start.
+GPU_GIB = {"a100-40gb": 39.5, "a100-80gb": 79.3, "h100": 79.6, "h200": 140.4}
+GPU_SHARE = 0.92  # XLA_PYTHON_CLIENT_MEM_FRACTION; the rest is for CUDA and its libraries
 LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)  # of rows that a search tries
 ROWS_PER_CHIP = (1, 2, 4, 8)
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -34,40 +43,54 @@ class Program:
     """One compiled program, per chip.
 
     Attributes:
+      at: the shapes that it is for.
       peak_gib: memory at its highest, arguments included; inf where the compiler ran out.
       argument_gib: of which the arguments.
-      resident_gib: what else stays in memory meanwhile: the optimiser while gradients are
-        computed, parameters and optimiser during rollouts.
       collectives: how often each kind stands in the program (a loop's body counts once).
-      seconds: that compiling took.
+      tracing, seconds: how long it took to trace and lower it, and to compile it.
     """
 
     name: str
+    at: str
     peak_gib: float
     argument_gib: float
-    resident_gib: float
     collectives: dict[str, int]
+    tracing: float
     seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What one slice makes of a config. Sizes are per chip; tflop of one micro-batch per chip."""
+    """What one slice, or some GPUs, make of a config; per chip.
+
+    Attributes:
+      tflop: operations of one micro-batch.
+      moments: GiB of what the run holds: (moment, ((what, GiB), …)).
+      estimated: GiB that each program takes for itself, where nothing was compiled.
+    """
 
     topology: str
     chips: int
     mesh: dict[str, int]
     memory_gib: float
-    parameters_gib: float
-    optimizer_gib: float
     rows: int
     length: int
     tflop: float
     programs: list[Program]
+    moments: list[tuple[str, tuple[tuple[str, float], ...]]]
+    estimated: dict[str, float]
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The moment that holds most, and its GiB."""
+        return max(
+            ((name, sum(gib for _, gib in held)) for name, held in self.moments),
+            key=lambda moment: moment[1],
+        )
 
     @property
     def fits(self) -> bool:
-        return all(p.peak_gib + p.resident_gib <= self.memory_gib for p in self.programs)
+        return self.worst[1] <= self.memory_gib
 
 
 def topology_devices(topology: str, slices: int = 1) -> list[Any]:
@@ -78,8 +101,10 @@ def topology_devices(topology: str, slices: int = 1) -> list[Any]:
 
     chip = topology.split(":")[0]
     if chip not in MEMORY_GIB:
-        known = ", ".join(MEMORY_GIB)
-        raise ConfigError(f"--topology={topology}: known chips: {known}, e.g. v5e:4x4")
+        raise ConfigError(
+            f"--topology={topology}: known TPUs: {', '.join(MEMORY_GIB)}, e.g. v5e:4x4; known"
+            f" GPUs: {', '.join(GPU_GIB)}, e.g. h100 or h100:8"
+        )
     more = {"num_slices": slices} if slices > 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
@@ -90,6 +115,35 @@ def topology_devices(topology: str, slices: int = 1) -> list[Any]:
             " jax 0.10.2 libtpu==0.0.42.1) and a shape that exists, e.g. v5e:4x4, v5p:2x2x2"
         ) from error
     return list(found.devices)
+
+
+def stand_ins(topology: str, nodes: int = 1) -> list[Any]:
+    """As many devices of this host as "h100:8" has GPUs: arrays are counted on them, none is made.
+
+    Raises ConfigError for a count that is none.
+    """
+    import jax
+
+    _, _, said = topology.partition(":")
+    if said and not (said.isdecimal() and int(said)):
+        raise ConfigError(f"--topology={topology}: give the GPUs of a node, e.g. h100:8")
+    count = int(said or 1) * nodes
+    if count > 1:
+        with contextlib.suppress(RuntimeError):  # JAX has started: there are as many as there are
+            jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise ConfigError(f"--topology={topology}: this process has {len(devices)} devices to"
+                          f" stand for {count}; count them in one of its own")
+    return devices[:count]
+
+
+def is_gpu(topology: str) -> bool:
+    return topology.split(":")[0] in GPU_GIB
+
+
+def devices_of(topology: str, slices: int = 1) -> list[Any]:
+    return (stand_ins if is_gpu(topology) else topology_devices)(topology, slices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +165,13 @@ def laid_out(config: RunConfig, topology: str, slices: int = 1) -> LaidOut:
 
     if config.model.pretrained:
         config = completed(config)
-    devices = topology_devices(topology, slices)
+    if is_gpu(topology) and config.rollout.cache == "auto":  # which stand-ins would not have
+        pages = dataclasses.replace(config.rollout, cache="pages")
+        config = dataclasses.replace(config, rollout=pages)
+    devices = devices_of(topology, slices)
     mesh = make_mesh(config.mesh, devices)
     if not config.model.vocab_size:
-        raise ConfigError("config.model.vocab_size = 0: give the size that is to be compiled for")
+        raise ConfigError("config.model.vocab_size = 0: give the size that is to be planned for")
     length = padded_length(config.rollout.max_episode_tokens)
     rows = packed_rows(config.rl.micro_batch_tokens, length, row_shards(mesh))
     return LaidOut(config, devices, mesh, rows, length)
@@ -124,7 +181,8 @@ def report(
     config: RunConfig, topology: str, slices: int = 1, shape: tuple[int, int] | None = None,
     rollout: bool = True,
 ) -> Report:
-    """Compiles for the slice. Raises ConfigError where the mesh does not fit model or slice.
+    """What the slice makes of the config. Raises ConfigError where the mesh does not fit model or
+    slice.
 
     shape: (rows, length) of a micro-batch; None: as the config has it.
     rollout: whether what feeds and writes is compiled too.
@@ -133,35 +191,49 @@ def report(
     from tarl_jax.rl.update import Updater
     from tarl_jax.rollout.compiled import Compiled
     from tarl_jax.rollout.paged_compiled import PagedPrograms, in_pages
+    from tarl_jax.training.memory import memory
+    from tarl_jax.training.memory_estimate import estimate
 
+    gpus = is_gpu(topology)
     laid = laid_out(config, topology, slices)
     config, devices, mesh = laid.config, laid.devices, laid.mesh
     model, vocab = config.model, config.model.vocab_size
     rows, length = shape or (laid.rows, laid.length)
     updater = Updater(model, vocab, config.rl, config.rollout.temperature, mesh)
-    lowered = updater.lower((rows, length), config.rl.pack)
-    if rollout:
-        decoding = rollout_mesh(config.mesh, devices)
-        if in_pages(config.rollout, decoding):
-            lowered |= PagedPrograms(model, config.rollout, 0, decoding).lower(vocab)
-        else:
-            lowered |= Compiled(model, config.rollout, 0, decoding).lower(vocab, length)
-    trained, optimizer = (size / 2**30 for size in updater.bytes_per_device())
-    resident = {"gradient": optimizer, "score": optimizer, "apply": 0.0}
+    wanted = updater.model_sized((rows, length), config.rl.pack)
+    decoding = rollout_mesh(config.mesh, devices)
+    engine: Compiled | PagedPrograms
+    if in_pages(config.rollout, decoding):
+        engine = PagedPrograms(model, config.rollout, 0, decoding)
+        played = engine.model_sized(updater.policy_shapes) if rollout else {}
+    else:
+        engine = Compiled(model, config.rollout, 0, decoding)
+        played = engine.model_sized(updater.policy_shapes, length) if rollout else {}
+    counted = memory(config, updater, engine)
+    programs: list[Program] = []
+    own: Mapping[str, float]
+    if gpus:
+        fed = engine.budget if isinstance(engine, PagedPrograms) else engine.slots
+        own = estimate(config, counted, mesh, (rows, length), fed)
+    else:
+        programs = [_compile(one) for one in (wanted | played).values()]
+        own = {p.name: max(p.peak_gib * 2**30 - counted.arguments(p.name), 0.0)
+               for p in programs if p.name != "encode"}
+    chip = topology.split(":")[0]
     return Report(
         topology=topology if slices == 1 else f"{slices} x {topology}",
         chips=len(devices),
         mesh={name: size for name, size in mesh.shape.items() if size > 1},
-        memory_gib=MEMORY_GIB[topology.split(":")[0]],
-        parameters_gib=trained,
-        optimizer_gib=optimizer,
+        memory_gib=GPU_SHARE * GPU_GIB[chip] if gpus else MEMORY_GIB[chip],
         rows=rows,
         length=length,
         tflop=update_flops(model, vocab, rows, length) / len(devices) / 1e12,
-        programs=[
-            _compile(name, program, resident.get(name, trained + optimizer))
-            for name, program in lowered.items()
+        programs=programs,
+        moments=[
+            (moment.name, tuple((what, size / 2**30) for what, size in moment.held))
+            for moment in counted.moments(own)
         ],
+        estimated={name: size / 2**30 for name, size in own.items()} if gpus else {},
     )
 
 
@@ -179,7 +251,7 @@ def largest(
     """
     from tarl_jax.parallel.mesh import make_mesh, row_shards
 
-    shards = row_shards(make_mesh(config.mesh, topology_devices(topology, slices)))
+    shards = row_shards(make_mesh(config.mesh, devices_of(topology, slices)))
 
     def too_large(rows: int, length: int) -> bool:
         fits = report(config, topology, slices, (rows, length), rollout=False).fits
@@ -209,8 +281,10 @@ def update_flops(model: ModelConfig, vocab: int, rows: int, length: int) -> floa
     return 6.0 * rows * length * (weights + attention)
 
 
-def _compile(name: str, lowered: Any, resident: float) -> Program:
+def _compile(wanted: Any) -> Program:
     begun = time.perf_counter()
+    lowered = wanted.lower()
+    traced = time.perf_counter()
     try:
         compiled = lowered.compile()
     except Exception as error:  # the compiler says so in words only
@@ -218,40 +292,62 @@ def _compile(name: str, lowered: Any, resident: float) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(error) and not found:
             raise
         used = float(found[1]) / (1024 if found[2] == "M" else 1) if found else float("inf")
-        return Program(name, used, 0.0, resident, {}, time.perf_counter() - begun)
-    memory = compiled.memory_analysis()
+        return Program(wanted.name, wanted.at, used, 0.0, {}, traced - begun,
+                       time.perf_counter() - traced)
+    done = time.perf_counter()
+    analysis = compiled.memory_analysis()
     text = compiled.as_text()
-    counts = {
-        kind: len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in COLLECTIVES
-    }
+    counts = {kind: len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in COLLECTIVES}
     return Program(
-        name,
-        memory.peak_memory_in_bytes / 2**30,
-        memory.argument_size_in_bytes / 2**30,
-        resident,
+        wanted.name, wanted.at,
+        analysis.peak_memory_in_bytes / 2**30,
+        analysis.argument_size_in_bytes / 2**30,
         {kind: n for kind, n in counts.items() if n},
-        time.perf_counter() - begun,
+        traced - begun, done - traced,
     )
 
 
 def show(found: Report) -> str:
-    """The report as text."""
-    mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+    """The report as text, without its verdict."""
+    mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items()) or "of one"
     lines = [
-        f"{found.topology}: {found.chips} chips of {found.memory_gib} GiB, mesh {mesh}",
-        f"per chip: parameters {found.parameters_gib:.2f} GiB, optimiser"
-        f" {found.optimizer_gib:.2f} GiB; micro-batch of {found.rows} x {found.length} tokens:"
-        f" {found.tflop:.1f} Tflop",
+        f"{found.topology}: {found.chips} chip{'s' * (found.chips > 1)} of {found.memory_gib:.2f}"
+        f" GiB, mesh {mesh}; micro-batch of {found.rows} x {found.length} tokens:"
+        f" {found.tflop:.1f} Tflop a chip",
     ]
     for p in found.programs:
         collectives = ", ".join(f"{n} {kind}" for kind, n in p.collectives.items()) or "none"
         peak = "out of memory" if p.peak_gib == float("inf") else f"{p.peak_gib:.2f} GiB"
-        lines.append(
-            f"  {p.name:9} peak {peak} (arguments {p.argument_gib:.2f}), beside"
-            f" {p.resident_gib:.2f} GiB; collectives:"
-            f" {collectives}; compiled in {p.seconds:.0f} s"
-        )
-    return "\n".join([*lines, "fits" if found.fits else "does NOT fit"])
+        lines.append(f"  {p.name:9} peak {peak} (arguments {p.argument_gib:.2f}); collectives:"
+                     f" {collectives}")
+    if found.estimated:
+        said = ", ".join(f"{name} {gib:.1f}" for name, gib in found.estimated.items())
+        lines.append(f"nothing was compiled; what programs take for themselves, estimated: {said}")
+    lines.append("held on a chip, GiB:")
+    width = max(len(name) for name, _ in found.moments)
+    for name, held in found.moments:
+        parts = " + ".join(f"{what} {gib:.2f}" for what, gib in held)
+        lines.append(f"  {name:{width}} | {sum(gib for _, gib in held):7.2f} | {parts}")
+    return "\n".join([*lines, f"at most {found.worst[1]:.2f} of {found.memory_gib:.2f} GiB:"
+                              f" {found.worst[0]}"])
+
+
+def show_times(programs: list[Program]) -> str:
+    """How long they took to compile, and what of it a second start spends again."""
+    if not programs:
+        return "0 programs, compiled in 0 s: for GPUs there is no compiler here"
+    lines = [
+        f"  {f'{p.name} {p.at}'.strip()}: {p.tracing + p.seconds:.1f} s, of which tracing"
+        f" {p.tracing:.1f} s" for p in programs
+    ]
+    tracing = sum(p.tracing for p in programs)
+    total = tracing + sum(p.seconds for p in programs)
+    lines.append(f"{len(programs)} programs, compiled in {total:.0f} s")
+    lines.append(
+        f"the compilation cache on disk (warm_start.cache_dir) saves {total - tracing:.0f} s of"
+        f" them: a second start traces for {tracing:.0f} s and reads what was compiled"
+    )
+    return "\n".join(lines)
 
 
 def _show_try(rows: int, length: int, fits: bool) -> None:
@@ -266,8 +362,11 @@ def main() -> None:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", default="v5e:4x4", metavar="SLICE",
-                        help="e.g. v5p:2x2x2 (default: v5e:4x4)")
-    parser.add_argument("--slices", type=int, default=1, help="number of such slices")
+                        help="a TPU slice, e.g. v5p:2x2x2, or GPUs, e.g. h100 or h100:8"
+                             " (default: v5e:4x4)")
+    parser.add_argument("--slices", type=int, default=1, help="number of such slices, or nodes")
+    parser.add_argument("--compile_time", action="store_true",
+                        help="how long each program takes to compile")
     parser.add_argument("--search", action="store_true",
                         help="look for the largest micro-batch that fits")
 
@@ -284,11 +383,15 @@ def _plan(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
 
     # What was compiled for devices that are not here cannot be read back.
     jax.config.update("jax_enable_compilation_cache", False)
-    print(show(report(config, given.topology, given.slices)), flush=True)
+    found = report(config, given.topology, given.slices)
+    print(show(found), flush=True)
+    if given.compile_time:
+        print(show_times(found.programs), flush=True)
     if given.search:
         best = largest(config, given.topology, given.slices, _show_try)
         print(f"largest micro-batch: {best[0]} x {best[1]} tokens" if best else
               "no micro-batch fits")
+    print("fits" if found.fits else "does NOT fit")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Compile-only: operations counted by hand, errors, and a slice where its compiler is there."""
 
-import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -20,7 +19,7 @@ from tarl_jax.config import (
     from_config_dict,
 )
 from tarl_jax.config.presets import MODELS, sized
-from tarl_jax.models import attention
+from tarl_jax.models import attention, decoder
 from tarl_jax.parallel.mesh import rollout_mesh
 from tarl_jax.plan import Program, Report, show, topology_devices, update_flops
 from tarl_jax.rollout.compiled import Compiled
@@ -42,8 +41,6 @@ def test_operations_by_hand():
     ("qwen2_5_omni_7b", 7.62),
 ])
 def test_presets_have_the_published_number_of_parameters(size, billions):
-    from tarl_jax.models import decoder
-
     model = MODELS[size]
     shapes = jax.eval_shape(
         lambda: decoder.init_params(model, model.vocab_size, jax.random.key(0))
@@ -54,18 +51,34 @@ def test_presets_have_the_published_number_of_parameters(size, billions):
 
 
 def test_an_unknown_chip_is_an_error():
-    with pytest.raises(ConfigError, match=r"--topology=v9:2x2: known chips: v4, v5e"):
+    with pytest.raises(ConfigError, match=r"--topology=v9:2x2: known TPUs: v4, v5e.*h100"):
         topology_devices("v9:2x2")
 
 
-def test_too_much_memory_is_said_plainly():
-    program = Program("gradient", 9.0, 4.0, 3.0, {"all-gather": 2}, 5.0)
-    report = Report("v5e:4x4", 16, {"fsdp": 16}, 12.5, 1.0, 2.0, 16, 8192, 3.0, [program])
-    assert report.fits and show(report).endswith("\nfits")
-    over = dataclasses.replace(program, resident_gib=4.0)  # each fits alone, not both
-    assert show(dataclasses.replace(report, programs=[over])).endswith("does NOT fit")
-    broken = dataclasses.replace(program, peak_gib=float("inf"))
-    assert "peak out of memory" in show(dataclasses.replace(report, programs=[broken]))
+def of_moments(*moments, programs=()):
+    return Report("v5e:4x4", 16, {"fsdp": 16}, 12.5, 16, 8192, 3.0, list(programs), list(moments),
+                  {})
+
+
+def test_a_run_fits_by_the_moment_that_holds_most():
+    rest = ("optimiser", 3.0)
+    found = of_moments(("gradient", (rest, ("gradient's own", 9.0))), ("checkpoint", (rest,)))
+    assert found.fits and found.worst == ("gradient", 12.0)
+    assert "at most 12.00 of 12.50 GiB: gradient" in show(found)
+    over = of_moments(("gradient", (rest, ("gradient's own", 9.0), ("cache", 1.0))))
+    assert not over.fits  # each fits alone, not all
+    program = Program("gradient", "16 x 8192", float("inf"), 4.0, {"all-gather": 2}, 1.0, 5.0)
+    broken = of_moments(("gradient", (("gradient's own", float("inf")),)), programs=[program])
+    assert not broken.fits and "peak out of memory" in show(broken)
+
+
+def test_times_are_added_up():
+    programs = [Program("feed", "2 x 64 tokens", 1.0, 1.0, {}, 0.5, 8.0),
+                Program("decode", "32 rows", 1.0, 1.0, {}, 0.5, 3.0)]
+    lines = plan.show_times(programs).splitlines()
+    assert lines[0] == "  feed 2 x 64 tokens: 8.5 s, of which tracing 0.5 s"
+    assert lines[2] == "2 programs, compiled in 12 s"
+    assert "saves 11 s of them: a second start traces for 1 s and reads" in lines[3]
 
 
 @pytest.mark.parametrize("room, found", [
@@ -80,9 +93,8 @@ def test_the_search_takes_the_longest_row_then_more_rows(monkeypatch, room, foun
 
     def fake(config, topology, slices, shape, rollout):
         rows, length = shape
-        peak = rows * length / room
-        program = Program("gradient", peak, 0.0, 0.0, {}, 0.0)
-        return Report(topology, 8, {}, 1.0, 0.0, 0.0, rows, length, 0.0, [program])
+        held = ("gradient", (("gradient's own", rows * length / room),))
+        return Report(topology, 8, {}, 1.0, rows, length, 0.0, [], [held], {})
 
     monkeypatch.setattr(plan, "report", fake)
     monkeypatch.setattr(plan, "topology_devices", lambda *_: jax.devices("cpu") * 8)
@@ -101,15 +113,16 @@ def test_a_small_model_is_compiled_for_a_slice():
             f"--config={ROOT}/configs/grpo_tarl.py:qwen3_0_6b", "--topology=v5e:2x2",
             "--config.model.num_layers=2", "--config.model.vocab_size=1024",
             "--config.rollout.max_episode_tokens=512", "--config.rl.micro_batch_tokens=512",
-            "--config.mesh.rollout_tensor=2",
+            "--config.mesh.tensor=2", "--config.mesh.rollout_tensor=2", "--compile_time",
         ],
         cwd=ROOT, capture_output=True, text=True, timeout=500,
         env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "v5e:2x2: 4 chips" in done.stdout and done.stdout.rstrip().endswith("fits")
-    for name in ("gradient", "apply", "prefill", "decode"):
-        assert f"  {name}" in done.stdout
+    for name in ("gradient", "apply", "measure", "feed", "decode"):
+        assert f"  {name} " in done.stdout
+    assert "\n5 programs, compiled in " in done.stdout
     gathers = [word for word in done.stdout.split(",") if "all-gather" in word]
     assert gathers, "parameters split over fsdp must be gathered"
 
@@ -125,5 +138,26 @@ def test_decoding_is_compiled_for_the_slice_not_for_this_host(monkeypatch):
     for devices, expected in ((topology_devices("v5e:2x4", 1), False), (None, True)):
         called.clear()
         mesh = rollout_mesh(MeshConfig(), devices)
-        Compiled(model, RolloutConfig(slots=8), 0, mesh).lower(64, 128)
+        engine = Compiled(model, RolloutConfig(slots=8), 0, mesh)
+        for one in engine.model_sized(decoder.placed_shapes(model, 64, mesh), 128).values():
+            one.lower()
         assert bool(called) == expected
+
+
+def test_gpus_are_counted_without_a_compiler():
+    """The preset that is made for one of 80 GB, by hand: weights and cache in bfloat16."""
+    config = from_config_dict(sized("qwen3_8b_lora"))
+    found = plan.report(config, "h100")
+    assert found.chips == 1 and found.fits and not found.programs
+    held = {name: dict(of) for name, of in found.moments}
+    feeding = held["rollouts: feed"]
+    assert feeding["frozen weights"] == pytest.approx(8.19e9 * 2 / 2**30, rel=5e-3)
+    a_token = 36 * 2 * 8 * 128 * 2  # layers, keys and values, heads, width, bytes
+    cache = config.rollout.cache_tokens * a_token / 2**30
+    assert feeding["cache"] == pytest.approx(cache, rel=1e-3)
+    assert "cache" not in held["update: gradient"]  # the pool goes with the rollout
+    kept = 36 * 32_768 * 4096 * 2 / 2**30  # what the backward pass keeps of each layer
+    assert kept < held["update: gradient"]["gradient's own"] < 4 * kept
+    assert not plan.report(config, "a100-40gb").fits
+    with pytest.raises(ConfigError, match="--topology=h100:none: give the GPUs of a node"):
+        plan.report(config, "h100:none")

@@ -2,8 +2,9 @@
 
 A size is the mesh, lengths, batch and learning rate for a model of that size on a named slice; the
 model itself is the checkpoint that --config.model.pretrained names, without which none of the
-published sizes trains. What TPU's compiler says of a size stands in docs/scaling.md; none has run
-on one yet:
+published sizes trains. What is known of a size without having run it, by TPU's compiler or by a
+count, stands in docs/scaling.md; sizes that are not listed there have not been planned at their
+full length of 32,768 tokens yet (`python -m tarl_jax.plan`), and none has run:
 
 | size | made for | what trains |
 |---|---|---|
@@ -11,8 +12,8 @@ on one yet:
 | tiny | a laptop's CPU, a minute; learns nothing | all weights |
 | qwen3_0_6b, qwen3_1_7b | one host of 8 chips (v5e 2x4) | all weights |
 | qwen3_4b | v5e 4x4 | all weights |
-| qwen3_8b | v5e 4x4, with hardly a byte to spare | all weights |
-| qwen3_8b_lora | one GPU of 80 GB or more, by count of bytes | adapters of rank 32 |
+| qwen3_8b | v5e 4x4 | all weights |
+| qwen3_8b_lora | one GPU of 80 GB or more, by count | adapters of rank 32 |
 | qwen2_5_omni_3b | v5e 4x4 | all weights of the thinker's decoder |
 | qwen2_5_omni_7b | v5e 4x4 | all weights of the thinker's decoder |
 

@@ -24,7 +24,14 @@ from tarl_jax.config import ModelConfig, RLConfig, TarlError
 from tarl_jax.models import decoder
 from tarl_jax.models.lora import frozen_part, join, trained_part
 from tarl_jax.parallel import hosts
-from tarl_jax.parallel.compilations import abstract, compilations, named
+from tarl_jax.parallel.compilations import (
+    Progress,
+    Wanted,
+    abstract,
+    compilations,
+    compile_all,
+    named,
+)
 from tarl_jax.parallel.mesh import (
     by_rows,
     bytes_on_device,
@@ -130,6 +137,8 @@ class Updater:
             lambda policy: jax.tree.map(jnp.copy, self._trained(policy)),
             out_shardings=self._shardings,
         )
+        value = functools.partial(objective.init_value, model, config)
+        self._value = jax.jit(value, out_shardings=self._shardings.value)
         self._init = jax.jit(self._init_optimizers, out_shardings=self._opt_shardings)
 
     def _init_optimizers(self, trained: Trained) -> tuple[Any, Any]:
@@ -181,11 +190,10 @@ class Updater:
           give: what trains is taken as it is, too: the caller uses `params` no more.
         """
         params = self.place(params)
-        whole = not self._model.lora.rank and not objective.has_value_model(self._config)
         frozen = frozen_part(self._model, params)
-        if give and whole:
+        if give and not self._model.lora.rank:
             kept = {name: x for name, x in params.items() if name not in frozen}
-            trained = Trained(kept, {})
+            trained = Trained(kept, self._value(params))
         else:
             trained = self._own(params)
         opt_state, value_opt_state = self._init(trained)
@@ -193,23 +201,15 @@ class Updater:
 
     def compile(
         self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool = False,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = lambda done, total, note="": None,
     ) -> None:
-        """Compiles the programs for batches of these (rows, length), and holds no array for it.
-
-        progress: called with how many programs are compiled, and how many there are.
-        """
-        wanted = self.wanted(abstract(state), shapes, packed)
-        progress(0, len(wanted))
-        with jax.set_mesh(self._mesh):
-            for number, (_, lower) in enumerate(wanted, 1):
-                lower().compile()
-                progress(number, len(wanted))
+        """Compiles the programs for batches of these (rows, length), and holds no array for it."""
+        compile_all(self.wanted(abstract(state), shapes, packed), progress)
 
     def wanted(
         self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool
-    ) -> list[tuple[str, Callable[[], Any]]]:
-        """What has to be compiled for such batches: names, and what lowers each on this mesh.
+    ) -> list[Wanted]:
+        """What has to be compiled for such batches.
 
         state: shapes with shardings; needs none of the devices.
         """
@@ -217,12 +217,12 @@ class Updater:
         sums = jax.eval_shape(Sums.zeros)
         accumulated = state.trained, place_shapes(sums, jax.tree.map(lambda _: whole, sums))
         reference = state.frozen if self._model.lora.rank else self.policy_shapes
-        found: list[tuple[str, Callable[[], Any]]] = []
+        found: list[Wanted] = []
 
-        def add(name: str, program: Any, *args: Any) -> None:
-            found.append((name, lambda: program.lower(*args)))
+        def add(name: str, program: Any, *args: Any, at: str = "", sized: bool = True) -> None:
+            found.append(Wanted(name, sized, program, args, at, self._mesh))
 
-        add("zeros", self._zeros, state.trained)
+        add("zeros", self._zeros, state.trained, sized=False)
         add("apply", self._apply, state.trained, state.opt_state, state.value_opt_state,
             accumulated, jax.ShapeDtypeStruct((), jnp.bool_))
         in_loss = self._anchor(reference, objective.in_loss)
@@ -231,13 +231,14 @@ class Updater:
             for room in (0, *self._rooms(shape)):
                 batch = self._batch(shape, packed, room)
                 at = f"{shape[0]} x {shape[1]}" + (f", {room} pieces of sound" if room else "")
-                add(f"gradient {at}", self._gradient, accumulated, state.trained, state.frozen,
-                    in_loss, batch)
+                add("gradient", self._gradient, accumulated, state.trained, state.frozen,
+                    in_loss, batch, at=at)
                 if objective.needs_score(config):
                     scored = dataclasses.replace(batch, shares=None)
-                    add(f"score {at}", self._score, state.trained, state.frozen, in_reward, scored)
+                    add("score", self._score, state.trained, state.frozen, in_reward, scored,
+                        at=at)
                 if config.measure_after:
-                    add(f"moved {at}", self._moved, state.params, state.frozen, batch)
+                    add("measure", self._moved, state.params, state.frozen, batch, at=at)
         return found
 
     def _rooms(self, shape: tuple[int, int]) -> list[int]:
@@ -259,18 +260,15 @@ class Updater:
         shares = floats if objective.has_shares(self._config) else None
         return Batch(ints, floats, floats, floats, numbers, valued, valued, shares, audio_inputs)
 
-    def lower(self, shape: tuple[int, int], packed: bool) -> dict[str, Any]:
-        """The update's programs for a (rows, length) of micro-batches, lowered but not compiled.
+    def model_sized(self, shape: tuple[int, int], packed: bool) -> dict[str, Wanted]:
+        """The update's programs for a (rows, length) of micro-batches, of each kind the largest.
 
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
         """
         frozen = frozen_part(self._model, self.policy_shapes)
         state = dataclasses.replace(self.shapes(), frozen=frozen)
-        with jax.set_mesh(self._mesh):  # of the programs of a shape the last has the most sound
-            return {
-                name.split()[0]: lower() for name, lower in self.wanted(state, [shape], packed)
-                if not name.startswith(("zeros", "moved"))
-            }
+        # Of the programs of a shape the last has the most sound.
+        return {one.name: one for one in self.wanted(state, [shape], packed) if one.model_sized}
 
     def bytes_per_device(self) -> tuple[int, int]:
         """(what trains and is frozen, the optimiser's state), of the device with most."""

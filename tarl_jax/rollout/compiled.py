@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -23,10 +21,11 @@ from tarl_jax.models import decoder
 from tarl_jax.models.audio_inputs import clip_sizes, longest_clip, pieces_of, tokens_of
 from tarl_jax.models.cache import Cache, cache_lengths, empty_cache, lengthened
 from tarl_jax.parallel import hosts
-from tarl_jax.parallel.compilations import compilations, named
+from tarl_jax.parallel.compilations import Progress, Wanted, compilations, compile_all, named
 from tarl_jax.parallel.mesh import (
     ROW_AXES,
     by_rows,
+    bytes_on_device,
     place_shapes,
     round_up,
     row_shards,
@@ -39,7 +38,6 @@ from tarl_jax.rollout.prepared import Prepared
 from tarl_jax.rollout.programs import EngineState, Written, batch_of, length_of
 from tarl_jax.rollout.sampling import EVERYTHING, Truncation
 from tarl_jax.rollout.scheduler import Row
-from tarl_jax.rollout.wanted import Wanted
 
 # Programs that feed forced tokens: (columns, share of the batch's rows that they serve at a time).
 CHUNKS = ((44, 8), (12, 4))
@@ -137,6 +135,18 @@ class Compiled:
         return self._lengths[-1]
 
     @property
+    def devices(self) -> int:
+        return int(self._mesh.size)
+
+    def cache_bytes(self) -> tuple[int, int]:
+        """Bytes of one device: of all caches at their largest, and what moving them takes beside
+        that for a moment: half a batch, or a layer that grows."""
+        state = self._placed(self._shapes(self.slots, self.longest)).cache
+        store = self._placed(jax.eval_shape(lambda: self._store_of(self.longest)))
+        held, smaller = bytes_on_device(state), self.bucket_rows(self.slots // 2) < self.slots
+        return held + bytes_on_device(store), held // 2 if smaller else bytes_on_device(state[0])
+
+    @property
     def compilations(self) -> int:
         """Programs of engines that this process has compiled so far."""
         return compilations("engine_")
@@ -147,7 +157,7 @@ class Compiled:
 
     def compile(
         self, params: decoder.Params, shrinks: bool = True,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = lambda done, total, note="": None,
     ) -> None:
         """Compiles every program that any dialogues can need, so that no run compiles later.
 
@@ -155,15 +165,10 @@ class Compiled:
 
         Args:
           shrinks: whether the batch may be halved.
-          progress: called with how many programs are compiled, and how many there are.
         """
-        self.prepare.compile(params)
+        first = self.prepare.wanted(params)
         wanted = self.wanted(self.prepare.shapes(params), self.sizes(shrinks))
-        progress(0, len(wanted))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(lambda one: one.lower().compile(), wanted)
-            for number, _ in enumerate(done, 1):  # raises what a thread raised
-                progress(number, len(wanted))
+        compile_all(first + wanted, progress)
 
     def sizes(self, shrinks: bool = True) -> list[int]:
         """Rows of every batch."""
@@ -241,17 +246,19 @@ class Compiled:
         caches = jax.tree.map(lambda _: cache, shapes.cache)
         return place_shapes(shapes, EngineState(caches, rows, rows, rows, rows, rows))
 
-    def lower(self, vocab_size: int, length: int) -> dict[str, Any]:
-        """The model's programs at full batch and a cache of `length`, lowered but not compiled.
+    def model_sized(self, params: decoder.Params, length: int) -> dict[str, Wanted]:
+        """The model's programs at full batch and a cache of `length`, of each kind the largest.
 
         Needs no arrays and none of the devices: a mesh of devices that are elsewhere will do.
+
+        params: shapes of training's.
         """
-        params = self.prepare.shapes(
-            decoder.placed_shapes(self._model, vocab_size, self._mesh)
-        )
         with jax.set_mesh(self._mesh):  # attention asks it what it is made of
-            found = self.wanted(params, [self.slots], [length])
-            return {one.name: one.lower() for one in reversed(found) if one.model_sized}
+            found = self.wanted(self.prepare.shapes(params), [self.slots], [length])
+        return {
+            one.name: dataclasses.replace(one, mesh=self._mesh)
+            for one in reversed(found) if one.model_sized
+        }
 
     def bucket_rows(self, wanted: int) -> int:
         """The smallest batch that holds `wanted` rows: the slots, halved as often as allowed."""

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from tarl_jax.config import ConfigError, ModelConfig, RolloutConfig
 from tarl_jax.models import decoder, pages
 from tarl_jax.models.audio_inputs import clip_sizes, longest_clip, pieces_of, tokens_of
 from tarl_jax.models.pages import Flat, Pool
 from tarl_jax.parallel import hosts
-from tarl_jax.parallel.compilations import compilations, named
+from tarl_jax.parallel.compilations import (
+    Progress,
+    Wanted,
+    abstract,
+    compilations,
+    compile_all,
+    named,
+)
 from tarl_jax.parallel.mesh import (
+    bytes_on_device,
     place_shapes,
     round_up,
     row_shards,
@@ -34,7 +42,7 @@ BURST = 128  # tokens of a row that one call writes at most: after it, pages are
 
 
 class PagedPrograms:
-    """The programs of one model on one mesh, and the pool that they work on.
+    """The programs of one model on one mesh.
 
     Attributes:
       slots: rows of the batch.
@@ -93,11 +101,19 @@ class PagedPrograms:
         self._encode = program(
             "encode", functools.partial(encode_clip, model), out_shardings=whole
         )
-        self._cast = jax.jit(lambda leaves: [x.astype(model.dtype) for x in leaves])
-        self._pool: Pool | None = None
+        self._casts: dict[Any, Any] = {}  # by which leaves they are of
+
+    def empty(self) -> Pool:
+        """A pool with nothing in it."""
+        return cast(Pool, self._empty())
 
     def _new_pool(self) -> Pool:
         return pages.empty_pool(self._model, self.shards * self.pages, self.size, self._kind)
+
+    def cache_bytes(self) -> tuple[int, int]:
+        """Bytes of the pool on one device; nothing of it ever moves."""
+        pool = place_shapes(jax.eval_shape(self._new_pool), self._pool_shardings)
+        return bytes_on_device(pool), 0
 
     @property
     def compilations(self) -> int:
@@ -112,16 +128,40 @@ class PagedPrograms:
         """The stacked parameters of training as decoding takes them, on the engine's mesh.
 
         What has the model's dtype and lies there already, such as weights under adapters, is taken
-        as it is.
+        as it is; what has another one is cast on its way there, without a copy in between.
         """
         leaves, tree = jax.tree.flatten(params)
-        others = [i for i, x in enumerate(leaves) if x.dtype != self._model.dtype]
-        if others:
-            cast = self._cast([leaves[i] for i in others])
-            for i, x in zip(others, cast, strict=True):
+        places = self._places(params)
+        own, program = self._cast(leaves, places)
+        if own:
+            for i, x in zip(own, program([leaves[i] for i in own]), strict=True):
                 leaves[i] = x
-            params = jax.tree.unflatten(tree, leaves)
-        return hosts.put(params, tree_shardings(self._mesh, decoder.logical_axes(params)))
+        return hosts.put(jax.tree.unflatten(tree, leaves), jax.tree.unflatten(tree, places))
+
+    def shapes(self, params: decoder.Params) -> decoder.Params:
+        """What `prepare` makes of arrays or shapes, as shapes that say where they live."""
+        leaves, tree = jax.tree.flatten(params)
+        dtype = jnp.dtype(self._model.dtype)
+        return jax.tree.unflatten(tree, [
+            jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
+            for x, where in zip(leaves, self._places(params), strict=True)
+        ])
+
+    def _places(self, params: decoder.Params) -> list[NamedSharding]:
+        """Where decoding has the leaves."""
+        return jax.tree.leaves(tree_shardings(self._mesh, decoder.logical_axes(params)))
+
+    def _cast(self, leaves: Sequence[Any], places: Sequence[NamedSharding]) -> tuple[Any, Any]:
+        """(which leaves are of another dtype, the program that casts them on their way)."""
+        own = tuple(i for i, x in enumerate(leaves) if x.dtype != self._model.dtype)
+        if own and own not in self._casts:
+            def prepare(leaves: list[jax.Array]) -> list[jax.Array]:
+                return [x.astype(self._model.dtype) for x in leaves]
+
+            self._casts[own] = jax.jit(
+                named("engine_prepare", prepare), out_shardings=[places[i] for i in own]
+            )
+        return own, self._casts.get(own)
 
     def bucket_rows(self, wanted: int) -> int:
         """All slots: an idle one costs a token's work and no cache."""
@@ -129,28 +169,45 @@ class PagedPrograms:
 
     def compile(
         self, params: decoder.Params, shrinks: bool = True,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = lambda done, total, note="": None,
     ) -> None:
         """Compiles every program that any dialogues can need, so that no run compiles later.
 
+        Nothing runs, and no array is made.
+
         shrinks: of no matter; the batch has one size.
-        progress: is told how many programs are done, of how many.
         """
-        params = self.prepare(params)
+        compile_all(self.wanted(params), progress)
+
+    def model_sized(self, params: decoder.Params) -> dict[str, Wanted]:
+        """The programs that run the model, for devices that may be elsewhere; see `wanted`."""
+        return {one.name: one for one in self.wanted(params) if one.model_sized}
+
+    def wanted(self, params: decoder.Params) -> list[Wanted]:
+        """What has to be compiled; params: training's, arrays or shapes that say where they live.
+        """
+        leaves, places = jax.tree.leaves(abstract(params)), self._places(params)
+        own, program = self._cast(leaves, places)
+        found = [Wanted("prepare", False, program, ([leaves[i] for i in own],))] if own else []
+        pool = place_shapes(jax.eval_shape(self._new_pool), self._pool_shardings)
+        begin = self.shapes(params), self._grammar, pool
         flat, writers, sound = self.nothing(self.budget)
         one, idle, _ = self.nothing(self.slots // self.shards)
-        work: list[Callable[[], object]] = [
-            lambda: self.mixed(params, flat, writers), lambda: self.decode(params, one, idle, 0)
-        ]
+
+        def add(name: str, at: str, function: Any, *args: Any) -> None:
+            found.append(Wanted(name, True, function, args, at, self._mesh))
+
+        found.append(Wanted("empty", False, self._empty, ()))
+        fed = f"{self.shards} x {self.budget} tokens"
+        add("feed", fed, self._mixed, *begin, flat, writers, None)
+        add("decode", f"{self.slots} rows", self._decode, *begin, one, idle, np.int32(0))
         if self._model.audio:
-            work.append(lambda: self.mixed(params, flat, writers, sound))
+            add("feed with sound", fed, self._mixed, *begin, flat, writers, sound)
             for samples in clip_sizes(self._model.audio, longest_clip(self.longest)):
                 silence = np.zeros(samples, np.float32)
-                work.append(functools.partial(self.encode_clip, params, silence))
-        progress(0, len(work))
-        for done, one_more in enumerate(work, 1):
-            one_more()
-            progress(done, len(work))
+                for part in pieces_of(silence, self._model.audio).parts(PIECES):
+                    found.append(Wanted("encode", True, self._encode, (begin[0], part)))
+        return list({one.key: one for one in found}.values())
 
     def nothing(self, tokens: int) -> tuple[Flat, Writers, Sound]:
         """A call's arrays, on the host, with nothing in them; `tokens` of each shard."""
@@ -171,61 +228,26 @@ class PagedPrograms:
         width = self._model.d_model if self._model.audio else 0
         return flat, writers, Sound(np.zeros(count, bool), np.zeros((count, width), np.float32))
 
-    def lower(self, vocab_size: int) -> dict[str, Any]:
-        """The programs, lowered but not compiled, for devices that may be elsewhere."""
-        shapes = jax.eval_shape(lambda: decoder.cast(
-            decoder.init_params(self._model, vocab_size, jax.random.key(0)), self._model.dtype
-        ))
-        params = place_shapes(shapes, tree_shardings(self._mesh, decoder.logical_axes(shapes)))
-        pool = place_shapes(jax.eval_shape(self._new_pool), self._pool_shardings)
-        rows = sharding(self._mesh, "rows")
-
-        def of(tree: Any) -> Any:
-            return jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(
-                    np.shape(x), x.dtype, sharding=rows if np.ndim(x) else None
-                ), tree,
-            )
-
-        with jax.set_mesh(self._mesh):  # attention asks it what it is made of
-            flat, writers, _ = self.nothing(self.budget)
-            one, idle, _ = self.nothing(self.slots // self.shards)
-            patience = jax.ShapeDtypeStruct((), jnp.int32)
-            return {
-                "feed": self._mixed.lower(
-                    params, self._grammar, pool, of(flat), of(writers)
-                ),
-                "decode": self._decode.lower(
-                    params, self._grammar, pool, of(one), of(idle), patience
-                ),
-            }
-
     # ---- programs ---------------------------------------------------------------------------
 
     def mixed(
-        self, params: decoder.Params, flat: Flat, writers: Writers, sound: Sound | None = None
-    ) -> Written:
-        """Feeds; what was written is on the host."""
+        self, params: decoder.Params, pool: Pool, flat: Flat, writers: Writers,
+        sound: Sound | None = None,
+    ) -> tuple[Pool, Written]:
+        """Feeds; takes the pool and gives it back. What was written is on the host."""
         with jax.set_mesh(self._mesh):
-            self._pool, out = self._mixed(
-                params, self._grammar, self._taken(), flat, writers, sound
-            )
-        return jax.device_get(out)
+            pool, out = self._mixed(params, self._grammar, pool, flat, writers, sound)
+        return pool, jax.device_get(out)
 
     def decode(
-        self, params: decoder.Params, flat: Flat, writers: Writers, patience: int
-    ) -> Written:
-        """Writes; what was written is on the host."""
+        self, params: decoder.Params, pool: Pool, flat: Flat, writers: Writers, patience: int
+    ) -> tuple[Pool, Written]:
+        """Writes; as `mixed`."""
         with jax.set_mesh(self._mesh):
-            self._pool, out = self._decode(
-                params, self._grammar, self._taken(), flat, writers, np.int32(patience)
+            pool, out = self._decode(
+                params, self._grammar, pool, flat, writers, np.int32(patience)
             )
-        return jax.device_get(out)
-
-    def _taken(self) -> Pool:
-        """The pool, which the call that takes it gives back; made anew where one failed."""
-        pool, self._pool = self._pool, None
-        return self._empty() if pool is None else pool
+        return pool, jax.device_get(out)
 
     def encode_clip(self, params: decoder.Params, clip: np.ndarray) -> np.ndarray:
         """What the decoder reads in place of a clip's tokens: float32 [tokens, D]."""

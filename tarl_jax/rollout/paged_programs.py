@@ -16,9 +16,9 @@ from jax import lax
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.pages import Flat, Pool
-from tarl_jax.rollout.grammar import Grammar, advance, allowed
-from tarl_jax.rollout.programs import Written
-from tarl_jax.rollout.sampling import Truncation, sample
+from tarl_jax.rollout.grammar import Grammar
+from tarl_jax.rollout.programs import Drawn, Written, draw, nothing_written, record
+from tarl_jax.rollout.sampling import Truncation
 
 
 @struct.dataclass
@@ -77,15 +77,12 @@ def mixed(
     ends = flat.begins.reshape(shards, -1)[:, 1:] - 1
     firsts = jnp.arange(shards)[:, None] * (hidden.shape[0] // shards)
     last = hidden[(jnp.maximum(ends, 0) + firsts).reshape(rows)]
-    token, log_prob, drawn, syntax = _draw(
-        params, grammar, ids, last, flat.lengths - 1, writers, writers.syntax
-    )
+    drawn = _draw(params, grammar, ids, last, flat.lengths - 1, writers, writers.syntax)
     writes = writers.room > 0
-    return pool, Written(
-        tokens=token[:, None], log_probs=log_prob[:, None], drawn_log_probs=drawn[:, None],
-        counts=writes.astype(jnp.int32), ended=writes,
-        syntax=jnp.where(writes, syntax, writers.syntax),
+    out, _, _ = record(
+        nothing_written(rows, 1, writers.syntax), drawn, writes, drawn.token, (), writers.room
     )
+    return pool, dataclasses.replace(out, ended=writes)
 
 
 def _draw(
@@ -96,20 +93,11 @@ def _draw(
     positions: jax.Array,
     writers: Writers,
     syntax: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(token, log-probability, the one that was drawn with, where in the grammar it leads)."""
-    keys = jax.vmap(jax.random.key)(writers.seeds)
-    scores = decoder.logits(params, hidden)
-    mask = None if grammar is None else allowed(grammar, syntax)
-    if 0 < ids < scores.shape[1]:
-        within = jnp.broadcast_to(jnp.arange(scores.shape[1]) < ids, scores.shape)
-        mask = within if mask is None else mask & within
-    token, log_prob, drawn = sample(
-        scores, keys, positions + writers.dropped, writers.temperature,
-        Truncation(writers.top_k, writers.top_p, writers.min_p), mask,
+) -> Drawn:
+    return draw(
+        params, grammar, ids, hidden, positions, writers.seeds, writers.dropped, syntax,
+        writers.temperature, Truncation(writers.top_k, writers.top_p, writers.min_p),
     )
-    after = syntax if grammar is None else advance(grammar, syntax, token)
-    return token, log_prob, drawn, after
 
 
 def decode(
@@ -132,7 +120,6 @@ def decode(
     page: tokens of a page.
     flat: each row's newest token and its place; `pages` is not read.
     """
-    rows = jnp.arange(flat.tokens.shape[0])
 
     def going(carry):
         step, _, _, _, writing, _ = carry
@@ -147,37 +134,11 @@ def decode(
             lengths=jnp.where(writing, positions + 1, 1),
         )
         hidden, pool = decoder.paged_step(params, model, pool, now, single=True)
-        token, log_prob, drawn, syntax = _draw(
-            params, grammar, ids, hidden, positions, writers, out.syntax
-        )
-        column = jnp.where(writing, out.counts, limit)
+        drawn = _draw(params, grammar, ids, hidden, positions, writers, out.syntax)
+        out, last, still = record(out, drawn, writing, last, stop_ids, writers.room)
+        return step + 1, pool, last, positions + writing, still, out
 
-        def put(values: jax.Array, new: jax.Array) -> jax.Array:
-            return values.at[rows, column].set(new, mode="drop")
-
-        out = out.replace(
-            tokens=put(out.tokens, token),
-            log_probs=put(out.log_probs, log_prob),
-            drawn_log_probs=put(out.drawn_log_probs, drawn),
-            counts=out.counts + writing,
-            syntax=jnp.where(writing, syntax, out.syntax),
-        )
-        last = jnp.where(writing, token, last)
-        positions = positions + writing
-        for stop_id in stop_ids:
-            writing = writing & (token != stop_id)
-        writing = writing & (out.counts < writers.room)
-        return step + 1, pool, last, positions, writing, out
-
-    shape = (flat.tokens.shape[0], limit)
-    out = Written(
-        tokens=jnp.zeros(shape, jnp.int32),
-        log_probs=jnp.zeros(shape, jnp.float32),
-        drawn_log_probs=jnp.zeros(shape, jnp.float32),
-        counts=jnp.zeros(shape[0], jnp.int32),
-        ended=jnp.zeros(shape[0], jnp.bool),
-        syntax=writers.syntax,
-    )
+    out = nothing_written(flat.tokens.shape[0], limit, writers.syntax)
     begin = (0, pool, flat.tokens, flat.positions, writers.room > 0, out)
     _, pool, _, _, writing, out = lax.while_loop(going, step_once, begin)
     return pool, out.replace(ended=~writing)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tarl_jax.config import RolloutConfig
 from tarl_jax.models import decoder
+from tarl_jax.models.pages import Pool
 from tarl_jax.rollout.page_pool import PagePool
 from tarl_jax.rollout.paged_compiled import PagedPrograms
 from tarl_jax.rollout.paged_programs import Sound, Writers
@@ -19,7 +20,9 @@ from tarl_jax.rollout.scheduler import Row
 
 
 class PagedRunning:
-    """The rows of a run, and which pages hold them.
+    """The rows of a run, the pages, and which of them hold which.
+
+    The pool lives as long as this: while a policy is updated there is none.
 
     Attributes:
       params: as decoding takes them.
@@ -35,6 +38,8 @@ class PagedRunning:
     def renew(self) -> None:
         """Forgets all rows."""
         programs = self._programs
+        self._pool: Pool = {}  # the old one goes before the new one comes
+        self._pool = programs.empty()
         pools = [PagePool(programs.pages, programs.size) for _ in range(programs.shards)]
         self.rows: dict[int, Row] = {}
         self.scheduler = PagedScheduler(programs.slots, pools, self._config.share_prefix > 0)
@@ -96,7 +101,9 @@ class PagedRunning:
             stats.fed_tokens += at - sum(part.samples for part in parts)
         stats.fed_places += programs.budget * programs.shards
         stats.row_steps += programs.slots
-        out = programs.mixed(self.params, flat, writers, sound if heard else None)
+        self._pool, out = programs.mixed(
+            self.params, self._pool, flat, writers, sound if heard else None
+        )
         stats.extend_seconds += time.perf_counter() - begun
         return self._take(rows, out)
 
@@ -117,7 +124,7 @@ class PagedRunning:
             _write_row(writers, slot, row)
             writers.room[slot] = room
         patience = int(self._config.straggler_fraction * len(rows))
-        out = programs.decode(self.params, flat, writers, patience)
+        self._pool, out = programs.decode(self.params, self._pool, flat, writers, patience)
         stats.decode_seconds += time.perf_counter() - begun
         stats.row_steps += int(out.counts.max()) * programs.slots
         for slot, row in rows.items():

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
 from tarl_jax.parallel import hosts
-from tarl_jax.parallel.compilations import abstract, named
+from tarl_jax.parallel.compilations import Wanted, abstract, named
 from tarl_jax.parallel.mesh import place_shapes, tree_shardings
 
 
@@ -43,11 +43,16 @@ class Prepared:
         layers = zip(kept[1]["layers"], self._placed(adapters)["layers"], strict=True)
         return {**kept[1], "layers": tuple({**weight, **adapter} for weight, adapter in layers)}
 
-    def compile(self, params: decoder.Params) -> None:
-        """Compiles it for such arrays or shapes."""
-        for part in self._split(params):
-            if part and part["layers"]:
-                self._unstack.lower(abstract(part)).compile()
+    def wanted(self, params: decoder.Params) -> list[Wanted]:
+        """What has to be compiled for such arrays or shapes."""
+        return [
+            Wanted("prepare", False, self._unstack, (abstract(part),))
+            for part in self._split(params) if part and part["layers"]
+        ]
+
+    def frozen(self, params: decoder.Params) -> decoder.Params:
+        """What of the parameters is made ready once, and kept."""
+        return self._split(params)[0]
 
     def _split(self, params: decoder.Params) -> tuple[decoder.Params, decoder.Params]:
         """(what is made ready once, what anew each time)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -142,8 +144,6 @@ def decode(
     With a grammar, only what it allows; and only the first `ids` tokens, if that is not 0: those
     beyond are rows that pad the embedding.
     """
-    rows = jnp.arange(room.shape[0])
-    keys = jax.vmap(jax.random.key)(state.seeds)
 
     def going(carry):
         step, _, writing, _ = carry
@@ -155,49 +155,95 @@ def decode(
         hidden, cache = decoder.cached_step(
             params, model, state.cache, state.last[:, None], state.lengths
         )
-        scores = decoder.logits(params, hidden[:, 0])
-        mask = None if grammar is None else allowed(grammar, state.syntax)
-        if 0 < ids < scores.shape[1]:
-            within = jnp.broadcast_to(jnp.arange(scores.shape[1]) < ids, scores.shape)
-            mask = within if mask is None else mask & within
-        token, log_prob, drawn = sample(
-            scores, keys, state.lengths + state.dropped, temperature, truncation, mask
+        drawn = draw(
+            params, grammar, ids, hidden[:, 0], state.lengths, state.seeds, state.dropped,
+            out.syntax, temperature, truncation,
         )
-        if grammar is not None:
-            syntax = jnp.where(writing, advance(grammar, state.syntax, token), state.syntax)
-            state = state.replace(syntax=syntax)
-        column = jnp.where(writing, out.counts, limit)
+        out, last, still = record(out, drawn, writing, state.last, stop_ids, room)
+        state = state.replace(cache=cache, lengths=state.lengths + writing, last=last)
+        return step + 1, state, still, out
 
-        def put(values: jax.Array, new: jax.Array) -> jax.Array:
-            return values.at[rows, column].set(new, mode="drop")
+    begin = (0, state, room > 0, nothing_written(room.shape[0], limit, state.syntax))
+    _, state, writing, out = lax.while_loop(going, step_once, begin)
+    return (dataclasses.replace(state, syntax=out.syntax),
+            dataclasses.replace(out, ended=~writing))
 
-        out = out.replace(
-            tokens=put(out.tokens, token),
-            log_probs=put(out.log_probs, log_prob),
-            drawn_log_probs=put(out.drawn_log_probs, drawn),
-            counts=out.counts + writing,
-        )
-        state = state.replace(
-            cache=cache,
-            lengths=state.lengths + writing,
-            last=jnp.where(writing, token, state.last),
-        )
-        for stop_id in stop_ids:
-            writing = writing & (token != stop_id)
-        writing = writing & (out.counts < room)
-        return step + 1, state, writing, out
 
-    shape = (room.shape[0], limit)
-    out = Written(
-        tokens=jnp.zeros(shape, jnp.int32),
-        log_probs=jnp.zeros(shape, jnp.float32),
-        drawn_log_probs=jnp.zeros(shape, jnp.float32),
-        counts=jnp.zeros(shape[0], jnp.int32),
-        ended=jnp.zeros(shape[0], jnp.bool),
-        syntax=state.syntax,
+@struct.dataclass
+class Drawn:
+    """A token of each row: its id, its log-probability, that of the distribution that it was drawn
+    from, and where in the grammar it leads; all [B]."""
+
+    token: jax.Array
+    log_prob: jax.Array
+    drawn_log_prob: jax.Array
+    syntax: jax.Array
+
+
+def draw(
+    params: decoder.Params,
+    grammar: Grammar | None,
+    ids: int,
+    hidden: Float[Array, "B D"],
+    positions: jax.Array,
+    seeds: jax.Array,
+    dropped: jax.Array,
+    syntax: jax.Array,
+    temperature: jax.Array,
+    truncation: Truncation,
+) -> Drawn:
+    """Draws a token behind each row's newest; all arrays have one entry a row.
+
+    ids: how many tokens of the vocabulary may be drawn; 0: all.
+    """
+    keys = jax.vmap(jax.random.key)(seeds)
+    scores = decoder.logits(params, hidden)
+    mask = None if grammar is None else allowed(grammar, syntax)
+    if 0 < ids < scores.shape[1]:
+        within = jnp.broadcast_to(jnp.arange(scores.shape[1]) < ids, scores.shape)
+        mask = within if mask is None else mask & within
+    found = sample(scores, keys, positions + dropped, temperature, truncation, mask)
+    return Drawn(*found, syntax if grammar is None else advance(grammar, syntax, found[0]))
+
+
+def nothing_written(rows: int, limit: int, syntax: jax.Array) -> Written:
+    """Room for `limit` tokens of each row."""
+    return Written(
+        tokens=jnp.zeros((rows, limit), jnp.int32),
+        log_probs=jnp.zeros((rows, limit), jnp.float32),
+        drawn_log_probs=jnp.zeros((rows, limit), jnp.float32),
+        counts=jnp.zeros(rows, jnp.int32),
+        ended=jnp.zeros(rows, jnp.bool),
+        syntax=syntax,
     )
-    _, state, writing, out = lax.while_loop(going, step_once, (0, state, room > 0, out))
-    return state, out.replace(ended=~writing, syntax=state.syntax)
+
+
+def record(
+    out: Written, drawn: Drawn, writing: jax.Array, last: jax.Array, stop_ids: tuple[int, ...],
+    room: jax.Array,
+) -> tuple[Written, jax.Array, jax.Array]:
+    """Puts what was drawn behind what is written, of the rows that are `writing`.
+
+    Returns: what is written, each row's newest token, and which rows go on.
+    """
+    rows = jnp.arange(out.tokens.shape[0])
+    column = jnp.where(writing, out.counts, out.tokens.shape[1])
+
+    def put(values: jax.Array, new: jax.Array) -> jax.Array:
+        return values.at[rows, column].set(new, mode="drop")
+
+    out = dataclasses.replace(
+        out,
+        tokens=put(out.tokens, drawn.token),
+        log_probs=put(out.log_probs, drawn.log_prob),
+        drawn_log_probs=put(out.drawn_log_probs, drawn.drawn_log_prob),
+        counts=out.counts + writing,
+        syntax=jnp.where(writing, drawn.syntax, out.syntax),
+    )
+    still = writing & (out.counts < room)
+    for stop_id in stop_ids:
+        still = still & (drawn.token != stop_id)
+    return out, jnp.where(writing, drawn.token, last), still
 
 
 def keep(state: EngineState, slots: jax.Array) -> EngineState:

@@ -106,6 +106,8 @@ class Running:
         share, parked = self._config.share_prefix, self._config.parked
         self.rows: dict[int, Row] = {}
         self.scheduler = Scheduler(self._slots, parked, PREFIXES if share else 0, share)
+        for old in ("state", "store"):  # they go before the new ones come
+            self.__dict__.pop(old, None)
         self.state = self._programs.empty(self._slots)
         self.store = self._programs.empty_store()
 

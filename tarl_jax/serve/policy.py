@@ -101,8 +101,11 @@ def serve_policy(
     )
     session = Session(engine, params, free, serve.idle_seconds)
     if not serve.lazy:
-        log("compiling")
-        engine.programs.compile(params, shrinks=False)
+        engine.programs.compile(
+            params, shrinks=False,
+            progress=lambda done, total, note="": log(f"compiling {done} of {total}  {note}")
+            if note or not done else None,
+        )
     text, _ = env.system
     renderer = Renderer(env.tokenizer, env.chat, text, shows_all(env.config))
     limits = Limits(rollout.max_episode_tokens, rollout.max_turn_tokens, serve.constrain,

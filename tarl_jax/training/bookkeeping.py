@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Self
@@ -12,13 +13,14 @@ import jax
 import numpy as np
 
 from tarl_jax.parallel import hosts
+from tarl_jax.parallel.compilations import all_compilations
 from tarl_jax.runs import metrics
 from tarl_jax.runs.curves import plot_curves
 from tarl_jax.runs.directory import flat
 from tarl_jax.runs.wandb_copy import WandbCopy
 from tarl_jax.training.differences import keep, per_task
 from tarl_jax.training.evaluation import by_kind, save_results
-from tarl_jax.training.run import Run
+from tarl_jax.training.run import Run, State
 from tarl_jax.types import Trajectory
 
 
@@ -158,3 +160,19 @@ class RunLog:
                 self._copy.write(step, values)
 
         hosts.from_first(write)
+
+
+def compile_programs(run: Run, state: State) -> None:
+    """Compiles all that the run will run, so that nothing is compiled in a step."""
+    begun, before = time.perf_counter(), all_compilations()
+    run.engine.programs.compile(
+        state.policy, progress=functools.partial(run.view.phase, "compiling rollouts")
+    )
+    run.updater.compile(
+        state.train, run.learner.shapes(), run.config.rl.pack,
+        functools.partial(run.view.phase, "compiling the update"),
+    )
+    compiled, read = (now - then for now, then in zip(all_compilations(), before, strict=True))
+    earlier = f"; {read} of them by an earlier start" if read else ""
+    run.view.log(f"{compiled + read} programs, compiled in {time.perf_counter() - begun:.0f} s"
+                 f"{earlier}")

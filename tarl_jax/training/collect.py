@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from tarl_jax.config import RunConfig
 from tarl_jax.models.decoder import Params
+from tarl_jax.models.lora import join
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
@@ -94,10 +95,18 @@ class Collector:
             return Collected(read_trajectories(kept), EngineStats())
         return self._play(step, params)
 
-    def play_ahead(self, step: int, params: Params) -> None:
-        """Begins to play the episodes of a later step; the caller may give up `params` then."""
-        copy = jax.block_until_ready(jax.tree.map(jnp.copy, params))
-        self._ahead = (step, self._pool.submit(self._play, step, copy))
+    def play_ahead(self, step: int, trained: Params, frozen: Params | None = None) -> None:
+        """Begins to play the episodes of a later step; the caller may give up `trained` then.
+
+        trained, frozen: the parts of a policy; the former is copied, in the dtype of rollouts.
+        """
+        dtype = self._config.model.dtype
+
+        def copied(x: jax.Array) -> jax.Array:
+            return jnp.copy(x) if x.dtype == dtype else x.astype(dtype)
+
+        copy = jax.block_until_ready(jax.tree.map(copied, trained))
+        self._ahead = (step, self._pool.submit(self._play, step, join(frozen or {}, copy)))
 
     def refill(
         self, step: int, number: int, params: Params, planned: Sequence[Planned]

@@ -233,10 +233,10 @@ def start(run: Run) -> State:
             config, run.env, updater, lambda *how_far: _show_warm_start(run, *how_far),
             run.view.log, lambda params: _training_pass_rate(run, params),
         )
-        # Nobody else needs them where nothing is held on to, or tuned first.
-        train = updater.init(reference, give=not (config.rl.kl_coef or config.sft.steps))
         if config.sft.steps:
-            train, reference = _fine_tuned(run, train, reference)
+            train, reference = _fine_tuned(run, reference)
+        else:  # nobody else needs them where nothing is held on to
+            train = updater.init(reference, give=not config.rl.kl_coef)
     if config.rl.kl_coef > 0 and config.model.lora.rank and not config.sft.steps:
         reference = train.frozen  # what adapters stand on
     elif config.rl.kl_coef > 0:
@@ -331,21 +331,23 @@ def stopped(run: Run, where: str, number: int) -> Interrupted:
     return Interrupted(f"stopped {where}; go on: python -m tarl_jax.main {run.run_dir}", number)
 
 
-def _fine_tuned(run: Run, fresh: TrainState, params: Params) -> tuple[TrainState, Params]:
+def _fine_tuned(run: Run, params: Params) -> tuple[TrainState, Params]:
     """A fresh state whose policy has learned from dialogues, and all parameters of that policy.
 
-    The value model starts from it too, but adapters of its own begin anew.
+    The value model starts from it too, but adapters of its own begin anew. `params` are given up.
     """
     config = run.config
-    state, said = fine_tune(
+    tuned, said = fine_tune(
         config, run.env, make_mesh(config.mesh), params,
         lambda *how_far: _show_warm_start(run, *how_far),
     )
     run.view.log(said)
-    if config.model.lora.rank:
-        merged = merge(state.policy, config.model) if config.rl.kl_coef > 0 else params
-        return dataclasses.replace(fresh, params=state.params), merged
-    return run.updater.init(state.policy), state.policy
+    policy, adapters = tuned.policy, tuned.params
+    del tuned  # with its optimiser
+    if not config.model.lora.rank:
+        return run.updater.init(policy, give=not config.rl.kl_coef), policy
+    merged = merge(policy, config.model) if config.rl.kl_coef > 0 else params
+    return dataclasses.replace(run.updater.init(params), params=adapters), merged
 
 
 def _show_warm_start(run: Run, what: str, step: int, steps: int, loss: float) -> None:

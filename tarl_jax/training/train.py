@@ -11,7 +11,6 @@ From here to the loss: `train` -> `Learner.update` (learn.py) -> `Updater.update
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from tarl_jax.runs.curves import plot_curves
 from tarl_jax.runs.directory import write_json
 from tarl_jax.runs.stopping import Interrupted
 from tarl_jax.runs.summary import print_summary
-from tarl_jax.training.bookkeeping import Clock, RunLog
+from tarl_jax.training.bookkeeping import Clock, RunLog, compile_programs
 from tarl_jax.training.collect import Collector, Left
 from tarl_jax.training.differences import difference
 from tarl_jax.training.evaluation import evaluate_modalities, held_out, require_some
@@ -68,13 +67,7 @@ def train(config: RunConfig, parts: Parts | None = None, table: bool = False) ->
         state = start(run)
         log = stack.enter_context(RunLog(run, state.step))
         with run.stop.at_once():
-            run.engine.programs.compile(
-                state.policy, progress=functools.partial(run.view.phase, "compiling rollouts")
-            )
-            run.updater.compile(
-                state.train, run.learner.shapes(), rl.pack,
-                functools.partial(run.view.phase, "compiling the update"),
-            )
+            compile_programs(run, state)
         mixture = task_mixture(run, state)
         collector = stack.enter_context(contextlib.closing(Collector(
             config, run.engine, run.env, mixture, run.run_dir / "ahead", run.judge.begin,
@@ -99,7 +92,7 @@ def train(config: RunConfig, parts: Parts | None = None, table: bool = False) ->
                 with clock.phase("rollout"), _leaving(run, state, mixture, collector):
                     collected = collector.collect(step, state.policy)
                     if rl.ahead and step < rl.steps:
-                        collector.play_ahead(step + 1, state.policy)
+                        collector.play_ahead(step + 1, state.train.params, state.train.frozen)
                 # ---- judge, reward ----------------------------------------------------------
                 with clock.phase("judge"):
                     trajectories = judged(run.judge, collected.trajectories)

@@ -39,7 +39,7 @@ def fine_tune(
 ) -> tuple[TrainState, str]:
     """The state after `config.sft.steps` steps from `params`, and a line about it.
 
-    params: all of a policy; they stay as they are.
+    params: all of a policy; what of them trains is given up.
 
     Every process learns from the same dialogues, each device from its rows. Raises InputError where
     there is no dialogue within `rollout.max_episode_tokens`, NonFiniteError where a loss is none.
@@ -55,7 +55,7 @@ def fine_tune(
     tuner = Updater(
         config.model, env.vocab_size, _as_imitation(config), 1.0, mesh, likelihood_loss
     )
-    state, losses = tuner.init(params), []
+    state, losses = tuner.init(params, give=True), []
     batches = _batches(config, short, row_shards(mesh))
     for step in range(1, settings.steps + 1):
         try:

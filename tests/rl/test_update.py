@@ -318,7 +318,8 @@ def test_the_value_model_learns_the_returns_while_the_policy_stands_still(
     updater.compile(state, [batch.tokens.shape])
     compiled, before = updater.compilations, jax.device_get((state.params, state.opt_state))
     frozen = jax.device_get(state.frozen)
-    assert set(updater.lower(batch.tokens.shape, False)) == {"gradient", "apply", "score"}
+    sized = updater.model_sized(batch.tokens.shape, False)
+    assert set(sized) == {"gradient", "apply", "score", "measure"}
     (first,) = updater.score(state, [batch], None)["values"]
     assert not first.any()  # its head starts at zero
     seen = []

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from scripted import CONFIG, MODEL, STOP, VOCAB
 
+from tarl_jax.models import decoder
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.chunks import chunk_of, empty, fitting
 from tarl_jax.rollout.compiled import Compiled
@@ -41,7 +42,8 @@ def test_an_empty_chunk_feeds_no_slot():
 
 def test_shards_send_each_other_nothing_while_they_feed():
     config = dataclasses.replace(CONFIG, slots=4)
-    lowered = Compiled(MODEL, config, STOP, make_mesh()).lower(VOCAB, 128)
+    params = decoder.placed_shapes(MODEL, VOCAB, make_mesh())
+    lowered = Compiled(MODEL, config, STOP, make_mesh()).model_sized(params, 128)
     kinds = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
     text = lowered["prefill"].compile().as_text()
     assert "num_partitions=2" in text and not any(kind in text for kind in kinds)

@@ -1,8 +1,10 @@
 """The engine whose caches are in pages, against a plain loop over full forward passes."""
 
 import dataclasses
+import gc
 import threading
 
+import jax
 import numpy as np
 import pytest
 from scripted import (
@@ -17,8 +19,10 @@ from scripted import (
     play_plainly,
 )
 
-from tarl_jax.config import ConfigError
-from tarl_jax.parallel.mesh import make_mesh
+from tarl_jax.config import ConfigError, MeshConfig
+from tarl_jax.models import decoder
+from tarl_jax.parallel import hosts
+from tarl_jax.parallel.mesh import make_mesh, tree_shardings
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.page_pool import PagePool
 
@@ -125,3 +129,46 @@ def test_pages_are_counted():
     taken = [pool.take() for _ in range(4)]
     assert sorted(taken) == [1, 2, 3, 4] and taken[-1] == pages[0]  # known ones go last
     assert pool.find(key) is None and not pool.available
+
+
+def test_compiling_runs_nothing(params, monkeypatch):
+    """It makes no array either: programs are compiled from shapes."""
+    engine = engine_of(share_prefix=4)
+    monkeypatch.setattr(engine.programs, "_empty", _RunsNot(engine.programs._empty))
+    monkeypatch.setattr(engine.programs, "_mixed", _RunsNot(engine.programs._mixed))
+    monkeypatch.setattr(engine.programs, "_decode", _RunsNot(engine.programs._decode))
+    held, told = len(jax.live_arrays()), []
+    engine.programs.compile(params, progress=lambda *of: told.append(of))
+    assert len(jax.live_arrays()) == held
+    assert [of[:2] for of in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert list(engine.programs.model_sized(params)) == ["feed", "decode"]
+
+
+class _RunsNot:
+    """A jitted function that is lowered and never called."""
+
+    def __init__(self, jitted):
+        self.lower = jitted.lower
+
+
+def test_the_pool_goes_with_the_run(params):
+    engine = engine_of()
+    engine.run(params, [Scripted(1, 30, [4])], TEMPERATURE)
+    gc.collect()
+    pages = {engine.programs.shards * engine.programs.pages * MODEL.num_layers}
+    assert not [x for x in jax.live_arrays() if pages & set(x.shape)]
+
+
+def test_parameters_of_another_dtype_are_cast_on_their_way(params):
+    """And what has the dtype and lies there already is taken as it is."""
+    model = dataclasses.replace(MODEL, dtype="bfloat16")
+    engine = Engine(model, PAGES, STOP, make_mesh())
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2))  # training's
+    placed = hosts.put(params, tree_shardings(mesh, decoder.logical_axes(params)))
+    made = engine.programs.prepare(placed)
+    for x, y, like in zip(*map(jax.tree.leaves, (made, placed, engine.programs.shapes(placed))),
+                          strict=True):
+        assert x.dtype == "bfloat16" and x.sharding.is_equivalent_to(like.sharding, x.ndim)
+        np.testing.assert_array_equal(x, y.astype("bfloat16"))
+    again = engine.programs.prepare(made)
+    assert all(x is y for x, y in zip(*map(jax.tree.leaves, (made, again)), strict=True))
