@@ -31,7 +31,7 @@ from tarl_jax.parallel.mesh import (
     row_shards,
     sharding,
     spec,
-)
+)  # fmt: skip
 from tarl_jax.rollout import chunks, programs
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.prepared import Prepared
@@ -134,10 +134,6 @@ class Compiled:
         """Positions of the largest cache."""
         return self._lengths[-1]
 
-    @property
-    def devices(self) -> int:
-        return int(self._mesh.size)
-
     def cache_bytes(self) -> tuple[int, int]:
         """Bytes of one device: of all caches at their largest, and what moving them takes beside
         that for a moment: half a batch, or a layer that grows."""
@@ -166,9 +162,8 @@ class Compiled:
         Args:
           shrinks: whether the batch may be halved.
         """
-        first = self.prepare.wanted(params)
         wanted = self.wanted(self.prepare.shapes(params), self.sizes(shrinks))
-        compile_all(first + wanted, progress)
+        compile_all(self.prepare.wanted(params) + wanted, progress)
 
     def sizes(self, shrinks: bool = True) -> list[int]:
         """Rows of every batch."""

@@ -191,7 +191,7 @@ def _for_rollouts(
     frozen = prepare.frozen(policy)
     kept = bytes_on_device(prepare.shapes(frozen)) if frozen else 0
     # They leave their program as XLA splits them, and move then.
-    return size, size, size if programs.devices > 1 else 0, kept
+    return size, size, size if len(jax.tree.leaves(made)[0].sharding.device_set) > 1 else 0, kept
 
 
 def _same(x: Any, y: Any) -> bool:
