@@ -130,7 +130,7 @@ def plot(results: Sequence[dict[str, Any]], tier: str, path: Path) -> None:
         mean = np.mean(curves, axis=0)
         smooth = np.convolve(mean, np.ones(5) / 5, "valid")
         axes[3].plot(np.arange(len(smooth)) + 3, smooth, label=name)
-    axes[3].set(title="pass rate while training, mean of 5 steps", xlabel="step")
+    axes[3].set(title="training pass rate, over 5 steps", xlabel="step")
     axes[3].legend(frameon=False, fontsize=8)
     axes[3].grid(alpha=0.3)
     figure.suptitle(f"{tier} tier: a dot per warm start")
