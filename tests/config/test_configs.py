@@ -91,7 +91,9 @@ def trained(cache_dir, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", MORE)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name == "omni_tarl" else name for name in MORE
+])
 def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     """Two steps, then again from the first one's checkpoint.
 

@@ -24,7 +24,8 @@ SMALL = {
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning",
                             "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_lives_in_a_bucket(kind, tmp_path):
     with bucket(kind) as (where, env):
         address = f"{where}/first"
