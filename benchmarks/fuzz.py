@@ -19,6 +19,7 @@ import json
 import random
 import re
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -30,9 +31,9 @@ from tarl_jax.judge.rules import judge
 from tarl_jax.judge.user_rules import faults as faults_of_user
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.workers import Turn
+from tarl_jax.runs.metrics import read_trajectories, write_trajectories
 from tarl_jax.sandbox.user import Reply
-from tarl_jax.types import Trajectory
-from tarl_jax.view.records import _summary, _whole
+from tarl_jax.view.records import open_source
 
 DOMAINS = ("retail", "airline", "telecom")
 SCRAPS = (
@@ -131,8 +132,10 @@ def _strings(record: Any) -> list[str]:
     return [record] if isinstance(record, str) else []
 
 
-def play(env: Environment, writer: Writer, seed: str, tally: collections.Counter[str]) -> int:
-    """One episode, from its start to disk and back; returns its turns."""
+def play(
+    env: Environment, writer: Writer, seed: str, path: Path, tally: collections.Counter[str]
+) -> int:
+    """One episode, from its start to the file `path` and back; returns its turns."""
     rng = random.Random(seed)
     task = rng.choice(env.train_tasks)
     episode = env.episode(task, seed)
@@ -148,12 +151,12 @@ def play(env: Environment, writer: Writer, seed: str, tally: collections.Counter
     judged = judge(trajectory)
     trajectory.turn_scores = judged.scores if judged else None
     trajectory.user_faults = [str(fault) for fault in faults_of_user(trajectory)]
-    line = trajectory.to_json_line()
-    viewed = json.loads(line)
-    assert _summary(0, viewed) and _whole(0, viewed)
-    again = Trajectory.from_json_line(line)
-    assert "\n" not in line.rstrip("\n") and again.to_json_line() == line
-    assert line.encode("utf-8")
+    write_trajectories(path, [trajectory])
+    (again,) = read_trajectories(path)
+    assert again.to_json_line() == trajectory.to_json_line()
+    shown = open_source(str(path))
+    assert len(shown.episodes("train", 0)) == 1
+    assert shown.episode("train", 0, 0)["segments"]
     tally[trajectory.stop_reason] += 1
     for turn in trajectory.turns:
         tally["turns that call" if turn.calls else "turns that say" if turn.message else
@@ -191,14 +194,15 @@ def main() -> None:
         while turns < args.turns:
             seed = f"{args.seed}/{name}/{number}"
             number += 1
-            try:
-                turns += play(env, writer, seed, tally)
-            except Exception:
-                faults += 1
-                turns += 1
-                print(f"FAULT at {seed}:\n{traceback.format_exc()[-1500:]}", flush=True)
-                if faults >= 20:
-                    sys.exit("20 faults: stopped")
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    turns += play(env, writer, seed, Path(folder) / "episodes.jsonl", tally)
+                except Exception:  # of any kind: that is what is looked for
+                    faults += 1
+                    turns += 1
+                    print(f"FAULT at {seed}:\n{traceback.format_exc()[-1500:]}", flush=True)
+            if faults >= 20:
+                sys.exit("20 faults: stopped")
         seconds = time.perf_counter() - begun
         print(f"{name}: {turns:,} turns in {number:,} episodes, {seconds:.0f} s; {dict(tally)}")
     sys.exit(f"{faults} faults" if faults else 0)

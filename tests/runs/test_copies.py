@@ -165,17 +165,15 @@ def test_a_run_that_did_not_begin_leaves_nothing(tmp_path, address):
     assert not Store(address).names("in_use") and Store(address).read("copy.json") is None
 
 
+@pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_a_bucket_that_is_not_there_is_one_line(place, run):
-    if "://" not in place:
-        pytest.skip("a folder is made where there is none")
     with pytest.raises(BucketError, match="Check that the bucket is there") as caught:
         Copy(run, f"{place}-none/run", print)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_commands_take_the_address(place, run, address, tmp_path, monkeypatch, capsys):
-    if "://" not in place:
-        pytest.skip("a folder is a run directory itself")
     with Copy(run, address, print):
         pass
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
