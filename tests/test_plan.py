@@ -50,6 +50,18 @@ def test_presets_have_the_published_number_of_parameters(size, billions):
     from_config_dict(sized(size))  # passes every check
 
 
+def test_the_shorter_presets_are_for_fewer_devices():
+    whole, short = (from_config_dict(sized(f"qwen3_8b_lora{of}")) for of in ("", "_16k"))
+    assert not plan.report(whole, "a100-40gb").fits
+    found = plan.report(short, "a100-40gb")
+    assert found.fits and found.length == 16_384
+    for size in MODELS:
+        mesh, rollout = sized(f"{size}_16k").mesh, sized(f"{size}_16k").rollout
+        assert 4 % mesh.tensor == 0 and mesh.rollout_tensor == mesh.tensor
+        assert rollout.max_episode_tokens == 16_384
+        assert sized(size).rollout.max_episode_tokens == 32_768
+
+
 def test_an_unknown_chip_is_an_error():
     with pytest.raises(ConfigError, match=r"--topology=v9:2x2: known TPUs: v4, v5e.*h100"):
         topology_devices("v9:2x2")

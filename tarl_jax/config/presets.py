@@ -1,21 +1,30 @@
 """Sizes that every config in `configs/` takes as its argument: `--config=configs/grpo.py:tiny`.
 
-A size is the mesh, lengths, batch and learning rate for a model of that size on a named slice; the
+A size is the mesh, lengths, batch and learning rate for a model of that size on named devices; the
 model itself is the checkpoint that --config.model.pretrained names, without which none of the
-published sizes trains. What is known of a size without having run it, by TPU's compiler or by a
-count, stands in docs/scaling.md; sizes that are not listed there have not been planned at their
-full length of 32,768 tokens yet (`python -m tarl_jax.plan`), and none has run:
+published sizes trains. That each fits there at its full length is known from TPU's compiler, and of
+GPUs by a count (docs/scaling.md); none has run.
 
-| size | made for | what trains |
+| size | made for | or | what trains |
+|---|---|---|---|
+| (none) | a laptop's CPU, minutes | | all weights, warm start included |
+| tiny | a laptop's CPU, a minute; learns nothing | | all weights |
+| qwen3_0_6b, qwen3_1_7b | v5e 2x4 | 8 H100 | all weights |
+| qwen3_4b, qwen3_8b | v5e 4x4 | 8 H100 | all weights |
+| qwen3_8b_lora | | one GPU of 80 GB | adapters of rank 32 |
+| qwen2_5_omni_3b, qwen2_5_omni_7b | v5e 4x4 | 8 H100 | the thinker's decoder |
+
+With `_16k` behind its name each is for half the devices or less: episodes have 16,384 tokens in
+place of 32,768. That cuts off 0.4% of tau-bench's retail training tasks, whose shortest faultless
+dialogue is longer, and 4.4% where each turn has a thought of 300 tokens; 32,768 cut off none
+(the table is in docs/sandbox.md):
+
+| size | made for | or |
 |---|---|---|
-| (none) | a laptop's CPU, minutes | all weights, warm start included |
-| tiny | a laptop's CPU, a minute; learns nothing | all weights |
-| qwen3_0_6b, qwen3_1_7b | one host of 8 chips (v5e 2x4) | all weights |
-| qwen3_4b | v5e 4x4 | all weights |
-| qwen3_8b | v5e 4x4 | all weights |
-| qwen3_8b_lora | one GPU of 80 GB or more, by count | adapters of rank 32 |
-| qwen2_5_omni_3b | v5e 4x4 | all weights of the thinker's decoder |
-| qwen2_5_omni_7b | v5e 4x4 | all weights of the thinker's decoder |
+| qwen3_0_6b_16k, qwen3_1_7b_16k | v5e 2x2 | 4 A100 of 40 GB |
+| qwen3_4b_16k, qwen2_5_omni_3b_16k | v5e 2x4 | 4 A100 of 40 GB |
+| qwen3_8b_16k, qwen2_5_omni_7b_16k | v6e 2x4 | 4 H100 |
+| qwen3_8b_lora_16k | | one A100 of 40 GB |
 
 On one device, sizes that decode in parts need --config.mesh.rollout_tensor=1.
 """
@@ -38,6 +47,9 @@ MODELS["qwen3_8b_lora"] = dataclasses.replace(
     MODELS["qwen3_8b"], lora=LoraConfig(rank=32, alpha=64.0), param_dtype="bfloat16"
 )
 
+SHORT = "_16k"  # behind a size's name: half its tokens
+SIZES = (*MODELS, *(f"{size}{SHORT}" for size in MODELS))
+
 
 def sized(size: str) -> Any:
     """A ConfigDict of the embedded default (size "") or of one of the sizes above.
@@ -47,12 +59,12 @@ def sized(size: str) -> Any:
     config = RunConfig()
     if size == "tiny":
         config = _tiny(config)
-    elif size in MODELS:
+    elif size in SIZES:
         config = _large(config, size)
     elif size:
         raise ConfigError(
-            f"size {size!r}: choose one of tiny, {', '.join(MODELS)}, or none for the embedded"
-            " default"
+            f"size {size!r}: choose one of tiny, {', '.join(MODELS)}, each of these with"
+            f" {SHORT} behind it for half its tokens, or none for the embedded default"
         )
     return to_config_dict(config)
 
@@ -75,12 +87,13 @@ def with_speech(size: str) -> Any:
     Sound has 25 tokens a second, several times as many as its text, so episodes are longer than
     those of the sizes without. Raises ConfigError for a size without an audio encoder.
     """
-    if size not in AUDIO_ENCODERS:
+    encoder = AUDIO_ENCODERS.get(size.removesuffix(SHORT))
+    if encoder is None:
         names = ", ".join(filter(None, AUDIO_ENCODERS))
         raise ConfigError(f"size {size!r} has no audio encoder: choose one of {names},"
                           " or none for the embedded default")
     config = sized(size)
-    config.model.audio.update(dataclasses.asdict(AUDIO_ENCODERS[size]))
+    config.model.audio.update(dataclasses.asdict(encoder))
     config.speech.share = 0.5
     if size in ("", "tiny"):
         config.model.qk_norm, config.model.qkv_bias = False, True  # as Omni's thinker has it
@@ -135,13 +148,14 @@ def _tiny(config: RunConfig) -> RunConfig:
 def _large(config: RunConfig, size: str) -> RunConfig:
     """A published model on real hardware. The recipe is MUA-RL's and slime's (1e-6, 32 x 8)."""
     replace = dataclasses.replace
-    model = MODELS[size]
+    model, short = MODELS[size.removesuffix(SHORT)], size.endswith(SHORT)
     adapters = model.lora.rank > 0
     rate = 2e-5 if adapters else 1e-6
-    length = 32_768  # every dialogue of both benchmarks, with 300 tokens of thought a turn
+    # The longer one: every dialogue of both benchmarks, with 300 tokens of thought a turn.
+    length = 16_384 if short else 32_768
     # As many ways as the key heads go: so that weights leave room for the cache, and that what the
-    # update keeps of a row of 32,768 tokens is split along it.
-    tensor = 1 if adapters else min(model.num_kv_heads, 8)
+    # update keeps of a row is split along it.
+    tensor = 1 if adapters else min(model.num_kv_heads, 4 if short else 8)
     return replace(
         config,
         model=model,
@@ -150,8 +164,9 @@ def _large(config: RunConfig, size: str) -> RunConfig:
         rollout=replace(config.rollout, tasks_per_step=32, group_size=8, slots=32,
                         max_episode_tokens=length, max_turn_tokens=1024, brief_writes=False,
                         several_calls="first", system_prompt="full",
-                        # On one GPU: room for eight of the longest dialogues, 38.7 GB.
-                        cache_tokens=8 * length if adapters else 0),
+                        # On one GPU: room for eight of the longest dialogues, 38.7 GB, or for
+                        # four of half the length.
+                        cache_tokens=(4 if short else 8) * length if adapters else 0),
         rl=replace(config.rl, steps=100, learning_rate=rate, minibatches=1,
                    micro_batch_tokens=length, pack=True,
                    value=replace(config.rl.value, learning_rate=10 * rate)),

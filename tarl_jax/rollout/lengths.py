@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from tarl_jax.sandbox.users import playable, scripted_user
 from tarl_jax.types import Call, Task
 
 MEASURED = 256  # tasks at most, evenly spaced
+THOUGHT = 300  # tokens that a turn's thought has, where thoughts are counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Lengths:
       system: tokens of the system turn.
       tokens: of each dialogue, the system turn included; what a policy thinks is not.
       fits: whether each dialogue could be played within the limits of an episode.
+      fits_thinking: the same where each turn of the agent has a thought of THOUGHT tokens, all of
+        which stay in the context; None where the policy does not think, or not so long.
       tasks: how many training tasks there are; as many as were measured, or more.
       limit: `rollout.max_episode_tokens`.
     """
@@ -33,6 +37,7 @@ class Lengths:
     system: int
     tokens: np.ndarray
     fits: np.ndarray
+    fits_thinking: np.ndarray | None
     tasks: int
     limit: int
 
@@ -44,30 +49,40 @@ class Lengths:
     def __str__(self) -> str:
         of = f"{len(self.tokens)} of {self.tasks}" if len(self.tokens) < self.tasks else self.tasks
         median, high = np.percentile(self.tokens, (50, 90))
+        thinking = "" if self.fits_thinking is None else (
+            f", and {np.mean(~self.fits_thinking):.1%} where each turn has a thought of {THOUGHT}"
+        )
         return (
             f"lengths: the system turn has {self.system:,} tokens, a faultless dialogue of"
             f" {of} training tasks {median:,.0f} in the median, {high:,.0f} at the 90th percentile"
             f" and {self.tokens.max():,} at most, thoughts not counted;"
             f" {self.too_long:.1%} cannot fit rollout.max_episode_tokens = {self.limit:,}"
+            f"{thinking}"
         )
 
 
-def measured(env: Environment) -> Lengths:
-    """Plays up to MEASURED training tasks without a fault, in writing, and counts their tokens."""
-    count = min(len(env.train_tasks), MEASURED)
-    chosen = [env.train_tasks[i * len(env.train_tasks) // count] for i in range(count)]
+def measured(env: Environment, tasks: Sequence[Task] = (), most: int = MEASURED) -> Lengths:
+    """Plays tasks without a fault, in writing, and counts their tokens.
+
+    tasks: none: those to train on. most: of which so many at most are played, evenly spaced.
+    """
+    tasks = tasks or env.train_tasks
+    count = min(len(tasks), most)
     config, system = env.config.rollout, len(env.system[1])
-    tokens, fits = [], []
-    for task in chosen:
+    thinks = config.thinking == "on" and config.max_turn_tokens > THOUGHT
+    tokens, fits, thinking = [], [], []
+    for task in (tasks[i * len(tasks) // count] for i in range(count)):
         turns = _tokens(env, task)
         # Each turn must have room for the longest one.
         before = system + sum(turns[0]) + sum(map(sum, turns[1:-1]))
         tokens.append(before + sum(turns[-1]))
-        room = before + config.max_turn_tokens <= config.max_episode_tokens
-        most = max_turns(task, config)
-        fits.append(room and (not most or len(turns) - 1 <= most))
-    return Lengths(system, np.array(tokens), np.array(fits), len(env.train_tasks),
-                   config.max_episode_tokens)
+        most_turns, number = max_turns(task, config), len(turns) - 1
+        in_time = not most_turns or number <= most_turns
+        room = config.max_episode_tokens - config.max_turn_tokens - before
+        fits.append(in_time and room >= 0)
+        thinking.append(in_time and room >= THOUGHT * (number - 1))
+    return Lengths(system, np.array(tokens), np.array(fits), np.array(thinking) if thinks else None,
+                   len(tasks), config.max_episode_tokens)
 
 
 def require_room(env: Environment) -> Lengths:

@@ -13,7 +13,7 @@ import pytest
 from processes import free_port, outputs, start
 
 from tarl_jax.config import RunConfig, from_config_dict
-from tarl_jax.config.presets import AUDIO_ENCODERS, MODELS
+from tarl_jax.config.presets import AUDIO_ENCODERS, SIZES
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
@@ -41,7 +41,7 @@ def config_of(name: str, size: str = "") -> RunConfig:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size_passes_the_checks(name):
-    for size in AUDIO_ENCODERS if name == "omni_tarl" else ("", "tiny", *MODELS):
+    for size in AUDIO_ENCODERS if name == "omni_tarl" else ("", "tiny", *SIZES):
         config = config_of(name, size)
         assert config.name == name
         episodes = config.rollout.tasks_per_step * config.rollout.group_size

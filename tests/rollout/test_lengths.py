@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import qwen
 
-from tarl_jax.config import ConfigError
+from tarl_jax.config import ConfigError, from_config_dict
+from tarl_jax.config.presets import sized
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import Episode
-from tarl_jax.rollout.lengths import MEASURED, measured, require_room
+from tarl_jax.rollout.lengths import MEASURED, THOUGHT, measured, require_room
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.sandbox.tasks import expert_plays
 
@@ -49,6 +51,41 @@ def test_turns_count_too(tiny_env):
     assert few.too_long > 0 == enough.too_long
     short = [task.expert_turns <= 4 for task in tiny_env.train_tasks]
     assert few.fits.tolist() == short
+
+
+def test_thoughts_take_room(tiny_env):
+    """Each turn but the last has its thought before the last one begins."""
+    longest = THOUGHT + 40
+    env = changed(tiny_env, max_episode_tokens=2000, max_turn_tokens=longest, max_turns=30)
+    found, thoughts = measured(env), []
+    for task in env.train_tasks:
+        roles = [(s.role, len(s.token_ids)) for s in played(env, task).segments]
+        last = max(i for i, (role, _) in enumerate(roles) if role == "agent")
+        turns = sum(role == "agent" for role, _ in roles[:last])
+        thoughts.append(sum(n for _, n in roles[:last]) + turns * THOUGHT + longest <= 2000)
+    assert found.fits.all() and found.fits_thinking.tolist() == thoughts
+    assert 0 < found.fits_thinking.mean() < 1 and "a thought of 300" in str(found)
+    off = changed(env, thinking="off")
+    assert measured(off).fits_thinking is None and "a thought" not in str(measured(off))
+
+
+def test_the_shorter_presets_cut_what_is_said_of_them():
+    """README, docs/sandbox.md and presets.py: 0.4% and 4.4% of retail's training tasks."""
+    data = qwen.SHARED / "tau_bench/retail"
+    if not data.is_dir():
+        pytest.skip(f"{data} is not there")
+    config = from_config_dict(sized("qwen3_8b_16k"))
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, pretrained=str(qwen.qwen_folder())),
+        sandbox=dataclasses.replace(config.sandbox, data=str(data)),
+    )
+    env = Environment.from_config(config, own_user=lambda task, seed: None)
+    assert config.rollout.max_episode_tokens == config.rl.micro_batch_tokens == 16_384
+    every = measured(env, most=len(env.train_tasks))
+    assert len(every.tokens) == 500
+    assert every.too_long == pytest.approx(0.004, abs=5e-4)
+    assert np.mean(~every.fits_thinking) == pytest.approx(0.044, abs=5e-4)
 
 
 def test_a_run_whose_tasks_have_no_room_does_not_start(tiny_env):
