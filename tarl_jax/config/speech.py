@@ -17,6 +17,7 @@ EFFECTS: dict[str, tuple[str, float, float] | None] = {
     "speed": ("factor of speed and pitch", 0.5, 2.0),
     "telephone": None,
 }
+ENGINES = ("espeak", "piper", "server", "recordings")
 SPEED = (0.5, 2.0)  # limits of Voice.speed
 PITCH = (0.0, 1.0)  # limits of Voice.pitch
 
@@ -33,17 +34,21 @@ class Effect:
 class SpeechConfig:
     """Users who speak. `share=0`: none does.
 
-    engine: "espeak" (eSpeak NG, in processes of its own), "server" (OpenAI's /v1/audio/speech, on
-      `base_url`) or "recordings" (a folder).
+    engine: "espeak" (eSpeak NG, in processes of its own), "piper" (neural voices, the same),
+      "server" (OpenAI's /v1/audio/speech, on `base_url`) or "recordings" (a folder).
     share: of what users say, how much is spoken; drawn per "episode" or per "turn" (`per`).
     voices, speed, pitch: the voice of an episode is one of the names, with speed and pitch from
       between the two numbers. Speed 1 and pitch 0.5 are the engine's own; `pitch` is for espeak
-      alone, `speed` for espeak and servers.
+      alone, `speed` for all but recordings. Before a name may stand another engine than `engine`,
+      as in "piper:en_US-joe-medium".
+    held_out: those of the voices, or the engines ("piper"), that speak in evaluations alone, where
+      `eval.spoken` asks for them ("clean@held_out").
+    piper_voices: a folder of NAME.onnx and NAME.onnx.json, beside the voice that is a package.
     acoustics: of each spoken episode, one of these chains of effects, e.g. "clean", "telephone",
       "reverb:0.4+babble:15"; empty: all clean.
-    cache_dir: keeps the clips of espeak and servers, by content; empty: nowhere.
+    cache_dir: keeps the clips of all but recordings, by content; empty: nowhere.
     timeout_seconds: for one clip, of one attempt.
-    workers: processes of espeak, or clips in flight to a server.
+    workers: processes of espeak and of piper, or clips in flight to a server.
     retries: after an attempt that a server failed.
     api_key_env: the environment variable that holds the server's key, where it needs one.
     audio_format: what the server is asked for; "wav", or "pcm" (16 bits without a header).
@@ -58,6 +63,8 @@ class SpeechConfig:
         "en-us", "en-us+f3", "en", "en+f2", "en-gb-x-rp", "en-gb-scotland+m3", "en-us-nyc",
         "en-029",
     )
+    held_out: tuple[str, ...] = ()
+    piper_voices: str = ""
     speed: tuple[float, ...] = (0.9, 1.15)
     pitch: tuple[float, ...] = (0.35, 0.65)
     acoustics: tuple[str, ...] = ()
@@ -71,6 +78,25 @@ class SpeechConfig:
     audio_format: str = "wav"
     pcm_rate: int = 24_000
     recordings: str = ""
+
+    @property
+    def drawn_voices(self) -> tuple[str, ...]:
+        """The voices that are not held out."""
+        return tuple(name for name in self.voices if not self.holds_out(name))
+
+    @property
+    def held_out_voices(self) -> tuple[str, ...]:
+        return tuple(name for name in self.voices if self.holds_out(name))
+
+    def holds_out(self, name: str) -> bool:
+        """Whether a voice is held out, by its name or with its engine."""
+        return name in self.held_out or engine_of(name, self.engine)[0] in self.held_out
+
+
+def engine_of(name: str, usual: str) -> tuple[str, str]:
+    """The engine of a voice, `usual` where its name begins with none, and the name it has there."""
+    engine, colon, own = name.partition(":")
+    return (engine, own) if colon and engine in ENGINES else (usual, name)
 
 
 def parse_chain(chain: str) -> tuple[Effect, ...]:
@@ -103,13 +129,32 @@ def parse_chain(chain: str) -> tuple[Effect, ...]:
     return tuple(effects)
 
 
+def condition_of(condition: str, speech: SpeechConfig) -> tuple[str, tuple[str, ...]]:
+    """(chain of effects, voices) of an entry of `eval.spoken`: CHAIN or CHAIN@WHO.
+
+    WHO is a voice, an engine or "held_out"; without it speak the voices that training hears. Raises
+    ValueError for what `parse_chain` refuses, and where nobody speaks.
+    """
+    chain, at, who = condition.partition("@")
+    parse_chain(chain)
+    if not at:
+        return chain, speech.drawn_voices
+    voices = speech.held_out_voices if who == "held_out" else tuple(
+        name for name in speech.voices if who in (name, engine_of(name, speech.engine)[0])
+    )
+    if not voices:
+        raise ValueError(f"nobody speaks: write one of speech.voices, an engine of theirs or"
+                         f" held_out after the @, for which speech.held_out names some, not {who!r}")
+    return chain, voices
+
+
 def check_speech(
     speech: SpeechConfig,
     require: Callable[[bool, str, Any, str], None],
     choice: Callable[[str, str, tuple[str, ...]], None],
 ) -> None:
     """Calls `require` and `choice` of `config.checks` for all fields, one by one and together."""
-    choice("speech.engine", speech.engine, ("espeak", "server", "recordings"))
+    choice("speech.engine", speech.engine, ENGINES)
     choice("speech.per", speech.per, ("episode", "turn"))
     choice("speech.audio_format", speech.audio_format, ("wav", "pcm"))
     require(0 <= speech.share <= 1, "speech.share", speech.share, "must be between 0 and 1")
@@ -125,6 +170,14 @@ def check_speech(
                 f"expected the least and the largest, both from {low:g} to {high:g}")
     voiced = speech.engine == "recordings" or (speech.voices and all(speech.voices))
     require(bool(voiced), "speech.voices", speech.voices, "name at least one voice of the engine")
+    engines = {engine_of(name, speech.engine)[0] for name in speech.voices} | {speech.engine}
+    require(engines == {"recordings"} or "recordings" not in engines, "speech.voices",
+            speech.voices, "recordings have no voices, and no other engine beside them")
+    for name in speech.held_out:
+        require(name in speech.voices or name in engines, "speech.held_out", name,
+                "is neither one of speech.voices nor an engine of theirs")
+    require(bool(speech.drawn_voices) or not voiced or speech.engine == "recordings",
+            "speech.held_out", speech.held_out, "leaves no voice to train on: name fewer")
     babble = False
     for chain in speech.acoustics:
         try:
@@ -137,7 +190,7 @@ def check_speech(
         require(not babble, "speech.acoustics", speech.acoustics,
                 "babble is synthesised, which recordings are not: choose white or pink")
     check_server("speech", speech.base_url, speech.api_key_env, require)
-    if speech.engine == "server":
+    if "server" in engines:
         require(bool(speech.base_url), "speech.base_url", speech.base_url,
                 "name the server, e.g. http://localhost:8000/v1")
         require(bool(speech.model), "speech.model", speech.model, "name the server's model")

@@ -167,10 +167,13 @@ class Environment:
         return Engine(config.model, config.rollout, self.tokenizer.stop_ids, mesh, grammar,
                       least=least, ids=self.tokenizer.vocab_size)
 
-    def speaking(self, share: float, acoustics: tuple[str, ...] | None = None) -> Environment:
+    def speaking(
+        self, share: float, acoustics: tuple[str, ...] | None = None,
+        voices: tuple[str, ...] | None = None,
+    ) -> Environment:
         """This environment, in which users speak so much (`speech.share`), in these acoustics.
 
-        acoustics: None: as they are. Raises InputError for a share where nobody can speak.
+        acoustics, voices: None: as they are. Raises InputError for a share where nobody can speak.
         """
         if share and self.speech is None:
             raise InputError(f"share = {share}: nobody can speak here: set config.speech.share")
@@ -178,6 +181,8 @@ class Environment:
         speech = dataclasses.replace(
             old, share=share, acoustics=old.acoustics if acoustics is None else acoustics
         )
+        if voices is not None:
+            speech = dataclasses.replace(speech, voices=voices, held_out=())
         return dataclasses.replace(self, config=dataclasses.replace(self.config, speech=speech))
 
     def contents(self) -> dict[str, str]:

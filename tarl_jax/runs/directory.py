@@ -55,7 +55,7 @@ FREE = (
     )),
     *(f"speech.{name}" for name in (
         "cache_dir", "timeout_seconds", "workers", "retries", "base_url", "api_key_env",
-        "recordings",
+        "recordings", "piper_voices",
     )),
 )  # fmt: skip
 

@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
                    help="of the noise (default: pink)")
     p.add_argument("--telephone", action="store_true", help="8 kHz, 300 to 3,400 Hz, mu-law")
     p.add_argument("--seed", type=int, default=0, help="of noise and room")
-    p.add_argument("--engine", choices=("espeak", "server"), default="espeak")
+    p.add_argument("--engine", choices=("espeak", "piper", "server"), default="espeak")
+    p.add_argument("--piper-voices", default="", metavar="FOLDER", help="of Piper's voices")
     p.add_argument("--base-url", default="", help="of the server, e.g. http://localhost:8000/v1")
     p.add_argument("--model", default="", help="of the server")
     return p
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"--out={args.out}: the name must end in .wav or .flac")
         config = from_config_dict({"speech": {
             "engine": args.engine, "base_url": args.base_url, "model": args.model,
-            "cache_dir": "", "workers": 1,
+            "cache_dir": "", "workers": 1, "piper_voices": args.piper_voices,
+            **({} if args.engine == "espeak" else {"voices": (args.voice,)}),
         }}).speech
         text = args.text if args.as_written else speakable(args.text)
         voice = Voice(args.voice, args.speed, args.pitch)

@@ -85,7 +85,6 @@ class CachedSynthesiser:
     """
 
     def __init__(self, synthesiser: Synthesiser, folder: Path):
-        self.engine = synthesiser.engine
         self._synthesiser = synthesiser
         self._folder = folder
 
@@ -103,10 +102,14 @@ class CachedSynthesiser:
         return clip
 
     def path(self, text: str, voice: Voice) -> Path:
-        """Where the clip is kept."""
-        key = json.dumps([self.engine, dataclasses.asdict(voice), text])
+        """Where the clip is kept. Raises SpeechError."""
+        key = json.dumps([self.version(voice), dataclasses.asdict(voice), text])
         name = hashlib.sha256(key.encode()).hexdigest()
         return self._folder / name[:2] / f"{name[2:]}.flac"
+
+    def version(self, voice: Voice) -> str:
+        """The synthesiser's."""
+        return self._synthesiser.version(voice)
 
     def close(self) -> None:
         """Closes the synthesiser."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import sys
-from pathlib import Path
 
 import numpy as np
 
-from tarl_jax.speech.pool import WorkerPool
-from tarl_jax.speech.synthesis import LEVELS, SpeechError, Voice, check_text, not_installed, to_clip
+from tarl_jax.speech.pool import WorkerPool, worker_command
+from tarl_jax.speech.synthesis import Voice, check_text, not_installed
 
 RATE = 22_050
-# -P: without this folder on the path, where a module could hide one of the standard library.
-COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("espeak_worker.py")))
+COMMAND = worker_command("espeak")
 
 
 class Espeak:
@@ -37,16 +34,14 @@ class Espeak:
     def say(self, text: str, voice: Voice) -> np.ndarray:
         """The clip. Raises SpeechError."""
         check_text(text)
-        header, payload = self._pool.ask({
+        return self._pool.say(f"eSpeak NG on {text!r}", {
             "text": text, "voice": voice.name, "speed": voice.speed, "pitch": voice.pitch,
             "timeout_seconds": self._timeout,
-        })
-        what = f"eSpeak NG on {text!r}"
-        if header.get("rate") != RATE:
-            raise SpeechError("rate", f"{what}: {header.get('rate')} samples a second, not {RATE}")
-        if len(payload) % 2:
-            raise SpeechError("format", f"{what}: {len(payload)} bytes are not 16-bit samples")
-        return to_clip(np.frombuffer(payload, "<i2") / np.float32(LEVELS), RATE, what)
+        }, RATE)
+
+    def version(self, voice: Voice) -> str:
+        """The same for every voice."""
+        return self.engine
 
     def close(self) -> None:
         """Ends the processes."""

@@ -14,15 +14,25 @@ import queue
 import selectors
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from tarl_jax.speech.synthesis import SpeechError
+import numpy as np
+
+from tarl_jax.speech.synthesis import LEVELS, SpeechError, to_clip
 
 _MAX_HEADER = 65_536
 _TAIL = 2000  # bytes of its standard error that a dead worker is quoted with
+
+
+def worker_command(engine: str) -> tuple[str, ...]:
+    """Of a worker that speaks with an engine of `worker.py`."""
+    # -P: without this folder on the path, where a module could hide one of the standard library.
+    return (sys.executable, "-P", str(Path(__file__).with_name("worker.py")), engine)
 
 
 class WorkerPool:
@@ -51,6 +61,19 @@ class WorkerPool:
         if "error" in header:
             raise SpeechError(header["error"], header["message"])
         return header, payload
+
+    def say(self, what: str, request: Mapping[str, Any], rate: int) -> np.ndarray:
+        """The clip of a request whose answer is 16-bit samples, so many a second.
+
+        Raises SpeechError as `ask` does; of kind "rate", "format" or "silent", naming `what`, for
+        another answer.
+        """
+        header, payload = self.ask(request)
+        if header.get("rate") != rate:
+            raise SpeechError("rate", f"{what}: {header.get('rate')} samples a second, not {rate}")
+        if len(payload) % 2:
+            raise SpeechError("format", f"{what}: {len(payload)} bytes are not 16-bit samples")
+        return to_clip(np.frombuffer(payload, "<i2") / np.float32(LEVELS), rate, what)
 
     def close(self) -> None:
         """Kills the workers and waits for their end."""

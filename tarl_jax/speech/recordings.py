@@ -46,6 +46,10 @@ class Recordings:
             raise SpeechError("missing", f"{text!r}: {path} does not exist")
         return load_clip(path)
 
+    def version(self, voice: Voice) -> str:
+        """The same for every voice."""
+        return self.engine
+
     def close(self) -> None:
         """Nothing runs."""
 

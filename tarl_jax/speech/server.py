@@ -14,6 +14,7 @@ from tarl_jax.config.servers import key_in, masked
 from tarl_jax.llm.transport import is_loopback
 from tarl_jax.speech.synthesis import (
     LEVELS,
+    OWN_PITCH,
     SpeechError,
     Voice,
     check_text,
@@ -26,7 +27,6 @@ PCM_RATE = 24_000  # of response_format="pcm" at OpenAI, which has no header
 _NUMBERS = re.compile(r"\b(rate|channels)\s*=\s*\"?(\d{1,6})", re.I)  # of a Content-Type
 _MAX_BYTES = 64 << 20
 _MAX_ERROR = 64 << 10
-_OWN_PITCH = 0.5
 _SHOWN = 600  # characters of a server's words in an error
 
 
@@ -71,7 +71,7 @@ class SpeechServer:
         import tenacity
 
         check_text(text)
-        if voice.pitch != _OWN_PITCH:
+        if voice.pitch != OWN_PITCH:
             raise SpeechError("voice", f"a server cannot change the pitch: {voice} needs pitch 0.5")
         error = self._openai
         try:
@@ -99,6 +99,10 @@ class SpeechServer:
             said = masked(str(problem), self._key)[:_SHOWN]
             raise SpeechError("server", f"{self.engine}: {said}") from None
         raise AssertionError("not reached")
+
+    def version(self, voice: Voice) -> str:
+        """The same for every voice."""
+        return self.engine
 
     def close(self) -> None:
         """Closes the connections."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from tarl_jax.config.speech import Effect, SpeechConfig
+from tarl_jax.config.speech import Effect, SpeechConfig, engine_of
 from tarl_jax.speech import acoustics
 from tarl_jax.speech.clips import CachedSynthesiser
 from tarl_jax.speech.espeak import Espeak
+from tarl_jax.speech.piper import Piper
 from tarl_jax.speech.recordings import Recordings
 from tarl_jax.speech.server import SpeechServer
-from tarl_jax.speech.synthesis import Synthesiser, Voice
+from tarl_jax.speech.synthesis import SpeechError, Synthesiser, Voice
 
 # What the voices of a babble say.
 BABBLE = (
@@ -28,11 +30,37 @@ BABBLE = (
 )
 
 
+class _Engines:
+    """Several engines at once, one of which a voice names before its own name."""
+
+    def __init__(self, engines: Mapping[str, Synthesiser], usual: str):
+        self._engines = engines
+        self._usual = usual
+
+    def say(self, text: str, voice: Voice) -> np.ndarray:
+        engine, own = self._of(voice)
+        return engine.say(text, own)
+
+    def version(self, voice: Voice) -> str:
+        engine, own = self._of(voice)
+        return engine.version(own)
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+    def _of(self, voice: Voice) -> tuple[Synthesiser, Voice]:
+        engine, name = engine_of(voice.name, self._usual)
+        if engine not in self._engines:
+            raise SpeechError("voice", f"no engine {engine!r} for {voice.name!r}: name it in"
+                              " speech.voices")
+        return self._engines[engine], dataclasses.replace(voice, name=name)
+
+
 class Speech:
     """Says texts in `workers` threads. A context manager: leaving it closes the synthesiser."""
 
     def __init__(self, synthesiser: Synthesiser, *, workers: int, voices: Sequence[str]):
-        self.engine = synthesiser.engine
         self._synthesiser = synthesiser
         self._voices = tuple(voices)
         self._threads = ThreadPoolExecutor(workers, "speech")
@@ -43,23 +71,19 @@ class Speech:
     def from_config(cls, config: SpeechConfig) -> Speech:
         """Raises SpeechError for a package that is missing, OSError or ValueError for recordings
         that are not there or are wrong."""
-        synthesiser: Synthesiser
-        match config.engine:
-            case "espeak":
-                synthesiser = Espeak(workers=config.workers, timeout_seconds=config.timeout_seconds)
-            case "server":
-                synthesiser = SpeechServer(
-                    config.base_url, config.model, api_key_env=config.api_key_env,
-                    audio_format=config.audio_format, pcm_rate=config.pcm_rate,
-                    timeout_seconds=config.timeout_seconds,
-                    retries=config.retries,
-                )
-            case _:
-                synthesiser = Recordings(Path(config.recordings).expanduser())
-        if config.cache_dir and config.engine != "recordings":
-            folder = Path(config.cache_dir).expanduser()
-            synthesiser = CachedSynthesiser(synthesiser, folder)
-        return cls(synthesiser, workers=config.workers, voices=config.voices)
+        engines: dict[str, Synthesiser] = {}
+        names = [engine_of(name, config.engine) for name in config.voices or ("",)]
+        try:
+            for engine in dict.fromkeys([config.engine, *(engine for engine, _ in names)]):
+                engines[engine] = _synthesiser(engine, config)
+            for engine, name in names:  # before anything is played
+                engines[engine].version(Voice(name))
+        except BaseException:
+            for made in engines.values():
+                made.close()
+            raise
+        one = engines[config.engine] if len(engines) == 1 else _Engines(engines, config.engine)
+        return cls(one, workers=config.workers, voices=config.drawn_voices)
 
     def say(
         self, text: str, voice: Voice, effects: Sequence[Effect] = (), seed: int = 0
@@ -96,3 +120,26 @@ class Speech:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _synthesiser(engine: str, config: SpeechConfig) -> Synthesiser:
+    synthesiser: Synthesiser
+    match engine:
+        case "espeak":
+            synthesiser = Espeak(workers=config.workers, timeout_seconds=config.timeout_seconds)
+        case "piper":
+            synthesiser = Piper(
+                config.piper_voices, workers=config.workers,
+                timeout_seconds=config.timeout_seconds,
+            )
+        case "server":
+            synthesiser = SpeechServer(
+                config.base_url, config.model, api_key_env=config.api_key_env,
+                audio_format=config.audio_format, pcm_rate=config.pcm_rate,
+                timeout_seconds=config.timeout_seconds, retries=config.retries,
+            )
+        case _:
+            return Recordings(Path(config.recordings).expanduser())
+    if config.cache_dir:
+        return CachedSynthesiser(synthesiser, Path(config.cache_dir).expanduser())
+    return synthesiser

@@ -13,10 +13,11 @@ from typing import Protocol
 import numpy as np
 
 from tarl_jax.config import InputError, TarlError
-from tarl_jax.config.speech import PITCH, SPEED, SpeechConfig
+from tarl_jax.config.speech import PITCH, SPEED, SpeechConfig, engine_of
 
 SAMPLE_RATE = 16_000
 LEVELS = 32_768  # of 16 bits, on either side of zero
+OWN_PITCH = 0.5  # of every engine
 MAX_CHARACTERS = 4096  # of one text, which is also the limit of OpenAI's endpoint
 _AUDIBLE = 1e-3  # a peak below it (-60 dB) is silence
 _CANCELLED = 0.01  # of the loudest channel's power, what is left of a sum that cancels out
@@ -56,14 +57,15 @@ class Voice:
     """Who speaks.
 
     Attributes:
-      name: of the engine's, e.g. "en-us" or, with eSpeak's variants, "en-us+f3".
+      name: of the engine's, e.g. "en-us" or, with eSpeak's variants, "en-us+f3". Before it may
+        stand another engine than `speech.engine`, as in "piper:en_US-joe-medium".
       speed: factor; 1 is the engine's own.
       pitch: 0 lowest, 1 highest, 0.5 the engine's own, which only eSpeak can change.
     """
 
     name: str
     speed: float = 1.0
-    pitch: float = 0.5
+    pitch: float = OWN_PITCH
 
     def __post_init__(self) -> None:
         for field, (low, high) in (("speed", SPEED), ("pitch", PITCH)):
@@ -73,12 +75,11 @@ class Voice:
 
 
 class Synthesiser(Protocol):
-    """Text to clips; several threads may ask at once.
+    """Text to clips; several threads may ask at once."""
 
-    engine: names all that the samples depend on beside text and voice.
-    """
-
-    engine: str
+    def version(self, voice: Voice) -> str:
+        """Names all that the samples depend on beside text and voice. Raises SpeechError."""
+        ...
 
     def say(self, text: str, voice: Voice) -> np.ndarray:
         """The clip. Raises SpeechError."""
@@ -90,13 +91,14 @@ class Synthesiser(Protocol):
 
 
 def draw_voice(config: SpeechConfig, rng: random.Random) -> Voice:
-    """A voice that the engine can speak in."""
-    name = rng.choice(config.voices) if config.voices else ""
+    """One of the voices that are not held out, as its engine can speak."""
+    voices = config.drawn_voices
+    name = rng.choice(voices) if voices else ""
     speed, pitch = rng.uniform(*config.speed), rng.uniform(*config.pitch)
-    match config.engine:
-        case "espeak":
+    match engine_of(name, config.engine):
+        case "espeak", _:
             return Voice(name, round(speed, 2), round(pitch, 2))
-        case "server":
+        case ("piper" | "server"), _:
             return Voice(name, round(speed, 2))
     return Voice(name)
 
@@ -180,5 +182,5 @@ def quantise(samples: np.ndarray) -> np.ndarray:
     return (np.rint(levels / beyond) / LEVELS + 0.0).astype(np.float32)
 
 
-def not_installed(package: str) -> SpeechError:
-    return SpeechError("not_installed", f"speech needs {package}: pip install 'tarl-jax[speech]'")
+def not_installed(package: str, extra: str = "speech") -> SpeechError:
+    return SpeechError("not_installed", f"speech needs {package}: pip install 'tarl-jax[{extra}]'")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tarl_jax.config import RunConfig
+from tarl_jax.config.speech import condition_of
 from tarl_jax.judge.service import Judge
 from tarl_jax.judge.user_rules import KINDS
 from tarl_jax.llm.errors import LLMError
@@ -113,7 +114,7 @@ def evaluate_modalities(
 ) -> tuple[dict[str, float], list[Trajectory]]:
     """`evaluate`, and with `config.eval.spoken` the same users written and spoken, side by side.
 
-    Metrics named "eval/…" are of the written ones; "eval/spoken/<acoustics>/…" of the tool tasks
+    Metrics named "eval/…" are of the written ones; "eval/spoken/<condition>/…" of the tool tasks
     spoken, once for each of `config.eval.spoken`.
     """
     spoken = env.config.eval.spoken
@@ -123,13 +124,15 @@ def evaluate_modalities(
         engine, params, env.speaking(0.0), tasks, stream, progress, judge, journal
     )
     tools = [task for task in tasks if task.kind == "tool"]
-    for chain in spoken:
+    for condition in spoken:
+        chain, voices = condition_of(condition, env.config.speech)
+        speaking = env.speaking(1.0, (chain,), voices)
         found, episodes = evaluate(
-            engine, params, env.speaking(1.0, (chain,)), tools, stream, progress, judge, journal
+            engine, params, speaking, tools, stream, progress, judge, journal
         )
         trajectories += episodes
         for name, value in found.items():
-            metrics[f"eval/spoken/{chain}/{name.removeprefix('eval/')}"] = value
+            metrics[f"eval/spoken/{condition}/{name.removeprefix('eval/')}"] = value
     return metrics, trajectories
 
 

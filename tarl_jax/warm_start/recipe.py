@@ -374,8 +374,8 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         content["speech"] = {
             name: value for name, value in dataclasses.asdict(config.speech).items()
             if name not in ("share", "per", "cache_dir", "timeout_seconds", "workers", "retries",
-                            "base_url", "api_key_env", "recordings")
-        }
+                            "base_url", "api_key_env", "recordings", "piper_voices", "held_out")
+        } | {"voices": config.speech.drawn_voices}
     if config.maths.demonstrations:
         assert env.maths is not None
         content["maths"] = [

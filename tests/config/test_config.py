@@ -193,7 +193,7 @@ def test_an_int_is_good_for_a_float():
     ("model.audio.max_source_positions", 99, "model.audio.n_window = 100: must be even"),
     ("model.audio.n_window", 5, "must be even"),
     ("model.audio.encoder_layers", 2, "output_dim = 3584: must be model.d_model = 128"),
-    ("speech.engine", "festival", "choose one of espeak, server, recordings"),
+    ("speech.engine", "festival", "choose one of espeak, piper, server, recordings"),
     ("speech.per", "word", "choose one of episode, turn"),
     ("speech.audio_format", "mp3", "choose one of wav, pcm"),
     ("speech.share", 1.5, "between 0 and 1"),

@@ -37,8 +37,6 @@ class Writer:
 class Murmur:
     """A synthesiser whose clips tell nothing of the text; every one is longer than the last."""
 
-    engine = "murmur 1"
-
     def __init__(self, seed=0, fails=()):
         self.rng, self.fails, self.said = np.random.default_rng(seed), fails, 0
 
@@ -48,6 +46,9 @@ class Murmur:
             raise SpeechError("server", "no")
         samples = self.rng.integers(-9000, 9000, 8000 + 1600 * self.said)
         return (samples / 32768).astype(np.float32)
+
+    def version(self, voice):
+        return "murmur"
 
     def close(self):
         pass

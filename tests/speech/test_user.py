@@ -36,8 +36,6 @@ class Writer:
 class Noise:
     """A synthesiser whose clips depend on text and voice, and are quickly made."""
 
-    engine = "noise 1"
-
     def __init__(self):
         self.said = []
 
@@ -47,6 +45,9 @@ class Noise:
             raise SpeechError("server", "no")
         rng = np.random.default_rng(list(f"{text}{voice}".encode()))
         return (rng.integers(-9000, 9000, 4000) / 32768).astype(np.float32)
+
+    def version(self, voice):
+        return "noise"
 
     def close(self):
         self.said.append("closed")
