@@ -143,8 +143,8 @@ def condition_of(condition: str, speech: SpeechConfig) -> tuple[str, tuple[str, 
         name for name in speech.voices if who in (name, engine_of(name, speech.engine)[0])
     )
     if not voices:
-        raise ValueError(f"nobody speaks: write one of speech.voices, an engine of theirs or"
-                         f" held_out after the @, for which speech.held_out names some, not {who!r}")
+        raise ValueError(f"nobody speaks after the @: write one of speech.voices, an engine of"
+                         f" theirs, or held_out where speech.held_out names some, not {who!r}")
     return chain, voices
 
 

@@ -23,7 +23,7 @@ JOE = Voice("en_US-joe-medium")
 INSTALLED = all(map(importlib.util.find_spec, ("piper", piper.PACKAGED, "onnxruntime")))
 needs_piper = pytest.mark.skipif(not INSTALLED, reason="pip install 'tarl-jax[piper]'")
 
-# A worker that says a tone as long as the text, higher for some speakers, or fails as it is told to.
+# A worker that says a tone as long as the text, higher for one speaker, or fails as it is told.
 FAKE = """
     import json, math, os, struct, sys, time
     for line in sys.stdin:
@@ -33,14 +33,17 @@ FAKE = """
         if text == "exit": sys.exit("onnxruntime is gone")
         if text == "hang": time.sleep(3600)
         if text == "refuse":
-            print(json.dumps({"error": "voice", "message": asked["model"] + ": broken"}), flush=True)
+            wrong = {"error": "voice", "message": asked["model"] + ": broken"}
+            print(json.dumps(wrong), flush=True)
             continue
         high = 2 if asked["speaker"] == "ada" else 1
-        wave = [int(9000 * math.sin(.1 * high * i)) for i in range(int(200 * len(text) / asked["speed"]))]
+        count = int(200 * len(text) / asked["speed"])
+        wave = [int(9000 * math.sin(.1 * high * i)) for i in range(count)]
         if text == "hush": wave = [0] * len(wave)
         if text == "odd": rate = 16000
         data = struct.pack(f"<{len(wave)}h", *wave)
-        sys.stdout.buffer.write(json.dumps({"rate": rate, "bytes": len(data)}).encode() + b"\\n" + data)
+        header = json.dumps({"rate": rate, "bytes": len(data)})
+        sys.stdout.buffer.write(header.encode() + b"\\n" + data)
         sys.stdout.buffer.flush()
 """
 
@@ -86,7 +89,8 @@ def test_speed_and_speaker_reach_the_worker(fake):
 
 
 @pytest.mark.parametrize("text, kind, words", [
-    ("die", "crashed", "-9"), ("exit", "crashed", "onnxruntime is gone"), ("hush", "silent", "hush"),
+    ("die", "crashed", "-9"), ("exit", "crashed", "onnxruntime is gone"),
+    ("hush", "silent", "hush"),
     ("odd", "rate", "16000 samples a second, not 22050"), ("refuse", "voice", "amy.onnx: broken"),
     ("", "text", "nothing"),
 ])
@@ -128,7 +132,7 @@ def test_a_model_that_vanishes_is_an_error_of_the_clip(folder, fake):
 
 def test_no_pitch_no_folder_no_package(fake, folder, monkeypatch):
     assert "cannot change the pitch" in str(failure(fake, voice=Voice("amy", 1.0, 0.6)))
-    with pytest.raises(MissingFileError, match="speech.piper_voices = .*nowhere"):
+    with pytest.raises(MissingFileError, match=r"speech.piper_voices = .*nowhere"):
         Piper(str(folder / "nowhere"))
 
     def missing(name):
