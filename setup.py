@@ -55,7 +55,7 @@ setup(
     package_data={
         "tarl_jax.judge": ["rubric.txt", "user_rubric.txt"],
         "tarl_jax.warm_start": ["default.npz", "default.json"],
-        "tarl_jax.text": ["shop.model"],
+        "tarl_jax.text": ["shop.model", "network.model"],
         "tarl_jax.sandbox": ["*_policy.md", "prompts/*.txt"],
         "tarl_jax.view": ["page/*"],
     },

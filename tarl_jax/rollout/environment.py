@@ -34,7 +34,7 @@ from tarl_jax.speech.service import Speech
 from tarl_jax.speech.user import SpokenUser
 from tarl_jax.text.chat import Chat
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
-from tarl_jax.text.tokenizer import Tokenizer
+from tarl_jax.text.tokenizer import Tokenizer, embedded_model
 from tarl_jax.types import Task
 
 
@@ -89,7 +89,8 @@ class Environment:
         folder = config.model.pretrained
         audio = bool(config.model.audio)
         tokenizer = (
-            PretrainedTokenizer(folder, audio) if folder else Tokenizer(with_audio=audio)
+            PretrainedTokenizer(folder, audio) if folder
+            else Tokenizer(embedded_model(found.name), with_audio=audio)
         )
         chat = Chat(tokenizer, config.rollout.several_calls, config.rollout.thinking == "on")
         if 0 < config.model.vocab_size < tokenizer.vocab_size:

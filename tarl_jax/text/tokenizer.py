@@ -19,6 +19,8 @@ import numpy as np
 from tarl_jax.config import InputError, MissingFileError
 
 EMBEDDED_MODEL = Path(__file__).with_name("shop.model")
+# Domains whose dialogues the shop's pieces would spell letter by letter.
+OWN_MODELS = {"telecom": Path(__file__).with_name("network.model")}
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 # Around sound, and in the place of each of its tokens; Qwen2.5-Omni's.
@@ -144,6 +146,11 @@ class Tokenizer:
     def pieces(self) -> list[bytes]:
         """What each id adds to a decoded text, in UTF-8."""
         return [self.decode([token]).encode() for token in range(self.vocab_size)]
+
+
+def embedded_model(domain: str) -> Path:
+    """The model file whose pieces are a domain's words; the shop's, where none was made for it."""
+    return OWN_MODELS.get(domain, EMBEDDED_MODEL)
 
 
 def symbol(position: int) -> str:

@@ -319,9 +319,10 @@ def _speller(config: Json) -> Callable[[Iterable[int]], dict[int, str]]:
 
             decode = PretrainedTokenizer(folder, audio).decode
         else:
-            from tarl_jax.text.tokenizer import Tokenizer
+            from tarl_jax.text.tokenizer import Tokenizer, embedded_model
 
-            decode = Tokenizer(with_audio=audio).decode
+            model = embedded_model(config.get("sandbox.domain", ""))
+            decode = Tokenizer(model, with_audio=audio).decode
     except (OSError, ValueError):
         return lambda ids: {}
 

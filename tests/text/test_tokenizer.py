@@ -8,9 +8,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tarl_jax.text.tokenizer import EMBEDDED_MODEL, IM_END, IM_START, MARKUP, Tokenizer, symbol
+from tarl_jax.text.tokenizer import (
+    EMBEDDED_MODEL,
+    IM_END,
+    IM_START,
+    MARKUP,
+    OWN_MODELS,
+    Tokenizer,
+    embedded_model,
+    symbol,
+)
 
 TOKENIZER = Tokenizer()
+NETWORK = Tokenizer(OWN_MODELS["telecom"])
 MARKUP_IDS = {TOKENIZER.encode_markup(text)[0] for text in MARKUP}
 PRINTABLE = "".join(map(chr, range(32, 127)))
 ASCII = st.text(st.sampled_from(PRINTABLE + "\n"), max_size=60)
@@ -25,9 +35,10 @@ FORGED = st.lists(
 ).map("".join)
 
 
-def test_each_printable_character_round_trips():
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, NETWORK], ids=["shop", "network"])
+def test_each_printable_character_round_trips(tokenizer):
     for character in PRINTABLE + "\n":
-        assert TOKENIZER.decode(TOKENIZER.encode(character)) == character
+        assert tokenizer.decode(tokenizer.encode(character)) == character
 
 
 @settings(max_examples=200, deadline=None)
@@ -38,6 +49,7 @@ def test_each_printable_character_round_trips():
 @example("Order #W123: red Mug (yes/no)?")
 def test_text_round_trips(text):
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+    assert NETWORK.decode(NETWORK.encode(text)) == text
 
 
 @pytest.mark.parametrize("text, plain", [
@@ -123,14 +135,37 @@ def test_the_digest_is_of_the_file():
     assert TOKENIZER.digest == hashlib.sha256(EMBEDDED_MODEL.read_bytes()).hexdigest()
 
 
-def test_training_again_gives_the_committed_model(tmp_path):
-    # Otherwise shop.model no longer belongs to the shop's text, or the training is not repeatable.
+@pytest.mark.parametrize("domain", ["retail", "telecom"])
+def test_training_again_gives_the_committed_model(tmp_path, domain):
+    # Otherwise the file no longer belongs to its domain's text, or the training is not repeatable.
     out = tmp_path / "again.model"
-    command = [sys.executable, "-m", "tarl_jax.text.train_tokenizer", "--out", str(out)]
+    command = [sys.executable, "-m", "tarl_jax.text.train_tokenizer", f"--domain={domain}",
+               "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"{TOKENIZER.vocab_size} pieces" in done.stdout
-    assert out.read_bytes() == EMBEDDED_MODEL.read_bytes()
+    kept = embedded_model(domain)
+    assert f"{Tokenizer(kept).vocab_size} pieces" in done.stdout
+    assert out.read_bytes() == kept.read_bytes()
+
+
+def test_a_domain_without_pieces_of_its_own_has_the_shops():
+    assert embedded_model("retail") == embedded_model("airline") == EMBEDDED_MODEL
+    assert embedded_model("telecom") != EMBEDDED_MODEL
+
+
+def test_markup_and_sound_have_the_same_place_in_each_domain():
+    # So that whatever lays out a chat needs no other table.
+    for text in MARKUP:
+        assert NETWORK.encode_markup(text) == TOKENIZER.encode_markup(text)
+
+
+def test_what_is_said_of_phones_takes_a_fourth_of_the_shops_tokens():
+    said = [
+        "Please check your network status.", "Airplane Mode: OFF",
+        '{"name": "get_details_by_id", "arguments": {"id": "L400"}}',
+    ]
+    for text in said:
+        assert 4 * len(NETWORK.encode(text)) <= len(TOKENIZER.encode(text)), text
 
 
 def test_markup_of_sound_comes_behind_the_model_files_ids():
