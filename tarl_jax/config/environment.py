@@ -40,6 +40,7 @@ class TaskConfig:
 
     seed: int = 0  # of what the users want
     file: str = ""  # JSON lines of tasks; empty: the data's, or synthesised for the embedded shop
+    tfds: tuple[str, ...] = ()  # in place of a file: prepared datasets, NAME or NAME@SPLIT
     num_train: int = 3000  # tasks to train on, where they are made here
     num_held_out: int = 512  # tasks held out, where they are made here
     requests: tuple[float, ...] = (0.66, 0.24, 0.07, 0.03)  # P(1), P(2), P(3), P(4) requests

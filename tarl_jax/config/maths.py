@@ -18,6 +18,8 @@ class MathsConfig:
     mode: "replace": they take the places of tool tasks; "add": they come on top.
     file: JSON list or JSON lines with "problem" and "answer", as DeepScaleR's; empty: made from
       the seed.
+    tfds: in place of a file: prepared datasets of tensorflow-datasets, each NAME or NAME@SPLIT.
+    tfds_features: what the problem and the answer are called there.
     levels: share of the problems made by level, 1 to 5.
     min_pass, max_pass: only problems that the starting policy solves this often are trained on,
       measured on the first `band_problems` of them with `band_trials` episodes each; 0 and 1: all.
@@ -28,6 +30,8 @@ class MathsConfig:
     ratio_steps: tuple[float, ...] = (0.0,)  # rising; one for each of the ratios
     mode: str = "replace"
     file: str = ""
+    tfds: tuple[str, ...] = ()
+    tfds_features: tuple[str, ...] = ("problem", "answer")
     seed: int = 0  # of the problems made
     num_train: int = 2000  # at most, of a file
     num_held_out: int = 128  # at most, of a file; evaluations draw on them
@@ -49,6 +53,10 @@ def check_maths(c: MathsConfig, require: Callable[[bool, str, Any, str], None]) 
     rising = all(a < b for a, b in itertools.pairwise(c.ratio_steps))
     require(len(c.ratio_steps) == len(c.ratio) and rising, "maths.ratio_steps", c.ratio_steps,
             f"give a rising step for each of maths.ratio = {c.ratio}")
+    require(not (c.file and c.tfds), "maths.tfds", c.tfds,
+            f"maths.file = {c.file!r} names problems too: give one of the two")
+    require(len(c.tfds_features) == 2, "maths.tfds_features", c.tfds_features,
+            "give two names, of the problem and of the answer")
     for where in ("num_train", "num_held_out", "band_problems", "band_trials"):
         value = getattr(c, where)
         require(value > 0, f"maths.{where}", value, "must be at least 1")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tarl_jax.config import InputError, MathsConfig, MissingFileError
 from tarl_jax.config.plain import loads, read_json, read_lines, read_text
 from tarl_jax.maths.arithmetic import Problem, make_problems
+from tarl_jax.sandbox import tfds
 from tarl_jax.types import Task
 
 
@@ -19,18 +20,19 @@ def maths_tasks(config: MathsConfig) -> tuple[list[Task], list[Task]]:
     Raises: FileNotFoundError or ValueError for a broken file, or for too few problems.
     """
     wanted = config.num_held_out + config.num_train
-    if config.file:
-        problems = load_problems(config.file)
+    given = config.file or ", ".join(config.tfds)
+    if given:
+        problems = load_problems(config.file) if config.file else _of_datasets(config)
         if len(problems) <= config.num_held_out:
             raise InputError(
-                f"{config.file}: holds {len(problems)} problems, of which maths.num_held_out ="
+                f"{given}: holds {len(problems)} problems, of which maths.num_held_out ="
                 f" {config.num_held_out} are set apart: nothing is left to train on"
             )
         random.Random(f"maths-{config.seed}").shuffle(problems)
     else:
         problems = make_problems(wanted, config.levels, f"maths-{config.seed}")
     apart = config.num_held_out
-    source = Path(config.file).stem if config.file else "arithmetic"
+    source = Path(config.file).stem or given or "arithmetic"
     return (
         [_task(p, i, "train", source) for i, p in enumerate(problems[apart:wanted])],
         [_task(p, i, "held_out", source) for i, p in enumerate(problems[:apart])],
@@ -54,12 +56,28 @@ def load_problems(path: str | Path) -> list[Problem]:
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"maths.file = '{path}' does not exist")
+    return _distinct(_records(path), str(path))
+
+
+def _of_datasets(config: MathsConfig) -> list[Problem]:
+    """Those of `config.tfds`, read as a file's. Raises InputError."""
+    problem, answer = config.tfds_features
+    records = (
+        (where, {"problem": found[problem], "answer": found[answer],
+                 "solution": found.get("solution")})
+        for entry in config.tfds
+        for where, found in tfds.examples(entry, "maths.tfds", config.tfds_features, ("solution",))
+    )
+    return _distinct(records, ", ".join(config.tfds))
+
+
+def _distinct(records: Iterable[tuple[str, Any]], source: str) -> list[Problem]:
     found: dict[str, Problem] = {}
-    for where, record in _records(path):
+    for where, record in records:
         problem = _problem(record, where)
         found.setdefault(problem.text, problem)
     if not found:
-        raise InputError(f"{path}: holds no problem")
+        raise InputError(f"{source}: holds no problem")
     return list(found.values())
 
 

@@ -28,7 +28,7 @@ from tarl_jax.sandbox.published import (
     load_domain,
 )
 from tarl_jax.sandbox.starts import start_of
-from tarl_jax.sandbox.tasks import load_tasks, make_tasks
+from tarl_jax.sandbox.tasks import dataset_tasks, load_tasks, make_tasks
 from tarl_jax.sandbox.users import playable, scripted_user
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.user import SpokenUser
@@ -116,7 +116,7 @@ class Environment:
             data=wanted.data or config.sandbox.data, rules="" if wanted.data else
             config.sandbox.rules,
         )
-        tasks = dataclasses.replace(config.tasks, file="")
+        tasks = dataclasses.replace(config.tasks, file="", tfds=())
         config = dataclasses.replace(config, sandbox=sandbox, tasks=tasks)
         domain = _domain(config)
         known = _tasks(config, domain, False, ("held_out",))
@@ -266,32 +266,38 @@ def _system(config: RunConfig, domain: Domain, chat: Chat, own: bool) -> tuple[s
 def _tasks(
     config: RunConfig, domain: Domain, own: bool, splits: Sequence[str] = ("train", "held_out")
 ) -> Sequence[Task]:
-    """Those of a file, of a folder of data, or made for an embedded domain.
+    """Those of a file, of datasets, of a folder of data, or made for an embedded domain.
 
     splits: that are made; files and folders have what they have.
     """
-    path, data = config.tasks.file, config.sandbox.data
-    if path:
-        tasks = load_tasks(path)
+    data, given = config.sandbox.data, _given(config)
+    if given:
+        tasks = (dataset_tasks(config.tasks.tfds) if config.tasks.tfds else
+                 load_tasks(config.tasks.file))
         known = domain.database.get("users", {}).keys()
         strangers = {t.user_id for t in tasks if t.user_id} - known
         if strangers and known:
             raise InputError(
-                f"{path}: is about users that this shop lacks, such as {min(strangers)!r}: use the"
+                f"{given}: is about users that this shop lacks, such as {min(strangers)!r}: use the"
                 " config.shop or config.sandbox.data that the tasks were made for"
             )
         for task in tasks:
-            _require_calls(path, task, domain)
+            _require_calls(given, task, domain)
         return tasks
     if data:
         return load_benchmark_tasks(domain.name, data, domain, config.eval.split)
     if own:
         raise ConfigError(
             f"Parts(domain=…): the domain {domain.name!r} has no tasks: give Parts(tasks=…),"
-            " config.tasks.file or config.sandbox.data"
+            " config.tasks.file, config.tasks.tfds or config.sandbox.data"
         )
     return [task for split in splits
             for task in make_tasks(domain, config.shop, config.tasks, split)]
+
+
+def _given(config: RunConfig) -> str:
+    """The task file, or the datasets, that the config names; empty: neither."""
+    return config.tasks.file or ", ".join(config.tasks.tfds)
 
 
 def _require_calls(path: str, task: Task, domain: Domain) -> None:
@@ -317,7 +323,7 @@ def _split(
     Starts are made once here: what an episode finds then hangs on no other episode (of telecom's
     VPNs it would).
     """
-    where = config.tasks.file or config.sandbox.data or "the tasks"
+    where = _given(config) or config.sandbox.data or "the tasks"
     train = [t for t in tasks if t.split == "train"]
     held_out = [t for t in tasks if t.split == "held_out"]
     if not held_out:
@@ -339,7 +345,7 @@ def _split(
 
 
 def _lacks(config: RunConfig, split: str) -> InputError:
-    where = config.tasks.file or config.sandbox.data or "the tasks"
+    where = _given(config) or config.sandbox.data or "the tasks"
     return InputError(f"{where}: none has the split {split!r}; a run needs tasks to train on and"
                       " tasks that are held out")
 

@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from tarl_jax.config import ConfigError, InputError, RunConfig
+from tarl_jax.config import ConfigError, InputError, MathsConfig, RunConfig
 from tarl_jax.maths.answers import final_answer, same_number
 from tarl_jax.maths.problems import maths_tasks
 from tarl_jax.maths.symbolic import SymbolicChecker
@@ -63,7 +63,7 @@ class Maths:
                 f" problem is there room for a turn of {config.rollout.max_turn_tokens} tokens"
             )
         return cls(
-            chat, train, held_out, system, _checker(config.maths.file),
+            chat, train, held_out, system, _checker(config.maths),
             sum(map(len, made)) - len(train) - len(held_out),
         )
 
@@ -71,13 +71,14 @@ class Maths:
         return MathsEpisode(task, seed, self.chat, self.system, self.check)
 
 
-def _checker(file: str) -> Check:
-    if not file:
+def _checker(config: MathsConfig) -> Check:
+    if not (config.file or config.tfds):
         return same_number
     try:
         return SymbolicChecker()
     except ImportError as error:
-        raise ConfigError(f"maths.file = {file!r}: {error}") from error
+        given = f"file = {config.file!r}" if config.file else f"tfds = {config.tfds}"
+        raise ConfigError(f"maths.{given}: {error}") from error
 
 
 class MathsEpisode:

@@ -40,7 +40,7 @@ LOCK = "run.lock"
 FREE = (
     "workdir", "log", "checkpoint", "eval", "rl.steps", "warm_start.cache_dir", "mesh",
     "model.attention", "model.remat", "model.scan_layers", "model.pretrained", "model.size",
-    "sandbox.data", "tasks.file", "maths.file",
+    "sandbox.data", "tasks.file", "tasks.tfds", "maths.file", "maths.tfds",
     "rl.micro_batch_tokens", "rl.pack", "rl.measure_after",
     *(f"rollout.{name}" for name in (
         "slots", "straggler_fraction", "in_flight", "parked", "share_prefix", "episode_seconds",
@@ -179,9 +179,9 @@ def require_contents(path: Path, now: Mapping[str, str], keep: bool = True) -> l
     if fixed:
         raise ConfigError(
             f"--workdir {path}: these are not what the run began with: {', '.join(fixed)}. What"
-            " tasks.file, maths.file, sandbox.data or model.pretrained name holds something else"
-            " now, or another version of this program reads it (versions.json names the first):"
-            " put the old ones back, or choose another --workdir"
+            " tasks.file, tasks.tfds, maths.file, maths.tfds, sandbox.data or model.pretrained"
+            " name holds something else now, or another version of this program reads it"
+            " (versions.json names the first): put the old ones back, or choose another --workdir"
         )
     if keep and now.items() - before.items():
         write_json(kept, {**before, **now})

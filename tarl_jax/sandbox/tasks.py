@@ -9,11 +9,12 @@ import dataclasses
 import itertools
 import json
 import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tarl_jax.config import InputError, MissingFileError, ShopConfig, TaskConfig
 from tarl_jax.config.plain import loads, read_lines
-from tarl_jax.sandbox import blueprint, network_tasks, phrases, reviews, shop
+from tarl_jax.sandbox import blueprint, network_tasks, phrases, reviews, shop, tfds
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.desk import Wish
 from tarl_jax.sandbox.desks import desk_of
@@ -113,9 +114,25 @@ def read_tasks(path: str | Path) -> list[Task]:
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"task file {path} does not exist")
+    return _read(read_lines(path), str(path))
+
+
+def dataset_tasks(entries: Sequence[str]) -> list[Task]:
+    """The tasks of prepared datasets of tensorflow-datasets (`sandbox.tfds.examples`).
+
+    Each example's text feature `task` is a line as a file's. Raises InputError as `load_tasks`.
+    """
+    lines = (
+        (where, str(found["task"])) for entry in entries
+        for where, found in tfds.examples(entry, "tasks.tfds", ("task",))
+    )
+    return _read(lines, ", ".join(entries))
+
+
+def _read(lines: Iterable[tuple[str, str]], source: str) -> list[Task]:
     tasks: list[Task] = []
     first: dict[str, str] = {}  # where an id came first
-    for where, line in read_lines(path):
+    for where, line in lines:
         try:
             task = Task.from_json(loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -125,7 +142,7 @@ def read_tasks(path: str | Path) -> list[Task]:
                              f" {first[task.task_id]} already: rename or delete one of the two")
         tasks.append(task)
     if not tasks:
-        raise InputError(f"{path}: holds no task")
+        raise InputError(f"{source}: holds no task")
     return tasks
 
 

@@ -151,6 +151,7 @@ def test_an_int_is_good_for_a_float():
     ("maths.levels", (0.5, 0.5), "five shares"),
     ("maths.levels", (0.5, 0.5, 0.5, 0.0, 0.0), "sum to 1"),
     ("maths.min_pass", 1.0, "below maths.max_pass"),
+    ("maths.tfds_features", ("problem",), "give two names, of the problem and of the answer"),
     ("maths.demonstrations", 1.0, "below 1"),
     ("eval.maths_tasks", -1, "between 0 and maths.num_held_out"),
     ("eval.maths_tasks", 129, "between 0 and maths.num_held_out = 128"),
@@ -259,6 +260,8 @@ def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, reme
      "config.rollout.refills = 2: rollout.step_seconds = 9.0 plays episodes in other steps"),
     ({"rollout": {"refills": 2}, "rl": {"advantage": "gae", "normalise": "batch"}},
      "config.rollout.refills = 2: with rl.advantage = 'gae'"),
+    ({"tasks": {"file": "a.jsonl", "tfds": ("b",)}}, "config.tasks.tfds = ('b',): tasks.file ="),
+    ({"maths": {"file": "a.json", "tfds": ("b",)}}, "config.maths.tfds = ('b',): maths.file ="),
 ])
 def test_what_does_not_go_together_is_refused(fields, remedy):
     assert remedy in refused(fields)
