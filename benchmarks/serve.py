@@ -5,12 +5,13 @@
         [-- arguments of python -m tarl_jax.serve]
 
 Conversations: each carries a mark and goes on for so many turns, all at once. Printed: failures,
-how many contexts differ at the end (all should), tokens a second, what of the time the device's
-programs took, and tokens fed per turn, first and last third. With --rounds, which takes the
-embedded default as its policy, the engine alone plays the same conversations in this process after
-the server, so many times: how many have the same tokens, and the ratio of the medians. Fuzz:
-hostile requests; printed: statuses, and the server's memory before, in the middle and after. Wire:
-recorded exchanges of tau2-bench's harness, a line each.
+how many contexts differ at the end (all should), tokens a second, CPU seconds of the server's
+process and of the clients', the share of the decoding programs' rows that drew a token, and tokens
+fed per turn, first and last third. With --rounds, which takes the embedded default as its policy
+(--config.KEY=VALUE behind `--` changes it), the engine alone plays the same conversations in this
+process after the server, so many times: how many have the same tokens, and the ratios of the
+medians. Fuzz: hostile requests; printed: statuses, and the server's memory before, in quarters and
+after. Wire: recorded exchanges of tau2-bench's harness, a line each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import collections
 import concurrent.futures
 import dataclasses
 import gzip
+import http.client
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -61,10 +64,7 @@ class Server:
             return error.code, json.loads(error.read())
 
     def chat(self, **request: Any) -> dict[str, Any]:
-        status, found = self.post("/v1/chat/completions", json.dumps(request).encode())
-        if status != 200:
-            raise RuntimeError(f"{status}: {found}")
-        return found
+        return Client(self).chat(**request)
 
     def metrics(self) -> dict[str, float]:
         with urllib.request.urlopen(f"{self.root}/metrics") as answer:
@@ -76,37 +76,69 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-def conversations(server: Server, count: int, turns: int) -> tuple[float, list[list[list[int]]]]:
-    """Plays them all at once, and prints what came of it.
 
-    Returns: the seconds, and of each conversation the token ids of its answers.
-    """
+class Client:
+    """One that keeps its connection, and costs little itself."""
+
+    def __init__(self, server: Server):
+        self._connection = http.client.HTTPConnection(server.root.removeprefix("http://"))
+
+    def chat(self, **request: Any) -> dict[str, Any]:
+        self._connection.request("POST", "/v1/chat/completions", json.dumps(request).encode())
+        answer = self._connection.getresponse()
+        found = json.loads(answer.read())
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {found}")
+        return found
+
+
+@dataclasses.dataclass
+class Result:
+    """seconds, CPU seconds of the process that holds the engine, decode steps times rows (`places`)
+    and tokens drawn in them, and of each conversation the token ids of its answers."""
+
+    seconds: float
+    cpu: float
+    places: float
+    drawn: float
+    said: list[list[list[int]]]
+
+    def __str__(self) -> str:
+        return (f"{self.seconds:.1f} s, {self.cpu:.1f} of CPU; {self.drawn:.0f} tokens drawn,"
+                f" {self.drawn / max(self.places, 1):.0%} of the rows' steps")
+
+
+def conversations(server: Server, count: int, turns: int, ids: bool = True) -> Result:
+    """Plays them all at once, and prints what came of it; ids: asks for the tokens too."""
     fed: list[list[int]] = [[] for _ in range(turns)]
     tokens = [0] * count
     said: list[list[list[int]]] = [[] for _ in range(count)]
     prompts: dict[int, list[int]] = {}
-    before = server.metrics()
+    before, cpu, own = server.metrics(), server.cpu_seconds(), time.process_time()
 
     def play(number: int) -> None:
-        mark = f"{100 + number}"
+        mark, client = f"{100 + number}", Client(server)
         messages: list[dict[str, Any]] = [{"role": "user", "content": opening(number)}]
         for turn in range(turns):
-            found = server.chat(messages=messages, tools=TOOLS, seed=number, temperature=1.0,
-                                return_token_ids=True)
+            found = client.chat(messages=messages, tools=TOOLS, seed=number, temperature=1.0,
+                                return_token_ids=ids)
             usage, choice = found["usage"], found["choices"][0]
             message = choice["message"]
             fed[turn].append(usage["prompt_tokens"]
                              - usage["prompt_tokens_details"]["cached_tokens"])
             tokens[number] += fed[turn][-1] + usage["completion_tokens"]
-            said[number].append(choice["token_ids"])
+            said[number].append(choice.get("token_ids", []))
             messages.append(message)
             if message.get("tool_calls"):
                 messages.append({"role": "tool", "tool_call_id": message["tool_calls"][0]["id"],
                                  "content": f"mark {mark}"})
             else:
                 messages.append({"role": "user", "content": f"mark {mark}"})
-            prompts[number] = found["prompt_token_ids"]
+            prompts[number] = found.get("prompt_token_ids", [number])
 
     begun = time.perf_counter()
     failures: collections.Counter[str] = collections.Counter()
@@ -121,13 +153,16 @@ def conversations(server: Server, count: int, turns: int) -> tuple[float, list[l
     first = sum(map(sum, fed[1 : 1 + third])) / max(sum(map(len, fed[1 : 1 + third])), 1)
     last = sum(map(sum, fed[-third:])) / max(sum(map(len, fed[-third:])), 1)
     values = server.metrics()
-    busy = sum(values[name] - before[name] for name in (
-        "tarl_serve_engine_extend_seconds_total", "tarl_serve_engine_decode_seconds_total"))
-    print(f"{count} conversations x {turns} turns: {seconds:.1f} s, failures {dict(failures)},"
+    places, drawn, ticks = (
+        values[f"tarl_serve_engine_{name}_total"] - before[f"tarl_serve_engine_{name}_total"]
+        for name in ("row_steps", "sampled_tokens", "ticks"))
+    played = Result(seconds, server.cpu_seconds() - cpu, places, drawn, said)
+    print(f"{count} conversations x {turns} turns: {played} in {ticks:.0f} bursts; clients took"
+          f" {time.process_time() - own:.1f} s of CPU; failures {dict(failures)},"
           f" {len({tuple(p) for p in prompts.values()})} different contexts;"
-          f" {sum(tokens) / seconds:.0f} tokens/s; the engine's programs ran {busy:.1f} s of them;"
+          f" {sum(tokens) / seconds:.0f} tokens/s;"
           f" fed per turn {first:.1f} early, {last:.1f} late", flush=True)
-    return seconds, said
+    return played
 
 
 def opening(number: int) -> str:
@@ -137,8 +172,9 @@ def opening(number: int) -> str:
 class Direct:
     """The engine as training plays with it, in this process, with the server's policy."""
 
-    def __init__(self, slots: int, context: int):
+    def __init__(self, slots: int, context: int, changes: dict[str, str]):
         from tarl_jax.config import from_config_dict
+        from tarl_jax.config.fields import overridden
         from tarl_jax.config.presets import sized
         from tarl_jax.parallel.mesh import rollout_mesh
         from tarl_jax.rollout.engine import Engine
@@ -146,7 +182,7 @@ class Direct:
         from tarl_jax.serve.policy import load_policy
         from tarl_jax.training.parts import Parts
 
-        config = from_config_dict(sized(""))
+        config = from_config_dict(overridden(sized("").to_dict(), changes))
         rollout = dataclasses.replace(config.rollout, slots=slots, parked=slots,
                                       max_episode_tokens=context)
         config = dataclasses.replace(config, rollout=rollout)
@@ -156,35 +192,38 @@ class Direct:
         grammar = build(tokenizer, names, self._env.vocab_size, self._env.chat.begin)
         self._engine = Engine(model, rollout, tokenizer.stop_ids,
                               rollout_mesh(self._env.config.mesh), grammar)
-        self._engine.programs.compile(self._params)
 
-    def conversations(self, count: int, turns: int) -> tuple[float, list[list[list[int]]]]:
+    def conversations(self, count: int, turns: int) -> Result:
         """The same as the server's."""
         from serving import Played
 
         episodes = [Played(self._env, turns, number, opening(number), f"mark {100 + number}")
                     for number in range(count)]
-        begun = time.perf_counter()
+        cpu, begun = time.process_time(), time.perf_counter()
         stats = self._engine.run(self._params, episodes, 1.0)
         seconds = time.perf_counter() - begun
-        print(f"  the engine alone: {seconds:.1f} s, its programs ran"
-              f" {stats.extend_seconds + stats.decode_seconds:.1f} s of them", flush=True)
-        return seconds, [[ids for ids, _ in episode.answers] for episode in episodes]
+        played = Result(seconds, time.process_time() - cpu, stats.row_steps, stats.sampled_tokens,
+                        [[ids for ids, _ in episode.answers] for episode in episodes])
+        print(f"  the engine alone: {played} in {stats.ticks} bursts", flush=True)
+        return played
 
 
 def side_by_side(server: Server, direct: Direct, count: int, turns: int, rounds: int) -> None:
     """Server and engine in turns; the first round, in which programs are compiled, is left out."""
-    times = []
+    both = []
     for number in range(rounds + 1):
-        served, said = conversations(server, count, turns)
-        alone, expected = direct.conversations(count, turns)
-        same = sum(a == b for a, b in zip(said, expected, strict=True))
-        print(f"  {same} of {count} conversations have the engine's tokens", flush=True)
+        served = conversations(server, count, turns, ids=not number)
+        alone = direct.conversations(count, turns)
         if number:
-            times.append((served, alone))
-    served, alone = (statistics.median(column) for column in zip(*times, strict=True))
-    print(f"median of {rounds}: served {served:.2f} s, the engine alone {alone:.2f} s:"
-          f" {alone / served:.1%} of its throughput", flush=True)
+            both.append((served, alone))
+            continue
+        same = sum(a == b for a, b in zip(served.said, alone.said, strict=True))
+        print(f"  {same} of {count} conversations have the engine's tokens", flush=True)
+    for name in ("seconds", "cpu", "places"):
+        served, alone = (statistics.median(getattr(one, name) for one in column)
+                         for column in zip(*both, strict=True))
+        print(f"median {name} of {rounds}: served {served:.2f}, the engine alone {alone:.2f}:"
+              f" {alone / served:.1%}", flush=True)
 
 
 def fuzz(server: Server, count: int) -> None:
@@ -197,16 +236,17 @@ def fuzz(server: Server, count: int) -> None:
         path = ("/v1/chat/completions", "/v1/chat/completions", "/v1/completions")[number % 3]
         return server.post(path, bodies[number])
 
-    middle = before
+    seen = [before]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         for number, (status, found) in enumerate(pool.map(post, range(count))):
             statuses[status] += 1
             if status != 200:
                 assert 400 <= status < 500 and found["error"]["message"], (status, found)
-            if number == count // 2:
-                middle = server.memory()
-    print(f"{count} hostile requests: {dict(statuses)}; memory {before:.0f} -> {middle:.0f} ->"
-          f" {server.memory():.0f} MB; alive: {server.process.poll() is None}")
+            if (number + 1) % max(count // 4, 1) == 0:
+                seen.append(server.memory())
+    print(f"{count} hostile requests: {dict(statuses)}; memory"
+          f" {' -> '.join(f'{mb:.0f}' for mb in seen)} MB;"
+          f" alive: {server.process.poll() is None}", flush=True)
 
 
 def wire(server: Server, folder: Path) -> None:
@@ -234,14 +274,18 @@ def main() -> None:
     parser.add_argument("--fuzz", type=int, default=2000)
     parser.add_argument("--wire", type=Path)
     args = parser.parse_args(arguments[:split])
-    server = Server(arguments[split + 1 :] or [
-        "--config=configs/grpo_tarl.py", f"--slots={args.conversations or 64}",
-        f"--parked={args.conversations or 64}", f"--context={CONTEXT}"])
+    own = arguments[split + 1 :]
+    changes = dict(a.removeprefix("--config.").split("=", 1) for a in own
+                   if a.startswith("--config."))
+    if len(changes) == len(own):
+        own += ["--config=configs/grpo_tarl.py", f"--slots={args.conversations or 64}",
+                f"--parked={args.conversations or 64}", f"--context={CONTEXT}", "--lazy=True"]
+    server = Server(own)
     try:
         if args.wire:
             wire(server, args.wire)
         if args.rounds:
-            direct = Direct(args.conversations, CONTEXT)
+            direct = Direct(args.conversations, CONTEXT, changes)
             side_by_side(server, direct, args.conversations, args.turns, args.rounds)
         elif args.conversations:
             conversations(server, args.conversations, args.turns)

@@ -6,10 +6,10 @@ import threading
 
 import uvicorn
 
+from tarl_jax.rollout.episode import ATTEMPTS, SHORT
 from tarl_jax.rollout.workers import Answer
 from tarl_jax.serve.http import HttpLimits, Server
 from tarl_jax.serve.policy import ServeConfig, serve_policy
-from tarl_jax.serve.turns import ATTEMPTS, SHORT
 
 
 @contextlib.contextmanager

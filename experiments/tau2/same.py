@@ -7,9 +7,9 @@
 
 plays the tasks of FOLDER/results/DOMAIN with the same policy (ARGUMENTS are those of the server, a
 --config among them), temperature and seeds as the harness did, against the same user, which has to
-answer the same to the same. Left out are rewards that hang on assertions, which only the harness's
-judge knows. A turn that cannot be read costs a message here, and none there, where the server
-answers it: --turn should leave turns their room. The exit status is 1 where a reward differs.
+answer the same to the same. Episodes are played as a server plays them (`rollout.as_served`): turns
+that cannot be read are written again, and cost nothing. Left out are rewards that hang on
+assertions, which only the harness's judge knows. The exit status is 1 where a reward differs.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def compare(
         eval=replace(config.eval, temperature=given.temperature),
         rollout=replace(
             run, max_turns=0, max_messages=given.max_steps, slots=8, constrain_calls=True,
+            as_served=True,
             max_episode_tokens=served.context or run.max_episode_tokens,
             max_turn_tokens=served.turn or run.max_turn_tokens),
     )

@@ -43,6 +43,9 @@ class RolloutConfig:
       the same rules 200, or any number. `max_turns` holds beside it.
     max_too_long: share of training tasks that may have no room: their shortest faultless dialogue,
       without thoughts, does not fit max_episode_tokens or max_turns; a run with more is refused.
+    as_served: episodes are played as by a client of `tarl_jax.serve`: a turn that cannot be read is
+      written again and costs no message, turn or error, and after three a short text stands for
+      it; where no turn has room, the agent says goodbye until the user ends it.
     max_turns: of the agent, after which an episode fails; 0: any number; -1: by the same rules any
       number, or 30.
     greeting: whether a greeting of the agent's comes before the user's first message, "on" or
@@ -94,6 +97,7 @@ class RolloutConfig:
     max_messages: int = -1
     max_too_long: float = 0.2
     greeting: str = "rules"
+    as_served: bool = False
     cache: str = "auto"
     cache_tokens: int = 0
     page: int = 64

@@ -59,6 +59,7 @@ def chunk_of(
         chunk.last[place], chunk.seeds[place] = row.tokens[-1], row.seed
         chunk.dropped[place], chunk.syntax[place] = row.dropped, row.syntax
         row.fed += len(part)
+        row.read += len(part)
     if any(sound.first < row.fed and before[place] < sound.end
            for place, row in placed.items() for sound in row.spoken):
         return with_sound(chunk, placed, before, width)

@@ -30,6 +30,11 @@ from tarl_jax.types import Segment, Task, Trajectory
 # Told an episode so far, what is wrong with its last turn; None where that may stand.
 Supervisor = Callable[[Trajectory], str | None]
 _TURNS = 30  # of an episode by τ-bench's rules
+# How a served policy, and an episode that is played like one, never fails to answer.
+ATTEMPTS = 3  # at a turn that can be read
+SHORT = "I am sorry, could you please say that again?"
+CLOSING = "I am sorry, this conversation has become too long for me to go on with it. Goodbye."
+_GOODBYES = 200  # that a user may answer, at most
 _INTERRUPTION = "[Supervisor] Your last step was wrong: {}. Correct it before you go on."
 
 
@@ -68,6 +73,7 @@ class Episode:
         self._supervisor = supervisor
         self._stop_waits = stop_waits
         self._interruptions = 0
+        self._attempts = 0  # turns in a row that could not be read, as a server counts them
         self._dialogue: Dialogue | None = None  # until the user has spoken
         self._segments: list[Segment] = []
         self._tokens = 0
@@ -110,7 +116,11 @@ class Episode:
         said = segment_of(turn, self._chat.begin, self._turn, written)
         self._add(said)
         try:
-            answers, stop_reason = self._answers(action, turn.ids[-1] == self._chat.stop_id)
+            ended = turn.ids[-1] == self._chat.stop_id
+            answers, stop_reason = (
+                self._again(written.problem, ended) if written.problem and self._config.as_served
+                else self._answers(action, ended)
+            )
         except (LLMError, SpeechError) as error:
             self._add(Segment.forced("user", [], self._turn, "", **self._broken(error)))
             return None
@@ -126,6 +136,8 @@ class Episode:
         self._tokens -= sum(count for _, count in leaving)
         if self._stop_reason is None and not self._room(sum(len(a.token_ids) for a in answers)):
             self._stop_reason = "max_tokens"
+            if self._config.as_served:
+                answers += self._goodbyes()
         for answer in answers:
             if self._stop_reason:
                 answer.empty()
@@ -205,12 +217,50 @@ class Episode:
         self._interruptions += wrong is not None
         return wrong
 
+    def _again(self, problem: str, ended: bool) -> tuple[list[Segment], str | None]:
+        """`_answers` to a turn that cannot be read, by a server: it is written again, and at the
+        last a short message stands for it. Raises LLMError, SpeechError.
+        """
+        error = self._said("tool", f"Error: {problem}", None, {"error": True, "malformed": True},
+                           [] if ended else [self._chat.stop_id])
+        self._attempts += 1
+        if self._attempts < ATTEMPTS:
+            return [error], None
+        self._turn += 1
+        short = self._spoken(SHORT, self._chat.agent(SHORT))
+        answers, stop_reason = self._answers(SHORT, ended=True)
+        return [error, short, *answers], stop_reason
+
+    def _goodbyes(self) -> list[Segment]:
+        """What is said where there is no room for a turn, until it ends the episode."""
+        said: list[Segment] = []
+        for _ in range(_GOODBYES):
+            closing = self._spoken(CLOSING, [])
+            try:
+                answers, stop_reason = self._answers(CLOSING, ended=True)
+            except (LLMError, SpeechError) as error:
+                broken = Segment.forced("user", [], self._turn, "", **self._broken(error))
+                return [*said, closing, broken]
+            said += [closing, *answers]
+            self._turn += 1
+            if stop_reason:
+                self._stop_reason = stop_reason
+                break
+        return said
+
+    def _spoken(self, message: str, ids: list[int]) -> Segment:
+        """A turn that the policy did not write."""
+        segment = Segment.forced("agent", ids, self._turn, message)
+        segment.message = message
+        return segment
+
     def _answers(self, action: Action, ended: bool) -> tuple[list[Segment], str | None]:
         """What answers a turn, a segment for each call, and how the episode has ended, if it has.
 
         ended: whether the policy ended its turn itself. Raises LLMError, SpeechError.
         """
         assert self._dialogue is not None
+        self._attempts = 0
         observations = (
             self._dialogue.call(action) if isinstance(action, tuple)
             else [self._dialogue.act(action)]

@@ -165,6 +165,7 @@ class PagedScheduler:
         if count > 0:
             parts.append(Part(row, row.fed, count))
             row.fed += count
+            row.read += count - (row.fed == len(row.tokens))
             self._know(row)
         return max(count, 0)
 
@@ -207,7 +208,7 @@ class PagedScheduler:
         waiting = [other for other in others if other.slot is None or other.asking]
         later = [other for other in others if other not in waiting and other.index > row.index]
         if waiting:
-            self._drop(min(waiting, key=lambda other: (other.fed, other.index)))
+            self._drop(min(waiting, key=lambda other: (other.used, other.fed, other.index)))
         elif later:
             self._drop(max(later, key=lambda other: other.index))
         else:

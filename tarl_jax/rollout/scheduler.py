@@ -63,6 +63,9 @@ class Row:
       log_probs, drawn_log_probs: of those, as in `workers.Turn`.
       syntax: where in the grammar they lead (`grammar.py`).
       spoken: what some of `tokens` sound like, in order.
+      read: tokens that were fed since its last answer, those that it wrote left out.
+      used: when it was last written, in seconds of any clock; where rows may never be answered, the
+        one that was longest not used makes room first.
     """
 
     index: int
@@ -81,6 +84,8 @@ class Row:
     drawn_log_probs: list[float] = dataclasses.field(default_factory=list)
     syntax: int = 0
     spoken: list[SpokenInputs] = dataclasses.field(default_factory=list)
+    read: int = 0
+    used: float = 0.0
     blocks: list[int] = dataclasses.field(default_factory=list)  # its entries in the index
     # Where its cache is in pages: they, a hash for each full one that is known, whose they are.
     pages: list[int] = dataclasses.field(default_factory=list)
@@ -118,7 +123,7 @@ def extend_context(
     row.spoken += [dataclasses.replace(s, first=len(row.tokens) + s.first) for s in spoken]
     row.tokens += tokens
     row.asking, row.written, row.log_probs, row.drawn_log_probs = False, 0, [], []
-    row.syntax = 0
+    row.syntax = row.read = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +234,8 @@ class Scheduler:
         lacking = min(len(self.ready), len(self.slots)) - len(free)
         if lacking > 0:
             # The shortest first: they are the cheapest to move or to feed again.
-            idle = sorted((r for r in self.in_slots if r.asking), key=lambda r: (r.fed, r.index))
+            idle = sorted((r for r in self.in_slots if r.asking),
+                          key=lambda r: (r.used, r.fed, r.index))
             for row in idle[:lacking]:
                 assert row.slot is not None
                 free.append(row.slot)

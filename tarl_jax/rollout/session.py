@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from tarl_jax.models import decoder
+from tarl_jax.rollout.arrivals import Arrivals
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.grammar import Grammar, after, stacked
 from tarl_jax.rollout.running import EngineStats
@@ -76,7 +77,6 @@ class _Job:
     listener: Listener | None
     future: Future[Written]
     place: int = 0  # of its grammar
-    fed: int = 0
 
 
 class Session:
@@ -85,6 +85,7 @@ class Session:
     params: stacked, as training has them.
     free: the grammar of those who name none.
     idle_seconds: after which a context that nobody continues is forgotten.
+    most: contexts that are kept; beyond them the longest unused is forgotten; 0: any number.
 
     Attributes:
       stats: of all that was written so far.
@@ -92,18 +93,20 @@ class Session:
     """
 
     def __init__(
-        self, engine: Engine, params: decoder.Params, free: Grammar, idle_seconds: float = 300.0
+        self, engine: Engine, params: decoder.Params, free: Grammar, idle_seconds: float = 300.0,
+        most: int = 0,
     ):
         self._programs = engine.programs
         self._grammars = _Places(free)
         self._programs.use_grammar(self._grammars.together())
         self._running = engine.open(params)
-        self._idle_seconds = idle_seconds
+        self._idle_seconds, self._most = idle_seconds, most
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._waiting: deque[_Job] = deque()  # for a place of their grammar
         self._jobs: dict[int, _Job] = {}  # by row
-        self._used: dict[int, float] = {}  # when each row was last written
         self._next = 0
+        self._arrivals = Arrivals()
+        self._burst = 0.0  # seconds that one takes
         self._closing = False
         self.failures = 0
         self.stats: EngineStats = self._running.stats
@@ -160,23 +163,33 @@ class Session:
                 running.admit()
                 writing = running.scheduler.writing
                 if writing:
-                    before = running.stats.fed_tokens
+                    begun = time.monotonic()
                     over = running.write()
-                    self._count(writing, running.stats.fed_tokens - before)
+                    took = time.monotonic() - begun
+                    self._burst += (took - self._burst) / 4 if self._burst else took
                     self._tell(writing, over)
             except Exception as error:
                 self._fail(error)
             self._forget()
 
     def _take(self) -> None:
-        """Lets in who has come; waits for somebody where nobody writes."""
-        busy = bool(self._jobs)
+        """Lets in who has come, and waits a little for who may come soon; see `arrivals`.
+
+        Where nobody writes it waits for anybody.
+        """
+        begun = time.monotonic()
+        wait = self._patience(begun) if self._jobs else _TICK
         with contextlib.suppress(queue.Empty):
             while True:
-                job = self._inbox.get(timeout=None if busy else _TICK, block=not busy)
-                busy = True
+                job = self._inbox.get(timeout=wait)
+                now = time.monotonic()
+                begun = begun if self._jobs or self._waiting else now
                 if job is not None:
                     self._waiting.append(job)
+                    row = self._running.rows.get(job.ask.row)
+                    if row is not None and row.asking:
+                        self._arrivals.came(row.index, row.used, now)
+                wait = max(min(self._patience(now), begun + self._burst / 2 - now), 0.0)
         while self._waiting:
             place, changed = self._grammars.place(self._waiting[0].ask.grammar)
             if place is None:
@@ -187,14 +200,20 @@ class Session:
             job.place = place
             self._begin(job)
 
+    def _patience(self, now: float) -> float:
+        return self._arrivals.patience(len(self._jobs) + len(self._waiting), self._burst, now)
+
     def _begin(self, job: _Job) -> None:
         ask, scheduler = job.ask, self._running.scheduler
         tokens, keep = list(ask.tokens), 0
-        row = self._running.rows.get(ask.row)
+        rows = self._running.rows
+        row = rows.get(ask.row)
         if row is None or not row.asking or row.tokens[:1] != tokens[:1]:
-            row = Row(self._next, ask.seed)
+            idle = [other for other in rows.values() if other.asking]
+            if idle and 0 < self._most <= len(rows):
+                self._end(min(idle, key=lambda other: other.used))
+            row = rows[self._next] = Row(self._next, ask.seed)
             self._next += 1
-            self._running.rows[row.index] = row
             scheduler.begin(row)
         else:
             keep = _common(row.tokens, tokens)
@@ -208,12 +227,6 @@ class Session:
         self._jobs[row.index] = job
         self._running.stats.forced_tokens += len(tokens) - keep
 
-    def _count(self, writing: Sequence[Row], fed: int) -> None:
-        """Shares out what was fed: exact where one row was."""
-        fresh = [row for row in writing if self._jobs[row.index].fed == 0]
-        for row in fresh:
-            self._jobs[row.index].fed = max(fed // len(fresh), 1)
-
     def _tell(self, writing: Sequence[Row], over: Sequence[Row]) -> None:
         for row in writing:
             job, stopped = self._jobs[row.index], False
@@ -224,20 +237,22 @@ class Session:
                 turn = Turn(row.tokens[-row.written :], row.log_probs, row.drawn_log_probs)
                 del self._jobs[row.index]
                 self._grammars.leave(job.place)
-                self._used[row.index] = time.monotonic()
-                job.future.set_result(Written(turn, row.index, job.fed, stopped))
+                row.used = time.monotonic()
+                self._arrivals.left(row.index, row.used)
+                fed = row.read + 1  # the newest by writing
+                job.future.set_result(Written(turn, row.index, fed, stopped))
 
     def _forget(self) -> None:
         """Gives up the contexts that nobody has continued for long, and room that none needs."""
         running, now = self._running, time.monotonic()
-        for index, used in list(self._used.items()):
-            row = running.rows.get(index)
-            if row is None or (row.asking and now - used > self._idle_seconds):
-                if row is not None:
-                    running.scheduler.ended(row)
-                    del running.rows[index]
-                del self._used[index]
+        for row in list(running.rows.values()):
+            if row.asking and now - row.used > self._idle_seconds:
+                self._end(row)
         running.rest()
+
+    def _end(self, row: Row) -> None:
+        self._running.scheduler.ended(row)
+        del self._running.rows[row.index]
 
     def _fail(self, error: Exception) -> None:
         """Tells all who wrote, and begins anew: what is on the device may be lost."""
@@ -245,7 +260,6 @@ class Session:
         jobs, self._jobs = list(self._jobs.values()), {}
         for job in jobs:
             self._grammars.leave(job.place)
-        self._used.clear()
         self._running.renew()
         for job in jobs:
             job.future.set_exception(error)

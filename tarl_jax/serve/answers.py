@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from tarl_jax.config.plain import plain
 from tarl_jax.rollout.grammar import Grammar, build
 from tarl_jax.rollout.session import Ask
-from tarl_jax.serve.conversations import Conversations, Piece
+from tarl_jax.serve.conversations import Conversations, Piece, further, keys_of
 from tarl_jax.serve.requests import ChatRequest, CompletionRequest, Message, Options, Refused
 from tarl_jax.serve.turns import Answer, Emit, Start, Turn, Writer, cut_at, going_on
 
@@ -50,7 +50,7 @@ class Answers:
         """The answer; a request that was sent before joins the running one.
 
         resent: whether the client says that it sends it again.
-        scope: of its conversation, as in `Conversations.find`.
+        scope: of its conversation, as in `keys_of`.
         """
         options, key = request.options, f"{scope} {request.options.key}"
         self._tidy()
@@ -87,7 +87,8 @@ class Answers:
 
     async def _answer(self, request: ChatRequest, emit: Emit | None, scope: str) -> Answer:
         options, messages, tools = request.options, request.messages, request.tools
-        before, count = self.conversations.find(messages, tools, scope)
+        keys = keys_of(messages, tools, scope)
+        before, count = self.conversations.find(messages, keys)
         self.counts["rendered" if before is None else "continued"] += 1
         if before is None:
             context = self._opening(request)
@@ -102,7 +103,7 @@ class Answers:
         self._writer.count(answer)
         assert answer.node is not None
         reply = Message("assistant", answer.content, answer.calls)
-        self.conversations.add([*messages, reply], tools, answer.node, scope)
+        self.conversations.add(further(keys[-1], reply), answer.node)
         return answer
 
     def _opening(self, request: ChatRequest) -> list[int]:
@@ -148,7 +149,7 @@ class Answers:
         cut = cut_at(text, options.stop)
         finish = "stop" if ended or cut is not None else "length"
         answer = Answer(text if cut is None else cut, "", (), finish, turn.ids, turn.log_probs, ids,
-                        written.fed, len(turn.ids), 1)
+                        written.fed, len(turn.ids), 1, None, len(ids) - written.fed)
         self._writer.count(answer)
         return answer
 

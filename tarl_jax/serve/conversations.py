@@ -73,6 +73,10 @@ class Node:
         return [piece for node in reversed(nodes) for piece in node.pieces]
 
 
+# A hash of messages up to a place, with the ids of their calls, and one of the words alone.
+Key = tuple[str, str]
+
+
 class Conversations:
     """The nodes, the ones longest unused forgotten first.
 
@@ -87,52 +91,57 @@ class Conversations:
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def find(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], scope: str = ""
-    ) -> tuple[Node | None, int]:
+    def find(self, messages: Sequence[Message], keys: Sequence[Key]) -> tuple[Node | None, int]:
         """(the longest known beginning, how many messages it has).
 
-        scope: conversations of another one are not seen.
+        keys: of the messages, from `keys_of`.
         """
-        for with_ids in (True, False):
-            chain = _chain(messages, tools, scope, with_ids)
+        for kind in (0, 1):
             for count in range(len(messages), 0, -1):
                 if messages[count - 1].role != "assistant":
                     continue
-                node = self._nodes.get(chain[count - 1])
+                node = self._nodes.get(keys[count][kind])
                 if node is not None:
-                    self._nodes.move_to_end(chain[count - 1])
+                    self._nodes.move_to_end(keys[count][kind])
                     return node, count
         return None, 0
 
-    def add(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], node: Node,
-        scope: str = "",
-    ) -> None:
-        """Keeps the node behind these messages, the answer's among them."""
-        for with_ids in (True, False):
-            key = _chain(messages, tools, scope, with_ids)[-1]
-            old = self._nodes.pop(key, None)
+    def add(self, key: Key, node: Node) -> None:
+        """Keeps the node behind the messages of this key, the answer's among them."""
+        for text in dict.fromkeys(key):
+            old = self._nodes.pop(text, None)
             self.tokens += len(node.context) - (0 if old is None else len(old.context))
-            self._nodes[key] = node
+            self._nodes[text] = node
         while self.tokens > self._max_tokens and len(self._nodes) > 2:
             _, oldest = self._nodes.popitem(last=False)
             self.tokens -= len(oldest.context)
 
 
-def _chain(
-    messages: Sequence[Message], tools: Sequence[dict[str, Any]], scope: str, with_ids: bool
-) -> list[str]:
-    """Per message a hash of all up to it."""
-    value = hashlib.sha256(json.dumps([scope, tools], sort_keys=True).encode()).hexdigest()
-    found = []
+def keys_of(
+    messages: Sequence[Message], tools: Sequence[dict[str, Any]], scope: str = ""
+) -> list[Key]:
+    """Of each beginning of the messages, the empty one first.
+
+    scope: conversations of another one are not found.
+    """
+    begin = _hash(json.dumps([scope, tools], sort_keys=True))
+    keys = [(begin, begin)]
     for message in messages:
-        said = message.content.strip() if message.role == "assistant" else message.content
-        calls = [
-            [call.name, call.arguments, call.id if with_ids else ""] for call in message.calls
-        ]
-        answers = message.call_id if with_ids else ""
-        text = json.dumps([value, message.role, said, calls, answers], sort_keys=True)
-        value = hashlib.sha256(text.encode()).hexdigest()
-        found.append(value)
-    return found
+        keys.append(further(keys[-1], message))
+    return keys
+
+
+def further(key: Key, message: Message) -> Key:
+    """Of the messages of this key, and one more."""
+    said = message.content.strip() if message.role == "assistant" else message.content
+    calls = [[call.name, call.arguments] for call in message.calls]
+    words = json.dumps([message.role, said, calls], sort_keys=True)
+    alone = _hash(key[1], words)
+    ids = [message.call_id, *(call.id for call in message.calls)]
+    if key[0] == key[1] and not any(ids):
+        return alone, alone
+    return _hash(key[0], words, json.dumps(ids)), alone
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -179,6 +179,8 @@ class Server:
             "engine_failures_total": session.failures,
             "engine_sampled_tokens_total": session.stats.sampled_tokens,
             "engine_fed_tokens_total": session.stats.fed_tokens,
+            "engine_ticks_total": session.stats.ticks,
+            "engine_row_steps_total": session.stats.row_steps,
             "engine_extend_seconds_total": session.stats.extend_seconds,
             "engine_decode_seconds_total": session.stats.decode_seconds,
         }

@@ -23,6 +23,8 @@ from tarl_jax.serve.turns import Limits, Writer
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore, starting_policy
 
+STRAGGLERS = 0.75  # of those who write, whom a burst does not wait for; others come in their places
+
 
 @dataclasses.dataclass(frozen=True)
 class ServeConfig:
@@ -38,7 +40,7 @@ class ServeConfig:
     slots: int = 8
     context: int = 0
     turn: int = 0
-    burst: int = 16
+    burst: int = 8
     parked: int = 16
     idle_seconds: float = 600.0
     lazy: bool = False
@@ -90,6 +92,7 @@ def serve_policy(
         run, slots=serve.slots, parked=serve.parked,
         max_turn_tokens=serve.turn or run.max_turn_tokens,
         max_episode_tokens=serve.context or run.max_episode_tokens,
+        straggler_fraction=STRAGGLERS,
     )
     if rollout.max_turn_tokens >= rollout.max_episode_tokens:
         raise ConfigError(f"--turn={rollout.max_turn_tokens}: leaves no room for a prompt within"
@@ -99,7 +102,7 @@ def serve_policy(
         env.config.model, rollout, env.tokenizer.stop_ids, rollout_mesh(env.config.mesh), free,
         burst=min(serve.burst, rollout.max_turn_tokens),
     )
-    session = Session(engine, params, free, serve.idle_seconds)
+    session = Session(engine, params, free, serve.idle_seconds, serve.slots + serve.parked)
     if not serve.lazy:
         engine.programs.compile(
             params, shrinks=False,

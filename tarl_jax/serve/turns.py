@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tarl_jax.config.plain import plain
+from tarl_jax.rollout.episode import ATTEMPTS, CLOSING, SHORT
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.session import Ask, Listener, Session, Written
 from tarl_jax.serve.conversations import Node, Piece, Thought
@@ -21,11 +22,6 @@ from tarl_jax.text.chat import Chat
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
 from tarl_jax.text.reading import read_turn
 from tarl_jax.text.tokenizer import Tokenizer
-
-ATTEMPTS = 3  # at a turn that can be read
-CLOSING = "I am sorry, this conversation has become too long for me to go on with it. Goodbye."
-SHORT = "I am sorry, could you please say that again?"
-_LEAST = 16  # tokens that a turn should have room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +44,8 @@ class Answer:
     Attributes:
       finish: "stop", "tool_calls" or "length".
       ids, log_probs: of the last turn that it wrote, which the answer was read from.
-      prompt: tokens of the context before the answer; `fed` of them went through the model.
+      prompt: tokens of the context before the answer; `cached` of them were known already.
+      fed: tokens that were read for it, what was said to turns that could not be read among them.
       written: tokens that were written, those of turns that could not be read among them.
       attempts: turns that were written.
       node: where the conversation goes on; None of a completion.
@@ -65,6 +62,7 @@ class Answer:
     written: int
     attempts: int
     node: Node | None = None
+    cached: int = 0
 
 
 Emit = Callable[[str, str], None]  # (reasoning so far, content so far), each longer than before
@@ -173,7 +171,7 @@ class Turn:
         self._prompt = list(start.context)
         self._told = ("", "")  # (reasoning, content) that the client has
         self._sent = ""  # content of earlier attempts, which it has too
-        self._fed = self._written = self._attempts = 0
+        self._fed = self._cached = self._written = self._attempts = 0
         self._first = 0  # tokens that each attempt is given to begin with
 
     async def written(self, seed: int) -> Answer:
@@ -184,12 +182,10 @@ class Turn:
         first = [*chat.begin, *begun]
         self._first = len(first)
         while self._attempts < ATTEMPTS:
-            room = limits.context - len(self._context) - len(first)
-            if room < _LEAST:
+            limit = min(options.limit or limits.turn, limits.turn)
+            if limit > limits.context - len(self._context) - len(first):
                 w.counts["full"] += 1
                 return self._forced(Message("assistant", CLOSING), "length")
-            own = min(limits.turn, room)
-            limit = min(options.limit or own, own)
             ask = Ask(self._context + first, seed, options.sampling, limit, self._grammar,
                       len(begun), self._dropped, self._row)
             listener = None
@@ -198,6 +194,8 @@ class Turn:
                 listener = w.listener(options.stop, tell)
             written = await w.ask(ask, listener)
             self._row = written.row
+            if not self._attempts:
+                self._cached = min(len(ask.tokens) - written.fed, len(self._prompt))
             self._attempts += 1
             self._fed += written.fed
             self._written += len(written.turn.ids)
@@ -215,7 +213,7 @@ class Turn:
             if said.message and not must_call:
                 return done(plain(said.message), (), "stop")
             ended = ids[-1] in chat.stop_ids
-            asked = options.limit is not None and options.limit <= own
+            asked = options.limit is not None and options.limit <= limits.turn
             if not ended and heard and not must_call and (asked or self._emit):
                 # The client's own limit, or words that it has already read: no second attempt.
                 return done(heard, (), "length")
@@ -281,7 +279,7 @@ class Turn:
         ids: list[int], log_probs: list[float],
     ) -> Answer:
         return Answer(content, reasoning, calls, finish, ids, log_probs, self._prompt, self._fed,
-                      self._written, self._attempts, self._node())
+                      self._written, self._attempts, self._node(), self._cached)
 
     def _node(self) -> Node:
         return Node(self._before, tuple(self._pieces), self._dropped, self._row,

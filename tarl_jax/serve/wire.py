@@ -168,6 +168,6 @@ def _texts(ids: Sequence[int], tokenizer: AnyTokenizer) -> list[str]:
 
 def _usage(answers: Sequence[Answer]) -> dict[str, Any]:
     prompt, written = sum(len(a.prompt) for a in answers), sum(a.written for a in answers)
-    cached = sum(max(len(a.prompt) - a.fed, 0) for a in answers)
+    cached = sum(answer.cached for answer in answers)
     return {"prompt_tokens": prompt, "completion_tokens": written,
             "total_tokens": prompt + written, "prompt_tokens_details": {"cached_tokens": cached}}

@@ -12,11 +12,12 @@ from tarl_jax.judge.request import evidence
 from tarl_jax.judge.rules import judge as rules
 from tarl_jax.judge.service import Judge
 from tarl_jax.rl.calibration import turn_kind
-from tarl_jax.rollout.episode import Episode
+from tarl_jax.rollout.episode import CLOSING, SHORT, Episode
 from tarl_jax.rollout.workers import Turn
 from tarl_jax.sandbox.clerk import FAULTLESS, play
 from tarl_jax.sandbox.dialogue import Dialogue
-from tarl_jax.sandbox.user import ScriptedUser
+from tarl_jax.sandbox.phrases import STOP
+from tarl_jax.sandbox.user import Reply, ScriptedUser
 from tarl_jax.text.chat import Chat
 from tarl_jax.training.evaluation import behaviour
 from tarl_jax.training.stages import stages_of
@@ -203,6 +204,68 @@ def test_a_malformed_turn_is_answered_and_marked(tiny_env, writing_task):
     for segment in trajectory.segments[3:6:2]:
         assert segment.role == "tool" and segment.text.startswith("Error: ")
     assert trajectory.turns[0].calls == [] and trajectory.turns[0].message == ""
+
+
+def test_as_served_unreadable_turns_cost_nothing_and_the_third_is_a_short_message(
+    tiny_env, writing_task
+):
+    tight = dataclasses.replace(ROOMY, as_served=True, max_messages=5, max_errors=1, max_turns=3)
+    wire = Wire(tiny_env, writing_task, tight)
+    begin = len(wire.ids)
+    for _ in range(3):
+        assert wire.turn([wire.chat.stop_id])
+    error = wire.chat.tool("Error: the turn is empty")
+    told = tiny_env.tokenizer.decode(wire.ids[begin:])
+    assert told.count("Error: ") == 3 and told.count(SHORT) == 1
+    assert len(wire.ids) > begin + 3 * (1 + len(error)) - 9
+    assert wire.turn([wire.chat.stop_id])  # the first of three again
+    assert wire.say("Who are you?") is None
+    trajectory = wire.episode.trajectory()
+    assert trajectory.arrays()[0].tolist() == wire.ids
+    assert trajectory.stop_reason == "max_messages"
+    said = [(s.message, "malformed" in s.info, any(s.sampled)) for s in trajectory.turns]
+    assert said == [("", True, True)] * 3 + [(SHORT, False, False), ("", True, True),
+                                             ("Who are you?", False, True)]
+    assert [s.turn for s in trajectory.turns] == list(range(6))
+    assert [s.role for s in trajectory.segments[2:]] == [
+        "agent", "tool"] * 3 + ["agent", "user", "agent", "tool", "agent", "user"]
+
+
+class Patient:
+    """A user that leaves when it is told goodbye so many times."""
+
+    def __init__(self, goodbyes):
+        self.left = goodbyes
+
+    def opening(self):
+        return "Hello."
+
+    def reply(self, message):
+        self.left -= message == CLOSING
+        return Reply("Go on." if self.left else STOP, {})
+
+
+@pytest.mark.parametrize("goodbyes, end", [(2, "user_stop"), (99, "max_turns")])
+def test_as_served_a_full_context_is_told_to_the_user_until_it_leaves(
+    tiny_env, writing_task, goodbyes, end
+):
+    """The verdict is of what was done, as for a client that hears of no limit."""
+    config = dataclasses.replace(ROOMY, as_served=True, max_turn_tokens=20, max_episode_tokens=120)
+    nothing = dataclasses.replace(writing_task, gold_calls=(), outputs=(), actions=())
+    episode = Episode(nothing, SEED, tiny_env.domain, tiny_env.chat, config,
+                      ("", tiny_env.chat.system("")), Patient(goodbyes))
+    answer, turns = episode.start(), 0
+    while answer is not None:
+        ids = tiny_env.chat.agent("Who are you?")
+        answer, turns = episode.turn(Turn(ids, [-1.0] * len(ids), [-1.0] * len(ids))), turns + 1
+    trajectory = episode.trajectory()
+    assert trajectory.num_tokens <= 120 and trajectory.stop_reason == end
+    assert trajectory.success is (end == "user_stop")
+    said = [s.message for s in trajectory.turns]
+    assert said[:turns] == ["Who are you?"] * turns and set(said[turns:]) == {CLOSING}
+    assert len(said) == turns + 2 if end == "user_stop" else len(said) == ROOMY.max_turns
+    assert not any(s.token_ids for s in trajectory.segments if s.message == CLOSING)
+    assert [s.turn for s in trajectory.turns] == list(range(len(said)))
 
 
 def test_a_cut_turn_is_closed_by_a_forced_stop_token(tiny_env, writing_task):

@@ -1,5 +1,6 @@
 """Turns asked for at any time, against the engine's own runs and a plain loop."""
 
+import concurrent.futures
 import dataclasses
 import threading
 
@@ -182,3 +183,31 @@ def test_what_cannot_be_written_is_refused(session, params):
     assert last.done() and last.result().turn.ids
     with pytest.raises(RuntimeError, match="closed"):
         closed.ask(Ask([1], 0, Sampling(), 14))
+
+
+def test_what_was_read_is_counted_for_each_turn_alone(session):
+    """Several at a time, the caches of some given up meanwhile: of a new one all, later the new."""
+    episodes = [Scripted(100 + n, 20 + n, [5] * 3) for n in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        fed = list(pool.map(lambda episode: play(session, episode), episodes))
+    assert [one[0] for one in fed] == [20, 21, 22]
+    assert {count for one in fed for count in one[1:]} <= {6}  # the last that was written, too
+
+
+@pytest.mark.parametrize("cache", ["contiguous", "pages"])
+def test_those_who_go_on_keep_their_caches(params, cache):
+    """Many who never come back do not crowd out the ones that do."""
+    serving = dataclasses.replace(SERVING, cache=cache, page=8, feed_tokens=40)
+    session = Session(Engine(MODEL, serving, STOP, make_mesh(), anything(VOCAB), burst=5), params,
+                      anything(VOCAB), most=6)
+    going, fed = Scripted(50, 20, [5] * 4), []
+    context, row = going.start(), -1
+    for turn in range(4):
+        written = session.ask(Ask(context, 1, WARM, 6, row=row)).result(60)
+        fed.append(written.fed)
+        context, row = [*context, *written.turn.ids, 4, 5, 6], written.row
+        for other in range(4):
+            session.ask(Ask(Scripted(60 + 4 * turn + other, 60, []).start(), 1, WARM, 6)).result(60)
+    assert fed[0] == 20 and set(fed[1:]) == {4}
+    assert session.contexts <= 6
+    session.close()
