@@ -7,9 +7,10 @@
 
 plays the tasks of FOLDER/results/DOMAIN with the same policy (ARGUMENTS are those of the server, a
 --config among them), temperature and seeds as the harness did, against the same user, which has to
-answer the same to the same. Episodes are played as a server plays them (`rollout.as_served`): turns
-that cannot be read are written again, and cost nothing. Left out are rewards that hang on
-assertions, which only the harness's judge knows. The exit status is 1 where a reward differs.
+answer the same to the same. Episodes are played as served (`rollout.as_served`): turns that
+cannot be read are written again, and cost nothing. Left out are rewards that hang on assertions,
+which only the harness's judge knows. FOLDER/ours/DOMAIN/tau2/step_000000/results.json is what our
+evaluation wrote, for the benchmark's own commands. The exit status is 1 where a reward differs.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def compare(
     from tarl_jax.rollout.sampling import Truncation
     from tarl_jax.sandbox import load_benchmark_tasks, load_domain
     from tarl_jax.serve.policy import load_policy
-    from tarl_jax.training.evaluation import tau2_reward
+    from tarl_jax.training.evaluation import save_results, tau2_reward
     from tarl_jax.training.parts import Parts
 
     path = given.out / "results" / domain / "results.json"
@@ -90,9 +91,10 @@ def compare(
         env.engine().run(params, episodes, given.temperature, truncation=cut)
     finally:
         env.close()
+    trajectories = [episode.trajectory() for episode in episodes]
+    save_results(given.out / "ours" / domain, 0, env, trajectories)
     different, known = [], 0
-    for simulation, episode in zip(simulations, episodes, strict=True):
-        trajectory = episode.trajectory()
+    for simulation, trajectory in zip(simulations, trajectories, strict=True):
         ours = tau2_reward(trajectory)
         theirs = (simulation["reward_info"] or {}).get("reward")
         known += ours is not None

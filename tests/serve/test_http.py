@@ -101,12 +101,12 @@ def test_too_many_at_once_are_told_to_come_back(tiny_env, random_params):
 
 def test_users_and_judges_may_be_served_here(tiny_config, random_params, tmp_path):
     """A policy that writes anything is a poor user and no judge, and breaks nothing."""
-    quiet = dataclasses.replace(tiny_config.rollout, max_turns=3)
+    quiet = dataclasses.replace(tiny_config.rollout, max_turns=2)
     scripted = Environment.from_config(dataclasses.replace(tiny_config, rollout=quiet))
     params = random_params(tiny_config.model, scripted.vocab_size, 0)
     # Long prompts, and few programs: caches in pages have one length.
-    with serving(with_rollout(scripted, cache="pages"), params, context=8192, turn=16) as url:
-        llm = LLMConfig(model="policy", base_url=url, api_key_env="", max_attempts=2,
+    with serving(with_rollout(scripted, cache="pages"), params, context=4096, turn=8) as url:
+        llm = LLMConfig(model="policy", base_url=url, api_key_env="", max_attempts=1,
                         backoff_seconds=0.0, max_tokens=0)
         user = dataclasses.replace(tiny_config.user, kind="llm", llm=llm)
         judge = dataclasses.replace(tiny_config.judge, kind="llm", llm=llm)
@@ -114,7 +114,7 @@ def test_users_and_judges_may_be_served_here(tiny_config, random_params, tmp_pat
         env = Environment.from_config(config)
         try:
             env.check_users()
-            episodes = [env.episode(task, "test", 0, 0) for task in env.train_tasks[:4]]
+            episodes = [env.episode(task, "test", 0, 0) for task in env.train_tasks[:2]]
             env.engine().run(params, episodes, 1.0)
             trajectories = [episode.trajectory() for episode in episodes]
         finally:
@@ -123,9 +123,9 @@ def test_users_and_judges_may_be_served_here(tiny_config, random_params, tmp_pat
                   if t.stop_reason == "infrastructure_error"]
         assert not broken
         spoken = [s for t in trajectories for s in t.segments if s.role == "user"]
-        assert len(spoken) >= 4 and all(s.text.strip() for s in spoken)
+        assert len(spoken) >= 2 and all(s.text.strip() for s in spoken)
         with Judge(judge, tmp_path, print, None) as asked:
             asked.check()
             verdicts = asked.judge_all(trajectories)
             counts = asked.counts()
-        assert verdicts == [None] * 4 and counts["judge/requests"] >= 4
+        assert verdicts == [None] * 2 and counts["judge/requests"] >= 2
