@@ -108,6 +108,18 @@ def moody(messages: list[dict], number: int) -> str:
     return grades([(seed >> turn % 24) % 2 for turn in range(turns_in(messages))])
 
 
+def inspector(messages: list[dict], number: int) -> str:
+    """Judges users: those that say "WRONG" contradict what they were told; in a fence, in prose."""
+    lines = messages[1]["content"].splitlines()
+    entries = json.loads(lines[2])["dialogue"]
+    place, found = -1, []
+    for entry in entries:
+        place = entry.get("turn", place)
+        if "WRONG" in entry.get("user", ""):
+            found.append({"turn": str(place), "kind": "Contradicts", "reason": "it says WRONG"})
+    return f"Looking at it:\n```json\n{json.dumps({'faults': found})}\n```"
+
+
 def turns_in(messages: list[dict]) -> int:
     return int(re.search(r"the agent's (\d+) turns", messages[1]["content"].splitlines()[-1])[1])
 
@@ -121,7 +133,8 @@ def grades(scores: list[int], minors=()) -> str:
 
 ANSWERS = {
     f.__name__: f
-    for f in (user, customer, react, supervised, phone, echo, verdict, author, judge, moody)
+    for f in (user, customer, react, supervised, phone, echo, verdict, author, judge, moody,
+              inspector)
 }
 ANSWERS["gpt-4.1-2025-04-14"] = assertions  # which tau2-bench asks whatever its arguments
 

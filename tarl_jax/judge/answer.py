@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from tarl_jax.config.plain import loads, without_thoughts
 from tarl_jax.judge.rules import Judgement
+from tarl_jax.judge.user_rules import Kind
+
+M = TypeVar("M", bound=BaseModel)
 
 _SHOWN = 3  # problems of an answer that are told at once
 _STARTS = 200  # brackets at which an answer's JSON is looked for
@@ -49,6 +52,11 @@ def _grade(value: Any) -> Any:
     if isinstance(value, int) and not -1 <= value <= 1:
         raise ValueError("should be -1, 0 or 1")
     return value
+
+
+def _word(value: Any) -> Any:
+    """"Early end" as early_end; anything else as it is."""
+    return re.sub(r"[\s-]+", "_", value.strip().lower()) if isinstance(value, str) else value
 
 
 def _flag(value: Any) -> Any:
@@ -87,6 +95,24 @@ class Grades(BaseModel):
     turns: list[Grade]
 
 
+class UserFault(BaseModel):
+    """One message of a user that was played wrongly. turn: which of the agent's it answers."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=_closed)
+
+    turn: Annotated[int, BeforeValidator(_whole)]
+    kind: Annotated[Kind, BeforeValidator(_word)]
+    reason: str
+
+
+class UserFaults(BaseModel):
+    """An answer about a user; its JSON schema is sent with the request."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=_closed)
+
+    faults: list[UserFault]
+
+
 def read(text: str, turns: int) -> Judgement:
     """The judgement in an answer about `turns` turns.
 
@@ -94,15 +120,7 @@ def read(text: str, turns: int) -> Judgement:
     or several that differ, a score outside -1, 0, +1, another one than 0 called minor, or not
     exactly one entry per turn in order.
     """
-    try:
-        grades = Grades.model_validate(_found(without_thoughts(text))).turns
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        told = "; ".join(
-            ": ".join(filter(None, (".".join(map(str, p["loc"])), p["msg"])))
-            for p in problems[:_SHOWN]
-        )
-        raise ValueError(told) from None
+    grades = _read(text, Grades, "turns", "score").turns
     numbers = [grade.turn for grade in grades]
     if numbers != list(range(turns)):
         raise ValueError(f"turns: there should be one entry for each turn from 0 to {turns - 1},"
@@ -113,15 +131,41 @@ def read(text: str, turns: int) -> Judgement:
     )
 
 
-def _found(text: str) -> Any:
-    """The answer in a text: all of it, or the one JSON in it that has grades."""
+def read_faults(text: str, turns: int) -> list[str]:
+    """The faults of the user in an answer about `turns` turns, as "kind: reason".
+
+    Raises ValueError as `read`, and for a turn that there is not.
+    """
+    faults = _read(text, UserFaults, "faults", "kind").faults
+    for fault in faults:
+        if not -1 <= fault.turn < turns:
+            raise ValueError(f"faults: turn {fault.turn}: there are those from -1 to {turns - 1}")
+    return [f"{fault.kind}: {fault.reason}" for fault in faults]
+
+
+def _read(text: str, model: type[M], field: str, mark: str) -> M:
+    """The answer of one form in a text; mark: what each entry of its list holds."""
+    try:
+        return model.model_validate(_found(without_thoughts(text), field, mark))
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        told = "; ".join(
+            ": ".join(filter(None, (".".join(map(str, p["loc"])), p["msg"])))
+            for p in problems[:_SHOWN]
+        )
+        raise ValueError(told) from None
+
+
+def _found(text: str, field: str, mark: str) -> Any:
+    """The answer in a text: all of it, or the one JSON in it that is of the form."""
     problem = ""
     for written in dict.fromkeys((text, _PLUS.sub(r"\1", text))):
         try:
-            return _as_object(loads(written.strip()))
+            return _as_object(loads(written.strip()), field)
         except ValueError as error:
             problem = problem or str(error)
-        found = [value for value in map(_as_object, _values(written)) if _has_grades(value)]
+        values = (_as_object(value, field) for value in _values(written))
+        found = [value for value in values if _has_entries(value, field, mark)]
         if found and all(value == found[0] for value in found):
             return found[0]
         if found:
@@ -129,14 +173,14 @@ def _found(text: str) -> Any:
     raise ValueError(f"Invalid JSON: {problem}")
 
 
-def _as_object(value: Any) -> Any:
-    """A list alone as the turns of an answer."""
-    return {"turns": value} if isinstance(value, list) else value
+def _as_object(value: Any, field: str) -> Any:
+    """A list alone as the field of an answer."""
+    return {field: value} if isinstance(value, list) else value
 
 
-def _has_grades(value: Any) -> bool:
-    turns = value.get("turns") if isinstance(value, dict) else None
-    return isinstance(turns, list) and all(isinstance(t, dict) and "score" in t for t in turns)
+def _has_entries(value: Any, field: str, mark: str) -> bool:
+    entries = value.get(field) if isinstance(value, dict) else None
+    return isinstance(entries, list) and all(isinstance(e, dict) and mark in e for e in entries)
 
 
 def _values(text: str) -> list[Any]:

@@ -12,27 +12,18 @@ import collections
 import dataclasses
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tarl_jax.config import JudgeConfig
-from tarl_jax.config.plain import loads
 from tarl_jax.judge.request import Messages, repair, request, user_request
 from tarl_jax.judge.rules import Judgement
-from tarl_jax.judge.user_rules import KINDS
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.service import ChatService
 from tarl_jax.types import Trajectory
 
-# The form of an answer about the user.
-USER_FAULTS: dict[str, Any] = {
-    "type": "object", "additionalProperties": False, "required": ["faults"],
-    "properties": {"faults": {"type": "array", "items": {
-        "type": "object", "additionalProperties": False, "required": ["kind", "turn", "reason"],
-        "properties": {"kind": {"type": "string", "enum": list(KINDS)},
-                       "turn": {"type": "integer"}, "reason": {"type": "string"}},
-    }}},
-}
+T = TypeVar("T")
 UNUSABLE = "unusable"  # the kind of an abstention after answers that could not be used
 _FAULTS = "faults_"
 
@@ -74,10 +65,13 @@ class LLMJudge:
         turns = trajectory.turns
         if trajectory.task.kind != "tool" or trajectory.success is None or not turns:
             return None
-        deadline = time.monotonic() + self._config.max_seconds
+        asked, read = request(trajectory, self._config.max_majors), self._answer.read
+        form = self._answer.Grades
         try:
-            found = self._ask(request(trajectory, self._config.max_majors), len(turns), repeat,
-                              deadline)
+            found, problem = self._ask(
+                asked, str(repeat), form, lambda text: read(text, len(turns)),
+                time.monotonic() + self._config.max_seconds,
+            )
         except LLMError as error:
             self._abstain(error.kind, str(error))
             if error.fatal and error.kind != "budget":  # a limit that the user set is no fault
@@ -85,6 +79,7 @@ class LLMJudge:
             return None
         self._refusal = None
         if found is None:
+            self._abstain(UNUSABLE, problem)
             return None
         judgement, knock_ons = self._answer.without_knock_ons(found, self._config.max_majors)
         with self._lock:
@@ -93,17 +88,19 @@ class LLMJudge:
 
     def user_faults(self, trajectory: Trajectory) -> list[str] | None:
         """The faults of the episode's user, as "kind: reason"; None where there is no answer."""
+        turns, read = len(trajectory.turns), self._answer.read_faults
+        form = self._answer.UserFaults
         try:
-            completion = self._service.complete(
-                user_request(trajectory), key="user", schema=USER_FAULTS,
-                deadline=time.monotonic() + self._config.max_seconds,
+            found, problem = self._ask(
+                user_request(trajectory), "user", form, lambda text: read(text, turns),
+                time.monotonic() + self._config.max_seconds,
             )
-            found = loads(completion.text)["faults"]
         except LLMError as error:
-            with self._lock:
-                self._counts[f"users_abstained/{error.kind}"] += 1
+            self._abstain(error.kind, str(error), "users_abstained")
             return None
-        return [f"{fault['kind']}: {fault['reason']}" for fault in found]
+        if found is None:
+            self._abstain(UNUSABLE, problem, "users_abstained")
+        return found
 
     def counts(self) -> dict[str, float]:
         """What came of it since the last time, by name.
@@ -135,17 +132,19 @@ class LLMJudge:
         """Ends what is under way."""
         self._service.close()
 
-    def _ask(self, asked: Messages, turns: int, repeat: int, deadline: float) -> Judgement | None:
-        """The answer to the request, to its repair, or to the request made anew; else None."""
-        schema, problem = self._answer.Grades.model_json_schema(), ""
-        messages = asked
+    def _ask(
+        self, asked: Messages, key: str, form: type[Any], read: Callable[[str], T], deadline: float
+    ) -> tuple[T | None, str]:
+        """What is read in the answer to the request, to its repair, or to the request made anew;
+        else None, and what was wrong with the last."""
+        messages, problem = asked, ""
         for attempt in range(3):
             completion = self._service.complete(
-                messages, key=f"{repeat}/{attempt}", schema=schema, require_fit=False,
-                deadline=deadline,
+                messages, key=f"{key}/{attempt}", schema=form.model_json_schema(),
+                require_fit=False, deadline=deadline,
             )
             try:
-                found = self._answer.read(completion.text, turns)
+                found = read(completion.text)
             except ValueError as error:
                 problem = str(error)
                 self._service.ledger.add(unusable=1)
@@ -153,14 +152,12 @@ class LLMJudge:
                 continue
             with self._lock:
                 self._counts["repaired"] += attempt > 0
-            return found
-        self._abstain(UNUSABLE, f"{self._config.llm.model}: no answer could be used; the last one:"
-                      f" {problem}")
-        return None
+            return found, ""
+        return None, f"{self._config.llm.model}: no answer could be used; the last one: {problem}"
 
-    def _abstain(self, kind: str, reason: str) -> None:
+    def _abstain(self, kind: str, reason: str, what: str = "abstained") -> None:
         with self._lock:
-            self._counts[f"abstained/{kind}"] += 1
+            self._counts[f"{what}/{kind}"] += 1
             if kind not in self._noticed:
                 self._noticed.add(kind)
                 self._notices.append(f"the judge abstains ({kind}): {reason}")

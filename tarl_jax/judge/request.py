@@ -56,7 +56,7 @@ def request(trajectory: Trajectory, max_majors: int) -> Messages:
 
 
 def user_request(trajectory: Trajectory) -> Messages:
-    """Asks what the user did wrong; `llm.USER_FAULTS` is the form of what should come back."""
+    """Asks what the user did wrong; `answer.UserFaults` is the form of what should come back."""
     data = dumps(evidence(trajectory))
     marker = f"======== {hashlib.sha256(data.encode()).hexdigest()[:32]} ========"
     content = f"The episode:\n{marker}\n{data}\n{marker}\nName the customer's faults."

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tarl_jax.sandbox import phrases
 from tarl_jax.sandbox.desk import Desk, Wish
@@ -24,7 +24,8 @@ from tarl_jax.sandbox.script import Script
 from tarl_jax.types import Call, Segment, Trajectory
 
 CONTRADICTS, LEAKS, EARLY_END, TOOL_TEXT = "contradicts", "leaks", "early_end", "tool_text"
-KINDS = (CONTRADICTS, LEAKS, EARLY_END, TOOL_TEXT)
+Kind = Literal["contradicts", "leaks", "early_end", "tool_text"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _TOOL_TEXT = re.compile(
     r"</?(?:tool_call|tool_response|function_call|tools?)s?\b|<\|im_|[{\[]\s*\"[^\"\n]+\"\s*:"

@@ -251,6 +251,7 @@ class Domain:
         around it.
       schemas: the OpenAI function schemas that the agent is shown; its tools' own, unless published
         data describe them in words of theirs.
+      records: the type of each table's records (`typed_records.Model`), where its rules have some.
     """
 
     def __init__(
@@ -265,6 +266,7 @@ class Domain:
         self.schemas = [tool.schema for tool in self.tools.values()]
         self.rules = rules
         self.user = user
+        self.records: Mapping[str, Any] = {}
         theirs = user.tables if user else ()
         ours = {table: records for table, records in database.items() if table not in theirs}
         self._digests = {

@@ -118,6 +118,8 @@ def load_domain(
     if book == "tau2" and source.read is None:
         database = _typed(database, source.records, where)
     domain = source.make[book](database, text)
+    if book == "tau2" and source.read is None:
+        domain.records = source.records
     if folder and book == "tau2":
         domain.prompt = prompt_around(folder, text)
     if folder and not own_words:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from tarl_jax.config import InputError
 from tarl_jax.config.plain import dumps
-from tarl_jax.sandbox.domain import Domain, Record, State
+from tarl_jax.sandbox.domain import Domain, Record, State, ToolError
 from tarl_jax.sandbox.dual_control import SIDES, Side
 from tarl_jax.types import Check
 
@@ -27,7 +27,11 @@ def start_of(domain: Domain, initial: Mapping[str, Any] | None, where: str = "ta
     for table, records in ((initial.get("initialization_data") or {}).get("agent_data")
                            or {}).items():
         for key, record in records.items():
-            state.add(table, key, _merged(state.get(table, key), record))
+            try:
+                known = state.get(table, key)
+            except KeyError:
+                known = None
+            state.add(table, key, _typed(domain, table, _merged(known, record), where))
     for action in initial.get("initialization_actions") or ():
         try:
             perform(domain, state, *_called(action))
@@ -41,21 +45,59 @@ def start_of(domain: Domain, initial: Mapping[str, Any] | None, where: str = "ta
 
 def problems_of(domain: Domain, initial: Mapping[str, Any]) -> Iterator[str]:
     """What of an `initial_state` cannot be obeyed, each in a line; nothing is run."""
+    data, actions = initial.get("initialization_data"), initial.get("initialization_actions")
+    if not isinstance(data or {}, Mapping) or not isinstance(actions or [], list):
+        yield "initialization_data must be an object, initialization_actions a list"
+        return
     if initial.get("message_history"):
         yield "message_history: a dialogue that has begun cannot be played on"
-    for side, tables in (initial.get("initialization_data") or {}).items():
+    for side, tables in (data or {}).items():
         # The benchmark itself then puts one side's database in place of the other's.
         if tables and (domain.user or side != "agent_data"):
             yield f"initialization_data: {side} cannot be set in this domain"
-        for table in tables or {}:
-            if table not in domain.database:
-                yield f"initialization_data: there is no table {table!r}"
+        elif not isinstance(tables or {}, Mapping):
+            yield f"initialization_data: {side} must be an object of tables"
+        else:
+            yield from _problems_of_tables(domain, tables or {})
     unknown = sorted(k for k, v in initial.items() if v and k not in _FIELDS)
     if unknown:
         yield f"unknown field {unknown[0]!r}"
-    for action in initial.get("initialization_actions") or ():
-        if text := _misfit(domain, *_called(action)):
+    for action in actions or ():
+        if not _is_call(action):
+            yield (f"initialization_actions: {dumps(action)[:80]}: must have a func_name, and"
+                   " arguments that are an object")
+        elif text := _misfit(domain, *_called(action)):
             yield f"initialization_actions: {text}"
+
+
+def _problems_of_tables(domain: Domain, tables: Mapping[str, Any]) -> Iterator[str]:
+    for table, records in tables.items():
+        if table not in domain.database:
+            yield f"initialization_data: there is no table {table!r}"
+        elif not isinstance(records, Mapping) or not all(
+            isinstance(r, Mapping) for r in records.values()
+        ):
+            yield f"initialization_data: {table} must be an object of records by their ids"
+
+
+def _is_call(action: Any) -> bool:
+    return (
+        isinstance(action, Mapping) and isinstance(action.get("func_name"), str)
+        and isinstance(action.get("arguments") or {}, Mapping)
+        and all(isinstance(name, str) for name in action.get("arguments") or {})
+        and isinstance(action.get("env_type", "assistant"), str)
+    )
+
+
+def _typed(domain: Domain, table: str, record: Record, where: str) -> Record:
+    """The record as the domain's rules hold it: τ² has numbers as floats, say."""
+    model = domain.records.get(table)
+    if model is None:
+        return record
+    try:
+        return cast(Record, model.read(record))
+    except (ToolError, TypeError) as error:
+        raise InputError(f"{where}: initial_state: initialization_data: {table}: {error}") from None
 
 
 def _called(action: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], Side]:

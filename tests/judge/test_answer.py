@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tarl_jax.judge.answer import Grades, read, without_knock_ons
+from tarl_jax.judge.answer import Grades, UserFaults, read, read_faults, without_knock_ons
 from tarl_jax.judge.rules import Judgement
 
 
@@ -118,3 +118,44 @@ def test_a_knock_on_is_not_minor_and_leaves_the_others_as_they_are():
     minors = [True, False, False, False]
     found, _ = without_knock_ons(Judgement([0, -1, -1, 0], ["n"] * 4, minors), 1)
     assert found.scores == [0, -1, 0, 0] and found.minors == minors
+
+
+LATE = {"turn": 1, "kind": "early_end", "reason": "left"}
+
+
+@pytest.mark.parametrize("text", [
+    json.dumps({"faults": [LATE]}),
+    json.dumps([LATE]),
+    json.dumps({"faults": [{**LATE, "turn": "1", "kind": "Early end", "sure": True}]}),
+    f"<think>early?</think>\n```json\n{json.dumps({'faults': [LATE]})}\n```",
+    f"It left: {json.dumps({'faults': [{**LATE, 'turn': 1.0}]})} That is all.",
+])
+def test_an_answer_about_a_user_is_read_in_any_wrapping(text):
+    assert read_faults(text, 2) == ["early_end: left"]
+
+
+def test_a_user_without_faults():
+    assert read_faults('{"faults": []}', 2) == read_faults("[]", 2) == []
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("Nothing wrong.", "Invalid JSON"),
+    ("{}", "faults: Field required"),
+    (json.dumps({"faults": [{**LATE, "kind": "rude"}]}), "faults.0.kind"),
+    (json.dumps({"faults": [{**LATE, "turn": 2}]}), "turn 2: there are those from -1 to 1"),
+    (json.dumps({"faults": [{**LATE, "turn": -2}]}), "turn -2"),
+    (json.dumps({"faults": [{"turn": 0, "reason": "?"}]}), "faults.0.kind"),
+    (json.dumps({"faults": None}), "faults: Input should be a valid list"),
+])
+def test_another_answer_about_a_user_is_refused(text, told):
+    with pytest.raises(ValueError) as caught:
+        read_faults(text, 2)
+    assert told in str(caught.value)
+
+
+def test_the_form_of_an_answer_about_a_user_is_strict():
+    schema = UserFaults.model_json_schema()
+    entry = schema["$defs"]["UserFault"]
+    assert entry["required"] == ["turn", "kind", "reason"]
+    assert entry["properties"]["kind"]["enum"] == ["contradicts", "leaks", "early_end", "tool_text"]
+    assert schema["additionalProperties"] is entry["additionalProperties"] is False

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from judged import episode
 
-from tarl_jax.config import JudgeConfig, LLMConfig, NoiseConfig
+from tarl_jax.config import JudgeConfig, LLMConfig, NoiseConfig, UserConfig
 from tarl_jax.judge import rules
 from tarl_jax.judge.service import Judge
 from tarl_jax.llm.errors import LLMError
@@ -25,13 +25,13 @@ def judge(openai_server, tmp_path):
     """Makes judges, with what they log; closes them."""
     made = []
 
-    def make(max_majors=1, noise=NoiseConfig(), required=True, **llm):  # noqa: B008
+    def make(max_majors=1, noise=NoiseConfig(), required=True, users=None, **llm):  # noqa: B008
         config = LLMConfig(**{"model": "judge", "base_url": openai_server.url, "api_key_env": "",
                               "temperature": 0.0, "max_attempts": 2, "backoff_seconds": 0.0,
                               "max_in_flight": 8, **llm})
         lines = []
         settings = JudgeConfig("llm", max_majors, 60.0, required, config, noise)
-        one = Judge(settings, tmp_path, lines.append)
+        one = Judge(settings, tmp_path, lines.append, users=users)
         one.lines = lines
         made.append(one)
         return one
@@ -205,3 +205,40 @@ def test_one_answer_is_enough_to_go_on(openai_server, judge):
     openai_server.plan("401", "ok", "401")
     found = judge(max_in_flight=1).judge_all(episodes(3))
     assert [j is not None for j in found] == [False, True, False]
+
+
+def spoken_to(count, wrong=()):
+    """Episodes of a task without a script and without gold writes: no rule decides on its user."""
+    played = [episode([0] * 3, task_id=str(i), seed=i, task="Ask for the weather.",
+                      user="WRONG." if i in wrong else f"I am {i}.") for i in range(count)]
+    for t in played:
+        t.task = dataclasses.replace(t.task, gold_calls=())
+    return played
+
+
+def test_users_that_no_rule_decides_on_are_judged_by_the_model(openai_server, judge):
+    openai_server.plan()
+    played = spoken_to(6, wrong=(1, 4))
+    one = judge(model="inspector", users=UserConfig(kind="llm"))
+    one.check_users(played)
+    wrong = [["contradicts: it says WRONG"] * 2]
+    assert [t.user_faults for t in played] == [[], *wrong, [], [], *wrong, []]
+    report = openai_server.report()
+    assert report["requests"] == 5  # two say the same
+    schema = report["last"]["body"]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"].keys() == {"faults"}
+    # Kept: nothing is asked twice.
+    one.check_users(played)
+    assert openai_server.report()["requests"] == 5
+
+
+def test_a_user_that_nobody_could_judge_is_unknown_and_counted(openai_server, judge):
+    openai_server.plan("500", "500", "prose", "prose", "prose", "prose", "ok")
+    played = spoken_to(3)
+    one = judge(model="inspector", users=UserConfig(kind="llm"), max_in_flight=1)
+    one.check_users(played)
+    assert [t.user_faults for t in played] == [None, None, []]
+    counts = one.counts()
+    assert counts["judge/users_abstained/server_error"] == 1
+    assert counts["judge/users_abstained/unusable"] == 1
+    assert "judge/abstained/unusable" not in counts  # of scores

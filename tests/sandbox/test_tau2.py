@@ -8,6 +8,7 @@ from tarl_jax.sandbox import load_domain
 from tarl_jax.sandbox.airline_tau2 import PASSENGER, PAYMENT
 from tarl_jax.sandbox.domain import Refusal, ToolError
 from tarl_jax.sandbox.retail_tau2 import ADDRESS
+from tarl_jax.sandbox.starts import start_of
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,45 @@ def test_rules_are_told_or_refused():
 def test_refusals(retail, name, kwargs, answer):
     got = retail.call(retail.new_state(), name, kwargs)
     assert got == answer and isinstance(got, Refusal)
+
+
+def starting(**tables):
+    return {"initialization_data": {"agent_data": tables}}
+
+
+def test_records_of_a_start_have_the_rules_types(retail):
+    # τ² holds them in typed models: a price that a task writes as 7 is 7.0, in answers and hash.
+    key, product = next(iter(retail.database["products"].items()))
+    item, variant = next(iter(product["variants"].items()))
+    changed = {"variants": {item: {"price": 7, "luck": 1}}}
+    state = start_of(retail, starting(products={key: changed}))
+    found = state.get("products", key)["variants"][item]
+    assert found == {**variant, "price": 7.0} and isinstance(found["price"], float)
+    same = start_of(retail, starting(products={key: {"variants": {item: {
+        "price": float(variant["price"])}}}}))
+    assert retail.state_hash(same) == retail.state_hash(retail.new_state())
+    assert retail.state_hash(state) != retail.state_hash(retail.new_state())
+    new = start_of(retail, starting(products={"new": {**product, "product_id": "new"}}))
+    assert new.get("products", "new")["variants"] == product["variants"]
+
+
+@pytest.mark.parametrize(("initial", "told"), [
+    (starting(products={"new": {"name": "Mug"}}), "initialization_data: products: .*variants"),
+    (starting(products=[1]), "products must be an object of records"),
+    (starting(products={"x": 7}), "products must be an object of records"),
+    (starting(luck={}), "there is no table 'luck'"),
+    ({"initialization_data": {"agent_data": [1]}}, "agent_data must be an object"),
+    ({"initialization_data": {"user_data": {"x": {}}}}, "user_data cannot be set"),
+    ({"initialization_data": [1]}, "must be an object"),
+    ({"initialization_actions": {"func_name": "x"}}, "initialization_actions a list"),
+    ({"initialization_actions": ["x"]}, "must have a func_name"),
+    ({"initialization_actions": [{"func_name": 7}]}, "must have a func_name"),
+    ({"initialization_actions": [{"func_name": "x", "arguments": [1]}]}, "must have a func_name"),
+    ({"initialization_actions": [{"func_name": "x", "env_type": None}]}, "must have a func_name"),
+])
+def test_a_start_that_cannot_be_made_is_refused_by_name(retail, initial, told):
+    with pytest.raises(ValueError, match=f"(?s)here: initial_state: .*{told}"):
+        start_of(retail, initial, "here")
 
 
 def pending(retail, items):
