@@ -15,11 +15,13 @@ class CurriculumConfig:
       for 30 steps before it mixes written tasks, maths and spoken tasks; what they hold is open.)
     spoken, maths: the shares that the steps begin with, of tool tasks whose users speak and of
       maths problems (as `maths.ratio`); from there they change linearly.
+    clean: the same, of the share of speech that is clean (as `speech.clean`).
     """
 
     warmup_steps: int = 0
     spoken: float = 0.0
     maths: float = 0.0
+    clean: float = 1.0
 
     def share(self, step: int, first: float, then: float) -> float:
         """The share at a step, counted from 1: it begins with `first` and ends as `then`."""
@@ -34,7 +36,7 @@ def check_curriculum(
     """Calls `require` of `config.checks` for all fields; has_encoder: whether the policy hears."""
     where = "curriculum."
     require(c.warmup_steps >= 0, f"{where}warmup_steps", c.warmup_steps, "must be at least 0")
-    for name in ("spoken", "maths"):
+    for name in ("spoken", "maths", "clean"):
         value = getattr(c, name)
         require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
     require(has_encoder or not c.spoken, f"{where}spoken", c.spoken,

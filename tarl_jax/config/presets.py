@@ -112,6 +112,26 @@ def with_speech(size: str) -> Any:
     return config
 
 
+# What users' speech goes through where `with_noise` is asked for.
+ACOUSTICS = (
+    "white:5..30", "pink:5..30", "babble:8..25", "reverb:0.2..0.6", "telephone",
+    "telephone+loss:1..8", "reverb:0.2..0.5+pink:10..25+telephone",
+    "speed:0.92..1.08+level:-15..0", "hesitant:0.03..0.12",
+    "hesitant:0.03..0.12+babble:10..25+telephone",
+)
+HELD_OUT = ("en-us-nyc", "en-gb-scotland+m3", "piper:en_US-joe-medium")  # train nobody
+
+
+def with_noise(config: Any) -> None:
+    """Several voices, acoustics in every turn, masks in the warm start, and voices held out."""
+    config.speech.voices = (*VOICES, "en", "en-us+f3", "en-029", *HELD_OUT)
+    config.speech.held_out = HELD_OUT
+    config.speech.acoustics, config.speech.acoustics_per = ACOUSTICS, "turn"
+    config.speech.clean = 0.3
+    config.warm_start.speech_stage.frequency_masks = 2
+    config.warm_start.speech_stage.time_masks = 2
+
+
 def mix_in_maths(config: Any, size: str) -> None:
     """A quarter of each step's tasks become maths problems of medium difficulty."""
     config.maths.ratio = (0.25,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tarl_jax.config.servers import check_server
@@ -16,6 +16,9 @@ EFFECTS: dict[str, tuple[str, float, float] | None] = {
     "reverb": ("reverberation time (RT60) in seconds", 0.1, 5.0),
     "speed": ("factor of speed and pitch", 0.5, 2.0),
     "telephone": None,
+    "loss": ("packets of 20 ms that are lost, in percent", 0.0, 50.0),
+    "level": ("change of level in dB", -40.0, 20.0),
+    "hesitant": ("chance of a hesitation between two words", 0.0, 0.5),
 }
 ENGINES = ("espeak", "piper", "server", "recordings")
 SPEED = (0.5, 2.0)  # limits of Voice.speed
@@ -24,10 +27,17 @@ PITCH = (0.0, 1.0)  # limits of Voice.pitch
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """One change of the sound; name: of EFFECTS; value: its number, 0 where it takes none."""
+    """One change of the sound, or of the words before they are said.
+
+    Attributes:
+      name: of EFFECTS.
+      value: its number, 0 where it takes none.
+      upper: the number is drawn from between both; None: it is `value`.
+    """
 
     name: str
     value: float = 0.0
+    upper: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +54,11 @@ class SpeechConfig:
     held_out: those of the voices, or the engines ("piper"), that speak in evaluations alone, where
       `eval.spoken` asks for them ("clean@held_out").
     piper_voices: a folder of NAME.onnx and NAME.onnx.json, beside the voice that is a package.
-    acoustics: of each spoken episode, one of these chains of effects, e.g. "clean", "telephone",
-      "reverb:0.4+babble:15"; empty: all clean.
+    acoustics: of each spoken episode, or turn (`acoustics_per`), one of these chains of effects,
+      e.g. "clean", "telephone", "reverb:0.4+babble:15"; a number may be a range, "white:5..30",
+      from which one is drawn. Empty: all clean.
+    clean: share of these episodes or turns that stay clean nevertheless; a run may begin with more
+      (`curriculum.clean`).
     cache_dir: keeps the clips of all but recordings, by content; empty: nowhere.
     timeout_seconds: for one clip, of one attempt.
     workers: processes of espeak and of piper, or clips in flight to a server.
@@ -68,6 +81,8 @@ class SpeechConfig:
     speed: tuple[float, ...] = (0.9, 1.15)
     pitch: tuple[float, ...] = (0.35, 0.65)
     acoustics: tuple[str, ...] = ()
+    acoustics_per: str = "episode"  # or "turn"
+    clean: float = 0.0
     cache_dir: str = "~/.cache/tarl_jax/speech"
     timeout_seconds: float = 30.0
     workers: int = 2
@@ -88,6 +103,15 @@ class SpeechConfig:
     def held_out_voices(self) -> tuple[str, ...]:
         return tuple(name for name in self.voices if self.holds_out(name))
 
+    def sound(self) -> dict[str, Any]:
+        """The fields that what is heard depends on, the voices that are held out left away."""
+        left = {"share", "per", "cache_dir", "timeout_seconds", "workers", "retries", "base_url",
+                "api_key_env", "recordings", "piper_voices", "held_out"}
+        if not self.acoustics:
+            left |= {"acoustics_per", "clean"}
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in left}
+        return fields | {"voices": self.drawn_voices}
+
     def holds_out(self, name: str) -> bool:
         """Whether a voice is held out, by its name or with its engine."""
         return name in self.held_out or engine_of(name, self.engine)[0] in self.held_out
@@ -102,8 +126,8 @@ def engine_of(name: str, usual: str) -> tuple[str, str]:
 def parse_chain(chain: str) -> tuple[Effect, ...]:
     """The effects of a chain such as "reverb:0.4+pink:15+telephone"; "clean" has none.
 
-    Raises ValueError for an effect that does not exist, or a number that is missing, surplus or out
-    of its range.
+    Raises ValueError for an effect that does not exist, or a number, or the ends of a range of
+    numbers ("white:5..30"), that is missing, surplus or out of its range.
     """
     if chain == "clean":
         return ()
@@ -119,14 +143,23 @@ def parse_chain(chain: str) -> tuple[Effect, ...]:
             effects.append(Effect(name))
             continue
         what, low, high = meaning
+        least, dots, most = number.partition("..")
         try:
-            value = float(number)
+            value, upper = float(least), float(most) if dots else None
         except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise ValueError(f"{part!r}: write {name}:NUMBER, the {what}, from {low:g} to {high:g}")
-        effects.append(Effect(name, value))
+            value, upper = float("nan"), None
+        if not low <= value <= (high if upper is None else upper) <= high:
+            raise ValueError(f"{part!r}: write {name}:NUMBER or {name}:LEAST..MOST, the {what},"
+                             f" from {low:g} to {high:g}")
+        effects.append(Effect(name, value, upper))
     return tuple(effects)
+
+
+def chain_of(effects: Sequence[Effect]) -> str:
+    """The chain that `parse_chain` reads as these effects, whose numbers are drawn."""
+    return "+".join(
+        e.name if EFFECTS[e.name] is None else f"{e.name}:{e.value:g}" for e in effects
+    ) or "clean"
 
 
 def condition_of(condition: str, speech: SpeechConfig) -> tuple[str, tuple[str, ...]]:
@@ -156,6 +189,8 @@ def check_speech(
     """Calls `require` and `choice` of `config.checks` for all fields, one by one and together."""
     choice("speech.engine", speech.engine, ENGINES)
     choice("speech.per", speech.per, ("episode", "turn"))
+    choice("speech.acoustics_per", speech.acoustics_per, ("episode", "turn"))
+    require(0 <= speech.clean <= 1, "speech.clean", speech.clean, "must be between 0 and 1")
     choice("speech.audio_format", speech.audio_format, ("wav", "pcm"))
     require(0 <= speech.share <= 1, "speech.share", speech.share, "must be between 0 and 1")
     require(speech.timeout_seconds > 0, "speech.timeout_seconds", speech.timeout_seconds,

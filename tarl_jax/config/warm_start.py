@@ -47,6 +47,9 @@ class SpeechStageConfig:
     joint_steps: of imitation of spoken demonstrations, and as many spaced and written ones,
       `batch_tokens` each, beside transcription; all parameters learn, with half of Adam's rate.
     joint_rate: Muon's on the decoder, in `value_steps` and `joint_steps`, over the warm start's.
+    frequency_masks, time_masks: SpecAugment in all that is transcribed: so many bands of up to
+      `frequency_mask_bins` mel bins, and stretches of up to `time_mask_frames` frames of 10 ms, of
+      each clip are masked.
     """
 
     episodes: int = 0
@@ -59,6 +62,15 @@ class SpeechStageConfig:
     joint_steps: int = 600
     batch_tokens: int = 3072  # in the joint steps
     joint_rate: float = 0.3
+    frequency_masks: int = 0
+    frequency_mask_bins: int = 6
+    time_masks: int = 0
+    time_mask_frames: int = 12
+
+    @property
+    def masks(self) -> bool:
+        """Whether anything is masked."""
+        return bool(self.frequency_masks or self.time_masks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +144,8 @@ def check_warm_start(
               "change_mind": c.change_mind, **rates}
     for name, value in shares.items():
         require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
-    for name in ("episodes", "spaced", "value_steps", "steps", "joint_steps"):
+    for name in ("episodes", "spaced", "value_steps", "steps", "joint_steps", "frequency_masks",
+                 "frequency_mask_bins", "time_masks", "time_mask_frames"):
         value = getattr(c.speech_stage, name)
         require(value >= 0, f"{where}speech_stage.{name}", value, "must be at least 0")
     for name in ("batch_seconds", "learning_rate", "adam_learning_rate", "joint_rate",

@@ -170,17 +170,19 @@ class Environment:
 
     def speaking(
         self, share: float, acoustics: tuple[str, ...] | None = None,
-        voices: tuple[str, ...] | None = None,
+        voices: tuple[str, ...] | None = None, clean: float | None = None,
     ) -> Environment:
         """This environment, in which users speak so much (`speech.share`), in these acoustics.
 
-        acoustics, voices: None: as they are. Raises InputError for a share where nobody can speak.
+        acoustics, voices, clean: None: as they are. Raises InputError for a share where nobody can
+        speak.
         """
         if share and self.speech is None:
             raise InputError(f"share = {share}: nobody can speak here: set config.speech.share")
         old = self.config.speech
         speech = dataclasses.replace(
-            old, share=share, acoustics=old.acoustics if acoustics is None else acoustics
+            old, share=share, acoustics=old.acoustics if acoustics is None else acoustics,
+            clean=old.clean if clean is None else clean,
         )
         if voices is not None:
             speech = dataclasses.replace(speech, voices=voices, held_out=())

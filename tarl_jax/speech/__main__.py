@@ -41,6 +41,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--noise", type=float, metavar="DB", help="noise at that signal-to-noise ratio")
     p.add_argument("--kind", choices=("white", "pink", "babble"), default="pink",
                    help="of the noise (default: pink)")
+    p.add_argument("--hesitant", type=float, metavar="CHANCE",
+                   help="of a hesitation between two words")
+    p.add_argument("--level", type=float, metavar="DB", help="quieter or louder")
+    p.add_argument("--loss", type=float, metavar="PERCENT", help="of packets of 20 ms")
     p.add_argument("--telephone", action="store_true", help="8 kHz, 300 to 3,400 Hz, mu-law")
     p.add_argument("--seed", type=int, default=0, help="of noise and room")
     p.add_argument("--engine", choices=("espeak", "piper", "server"), default="espeak")
@@ -60,10 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tarl_jax.speech.synthesis import SAMPLE_RATE, SpeechError, Voice
 
     parts = (
+        args.hesitant is not None and f"hesitant:{args.hesitant}",
         args.tempo is not None and f"speed:{args.tempo}",
         args.reverb is not None and f"reverb:{args.reverb}",
         args.noise is not None and f"{args.kind}:{args.noise}",
+        args.level is not None and f"level:{args.level}",
         args.telephone and "telephone",
+        args.loss is not None and f"loss:{args.loss}",
     )
     chain = "+".join(part for part in parts if part) or "clean"
     try:

@@ -1,4 +1,4 @@
-"""What happens to speech between a mouth and a microphone: noise, rooms, telephones.
+"""What happens to speech on its way: noise, rooms, telephones, lost packets.
 
 Pure functions of a clip (float32 [samples] at 16 kHz) and, where chance has a part, a NumPy
 generator. None of them clips: what would pass full scale is made quieter as a whole, which leaves
@@ -7,15 +7,17 @@ ratios as they are. `apply` runs a chain of them and gives 16-bit values again.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import numpy as np
 
-from tarl_jax.config.speech import Effect
+from tarl_jax.config.speech import Effect, SpeechConfig, parse_chain
 from tarl_jax.speech.synthesis import SAMPLE_RATE, quantise, resample
 
 BAND = (300.0, 3400.0)  # Hz, of a telephone
 _TAPS = 641  # of them: 40 ms
+_PACKET = 320  # samples: 20 ms
 _KAISER = 6.0  # 60 dB below the band
 
 
@@ -41,9 +43,26 @@ def apply(
                 clip = resample(clip, SAMPLE_RATE * effect.value, SAMPLE_RATE)
             case "telephone":
                 clip = telephone(clip)
+            case "loss":
+                clip = lose_packets(clip, effect.value / 100, rng)
+            case "level":
+                clip = _within_scale(clip * 10 ** (effect.value / 20))
+            case "hesitant":  # of the words, before they were said
+                pass
             case name:
                 raise ValueError(f"no effect {name!r}")
     return quantise(clip) if effects else clip
+
+
+def draw_effects(config: SpeechConfig, rng: random.Random) -> tuple[Effect, ...]:
+    """One of `config.acoustics`, its ranges drawn to three digits; none for the clean share."""
+    if not config.acoustics or rng.random() < config.clean:
+        return ()
+    effects = parse_chain(rng.choice(config.acoustics))
+    return tuple(
+        e if e.upper is None else Effect(e.name, float(f"{rng.uniform(e.value, e.upper):.3g}"))
+        for e in effects
+    )
 
 
 def add_noise(clip: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
@@ -95,6 +114,21 @@ def telephone(clip: np.ndarray) -> np.ndarray:
     spread = np.zeros(len(clip))
     spread[::2] = received / 32_768 * 2  # zeros between halve what the filter passes
     return _within_scale(convolve(spread, _band_pass())[centred])
+
+
+def lose_packets(clip: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The clip in packets of 20 ms, each of which is lost with a chance of `share`.
+
+    In a lost one's place the receiver plays what it played before, half as loud (6 dB), so that a
+    longer gap fades away.
+    """
+    packets = np.pad(clip, (0, -len(clip) % _PACKET)).reshape(-1, _PACKET)
+    played = np.zeros(_PACKET, packets.dtype)
+    for packet, lost in zip(packets, rng.random(len(packets)) < share, strict=True):
+        if lost:
+            packet[:] = played / 2
+        played = packet
+    return packets.reshape(-1)[: len(clip)]
 
 
 def mu_law_encode(samples: np.ndarray) -> np.ndarray:

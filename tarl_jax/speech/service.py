@@ -14,6 +14,7 @@ from tarl_jax.config.speech import Effect, SpeechConfig, engine_of
 from tarl_jax.speech import acoustics
 from tarl_jax.speech.clips import CachedSynthesiser
 from tarl_jax.speech.espeak import Espeak
+from tarl_jax.speech.hesitations import words_of
 from tarl_jax.speech.piper import Piper
 from tarl_jax.speech.recordings import Recordings
 from tarl_jax.speech.server import SpeechServer
@@ -89,7 +90,7 @@ class Speech:
         self, text: str, voice: Voice, effects: Sequence[Effect] = (), seed: int = 0
     ) -> np.ndarray:
         """The clip after the effects, whose chance comes from `seed`. Raises SpeechError."""
-        clip = self._synthesiser.say(text, voice)
+        clip = self._synthesiser.say(words_of(text, effects, seed), voice)
         babble = any(effect.name == "babble" for effect in effects)
         return acoustics.apply(clip, effects, seed, self.babblers() if babble else ())
 

@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tarl_jax.config.speech import SpeechConfig, parse_chain
+from tarl_jax.config.speech import SpeechConfig, chain_of
 from tarl_jax.sandbox.dialogue import HasTools, User
 from tarl_jax.sandbox.user import Reply
+from tarl_jax.speech.acoustics import draw_effects
+from tarl_jax.speech.hesitations import words_of
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import draw_voice
@@ -20,7 +22,8 @@ class SpokenUser:
 
     Voice, acoustics and what is spoken are drawn from `seed`; episodes of one group may be given
     the same, so that they hear the same voice. A reply's `info` gets "spoken", {"voice", "speed",
-    "pitch", "acoustics"}, where it is spoken. What leaves nothing to say, like a bare end of the
+    "pitch", "acoustics"}, where it is spoken, and "words" there, where more is said than written.
+    What leaves nothing to say, like a bare end of the
     conversation, stays text.
 
     Attributes:
@@ -34,8 +37,7 @@ class SpokenUser:
         self._config = config
         self._rng = random.Random(f"spoken-{seed}")
         self.voice = draw_voice(config, self._rng)
-        self.acoustics = self._rng.choice(config.acoustics) if config.acoustics else "clean"
-        self._effects = parse_chain(self.acoustics)
+        self._seed, self._turn = seed, 0
         self._episode_speaks = self._rng.random() < config.share
 
     @property
@@ -60,13 +62,19 @@ class SpokenUser:
     def _speak(self, reply: Reply) -> Reply:
         # Both are drawn in every turn, so that no turn depends on what was said before it.
         turn_speaks, seed = self._rng.random() < self._config.share, self._rng.getrandbits(32)
+        turn = f"-{self._turn}" if self._config.acoustics_per == "turn" else ""
+        effects = draw_effects(self._config, random.Random(f"acoustics-{self._seed}{turn}"))
+        self._turn += 1
         speaks = self._episode_speaks if self._config.per == "episode" else turn_speaks
         text = speakable(reply.text)
         if not speaks or not any(c.isalnum() for c in text):
             return reply
         spoken = {
             "voice": self.voice.name, "speed": self.voice.speed, "pitch": self.voice.pitch,
-            "acoustics": self.acoustics,
+            "acoustics": chain_of(effects),
         }
-        clip = self._speech.submit(text, self.voice, self._effects, seed)
+        words = words_of(text, effects, seed)
+        if words != text:
+            spoken["words"] = words
+        clip = self._speech.submit(text, self.voice, effects, seed)
         return dataclasses.replace(reply, info={**reply.info, "spoken": spoken}, clip=clip)

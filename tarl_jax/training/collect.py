@@ -190,7 +190,7 @@ class Collector:
             named.append((one, stream if copies[key] == 1 else (*stream, f"copy {copies[key]}")))
         return [
             [
-                self._env.speaking(one.spoken).episode(
+                self._env.speaking(one.spoken, clean=one.clean).episode(
                     one.task, "train", *name, trial, supervisor=self._supervisor,
                     journal=self._journals.of(stream[0]) if self._journals else None,
                 )

@@ -126,7 +126,7 @@ def evaluate_modalities(
     tools = [task for task in tasks if task.kind == "tool"]
     for condition in spoken:
         chain, voices = condition_of(condition, env.config.speech)
-        speaking = env.speaking(1.0, (chain,), voices)
+        speaking = env.speaking(1.0, (chain,), voices, clean=0.0)
         found, episodes = evaluate(
             engine, params, speaking, tools, stream, progress, judge, journal
         )

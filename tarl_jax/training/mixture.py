@@ -40,10 +40,11 @@ class TaskStream:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A task of a step, and how much its user speaks (as `speech.share`)."""
+    """A task of a step, and how much its user speaks (as `speech.share`), how much of it clean."""
 
     task: Task
     spoken: float
+    clean: float = 0.0
 
 
 class Mixture:
@@ -105,19 +106,23 @@ class Mixture:
         """The share of what the users of tool tasks say that is spoken."""
         return self._curriculum.share(step, self._curriculum.spoken, self._speech.share)
 
+    def clean(self, step: int) -> float:
+        """The share of what is spoken that is clean."""
+        return self._curriculum.share(step, self._curriculum.clean, self._speech.clean)
+
     def plan(self, step: int) -> list[Planned]:
         """The tasks of `step`, and who of their users speaks.
 
         Where users speak by the episode, so many speak in all of their turns, and the others write;
         else all of them speak in so many of their turns.
         """
-        tasks, share = self.tasks(step), self.spoken(step)
+        tasks, share, clean = self.tasks(step), self.spoken(step), self.clean(step)
         if self._speech.per == "turn":
-            return [Planned(task, share) for task in tasks]
+            return [Planned(task, share, clean) for task in tasks]
         tools = [i for i, task in enumerate(tasks) if task.kind == "tool"]
         order = np.random.default_rng([self._seed, 3, step]).permutation(len(tools))
         speak = {tools[i] for i in order[: round(share * len(tools))]}
-        return [Planned(task, float(i in speak)) for i, task in enumerate(tasks)]
+        return [Planned(task, float(i in speak), clean) for i, task in enumerate(tasks)]
 
     def further(
         self, step: int, number: int, places: Sequence[Planned], taken: Set[tuple[str, str]]
@@ -133,7 +138,9 @@ class Mixture:
             pools[kind] = itertools.cycle(
                 sorted(tasks, key=lambda task: (task.kind, task.task_id) in taken)
             )
-        return [Planned(next(pools[one.task.kind]), one.spoken) for one in places]
+        return [
+            dataclasses.replace(one, task=next(pools[one.task.kind])) for one in places
+        ]
 
     def state(self, step: int) -> dict[str, float]:
         """Where the schedule stands after `step`, for its checkpoint.
@@ -142,7 +149,8 @@ class Mixture:
         """
         counts = [self.counts(s) for s in range(1, step + 1)]
         tools, maths = counts[-1] if counts else (0, 0)
-        return {
+        clean = {"clean": self.clean(step) if step else 1.0} if self._speech.acoustics else {}
+        return clean | {
             "tools_taken": sum(n for n, _ in counts),
             "maths_taken": sum(n for _, n in counts),
             "maths": maths / max(tools + maths, 1),

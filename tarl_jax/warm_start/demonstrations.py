@@ -15,7 +15,6 @@ from concurrent.futures import Future
 import numpy as np
 
 from tarl_jax.config import ClerkConfig, RunConfig, ShopConfig, TaskConfig
-from tarl_jax.config.speech import parse_chain
 from tarl_jax.maths.arithmetic import make_problems
 from tarl_jax.models.audio_inputs import audio_inputs_of, pieces_of, tokens_of
 from tarl_jax.rl.batching import Sample
@@ -30,6 +29,7 @@ from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.telecom_user import TelecomUser
 from tarl_jax.sandbox.users import scripted_user
+from tarl_jax.speech.acoustics import draw_effects
 from tarl_jax.speech.service import Speech
 from tarl_jax.speech.sound import AudioInputs, Pieces, Sound
 from tarl_jax.speech.speakable import speakable
@@ -126,15 +126,19 @@ def demonstrate_spoken(
     for task, parts, seed in _dialogues(config, env, clerk, episodes):
         rng = random.Random(f"aloud-{seed}")
         voice = draw_voice(config.speech, rng)
-        chain = rng.choice(config.speech.acoustics) if config.speech.acoustics else "clean"
-        effects = parse_chain(chain)
+        turns = [text for role, text in parts if role == "user" and isinstance(text, str)]
 
-        def say(text: str, rng=rng, voice=voice, effects=effects) -> Said:
+        def say(text: str, clip: int, alone: bool, rng=rng, voice=voice, seed=seed) -> Said:
+            place = f"-{clip}" if config.speech.acoustics_per == "turn" else ""
+            effects = draw_effects(config.speech, random.Random(f"acoustics-{seed}{place}"))
+            if alone:  # nothing but what it is
+                effects = tuple(e for e in effects if e.name != "hesitant")
             return speech.submit(speakable(text), voice, effects, rng.getrandbits(32))
 
-        said = [say(text) for role, text in parts if role == "user" and isinstance(text, str)]
+        said = [say(text, i, False) for i, text in enumerate(turns)]
         values = _values(task, rng)
-        begun.append((parts, said, values, [say(value) for value in values]))
+        alone_said = [say(value, len(turns) + i, True) for i, value in enumerate(values)]
+        begun.append((parts, said, values, alone_said))
     found, alone = [], []
     begun.reverse()
     while begun:  # what is done with is let go

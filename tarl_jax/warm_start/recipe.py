@@ -55,6 +55,7 @@ from tarl_jax.warm_start.imitation import (
     make_optimizer,
     teach,
 )
+from tarl_jax.warm_start.masking import masked
 
 DEFAULT = Path(__file__).with_name("default.npz")  # the embedded default's policy
 FORMAT = 6  # raised when the meaning of a cached warm start changes
@@ -333,13 +334,11 @@ def _transcription(material: Material, clips: list[Transcript]) -> Lesson:
 
 
 def _batches(config: RunConfig, clips: list[Transcript]) -> Iterator[transcription.Clips]:
-    """One of clips as they are, one of clips strung together, and so on."""
     settings, window = config.warm_start, config.model.audio.n_window
-    kinds = transcription.clip_batches, transcription.strung_batches
-    seconds = settings.speech_stage.batch_seconds
-    each = [kind(clips, seconds, window, settings.seed) for kind in kinds]
-    for both in zip(*each, strict=True):
-        yield from both
+    batches = transcription.mixed_batches(
+        clips, settings.speech_stage.batch_seconds, window, settings.seed
+    )
+    return masked(batches, settings.speech_stage, settings.seed)
 
 
 def _placeholder(env: Environment) -> int:
@@ -359,6 +358,9 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         del settings[name]
     if not _learns_speech(config):  # the same whatever that stage would be
         del settings["speech_stage"]
+    elif not config.warm_start.speech_stage.masks:
+        for name in [name for name in settings["speech_stage"] if "_mask" in name]:
+            del settings["speech_stage"][name]
     content = {
         "format": FORMAT,
         "warm_start": settings,
@@ -371,11 +373,7 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
     if config.model.audio:
         content["audio_encoder"] = SPEECH_FORMAT
     if _learns_speech(config):
-        content["speech"] = {
-            name: value for name, value in dataclasses.asdict(config.speech).items()
-            if name not in ("share", "per", "cache_dir", "timeout_seconds", "workers", "retries",
-                            "base_url", "api_key_env", "recordings", "piper_voices", "held_out")
-        } | {"voices": config.speech.drawn_voices}
+        content["speech"] = config.speech.sound()
     if config.maths.demonstrations:
         assert env.maths is not None
         content["maths"] = [

@@ -122,6 +122,15 @@ def transcribed(scores: np.ndarray, tokens: int, placeholder: int) -> list[int]:
     return best[new & (best != placeholder)].tolist()
 
 
+def mixed_batches(
+    transcripts: Sequence[Transcript], seconds: float, n_window: int, seed: int
+) -> Iterator[Clips]:
+    """One of clips as they are, one of clips strung together, and so on."""
+    each = [kind(transcripts, seconds, n_window, seed) for kind in (clip_batches, strung_batches)]
+    for both in zip(*each, strict=True):
+        yield from both
+
+
 def clip_batches(
     transcripts: Sequence[Transcript], seconds: float, n_window: int, seed: int
 ) -> Iterator[Clips]:

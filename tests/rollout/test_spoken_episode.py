@@ -182,7 +182,8 @@ def test_a_group_hears_one_voice_and_waits_outside(env):
         def voice(task, *stream):
             episode = speaking.episode(task, *stream)
             assert episode.outside
-            return episode._user.voice, episode._user.acoustics
+            episode._user.opening()
+            return episode._user.voice, episode._user.opening_reply.info["spoken"]["acoustics"]
 
         tasks = speaking.train_tasks
         groups = {

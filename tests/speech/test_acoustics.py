@@ -1,11 +1,12 @@
 """Every effect is measured on its output, not on what it was told to do."""
 
+import random
 import warnings
 
 import numpy as np
 import pytest
 
-from tarl_jax.config.speech import Effect, parse_chain
+from tarl_jax.config.speech import Effect, SpeechConfig, chain_of, parse_chain
 from tarl_jax.speech import acoustics
 from tarl_jax.speech.synthesis import SAMPLE_RATE
 
@@ -155,6 +156,53 @@ def test_speed_moves_length_and_pitch(factor):
 def test_convolution_equals_numpys():
     x, h = RNG.standard_normal(100), RNG.standard_normal(30)
     np.testing.assert_allclose(acoustics.convolve(x, h), np.convolve(x, h), atol=1e-12)
+
+
+def test_lost_packets_fade_and_the_others_stay():
+    lost = acoustics.lose_packets(NOISE, 0.2, np.random.default_rng(4))
+    assert len(lost) == len(NOISE)
+    packets, before = lost.reshape(-1, 320), NOISE.reshape(-1, 320)
+    same = (packets == before).all(1)
+    assert 1 - same.mean() == pytest.approx(0.2, abs=0.06)  # 500 packets
+    for i in np.flatnonzero(~same):
+        np.testing.assert_array_equal(packets[i], packets[i - 1] / 2 if i else np.zeros(320))
+
+
+def test_packets_by_hand():
+    class Chance:
+        def random(self, count):
+            return np.array([0.0, 0.9, 0.0, 0.0, 0.9])[:count]
+
+    clip = np.repeat(np.array([1, 2, 3, 4, 5], np.float32), 320)[:-10]
+    found = acoustics.lose_packets(clip, 0.5, Chance())
+    assert found[::320].tolist() == [0.0, 2.0, 1.0, 0.5, 5.0] and len(found) == len(clip)
+    assert clip[0] == 1.0  # not in place
+
+
+def test_ranges_are_drawn_from():
+    config = SpeechConfig(acoustics=("reverb:0.2..0.6+white:5..30+telephone",))
+    drawn = [acoustics.draw_effects(config, random.Random(seed)) for seed in range(300)]
+    for effects in drawn:
+        assert [e.name for e in effects] == ["reverb", "white", "telephone"]
+        assert parse_chain(chain_of(effects)) == effects  # as it is written down
+    for place, (low, high) in enumerate([(0.2, 0.6), (5, 30)]):
+        values = [effects[place].value for effects in drawn]
+        assert low <= min(values) < max(values) <= high
+        assert np.mean(values) == pytest.approx((low + high) / 2, rel=0.07)
+    assert chain_of(()) == "clean" and parse_chain("clean") == ()
+
+
+@pytest.mark.parametrize("chain", ["white:30..5", "white:5..", "white:..5", "white:5..99",
+                                   "telephone:1..2", "loss:-1", "hesitant:0.9"])
+def test_ranges_that_are_none_are_refused(chain):
+    with pytest.raises(ValueError, match=chain.partition(":")[0]):
+        parse_chain(chain)
+
+
+@pytest.mark.parametrize("change", [-20.0, 6.0])
+def test_level_is_in_decibels(change, voice):
+    found = acoustics.apply(voice, (Effect("level", change),), 0)
+    assert db(power(found) / power(voice)) == pytest.approx(change, abs=0.1)
 
 
 CHAIN = parse_chain("speed:1.1+reverb:0.3+babble:10+pink:20+white:30+telephone")

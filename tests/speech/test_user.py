@@ -116,15 +116,57 @@ def test_the_share_is_of_episodes_or_of_turns(speech):
     assert turns == [modalities(speech, "turn", 0.3, seed) for seed in range(200)]
 
 
+def chain(user):
+    """The acoustics of what a user says next."""
+    user.opening()
+    return user.opening_reply.info["spoken"]["acoustics"]
+
+
+def test_acoustics_are_drawn_by_the_turn_where_asked_and_some_stay_clean(speech):
+    config = dataclasses.replace(CONFIG, acoustics=("white:0..30", "telephone"), clean=0.25,
+                                 acoustics_per="turn")
+
+    def turns(seed, config):
+        user = SpokenUser(Writer(["Yes."] * 5), speech, config, seed)
+        user.opening()
+        replies = [user.opening_reply, *(user.reply("?") for _ in range(5))]
+        return [reply.info["spoken"]["acoustics"] for reply in replies]
+
+    found = [turns(seed, config) for seed in range(100)]
+    assert found == [turns(seed, config) for seed in range(100)]
+    drawn = [one for episode in found for one in episode]
+    assert np.mean([one == "clean" for one in drawn]) == pytest.approx(0.25, abs=0.06)
+    ratios = [float(one.partition(":")[2]) for one in drawn if one.startswith("white")]
+    assert 0 <= min(ratios) < 3 and 27 < max(ratios) <= 30
+    assert np.mean(ratios) == pytest.approx(15, abs=2)
+    by_episode = dataclasses.replace(config, acoustics_per="episode")
+    assert all(len(set(turns(seed, by_episode))) == 1 for seed in range(20))
+    # What is clean does not hang on what else might be drawn, nor the voice on any of it.
+    assert {SpokenUser(Writer(), speech, c, 7).voice for c in (CONFIG, config, by_episode)} == {
+        SpokenUser(Writer(), speech, CONFIG, 7).voice}
+
+
+def test_what_is_said_beside_what_is_written_is_kept(speech, noise):
+    config = dataclasses.replace(CONFIG, acoustics=("hesitant:0.5",))
+    text = "Please cancel my order, and then send me the other one that I asked for."
+    reply = SpokenUser(Writer([text]), speech, config, 1).reply("?")
+    words = reply.info["spoken"]["words"]
+    _ = reply.audio
+    assert reply.text == text and words != text and noise.said[0][0] == words
+    assert reply.info["spoken"]["acoustics"] == "hesitant:0.5"
+
+
 def test_voices_and_acoustics_come_from_the_seed(speech):
     config = dataclasses.replace(CONFIG, acoustics=("clean", "telephone", "white:10"))
     users = [SpokenUser(Writer(), speech, config, seed) for seed in range(60)]
-    assert {u.acoustics for u in users} == set(config.acoustics)
+    chains = [chain(user) for user in users]
+    assert set(chains) == set(config.acoustics)
     assert {u.voice.name for u in users} == set(CONFIG.voices)
     assert len({u.voice for u in users}) > 50
     assert all(0.9 <= u.voice.speed <= 1.15 and 0.35 <= u.voice.pitch <= 0.65 for u in users)
     again = [SpokenUser(Writer(), speech, config, seed) for seed in range(60)]
-    assert [(u.voice, u.acoustics) for u in users] == [(u.voice, u.acoustics) for u in again]
+    assert [u.voice for u in users] == [u.voice for u in again]
+    assert chains == [chain(user) for user in again]
 
 
 def test_effects_change_the_clip_and_repeat(speech):

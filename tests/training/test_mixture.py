@@ -1,5 +1,7 @@
 """Which tasks a step takes: whole passes, the schedule of the mixture, and no memory."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,21 @@ def test_the_warm_up_goes_over_into_the_mix():
                     CurriculumConfig(warmup_steps=4, spoken=1.0, maths=0.75))
     assert [mixed.counts(step) for step in range(1, 6)] == [(3, 5), (4, 4), (5, 3), (6, 2), (6, 2)]
     assert [mixed.spoken(step) for step in (1, 4, 9)] == [0.875, 0.5, 0.5]
+
+
+def test_speech_is_clean_at_first_and_as_the_config_has_it_then():
+    speech = SpeechConfig(share=0.5, acoustics=("telephone",), clean=0.2)
+    for per in ("episode", "turn"):
+        chosen = Mixture(TOOLS, [], 8, MathsConfig(), 0, dataclasses.replace(speech, per=per),
+                         CurriculumConfig(warmup_steps=4, clean=1.0))
+        clean = [{one.clean for one in chosen.plan(step)} for step in range(1, 7)]
+        for found, share in zip(clean, (0.8, 0.6, 0.4, 0.2, 0.2, 0.2), strict=True):
+            assert list(found) == pytest.approx([share])
+        assert chosen.state(2)["clean"] == pytest.approx(0.6)
+        again = chosen.further(1, 0, chosen.plan(1), set())
+        assert [one.clean for one in again] == pytest.approx([0.8] * len(again))
+    plain = Mixture(TOOLS, [], 8, MathsConfig(), 0, SpeechConfig(share=0.5))
+    assert "clean" not in plain.state(2)  # which checkpoints of before do not have
 
 
 def test_so_many_users_speak_and_no_problem_is_spoken():
