@@ -75,14 +75,21 @@ def log_mel(
     padded = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, silence)])
     padded = jnp.concatenate((padded[..., WINDOW // 2 : 0 : -1], padded), axis=-1)  # mirrored start
     framed = padded[..., HOP * np.arange(touching)[:, None] + np.arange(WINDOW)]
+    log = log_power(framed, num_mel_bins)
+    log = jnp.maximum(log, log.max(axis=(-2, -1), keepdims=True) - 8.0)
+    return (log[..., : frame_count(samples), :] + 4.0) / 4.0
+
+
+def log_power(
+    framed: Float[Array, "*B frames window"], num_mel_bins: int
+) -> Float[Array, "*B frames bins"]:
+    """log10 of the mel power of frames of WINDOW samples."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi / WINDOW * np.arange(WINDOW))
     spectrum = jnp.fft.rfft(framed * window.astype(np.float32))
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     # In full float32 also where products of matrices default to less: a sum spans eight decades.
     mel = jnp.matmul(power, mel_filters(num_mel_bins), precision=lax.Precision.HIGHEST)
-    log = jnp.log10(jnp.maximum(mel, 1e-10))
-    log = jnp.maximum(log, log.max(axis=(-2, -1), keepdims=True) - 8.0)
-    return (log[..., : frame_count(samples), :] + 4.0) / 4.0
+    return jnp.log10(jnp.maximum(mel, 1e-10))
 
 
 @functools.cache
