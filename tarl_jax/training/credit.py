@@ -216,6 +216,14 @@ def _added(
     return [a + extra for a, extra in zip(advantages, more, strict=True)]
 
 
+def judge_counts(config: RunConfig) -> bool:
+    """Whether what the judge says changes what is learned."""
+    c = config.reward
+    return c.placement != "terminal" and (
+        c.placement != "stage" or c.stage_judge or c.episode_weight > 0
+    )
+
+
 def learned_from(trajectories: Sequence[Trajectory], config: RunConfig) -> np.ndarray:
     """Per trajectory whether it may teach, and enters baselines.
 
@@ -223,11 +231,7 @@ def learned_from(trajectories: Sequence[Trajectory], config: RunConfig) -> np.nd
     judge abstained on while it judged others of its group.
     """
     whole = np.array([t.success is not None for t in trajectories])
-    c = config.reward
-    judge_counts = c.placement != "terminal" and (
-        c.placement != "stage" or c.stage_judge or c.episode_weight > 0
-    )
-    if c.abstained == "member" and judge_counts:
+    if config.reward.abstained == "member" and judge_counts(config):
         judged = np.array([t.turn_scores is not None for t in trajectories])
         groups = judged.reshape(-1, config.rollout.group_size)
         whole &= judged | ~groups.any(axis=1).repeat(groups.shape[1])

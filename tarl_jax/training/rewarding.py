@@ -10,7 +10,7 @@ import numpy as np
 from tarl_jax.config import RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.parallel import hosts
-from tarl_jax.training.credit import Table, reward
+from tarl_jax.training.credit import Table, judge_counts, reward
 from tarl_jax.training.evaluation import (
     behaviour,
     by_kind,
@@ -75,8 +75,8 @@ def rewarded(
     } | {
         "reward/mean": float(np.mean([t.reward for t in trajectories])),
         "train/pass_rate": float(np.mean(success)),
-        "judge/abstained": float(np.mean(~judged)),
-    } | user_faults(trajectories) | ({} if not judged.any() else {
+    } | ({"judge/abstained": float(np.mean(~judged))}
+         if judged.any() or judge_counts(config) else {}) | user_faults(trajectories) | ({} if not judged.any() else {
         # Where nobody judged, nobody saw no deviation.
         "train/clean_pass": float(np.mean((success & ~major)[judged])),
         "judge/major_share": float(np.mean(major[judged])),

@@ -9,7 +9,7 @@ from tarl_jax.config import RunConfig, from_config_dict
 from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.shop_requests import Request
 from tarl_jax.training.credit import assign, reward
-from tarl_jax.training.rewarding import compare_alike
+from tarl_jax.training.rewarding import compare_alike, rewarded
 from tarl_jax.training.stages import stages_of, states_of
 from tarl_jax.types import Call, Check, Segment, Task, Trajectory
 
@@ -225,3 +225,19 @@ def test_checks_are_goals_and_what_held_at_the_start_was_not_achieved():
     lost.segments[1].info["fulfilled"] = [0]
     assert [s.right for s in stages_of(lost)[0]] == [False, False]
     assert [done for done, _ in states_of(run)] == [(0,), (0,), (0, 1)]
+
+
+@pytest.mark.parametrize(("reward", "told"), [
+    ({"placement": "stage", "stage_judge": False}, False),
+    ({"placement": "stage", "stage_judge": False, "episode_weight": 1.0}, True),
+    ({"placement": "stage"}, True),
+    ({"placement": "trajectory"}, True),
+    ({"placement": "terminal"}, False),
+])
+def test_a_judge_that_has_no_part_in_the_reward_does_not_abstain(reward, told):
+    # Telecom's stages are judged by checks of the database alone: nobody lacks a judge there.
+    run = config(**reward)
+    alone = [episode([{}], success=s) for s in (True, False)]
+    assert ("judge/abstained" in rewarded(alone, run, None, None)) == told
+    judged = [episode([{}], success=s, scores=[0]) for s in (True, False)]
+    assert rewarded(judged, run, None, None)["judge/abstained"] == 0
