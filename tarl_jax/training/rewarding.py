@@ -75,8 +75,9 @@ def rewarded(
     } | {
         "reward/mean": float(np.mean([t.reward for t in trajectories])),
         "train/pass_rate": float(np.mean(success)),
-    } | ({"judge/abstained": float(np.mean(~judged))}
-         if judged.any() or judge_counts(config) else {}) | user_faults(trajectories) | ({} if not judged.any() else {
+    } | user_faults(trajectories) | ({} if not (judged.any() or judge_counts(config)) else {
+        "judge/abstained": float(np.mean(~judged)),
+    }) | ({} if not judged.any() else {
         # Where nobody judged, nobody saw no deviation.
         "train/clean_pass": float(np.mean((success & ~major)[judged])),
         "judge/major_share": float(np.mean(major[judged])),
