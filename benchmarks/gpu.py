@@ -125,7 +125,8 @@ def decode(name: str, args: argparse.Namespace, ceiling: float) -> tuple[float, 
     steps = RolloutConfig().max_turn_tokens
     run = jax.jit(
         lambda params, state, room: programs.decode(
-            model, (-1,), steps, params, None, state, room, jnp.int32(0), jnp.float32(1),
+            model, (-1,), 0, steps, args.length, params, None, state, room, jnp.int32(0),
+            jnp.float32(1),
             EVERYTHING,
         ),
         donate_argnums=1,

@@ -35,7 +35,7 @@ from tarl_jax.config import RunConfig
 from tarl_jax.models.audio_inputs import pieces_of
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel.process import MALLOC
-from tarl_jax.rollout import compiled
+from tarl_jax.rollout import hearing
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.metrics import CLIP_DIR, write_trajectories
@@ -132,7 +132,7 @@ def main() -> None:
         for turn in range(-1, args.rounds):  # the first fills what remembers
             trajectories: dict[str, list[Trajectory]] = {}
             for way in ways:
-                compiled.pieces_of = given if way == "given" else pieces_of
+                hearing.pieces_of = given if way == "given" else pieces_of
                 if way == "synthesised":
                     took, trajectories[way] = synthesised(args, config, spoken, params, engine)
                 else:

@@ -10,7 +10,8 @@ Low-rank adapters stand beside the weight that they adapt, as `<name>_a` and `<n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -202,6 +203,7 @@ def cached_step(
     start: Int[Array, " B"],
     rows: Int[Array, " B"] | None = None,
     embeddings: Float[Array, "B C D"] | None = None,
+    reads: tuple[Sequence[int], Int[Array, ""]] | None = None,
 ) -> tuple[Float[Array, "B C D"], tuple[dict[str, Array], ...]]:
     """Runs C tokens per row behind what the cache holds of that row; see `cache.py`.
 
@@ -214,6 +216,8 @@ def cached_step(
       rows: which rows of the cache the tokens belong to; None if all, in order. A row beyond the
         cache is a filler: nothing is written for it.
       embeddings: inputs in place of the tokens' own.
+      reads: how many positions of the cache may be read, and which of these numbers holds all that
+        the tokens attend to; None: all are read.
     Returns: final-norm outputs and the cache.
     """
     positions = start[:, None] + jnp.arange(tokens.shape[1])
@@ -227,10 +231,18 @@ def cached_step(
             keys = kept["k"].at[owners, :, positions].set(k, mode="drop")
             values = kept["v"].at[owners, :, positions].set(v, mode="drop")
             new_cache.append({"k": keys, "v": values})
-            if rows is not None:
-                keys, values = (x.at[rows].get(mode="clip") for x in (keys, values))
-            visible = jnp.arange(keys.shape[2]) <= positions[:, :, None]
-            return attention(q, keys, values, visible)
+
+            def read(length: int, q: Array, keys: Array, values: Array) -> Array:
+                keys, values = (x[:, :, :length] for x in (keys, values))
+                if rows is not None:
+                    keys, values = (x.at[rows].get(mode="clip") for x in (keys, values))
+                visible = jnp.arange(length) <= positions[:, :, None]
+                return attention(q, keys, values, visible)
+
+            if reads is None:
+                return read(keys.shape[2], q, keys, values)
+            ways = [functools.partial(read, length) for length in reads[0]]
+            return lax.switch(reads[1], ways, q, keys, values)
 
         x = _block(layer, config, x, rotate, attend)
     return rms_norm(x, params["final_norm"], config.rms_norm_eps), tuple(new_cache)

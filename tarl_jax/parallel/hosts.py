@@ -208,6 +208,16 @@ def whole(tree: Any) -> Any:
     return process_allgather(tree, tiled=True)
 
 
+def zeros(shapes: Any) -> Any:
+    """Arrays of zeros where the shapes say that they live; nothing is compiled for them."""
+
+    def make(x: jax.ShapeDtypeStruct) -> jax.Array:
+        part = np.zeros(x.sharding.shard_shape(x.shape), x.dtype)
+        return jax.make_array_from_callback(x.shape, x.sharding, lambda _: part)
+
+    return jax.tree.map(make, shapes)
+
+
 def put(tree: Any, shardings: Any) -> Any:
     """Arrays that every process holds whole, placed on the devices of all.
 

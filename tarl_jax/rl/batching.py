@@ -115,6 +115,11 @@ def packed_layouts(
     return layouts
 
 
+def fullest(shapes: Sequence[tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """Of the (rows, length) of each length that with the most rows, by length."""
+    return {length: max(s for s in shapes if s[1] == length) for _, length in shapes}
+
+
 def row_lengths(longest: int) -> list[int]:
     """Lengths of packed rows: that of the longest sequence, and half of it.
 

@@ -42,7 +42,7 @@ from tarl_jax.parallel.mesh import (
 )
 from tarl_jax.rl import objective
 from tarl_jax.rl.apply import apply, zeros
-from tarl_jax.rl.batching import rooms_for_pieces
+from tarl_jax.rl.batching import fullest, rooms_for_pieces
 from tarl_jax.rl.losses import POLICY_LOSSES, PolicyLoss
 from tarl_jax.rl.objective import Sums, Trained
 from tarl_jax.rl.optimizer import make_optimizer
@@ -237,7 +237,7 @@ class Updater:
                     scored = dataclasses.replace(batch, shares=None)
                     add("score", self._score, state.trained, state.frozen, in_reward, scored,
                         at=at)
-                if config.measure_after:
+                if config.measure_after and shape == fullest(shapes)[shape[1]]:
                     add("measure", self._moved, state.params, state.frozen, batch, at=at)
         return found
 
@@ -353,6 +353,7 @@ class Updater:
     def measure(self, state: TrainState, batches: Sequence[Batch]) -> dict[str, float]:
         """How far the policy now is from what sampled the batches; see `objective.moved`.
 
+        batches: of the most rows that their length has (`batching.fullest`).
         Returns: "kl" and "clip_fraction_after", means over sampled tokens.
         """
         with jax.set_mesh(self._mesh):

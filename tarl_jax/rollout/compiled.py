@@ -1,7 +1,8 @@
 """The engine's programs, compiled: every shape that a run can need comes from short lists.
 
-Shapes are (rows, positions of the cache): rows are the slots, halved a few times; positions grow in
-buckets. All are compiled before the first tick, and none after.
+Rows are the slots, halved a few times. A cache has room for the longest dialogue (a long one begins
+shorter and grows), and programs read as many of its positions as the rows have come to. All are
+compiled before the first tick, and none after.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
-from tarl_jax.models.audio_inputs import clip_sizes, longest_clip, pieces_of, tokens_of
-from tarl_jax.models.cache import Cache, cache_lengths, empty_cache, lengthened
+from tarl_jax.models.cache import Cache, cache_lengths, cache_rooms, empty_cache, lengthened
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.compilations import Progress, Wanted, compilations, compile_all, named
 from tarl_jax.parallel.mesh import (
@@ -34,6 +34,7 @@ from tarl_jax.parallel.mesh import (
 )  # fmt: skip
 from tarl_jax.rollout import chunks, programs
 from tarl_jax.rollout.grammar import Grammar
+from tarl_jax.rollout.hearing import Hearing
 from tarl_jax.rollout.prepared import Prepared
 from tarl_jax.rollout.programs import EngineState, Written, batch_of, length_of
 from tarl_jax.rollout.sampling import EVERYTHING, Truncation
@@ -45,9 +46,10 @@ LONG_CHUNK = (256, 64)  # for prompts of thousands of tokens
 LONG = 2048  # tokens of an episode from which on it is used
 SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
 MOVES = 8  # caches that are moved at a time
-PIECES = 4  # of sound, 2 s each, that are encoded at a time
 _BEYOND = 2**31 - 1  # a row that no cache has
 PREFIXES = 2  # shared prefixes that are kept, one per kind of task
+
+Pairs = Sequence[tuple[int, int]]
 
 
 class Compiled:
@@ -60,6 +62,7 @@ class Compiled:
       stop_ids: what ends a turn.
       burst: the most tokens of a row that one call of `decode` samples.
       prepare: the stacked parameters of training as decoding takes them.
+      hear: clips as decoding takes them.
 
     Args of the constructor:
       least: tokens that every dialogue has; caches that do not hold them are not compiled for.
@@ -81,7 +84,7 @@ class Compiled:
         self._model = model
         self._config = config
         self.stop_ids = (stop_id,) if isinstance(stop_id, int) else stop_id
-        self._lengths = cache_lengths(config.max_episode_tokens, least)
+        self._rooms = cache_rooms(cache_lengths(config.max_episode_tokens, least))
         self._mesh = mesh
         self._grammar = None if grammar is None else hosts.put(grammar, sharding(mesh))
         self.slots = round_up(config.slots, mesh)
@@ -92,13 +95,14 @@ class Compiled:
         cache, whole = sharding(mesh, "rows", "kv_heads"), sharding(mesh)
         by = by_rows(mesh)
         rows = EngineState(cache=cache, lengths=by, last=by, seeds=by, dropped=by, syntax=by)
-        self._state_shardings = rows
+        self._cache_sharding = cache
         self.shards = row_shards(mesh)
-        extend = functools.partial(programs.extend, model)
+        extend = functools.partial(programs.extend, model, self._rooms)
         if self.shards > 1:
             # Each shard feeds rows of its own: a cache that is taken from another costs its length.
             extend = jax.shard_map(
-                extend, mesh=mesh, in_specs=(PartitionSpec(), spec("rows"), spec("rows")),
+                extend, mesh=mesh,
+                in_specs=(PartitionSpec(), spec("rows"), spec("rows"), PartitionSpec()),
                 out_specs=spec("rows"), axis_names=set(ROW_AXES), check_vma=False,
             )
         self.burst = burst or config.max_turn_tokens
@@ -110,37 +114,33 @@ class Compiled:
         self._decode = program(
             "decode",
             functools.partial(programs.decode, model, self.stop_ids, ids, self.burst),
-            donate_argnums=2, out_shardings=(rows, whole),
+            static_argnums=0, donate_argnums=3, out_shardings=(rows, whole),
         )
         self._keep = program("keep", programs.keep, out_shardings=rows)
-        self._move = program("move", programs.move, donate_argnums=0, out_shardings=cache)
-        self._move_within = program(
-            "move_within", programs.move_within, donate_argnums=0, out_shardings=cache
+        self._move = program(
+            "move", programs.move, donate_argnums=(0, 1), out_shardings=(cache, cache)
         )
         self._grow = program("grow", lengthened, static_argnums=1, out_shardings=cache)
-        self._zeros = program("zeros", self._new_state, static_argnums=(0, 1), out_shardings=rows)
-        self._store = program("store", self._store_of, static_argnums=0, out_shardings=cache)
-        encode = functools.partial(programs.encode_clip, model)
-        self._encode = program("encode", encode, out_shardings=whole)
+        self.hear = Hearing(model, config.max_episode_tokens, mesh)
         self.prepare = Prepared(model, mesh)
 
     @property
     def shortest(self) -> int:
         """Positions of the smallest cache."""
-        return self._lengths[0]
+        return min(self._rooms)
 
     @property
     def longest(self) -> int:
         """Positions of the largest cache."""
-        return self._lengths[-1]
+        return max(self._rooms)
 
     def cache_bytes(self) -> tuple[int, int]:
         """Bytes of one device: of all caches at their largest, and what moving them takes beside
         that for a moment: half a batch, or a layer that grows."""
-        state = self._placed(self._shapes(self.slots, self.longest)).cache
-        store = self._placed(jax.eval_shape(lambda: self._store_of(self.longest)))
+        state = self._state(self.slots, self.longest).cache
         held, smaller = bytes_on_device(state), self.bucket_rows(self.slots // 2) < self.slots
-        return held + bytes_on_device(store), held // 2 if smaller else bytes_on_device(state[0])
+        held_too = bytes_on_device(self._store(self.longest))
+        return held + held_too, held // 2 if smaller else bytes_on_device(state[0])
 
     @property
     def compilations(self) -> int:
@@ -173,73 +173,73 @@ class Compiled:
         return sizes
 
     def wanted(
-        self, params: decoder.Params, sizes: Sequence[int], lengths: Sequence[int] = ()
+        self, params: decoder.Params, sizes: Sequence[int], length: int = 0
     ) -> list[Wanted]:
-        """What has to be compiled for batches of these sizes and caches of these lengths.
+        """What has to be compiled for batches of these sizes.
 
         Args:
           params: shapes of the prepared parameters.
-          lengths: empty: all that there can be.
+          length: positions that are read, or more; 0: all that there can be, of every cache.
         """
-        found = []
-        if self._model.audio:
-            longest = longest_clip(self._config.max_episode_tokens)
-            for samples in clip_sizes(self._model.audio, longest):
-                silence = np.zeros(samples, np.float32)
-                for part in pieces_of(silence, self._model.audio).parts(PIECES):
-                    found.append(Wanted("encode", True, self._encode, (params, part)))
-        for length in lengths or self._lengths:
-            longer = next((n for n in self._lengths if n > length), None)
-            store = self._placed(jax.eval_shape(lambda n=length: self._store_of(n)))
-            if store is not None:
-                found.append(Wanted("store", False, self._store, (length,)))
-                if longer:
-                    found.append(Wanted("grow", False, self._grow, (store[0], longer)))
-            for size in sizes:
-                found += self._wanted_at(params, store, size, length, longer)
+        found = self.hear.wanted(params)
+        rooms = sorted(self._rooms)
+        for room, longer in zip(rooms, [*rooms[1:], 0], strict=True):
+            lengths = [n for n in self._rooms[room] if n >= length][: 1 if length else None]
+            for size in sizes if lengths else ():
+                found += self._wanted_at(params, size, room, lengths)
+                state = self._state(size, room)
                 if size > sizes[-1]:
                     half = np.arange(size // 2, dtype=np.int32)
-                    state = self._placed(self._shapes(size, length))
                     found.append(Wanted("keep", False, self._keep, (state, half)))
+                for cache in (state.cache, self._store(room)) if longer else ():
+                    if cache is not None:
+                        found.append(Wanted("grow", False, self._grow, (cache[0], longer)))
+            if lengths and length:
+                break
         return list({one.key: one for one in found}.values())
 
     def _wanted_at(
-        self, params: decoder.Params, store: Cache | None, size: int, length: int,
-        longer: int | None,
+        self, params: decoder.Params, size: int, room: int, lengths: Sequence[int]
     ) -> list[Wanted]:
-        """The programs at one shape (rows, positions) of the state."""
-        state = self._placed(self._shapes(size, length))
-        at = f"{size} x {length}"
-        found = [Wanted("zeros", False, self._zeros, (size, length), at)]
-        if longer:
-            found.append(Wanted("grow", False, self._grow, (state.cache[0], longer), at))
+        """The programs at one shape (rows, positions) of the state, of which `lengths` are read."""
+        state, store = self._state(size, room), self._store(room)
+        at = f"{size} x {room}"
+        found = []
         for columns, share in self.chunks:
             part = self.places(size, share), columns
             fed, name = chunks.empty(part, size), f"{at}, {part[0]} x {columns} tokens"
-            found.append(Wanted("prefill", True, self._extend, (params, state, fed), name))
+            arguments = params, state, fed, np.int32(0)
+            found.append(Wanted("prefill", True, self._extend, arguments, name))
             if self._model.audio:
                 fed = chunks.with_sound(fed, {}, {}, self._model.d_model)
-                name = f"{name} with sound"
-                found.append(Wanted("prefill", True, self._extend, (params, state, fed), name))
+                arguments, name = (params, state, fed, np.int32(0)), f"{name} with sound"
+                found.append(Wanted("prefill", True, self._extend, arguments, name))
         if store is not None:
-            (pairs,) = _pairs([(0, 0)])
-            found.append(Wanted("move", False, self._move, (store, state.cache, pairs), at))
-            found.append(Wanted("unpark", False, self._move, (state.cache, store, pairs), at))
-            found.append(Wanted("share", False, self._move_within, (state.cache, pairs), at))
+            moved = state.cache, store, *_pairs([(0, 0)])[0]
+            found.append(Wanted("move", False, self._move, moved, at))
         drawn = self._drawn(np.zeros(size, np.int32), 0, 1.0, EVERYTHING)
-        arguments = params, self._grammar, state, *drawn
-        return [*found, Wanted("decode", True, self._decode, arguments, at)]
+        for length in lengths:
+            drawing = length, params, self._grammar, state, *drawn
+            found.append(Wanted("decode", True, self._decode, drawing, f"{size} x {length}"))
+        return found
 
-    def _shapes(self, size: int, length: int) -> Any:
-        return jax.eval_shape(lambda: self._new_state(size, length))
+    def _state(self, size: int, room: int) -> EngineState:
+        """Shapes of a batch, which say where it lives."""
+        by, cache = by_rows(self._mesh), self._cache_sharding
+        of = functools.partial(jax.ShapeDtypeStruct, (size,), sharding=by)
+        ints = of(jnp.int32)
+        held = jax.eval_shape(lambda: empty_cache(self._model, size, room))
+        return EngineState(
+            cache=place_shapes(held, jax.tree.map(lambda _: cache, held)),
+            lengths=ints, last=ints, seeds=of(jnp.uint32), dropped=ints, syntax=ints,
+        )
 
-    def _placed(self, shapes: Any) -> Any:
-        """A state or a cache as shapes that say where it lives."""
-        rows, cache = by_rows(self._mesh), self._state_shardings.cache
-        if not isinstance(shapes, EngineState):
-            return place_shapes(shapes, jax.tree.map(lambda _: cache, shapes))
-        caches = jax.tree.map(lambda _: cache, shapes.cache)
-        return place_shapes(shapes, EngineState(caches, rows, rows, rows, rows, rows))
+    def _store(self, room: int) -> Cache | None:
+        """Shapes of the store, which say where it lives; None where there is none."""
+        if not self._store_rows:
+            return None
+        held = jax.eval_shape(lambda: empty_cache(self._model, self._store_rows, room))
+        return place_shapes(held, jax.tree.map(lambda _: self._cache_sharding, held))
 
     def model_sized(self, params: decoder.Params, length: int) -> dict[str, Wanted]:
         """The model's programs at full batch and a cache of `length`, of each kind the largest.
@@ -249,7 +249,7 @@ class Compiled:
         params: shapes of training's.
         """
         with jax.set_mesh(self._mesh):  # attention asks it what it is made of
-            found = self.wanted(self.prepare.shapes(params), [self.slots], [length])
+            found = self.wanted(self.prepare.shapes(params), [self.slots], length)
         return {
             one.name: dataclasses.replace(one, mesh=self._mesh)
             for one in reversed(found) if one.model_sized
@@ -268,26 +268,13 @@ class Compiled:
 
     # ---- arrays -----------------------------------------------------------------------------
 
-    def empty(self, rows: int, length: int = 0) -> EngineState:
-        """length: 0: of the smallest cache."""
-        return self._zeros(rows, length or self._lengths[0])
+    def empty(self, rows: int) -> EngineState:
+        """Of the smallest cache."""
+        return hosts.zeros(self._state(rows, self.shortest))
 
-    def empty_store(self, length: int = 0) -> Cache | None:
+    def empty_store(self) -> Cache | None:
         """Room for caches that are out of the batch; None where there is none."""
-        return self._store(length or self._lengths[0]) if self._store_rows else None
-
-    def _store_of(self, length: int) -> Cache | None:
-        return empty_cache(self._model, self._store_rows, length) if self._store_rows else None
-
-    def _new_state(self, rows: int, length: int) -> EngineState:
-        return EngineState(
-            cache=empty_cache(self._model, rows, length),
-            lengths=jnp.zeros(rows, jnp.int32),
-            last=jnp.zeros(rows, jnp.int32),
-            seeds=jnp.zeros(rows, jnp.uint32),
-            dropped=jnp.zeros(rows, jnp.int32),
-            syntax=jnp.zeros(rows, jnp.int32),
-        )
+        return hosts.zeros(self._store(self.shortest))
 
     # ---- programs ---------------------------------------------------------------------------
 
@@ -301,13 +288,9 @@ class Compiled:
         """Feeds the rows' next pending tokens, as many as fit the chunk, and counts them as fed."""
         width = self._model.d_model
         chunk = chunks.chunk_of(rows, batch_of(state), self.shards, shape, width)
-        return self._extend(params, state, chunk)
-
-    def encode_clip(self, params: decoder.Params, clip: np.ndarray) -> np.ndarray:
-        """What the decoder reads in place of a clip's tokens: float32 [tokens, D]."""
-        parts = pieces_of(clip, self._model.audio).parts(PIECES)
-        inputs = np.concatenate([jax.device_get(self._encode(params, part)) for part in parts])
-        return inputs.reshape(-1, inputs.shape[-1])[: tokens_of(len(clip))]
+        lengths = self._rooms[length_of(state)]
+        read = lengths.index(_holding(lengths, int(max(chunk.start + chunk.used))))
+        return self._extend(params, state, chunk, np.int32(read))
 
     def decode(
         self,
@@ -317,14 +300,17 @@ class Compiled:
         patience: int,
         temperature: float | np.ndarray,
         truncation: Truncation,
+        need: int,
     ) -> tuple[EngineState, Written]:
         """Samples; what was written is on the host.
 
+        need: positions that the rows which write may come to.
         temperature, truncation: of all rows, or arrays [B] of each row's own.
         """
 
         drawn = self._drawn(room, patience, temperature, truncation)
-        state, out = self._decode(params, self._grammar, state, *drawn)
+        length = _holding(self._rooms[length_of(state)], need)
+        state, out = self._decode(length, params, self._grammar, state, *drawn)
         return state, jax.device_get(out)
 
     @staticmethod
@@ -352,7 +338,7 @@ class Compiled:
         Raises: ValueError where they have room for the longest episode.
         """
         limit = self._config.max_episode_tokens
-        length = next((n for n in self._lengths if n > length_of(state)), None)
+        length = next((n for n in sorted(self._rooms) if n > length_of(state)), None)
         if length is None:
             raise ValueError(
                 f"a dialogue needs more than {length_of(state)} positions:"
@@ -369,32 +355,32 @@ class Compiled:
                 old.delete()
         return tuple(grown)
 
-    def park(
-        self, state: EngineState, store: Cache | None, pairs: Sequence[tuple[int, int]]
-    ) -> Cache | None:
-        """The store with caches of slots: (slot, place) pairs."""
-        for part in _pairs(pairs):
-            store = self._move(store, state.cache, part)
-        return store
+    def move(
+        self, state: EngineState, store: Cache | None, within: Pairs = (), out: Pairs = (),
+        into: Pairs = (),
+    ) -> tuple[EngineState, Cache | None]:
+        """Both, with caches copied into the store first, then within the slots and out of it.
 
-    def unpark(
-        self, state: EngineState, store: Cache | None, pairs: Sequence[tuple[int, int]]
-    ) -> EngineState:
-        """The state with caches of the store: (place, slot) pairs."""
+        within: (slot, slot) pairs. out: (place, slot). into: (slot, place). Without a store there
+          are none of them.
+        """
         cache = state.cache
-        for part in _pairs(pairs):
-            cache = self._move(cache, store, part)
-        return dataclasses.replace(state, cache=cache)
-
-    def share(self, state: EngineState, pairs: Sequence[tuple[int, int]]) -> EngineState:
-        """The state with caches copied between slots: (from, to) pairs."""
-        cache = state.cache
-        for part in _pairs(pairs):
-            cache = self._move_within(cache, part)
-        return dataclasses.replace(state, cache=cache)
+        for part in _pairs(into=into) + _pairs(within, out):
+            cache, store = self._move(cache, store, *part)
+        return dataclasses.replace(state, cache=cache), store
 
 
-def _pairs(pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """The pairs in arrays of one shape; fillers point beyond any target."""
-    parts = [list(pairs[i : i + MOVES]) for i in range(0, len(pairs), MOVES)]
-    return [np.array(p + [(0, _BEYOND)] * (MOVES - len(p)), np.int32) for p in parts]
+def _pairs(within: Pairs = (), out: Pairs = (), into: Pairs = ()) -> list[list[np.ndarray]]:
+    """For each call of `programs.move` its pairs, of one shape; fillers point beyond any target."""
+
+    def arrays(pairs: Pairs, begin: int) -> np.ndarray:
+        some = list(pairs[begin : begin + MOVES])
+        return np.array(some + [(0, _BEYOND)] * (MOVES - len(some)), np.int32)
+
+    most = max(len(within), len(out), len(into))
+    return [[arrays(of, begin) for of in (within, out, into)] for begin in range(0, most, MOVES)]
+
+
+def _holding(lengths: Sequence[int], need: int) -> int:
+    """The first of the lengths that is not too short."""
+    return next(n for n in lengths if n >= need)

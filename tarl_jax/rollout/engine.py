@@ -218,7 +218,7 @@ class Engine:
         key = ~int.from_bytes(hashlib.sha256(clip.tobytes()).digest()[:7])
         inputs = play.spoken.get(key)
         if inputs is None:
-            inputs = play.spoken[key] = self.programs.encode_clip(play.run.params, clip)
+            inputs = play.spoken[key] = self.programs.hear(play.run.params, clip)
         play.run.stats.extend_seconds += time.perf_counter() - begun
         return SpokenInputs(first, inputs, clip, key)
 

@@ -13,7 +13,6 @@ from jax.sharding import Mesh, NamedSharding
 
 from tarl_jax.config import ConfigError, ModelConfig, RolloutConfig
 from tarl_jax.models import decoder, pages
-from tarl_jax.models.audio_inputs import clip_sizes, longest_clip, pieces_of, tokens_of
 from tarl_jax.models.pages import Flat, Pool
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.compilations import (
@@ -33,10 +32,10 @@ from tarl_jax.parallel.mesh import (
     tree_shardings,
 )
 from tarl_jax.rollout import paged_programs
-from tarl_jax.rollout.compiled import PIECES
 from tarl_jax.rollout.grammar import Grammar
+from tarl_jax.rollout.hearing import Hearing
 from tarl_jax.rollout.paged_programs import Sound, Writers
-from tarl_jax.rollout.programs import Written, encode_clip
+from tarl_jax.rollout.programs import Written
 
 BURST = 128  # tokens of a row that one call writes at most: after it, pages are given anew
 
@@ -51,6 +50,7 @@ class PagedPrograms:
       budget: tokens that one step feeds in a shard.
       longest: tokens of a dialogue.
       burst: the most tokens of a row that one call of `decode` writes.
+      hear: clips as decoding takes them.
 
     Raises ConfigError where a shard's pool cannot hold the longest dialogue.
     """
@@ -98,9 +98,7 @@ class PagedPrograms:
             donate_argnums=2, out_shardings=outputs,
         )
         self._empty = program("empty", self._new_pool, out_shardings=self._pool_shardings)
-        self._encode = program(
-            "encode", functools.partial(encode_clip, model), out_shardings=whole
-        )
+        self.hear = Hearing(model, config.max_episode_tokens, mesh)
         self._casts: dict[Any, Any] = {}  # by which leaves they are of
 
     def empty(self) -> Pool:
@@ -203,10 +201,7 @@ class PagedPrograms:
         add("decode", f"{self.slots} rows", self._decode, *begin, one, idle, np.int32(0))
         if self._model.audio:
             add("feed with sound", fed, self._mixed, *begin, flat, writers, sound)
-            for samples in clip_sizes(self._model.audio, longest_clip(self.longest)):
-                silence = np.zeros(samples, np.float32)
-                for part in pieces_of(silence, self._model.audio).parts(PIECES):
-                    found.append(Wanted("encode", True, self._encode, (begin[0], part)))
+            found += self.hear.wanted(begin[0])
         return list({one.key: one for one in found}.values())
 
     def nothing(self, tokens: int) -> tuple[Flat, Writers, Sound]:
@@ -248,12 +243,6 @@ class PagedPrograms:
                 params, self._grammar, pool, flat, writers, np.int32(patience)
             )
         return pool, jax.device_get(out)
-
-    def encode_clip(self, params: decoder.Params, clip: np.ndarray) -> np.ndarray:
-        """What the decoder reads in place of a clip's tokens: float32 [tokens, D]."""
-        parts = pieces_of(clip, self._model.audio).parts(PIECES)
-        inputs = np.concatenate([jax.device_get(self._encode(params, part)) for part in parts])
-        return inputs.reshape(-1, inputs.shape[-1])[: tokens_of(len(clip))]
 
 
 def in_pages(config: RolloutConfig, mesh: Mesh) -> bool:

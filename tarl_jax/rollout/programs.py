@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,9 @@ from jaxtyping import Array, Float
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
-from tarl_jax.models.audio_inputs import encode
 from tarl_jax.models.cache import Cache, rows_of
 from tarl_jax.rollout.grammar import Grammar, advance, allowed
 from tarl_jax.rollout.sampling import Truncation, sample
-from tarl_jax.speech.sound import Pieces
 
 
 @struct.dataclass
@@ -69,24 +68,22 @@ class Chunk:
     inputs: jax.Array | None = None
 
 
-def encode_clip(
-    model: ModelConfig, params: decoder.Params, pieces: Pieces
-) -> Float[Array, "X slots D"]:
-    """What the decoder reads in place of the pieces' tokens."""
-    return encode(params, model, pieces).astype(jnp.float32)
-
-
 def extend(
-    model: ModelConfig, params: decoder.Params, state: EngineState, chunk: Chunk
+    model: ModelConfig, rooms: Mapping[int, tuple[int, ...]], params: decoder.Params,
+    state: EngineState, chunk: Chunk, read: jax.Array,
 ) -> EngineState:
-    """Feeds a chunk: the tokens enter the cache, and the rows are as the chunk says."""
+    """Feeds a chunk: the tokens enter the cache, and the rows are as the chunk says.
+
+    read: which of the lengths that `rooms` has for the cache is read.
+    """
     inputs = None
     if chunk.spoken is not None:
         assert chunk.inputs is not None
         own = params["embed"][chunk.tokens]
         inputs = jnp.where(chunk.spoken[..., None], chunk.inputs.astype(own.dtype), own)
     _, cache = decoder.cached_step(
-        params, model, state.cache, chunk.tokens, chunk.start, chunk.slots, inputs
+        params, model, state.cache, chunk.tokens, chunk.start, chunk.slots, inputs,
+        (rooms[length_of(state)], read),
     )
 
     def put(values: jax.Array, new: jax.Array) -> jax.Array:
@@ -129,6 +126,7 @@ def decode(
     stop_ids: tuple[int, ...],
     ids: int,
     limit: int,
+    length: int,
     params: decoder.Params,
     grammar: Grammar | None,
     state: EngineState,
@@ -143,7 +141,13 @@ def decode(
 
     With a grammar, only what it allows; and only the first `ids` tokens, if that is not 0: those
     beyond are rows that pad the embedding.
+
+    length: positions of the cache that the writing rows stay within; no others are read.
     """
+    whole = state.cache
+    if length < length_of(state):
+        part = jax.tree.map(lambda x: x[:, :, :length], whole)
+        state = dataclasses.replace(state, cache=part)
 
     def going(carry):
         step, _, writing, _ = carry
@@ -165,6 +169,9 @@ def decode(
 
     begin = (0, state, room > 0, nothing_written(room.shape[0], limit, state.syntax))
     _, state, writing, out = lax.while_loop(going, step_once, begin)
+    if length < length_of_cache(whole):
+        cache = jax.tree.map(lambda x, part: x.at[:, :, :length].set(part), whole, state.cache)
+        state = dataclasses.replace(state, cache=cache)
     return (dataclasses.replace(state, syntax=out.syntax),
             dataclasses.replace(out, ended=~writing))
 
@@ -258,24 +265,34 @@ def keep(state: EngineState, slots: jax.Array) -> EngineState:
     )
 
 
-def move(target: Cache, source: Cache, pairs: jax.Array) -> Cache:
-    """`target` with rows of `source`: pairs [B, 2] of (from, to); beyond the target: a filler."""
+def move(
+    cache: Cache, store: Cache, within: jax.Array, out: jax.Array, into: jax.Array
+) -> tuple[Cache, Cache]:
+    """Both, with rows copied: within the cache, out of the store, into the store.
 
-    def put(into: jax.Array, out_of: jax.Array) -> jax.Array:
-        rows = out_of.at[pairs[:, 0]].get(mode="clip")
-        return into.at[pairs[:, 1]].set(rows, mode="drop")
+    Each is int32 [M, 2] of pairs (from, to), where `to` beyond the target marks a filler. What is
+    copied is what was there before; no row of the cache is both taken from and put to.
+    """
 
-    return jax.tree.map(put, target, source)
+    def copied(target: Cache, source: Cache, pairs: jax.Array) -> Cache:
+        def put(target: jax.Array, source: jax.Array) -> jax.Array:
+            rows = source.at[pairs[:, 0]].get(mode="clip")
+            return target.at[pairs[:, 1]].set(rows, mode="drop")
+
+        return jax.tree.map(put, target, source)
+
+    filled = copied(store, cache, into)
+    return copied(copied(cache, cache, within), store, out), filled
 
 
-def move_within(cache: Cache, pairs: jax.Array) -> Cache:
-    """`move` from a cache to itself; no row is both taken from and put to."""
-    return move(cache, cache, pairs)
+def length_of_cache(cache: Cache) -> int:
+    """Positions that a cache has room for."""
+    return cache[0]["k"].shape[2]
 
 
 def length_of(state: EngineState) -> int:
-    """Positions that the cache has room for."""
-    return state.cache[0]["k"].shape[2]
+    """Positions that the state's cache has room for."""
+    return length_of_cache(state.cache)
 
 
 def batch_of(state: EngineState) -> int:

@@ -119,8 +119,9 @@ class Running:
     def admit(self) -> None:
         """Gives slots to the rows that have something to write."""
         moves = self.scheduler.admit()
-        self.store = self._programs.park(self.state, self.store, moves.park)
-        self.state = self._programs.unpark(self.state, self.store, moves.unpark)
+        self.state, self.store = self._programs.move(
+            self.state, self.store, out=moves.unpark, into=moves.park
+        )
 
     def write(self) -> list[Row]:
         """Feeds what the rows in slots have not read, and samples until nearly all have written.
@@ -146,8 +147,9 @@ class Running:
         begun = time.perf_counter()
         programs, stats, batch = self._programs, self.stats, batch_of(self.state)
         for part in self.scheduler.rounds():
-            self.state = programs.share(self.state, part.from_slots)
-            self.state = programs.unpark(self.state, self.store, part.from_store)
+            self.state, self.store = programs.move(
+                self.state, self.store, within=part.from_slots, out=part.from_store
+            )
             waiting = _longest_first(part.rows)
             while waiting:
                 longest = waiting[0].pending
@@ -162,7 +164,7 @@ class Running:
                 stats.fed_tokens += sum(row.fed for row in chosen) - before
                 stats.fed_places += places * columns
                 waiting = _longest_first([row for row in chosen if row.pending] + waiting)
-            self.store = programs.park(self.state, self.store, part.keep)
+            self.state, self.store = programs.move(self.state, self.store, into=part.keep)
         jax.block_until_ready(self.state.lengths)
         stats.extend_seconds += time.perf_counter() - begun
 
@@ -176,9 +178,10 @@ class Running:
             room[row.slot] = min(row.limit - row.written, self._programs.burst)
             ways[row.slot] = row.sampling
         patience = int(self._config.straggler_fraction * len(writing))
+        need = max(len(row.tokens) - 1 + int(room[row.slot]) for row in writing)
         temperature, *cuts = np.array([dataclasses.astuple(way) for way in ways]).T
         self.state, out = self._programs.decode(
-            self.params, self.state, room, patience, temperature, Truncation(*cuts)
+            self.params, self.state, room, patience, temperature, Truncation(*cuts), need
         )
         stats = self.stats
         stats.decode_seconds += time.perf_counter() - begun

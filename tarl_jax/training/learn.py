@@ -19,6 +19,7 @@ from tarl_jax.rl.batching import (
     Sample,
     batch_shapes,
     fill,
+    fullest,
     packed_layouts,
     packed_shapes,
     padded_layouts,
@@ -93,6 +94,7 @@ class Learner:
         # A value model that knows nothing yet would mislead the policy.
         ready = not state.value or step > rl.value.warmup_steps
         minibatches: list[list[Batch]] = []
+        made_of: list[tuple[list[Layout], list[Sample]]] = []
         means: list[dict[str, float]] = []
         real = padded = 0
         for part in np.array_split(useful, rl.minibatches):
@@ -104,13 +106,17 @@ class Learner:
             real += sum(len(sample.tokens) for sample in samples)
             padded += sum(math.prod(layout.shape) for layout in layouts)
             minibatches.append(fill(layouts, samples, rl.pack))
+            made_of.append((layouts, samples))
         order = _order(len(minibatches), rl.epochs, self.config.seed, step)
         for i in order:
             state, values = self.updater.update(state, minibatches[i], reference, ready)
             means.append(values)
         metrics = _metrics(means, rl.ahead) | {"rl/real_tokens": real / max(padded, 1)}
         if means and rl.measure_after:
-            after = self.updater.measure(state, minibatches[order[-1]])
+            layouts, samples = made_of[order[-1]]
+            most = fullest(self.shapes())
+            whole = [dataclasses.replace(of, shape=most[of.shape[1]]) for of in layouts]
+            after = self.updater.measure(state, fill(whole, samples, rl.pack))
             metrics |= {f"rl/{name}": value for name, value in after.items()}
         return state, metrics | credit.metrics
 

@@ -138,7 +138,7 @@ def test_pieces_say_what_the_whole_clip_does(engine, params, samples):
     clip = clip_of(1, samples)
     pieces = audio_inputs.pieces_of(clip, ENCODER)
     assert pieces.mel.shape[1:] == (20, 8) and pieces.frames.sum() == -(-samples // 160)
-    found = engine.programs.encode_clip(engine.programs.prepare(params), clip)
+    found = engine.programs.hear(engine.programs.prepare(params), clip)
     assert len(found) == audio_inputs.tokens_of(samples)
     if len(found):
         expected = encoded(params, clip, ENCODER)

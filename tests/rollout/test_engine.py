@@ -13,7 +13,7 @@ from scripted import CONFIG, LONGEST, MODEL, STOP, TEMPERATURE, VOCAB, Scripted,
 
 from tarl_jax.models import cache, decoder
 from tarl_jax.parallel.mesh import make_mesh
-from tarl_jax.rollout import compiled
+from tarl_jax.rollout import compiled, programs
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.grammar import anything
 from tarl_jax.rollout.workers import Answer
@@ -210,13 +210,50 @@ def test_nothing_compiles_for_dialogues_as_long_as_allowed(engine, params):
     ("most", "lengths"),
     [
         (60, [128]),
-        (300, [128, 256, 384]),
-        (1275, [128, 256, 384, 512, 768, 1024, 1280]),
-        (3000, [128, 256, 384, 512, 768, 1024, 1536, 2048, 3072]),
+        (300, [256, 384]),
+        (1275, [256, 512, 768, 1024, 1280]),
+        (3000, [256, 512, 768, 1024, 1536, 2048, 3072]),
     ],
 )
 def test_caches_are_few_and_close_to_what_is_needed(most, lengths):
     assert cache.cache_lengths(most) == lengths
+
+
+def test_only_long_caches_grow():
+    assert cache.cache_rooms(cache.cache_lengths(768)) == {768: (256, 512, 768)}
+    assert list(cache.cache_rooms(cache.cache_lengths(4096))) == [4096]
+    assert cache.cache_rooms(cache.cache_lengths(8192)) == {
+        2048: (256, 512, 768, 1024, 1536, 2048), 8192: (3072, 4096, 6144, 8192)
+    }
+    assert list(cache.cache_rooms(cache.cache_lengths(32_768))) == [2048, 8192, 32_768]
+
+
+def test_tokens_do_not_depend_on_the_room_of_a_cache(params, played, monkeypatch):
+    monkeypatch.setattr(cache, "_GROWN", 128)
+    monkeypatch.setattr(cache, "SHORTEST", 128)
+    config = dataclasses.replace(CONFIG, slots=8)
+    engine = Engine(MODEL, config, STOP, make_mesh())
+    assert (engine.programs.shortest, engine.programs.longest) == (128, LONGEST)
+    episodes = [Scripted.random(seed) for seed in range(0, 64, 9)]
+    engine.run(params, episodes, TEMPERATURE)
+    assert max(len(e.sequence()[0]) for e in episodes) > 128
+    for episode in episodes:
+        assert episode.sampled_ids == played[0][episode.seed].sampled_ids
+
+
+def test_moves_take_what_was_there_before():
+    def of(*rows):
+        numbers = np.array(rows, np.float32)[:, None, None, None]
+        return ({"k": jnp.asarray(numbers), "v": jnp.asarray(-numbers)},)
+
+    filler = (0, 9)
+    pairs = ([(0, 2), filler], [(1, 1), filler], [(1, 0), (2, 1)])
+    moved, store = programs.move(
+        of(10, 11, 12, 13), of(20, 21), *(np.array(p, np.int32) for p in pairs)
+    )
+    # Slot 0 to slot 2; place 1 to slot 1; slots 1 and 2 to places 0 and 1.
+    assert moved[0]["k"].ravel().tolist() == [10, 21, 10, 13]
+    assert store[0]["v"].ravel().tolist() == [-11, -12]
 
 
 def test_caches_that_are_too_small_for_every_dialogue_are_left_out(params, played):
