@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,16 +41,19 @@ STYLE = {
 }
 _PHASES = (("rollout", BLUE), ("judge", ORANGE), ("update", GREEN), ("eval", SKY))
 
+SPOKEN = re.compile(r"eval/spoken/[^/]+/pass\^1")
+
 Records = Sequence[Mapping[str, Any]]
 
 
 def plot_curves(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
     """Draws what `metrics.jsonl` holds and returns the picture's path.
 
-    Panels: pass rate in training and held-out pass^1 with its interval; the reward and its parts;
-    KL and entropy; share of episodes with a major deviation, and clean pass; turns and tokens of
-    an episode; seconds of each phase. Training curves are drawn as they are (thin) and as a
-    centred moving average (thick). A panel without data says so.
+    Panels: pass rate in training and held-out pass^1 with its interval, of spoken tasks too (four
+    conditions at most), and the gap between written and spoken training episodes; the reward and
+    its parts; KL and entropy; share of episodes with a major deviation, and clean pass; turns and
+    tokens of an episode; seconds of each phase. Training curves are drawn as they are (thin) and as
+    a centred moving average (thick). A panel without data says so.
 
     Args:
       out: where to write; `curves.png` in the run directory by default. The suffix chooses the
@@ -156,6 +160,10 @@ def _pass_rate(ax: Axes, records: Records) -> None:
     ax.set_title("Pass rate")
     _line(ax, records, "train/pass_rate", BLUE, "training episodes")
     _evaluation(ax, records, "eval/pass^1", RED, "held-out pass^1")
+    conditions = sorted({key for r in records for key in r if SPOKEN.fullmatch(key)})
+    for key, color in zip(conditions, (ORANGE, GREEN, SKY, GREY), strict=False):
+        _evaluation(ax, records, key, color, f"the same, {key.split('/')[2]}")
+    _line(ax, records, "train/modality_gap", "black", "written less spoken", linewidth=1.0)
     _legend(ax)
 
 

@@ -72,7 +72,7 @@ def warnings(
             " rl.learning_rate"
         )
     trends = [line for trend in (_kl, _collapse, _value_model) for line in trend(steps)]
-    return found + trends + _forgets_speech(evaluations)
+    return found + trends + _forgets_speech(evaluations) + _gap(steps)
 
 
 def _kl(steps: Sequence[Mapping[str, float]]) -> list[str]:
@@ -137,6 +137,23 @@ def _forgets_speech(evaluations: Sequence[Mapping[str, float]]) -> list[str]:
                 " understand speech; raise speech.share, or freeze the encoder (model.audio.frozen)"
             )
     return found
+
+
+def _gap(steps: Sequence[Mapping[str, float]]) -> list[str]:
+    """Spoken training episodes fall behind written ones, beyond what steps differ by."""
+    gaps = _series(steps, "train/modality_gap")
+    size = 2 * RECENT
+    if len(gaps) < 2 * size:
+        return []
+    first, now = gaps[:size], gaps[-size:]
+    error = math.sqrt((first.var(ddof=1) + now.var(ddof=1)) / size)
+    if now.mean() - first.mean() < max(0.1, 3 * error):
+        return []
+    return [
+        f"train/modality_gap {now.mean():.3g}, at first {first.mean():.3g}: spoken tasks fall"
+        " behind written ones; raise speech.share, lower the noise (speech.clean), or warm-start"
+        " longer with speech"
+    ]
 
 
 def _half_width(values: Mapping[str, float], key: str) -> float:

@@ -28,6 +28,7 @@ from tarl_jax.runs.summary import print_summary
 from tarl_jax.runs.tau2_results import RESULTS_FILE, write_results
 from tarl_jax.sandbox.published import task_records
 from tarl_jax.sandbox.scoring import calls_of, score_of
+from tarl_jax.training.heard import write_down
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore
 from tarl_jax.types import CUT_OFF, Task, Trajectory
@@ -115,7 +116,8 @@ def evaluate_modalities(
     """`evaluate`, and with `config.eval.spoken` the same users written and spoken, side by side.
 
     Metrics named "eval/…" are of the written ones; "eval/spoken/<condition>/…" of the tool tasks
-    spoken, once for each of `config.eval.spoken`.
+    spoken, once for each of `config.eval.spoken`: "gap" there is by how much less of them pass than
+    written, "word_error_rate" what `heard.write_down` counts.
     """
     spoken = env.config.eval.spoken
     if not spoken:
@@ -131,6 +133,9 @@ def evaluate_modalities(
             engine, params, speaking, tools, stream, progress, judge, journal
         )
         trajectories += episodes
+        found |= write_down(params, env, episodes)
+        if "eval/pass^1" in found and "eval/pass^1" in metrics:
+            found["gap"] = metrics["eval/pass^1"] - found["eval/pass^1"]
         for name, value in found.items():
             metrics[f"eval/spoken/{condition}/{name.removeprefix('eval/')}"] = value
     return metrics, trajectories
@@ -254,7 +259,7 @@ def by_kind(trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[
 
 
 def modalities(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Of a training step: the share of spoken episodes, and pass rates by modality."""
+    """Of a training step: the share of spoken episodes, pass rates by modality and their gap."""
     spoken = np.array([any(t.sounds()) for t in trajectories])
     success = np.array([bool(t.success) for t in trajectories])
     if not spoken.any():
@@ -263,6 +268,10 @@ def modalities(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     for name, part in (("spoken", spoken), ("written", ~spoken)):
         if part.any():
             metrics[f"train/pass_rate_{name}"] = float(success[part].mean())
+    if not spoken.all():
+        metrics["train/modality_gap"] = (
+            metrics["train/pass_rate_written"] - metrics["train/pass_rate_spoken"]
+        )
     return metrics
 
 

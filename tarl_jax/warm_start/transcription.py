@@ -117,9 +117,13 @@ def _scores(
 
 def transcribed(scores: np.ndarray, tokens: int, placeholder: int) -> list[int]:
     """What a clip says by the scores [S, V] of its first so many tokens: best path, collapsed."""
-    best = scores[:tokens].argmax(-1)
-    new = np.append(True, best[1:] != best[:-1]) if tokens else np.zeros(0, bool)
-    return best[new & (best != placeholder)].tolist()
+    return collapsed(scores[:tokens].argmax(-1), placeholder)
+
+
+def collapsed(path: np.ndarray, placeholder: int) -> list[int]:
+    """The ids of a path [S] of CTC: one of those that follow each other, without the blank."""
+    new = np.append(True, path[1:] != path[:-1]) if len(path) else np.zeros(0, bool)
+    return path[new & (path != placeholder)].tolist()
 
 
 def mixed_batches(

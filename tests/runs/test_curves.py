@@ -112,6 +112,16 @@ def test_held_out_band_is_the_interval(tmp_path):
     assert (heights.min(), heights.max()) == (0.3, 0.5)
 
 
+def test_spoken_tasks_have_curves_of_their_own(tmp_path):
+    write(tmp_path, [
+        (step, "eval", {**EVAL, "eval/spoken/white:10/pass^1": 0.1 * step,
+                        "eval/spoken/white:10/pass^1_low": 0.0}) for step in (0, 2)
+    ] + [(1, "train", {**TRAIN, "train/modality_gap": 0.25})])
+    lines = {line.get_label(): line.get_ydata().tolist() for line in draw(tmp_path)[0].lines}
+    assert lines["the same, white:10"] == pytest.approx([0.0, 0.2])
+    assert lines["written less spoken"] == [0.25]
+
+
 def test_phases_are_stacked_and_the_rest_fills_up_to_the_step(tmp_path):
     write(tmp_path, LINES["one step"])
     bars = {p.get_label(): p.get_data() for p in draw(tmp_path)[5].patches}

@@ -1,5 +1,6 @@
 """Each sign of trouble is said once it shows, with a remedy, and not before."""
 
+import numpy as np
 import pytest
 
 from tarl_jax.runs.health import warnings
@@ -48,6 +49,20 @@ def test_a_trend(key, start, end, remedy):
     # One step alone is no trend, and neither is the beginning of a run.
     assert warnings(FINE, [*steady, {**FINE, key: (3 * start + end) / 4}]) == []
     assert warnings(FINE, [{**FINE, key: end}] * 5) == []
+
+
+def test_spoken_tasks_that_fall_behind():
+    rng = np.random.default_rng(0)
+
+    def steps(gap):
+        return [{**FINE, "train/modality_gap": x} for x in gap + 0.05 * rng.standard_normal(20)]
+
+    even = steps(0.05)
+    assert warnings(FINE, [*even, *steps(0.07)]) == []
+    (line,) = warnings(FINE, [*even, *steps(0.3)])
+    assert "train/modality_gap 0.291" in line and "speech.share" in line
+    assert warnings(FINE, steps(0.4)) == []  # it was so from the start
+    assert warnings(FINE, [*even, *steps(0.3)[:1]]) == []
 
 
 def test_staleness_is_no_fault():

@@ -63,6 +63,8 @@ def episode(number: int, success: bool, clip: np.ndarray | None = None) -> Traje
     user = Segment.forced("user", [3, 3], -1, f"Cancel it. {HOSTILE[number % len(HOSTILE)]}")
     if clip is not None:
         user.sound = Sound(0, 2, clip)
+        user.info |= {"spoken": {"voice": "en-us", "words": "Cancel it, uh, now."},
+                      "heard": f"cancel at. {HOSTILE[number % len(HOSTILE)]}"}
     call = Segment("agent", tokens, [True, True, False], [-0.1, -3.0, 0.0], 0,
                    "<think>\nhe wants it\n</think>\n\n<tool_call>\n{}\n</tool_call>",
                    calls=[Call("get_order", {"id": f"#W{number % 4}{HOSTILE[1]}"})],
@@ -246,6 +248,11 @@ def test_an_episode_shows_thought_call_scores_notes_and_changes(browser, run_dir
             # Sound, beside its transcript.
             assert page.locator(".said.user audio").count() == 1
             assert "Cancel it." in page.locator(".said.user").inner_text()
+            # What was heard, and where it is not what was written.
+            heard = page.locator(".said.user .heard")
+            assert "said: Cancel it, uh, now." in heard.inner_text()
+            assert "heard: cancel at." in heard.inner_text()
+            assert heard.locator("mark").all_inner_texts() == ["at."]
             page.evaluate("document.querySelector('audio').play()")
             until(page, "document.querySelector('audio').currentTime > 0.05")
             # Token ids on demand.

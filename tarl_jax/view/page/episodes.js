@@ -173,7 +173,7 @@ function bubble(e, seg, at, colour, same = null, fork = false) {
   const text = seg.role === "tool" ? pretty(seg.text) : seg.text;
   const turn = seg.role === "agent" ? seg.turn : null, advantage = turn === null ? undefined : advantageOf(e, turn);
   const note = turn === null ? "" : (e.judge_notes || [])[turn];
-  const facts = Object.entries(seg.info).filter(([k, v]) => v !== null && v !== false && k !== "user_calls")
+  const facts = Object.entries(seg.info).filter(([k, v]) => v !== null && v !== false && k !== "user_calls" && k !== "heard")
     .map(([k, v]) => v === true ? k : `${k}: ${typeof v === "string" ? v : JSON.stringify(v)}`).join("  ·  ");
   const body = same !== null && same < seg.text.length
     ? [seg.text.slice(0, same), h("mark", {}, seg.text.slice(same))] : [text];
@@ -181,7 +181,7 @@ function bubble(e, seg, at, colour, same = null, fork = false) {
     text && h("div", {class: "text"}, body), seg.unheard && h("div", {class: "unheard"}, "nobody heard: ", seg.unheard), seg.calls.map(callView),
     (seg.info.user_calls || []).map((c) => h("div", {}, callView({name: c.name, arguments: c.kwargs}),
       h("div", {class: "text mono"}, String(c.output ?? "")))),
-    seg.sound && soundView(at.run, seg.sound),
+    seg.sound && soundView(at.run, seg.sound), "heard" in seg.info && heardView(seg),
     note && h("div", {class: "note"}, note),
     at.tokens === "1" && seg.ids.length > 0 && tokensView(e, seg, colour)];
   const who = h("div", {class: "who"}, h("b", {}, seg.role === "tool" ? "answer of the tool" : seg.role),
@@ -192,6 +192,30 @@ function bubble(e, seg, at, colour, same = null, fork = false) {
   const mark = edge(e, seg, colour);
   if (seg.role === "system") return h("details", {class: classes}, h("summary", {}, "system"), inside);
   return h("div", {class: classes, style: mark ? {"--edge": mark} : {}}, who, inside);
+}
+
+/** What the policy's encoder made of a spoken turn; marked: words that were not written so. */
+function heardView(seg) {
+  const words = (text) => text.split(/\s+/).filter(Boolean), bare = (w) => w.toLowerCase().replace(/[.,:;?!]+$/, "");
+  const heard = words(seg.info.heard), same = commonWords(words(seg.text).map(bare), heard.map(bare));
+  const said = seg.info.spoken?.words;
+  return h("div", {class: "heard"}, said && h("div", {}, "said: ", said),
+    h("div", {}, "heard: ", heard.length ? heard.map((w, i) => [same.has(i) ? w : h("mark", {}, w), " "]) : "nothing"));
+}
+
+/** Which words of b stand in a longest common subsequence of a and b. */
+function commonWords(a, b) {
+  const best = Array.from({length: a.length + 1}, () => new Array(b.length + 1).fill(0));
+  for (let i = a.length - 1; i >= 0; i--)
+    for (let j = b.length - 1; j >= 0; j--)
+      best[i][j] = a[i] === b[j] ? best[i + 1][j + 1] + 1 : Math.max(best[i + 1][j], best[i][j + 1]);
+  const found = new Set();
+  for (let i = 0, j = 0; i < a.length && j < b.length;) {
+    if (a[i] === b[j]) { found.add(j); i++; j++; }
+    else if (best[i + 1][j] >= best[i][j + 1]) i++;
+    else j++;
+  }
+  return found;
 }
 
 function soundView(run, sound) {
