@@ -9,7 +9,7 @@ Users are scripted, no key is needed. What an episode earns is by stage: the ass
 task that come to hold. Nobody judges turns, for the rule judge knows scripts alone.
 
 The clerk that the warm start imitates leaves a fault as it is at times, and mends the embedded
-phones in 6 turns and 330 tokens on the average, the benchmark's in 16 and 750. `:tiny` learns
+phones, of which several things are broken at once, in 400 tokens in the median, the benchmark's in 750. `:tiny` learns
 nothing.
 """
 
@@ -31,6 +31,10 @@ def get_config(size: str = ""):
         config.rollout.max_turns = 30
         config.rl.micro_batch_tokens = 5120
         config.rl.learning_rate = 3e-4
+        # The benchmark's tasks break two to nine things at once.
+        config.warm_start.requests = (0.15, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1)
+        config.warm_start.max_tokens = 1024
+        config.warm_start.batch_tokens = 3072
         config.warm_start.episodes = 8000
     if size == "tiny":
         config.tasks.requests = (1.0,)
