@@ -10,6 +10,9 @@ so nothing compiles twice). A second table is of one turn alone (256 prompt, 128
 third of groups of eight that share their prompt of 512 tokens. Float32 and random weights; each
 version runs in a process of its own, which waits while another measures; ratios are of medians.
 
+With --adapters ours is measured against itself with adapters of rank 8 beside each matrix, as
+rollouts of a policy that trains them have it (nothing is merged), in place of the others.
+
 The roofline is the time that the products of every token would take at the speed of one large
 matrix product on this machine: no engine can be faster than that.
 """
@@ -37,6 +40,7 @@ WORK = ("dialogue", "turn", "group")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", help="Python of an environment with google-tunix")
+    parser.add_argument("--adapters", action="store_true", help="ours without and with them")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--work", nargs="+", default=list(WORK), choices=WORK)
     parser.add_argument("--rounds", type=int, default=3)
@@ -59,6 +63,8 @@ def compare(shape: str, work: str, args: argparse.Namespace) -> None:
     versions = ["ours", "ours, nothing shared"] if work == "group" else ["ours"]
     versions += ["tunix"] if args.peer else []
     versions += ["transformers"]
+    if args.adapters:
+        versions = ["ours", "ours, adapters"]
     commands = {}
     for name in versions:
         python = args.peer if name == "tunix" else sys.executable
@@ -123,11 +129,12 @@ def prompts(shape: tuple[int, ...], work: str, turns: int):
 # ---- the three ------------------------------------------------------------------------------
 
 
-def ours(shape, work, turns, share=64):
+def ours(shape, work, turns, share=64, rank=0):
     import jax
 
-    from tarl_jax.config import ModelConfig, RolloutConfig
+    from tarl_jax.config import LoraConfig, ModelConfig, RolloutConfig
     from tarl_jax.models import decoder
+    from tarl_jax.models.lora import init_adapters, join
     from tarl_jax.parallel.mesh import make_mesh
     from tarl_jax.rollout.engine import Engine
     from tarl_jax.rollout.workers import Answer
@@ -135,7 +142,7 @@ def ours(shape, work, turns, share=64):
     layers, width, heads, kv_heads, head_dim, d_ff, vocab, rows = shape
     model = ModelConfig(
         d_model=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
-        head_dim=head_dim, d_ff=d_ff, rope_theta=1e6,
+        head_dim=head_dim, d_ff=d_ff, rope_theta=1e6, lora=LoraConfig(rank=rank),
     )
     prompt, new, turns, _ = sizes(shape, work, turns)
     config = RolloutConfig(
@@ -145,6 +152,8 @@ def ours(shape, work, turns, share=64):
     first, answers = prompts(shape, work, turns)
     engine = Engine(model, config, -1, make_mesh(devices=jax.devices()[:1]))  # no stop token
     params = decoder.init_params(model, vocab, jax.random.key(0))
+    if rank:
+        params = join(params, init_adapters(model, params, jax.random.key(1)))
     engine.programs.compile(params)
 
     class Play:
@@ -171,6 +180,10 @@ def ours(shape, work, turns, share=64):
 
 def ours_alone(shape, work, turns):
     return ours(shape, work, turns, share=0)
+
+
+def ours_with_adapters(shape, work, turns):
+    return ours(shape, work, turns, rank=8)
 
 
 def tunix(shape, work, turns):
@@ -263,7 +276,8 @@ def transformers(shape, work, turns):
 
 
 VERSIONS = {
-    "ours": ours, "ours, nothing shared": ours_alone, "tunix": tunix, "transformers": transformers,
+    "ours": ours, "ours, nothing shared": ours_alone, "ours, adapters": ours_with_adapters,
+    "tunix": tunix, "transformers": transformers,
 }
 
 if __name__ == "__main__":

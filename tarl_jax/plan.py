@@ -18,21 +18,22 @@ from __future__ import annotations
 
 import argparse
 import bisect
-import contextlib
 import dataclasses
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tarl_jax.config import ConfigError, ModelConfig, RunConfig
+from tarl_jax.parallel.topologies import (
+    GPU_GIB,
+    GPU_SHARE,
+    MEMORY_GIB,
+    chips_of_a_host,
+    devices_of,
+    is_gpu,
+)
 
-# GiB of a chip's memory that programs may use: what the compiler names when it runs out.
-MEMORY_GIB = {"v4": 30.75, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
-# GiB of a GPU's memory as its driver names it, of which JAX takes a share at the start.
-GPU_GIB = {"a100-40gb": 39.5, "a100-80gb": 79.3, "h100": 79.6, "h200": 140.4}
-GPU_SHARE = 0.92  # XLA_PYTHON_CLIENT_MEM_FRACTION; the rest is for CUDA and its libraries
 LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)  # of rows that a search tries
 ROWS_PER_CHIP = (1, 2, 4, 8)
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -66,7 +67,8 @@ class Report:
     Attributes:
       tflop: operations of one micro-batch.
       moments: GiB of what the run holds: (moment, ((what, GiB), …)).
-      estimated: GiB that each program takes for itself, where nothing was compiled.
+      estimated: GiB that each program takes for itself, by count; `moments` has it of GPUs.
+      host_gib: of a host's memory, while a checkpoint is written: the state of its chips.
     """
 
     topology: str
@@ -79,6 +81,7 @@ class Report:
     programs: list[Program]
     moments: list[tuple[str, tuple[tuple[str, float], ...]]]
     estimated: dict[str, float]
+    host_gib: float = 0.0
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -91,59 +94,6 @@ class Report:
     @property
     def fits(self) -> bool:
         return self.worst[1] <= self.memory_gib
-
-
-def topology_devices(topology: str, slices: int = 1) -> list[Any]:
-    """The devices of a slice such as "v5e:4x4". Raises ConfigError for one that is not known."""
-    # Asks no metadata server and shares the compiler with other processes.
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
-    from jax.experimental import topologies
-
-    chip = topology.split(":")[0]
-    if chip not in MEMORY_GIB:
-        raise ConfigError(
-            f"--topology={topology}: known TPUs: {', '.join(MEMORY_GIB)}, e.g. v5e:4x4; known"
-            f" GPUs: {', '.join(GPU_GIB)}, e.g. h100 or h100:8"
-        )
-    more = {"num_slices": slices} if slices > 1 else {}
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
-    except Exception as error:  # the plug-in raises several kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"--topology={topology}: {reason}. It needs TPU's compiler (pip install libtpu; with"
-            " jax 0.10.2 libtpu==0.0.42.1) and a shape that exists, e.g. v5e:4x4, v5p:2x2x2"
-        ) from error
-    return list(found.devices)
-
-
-def stand_ins(topology: str, nodes: int = 1) -> list[Any]:
-    """As many devices of this host as "h100:8" has GPUs: arrays are counted on them, none is made.
-
-    Raises ConfigError for a count that is none.
-    """
-    import jax
-
-    _, _, said = topology.partition(":")
-    if said and not (said.isdecimal() and int(said)):
-        raise ConfigError(f"--topology={topology}: give the GPUs of a node, e.g. h100:8")
-    count = int(said or 1) * nodes
-    if count > 1:
-        with contextlib.suppress(RuntimeError):  # JAX has started: there are as many as there are
-            jax.config.update("jax_num_cpu_devices", count)
-    devices = jax.devices("cpu")
-    if len(devices) < count:
-        raise ConfigError(f"--topology={topology}: this process has {len(devices)} devices to"
-                          f" stand for {count}; count them in one of its own")
-    return devices[:count]
-
-
-def is_gpu(topology: str) -> bool:
-    return topology.split(":")[0] in GPU_GIB
-
-
-def devices_of(topology: str, slices: int = 1) -> list[Any]:
-    return (stand_ins if is_gpu(topology) else topology_devices)(topology, slices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,11 +161,10 @@ def report(
         played = engine.model_sized(updater.policy_shapes, length) if rollout else {}
     counted = memory(config, updater, engine)
     programs: list[Program] = []
-    own: Mapping[str, float]
-    if gpus:
-        fed = engine.budget if isinstance(engine, PagedPrograms) else engine.slots
-        own = estimate(config, counted, mesh, (rows, length), fed)
-    else:
+    fed = engine.budget if isinstance(engine, PagedPrograms) else engine.slots
+    own: Mapping[str, float] = estimate(config, counted, mesh, (rows, length), fed)
+    estimated = {name: size / 2**30 for name, size in own.items()}
+    if not gpus:
         programs = [_compile(one) for one in (wanted | played).values()]
         own = {p.name: max(p.peak_gib * 2**30 - counted.arguments(p.name), 0.0)
                for p in programs if p.name != "encode"}
@@ -233,7 +182,8 @@ def report(
             (moment.name, tuple((what, size / 2**30) for what, size in moment.held))
             for moment in counted.moments(own)
         ],
-        estimated={name: size / 2**30 for name, size in own.items()} if gpus else {},
+        estimated=estimated,
+        host_gib=counted.saved / 2**30 * chips_of_a_host(devices, slices),
     )
 
 
@@ -320,7 +270,7 @@ def show(found: Report) -> str:
         peak = "out of memory" if p.peak_gib == float("inf") else f"{p.peak_gib:.2f} GiB"
         lines.append(f"  {p.name:9} peak {peak} (arguments {p.argument_gib:.2f}); collectives:"
                      f" {collectives}")
-    if found.estimated:
+    if not found.programs and found.estimated:
         said = ", ".join(f"{name} {gib:.1f}" for name, gib in found.estimated.items())
         lines.append(f"nothing was compiled; what programs take for themselves, estimated: {said}")
     lines.append("held on a chip, GiB:")
@@ -328,6 +278,8 @@ def show(found: Report) -> str:
     for name, held in found.moments:
         parts = " + ".join(f"{what} {gib:.2f}" for what, gib in held)
         lines.append(f"  {name:{width}} | {sum(gib for _, gib in held):7.2f} | {parts}")
+    lines.append(f"of a host's memory a checkpoint that is being written takes {found.host_gib:.1f}"
+                 " GiB")
     return "\n".join([*lines, f"at most {found.worst[1]:.2f} of {found.memory_gib:.2f} GiB:"
                               f" {found.worst[0]}"])
 

@@ -21,7 +21,8 @@ from tarl_jax.config import (
 from tarl_jax.config.presets import MODELS, sized
 from tarl_jax.models import attention, decoder
 from tarl_jax.parallel.mesh import rollout_mesh
-from tarl_jax.plan import Program, Report, show, topology_devices, update_flops
+from tarl_jax.parallel.topologies import topology_devices
+from tarl_jax.plan import Program, Report, show, update_flops
 from tarl_jax.rollout.compiled import Compiled
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +110,7 @@ def test_the_search_takes_the_longest_row_then_more_rows(monkeypatch, room, foun
         return Report(topology, 8, {}, 1.0, rows, length, 0.0, [], [held], {})
 
     monkeypatch.setattr(plan, "report", fake)
-    monkeypatch.setattr(plan, "topology_devices", lambda *_: jax.devices("cpu") * 8)
+    monkeypatch.setattr(plan, "devices_of", lambda *_: jax.devices("cpu") * 8)
     monkeypatch.setattr("tarl_jax.parallel.mesh.make_mesh", lambda *_: None)
     monkeypatch.setattr("tarl_jax.parallel.mesh.row_shards", lambda _: 8)
     assert plan.largest(RunConfig(), "v5e:2x4", 1, lambda *args: tried.append(args)) == found
@@ -168,6 +169,9 @@ def test_gpus_are_counted_without_a_compiler():
     cache = config.rollout.cache_tokens * a_token / 2**30
     assert feeding["cache"] == pytest.approx(cache, rel=1e-3)
     assert "cache" not in held["update: gradient"]  # the pool goes with the rollout
+    adapters = 36 * 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12_288))
+    assert found.host_gib == pytest.approx(3 * 4 * adapters / 2**30, rel=1e-3)  # and Adam's two
+    assert f"takes {found.host_gib:.1f} GiB" in show(found)
     kept = 36 * 32_768 * 4096 * 2 / 2**30  # what the backward pass keeps of each layer
     assert kept < held["update: gradient"]["gradient's own"] < 4 * kept
     assert not plan.report(config, "a100-40gb").fits

@@ -1,9 +1,10 @@
 """State on disk, by Orbax: whole checkpoints of a run, and bare parameters.
 
-A checkpoint is written to a temporary folder and renamed, so that a kill at any moment leaves the
-one before it whole; checksums of its files tell, when it is read, whether they are what was
-written. What is not in it (tasks, user phrasing, sampling) is a pure function of the
-config and the step number.
+A checkpoint is written in the background: who saves waits until the state is in the host's memory,
+and may give it up then. It goes to a temporary folder that is renamed, so that a kill at any moment
+leaves the one before it whole; checksums of its files tell, when it is read, whether they are what
+was written. What is not in it (tasks, user phrasing, sampling) is a pure function of the config and
+the step number.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -24,6 +26,9 @@ from tarl_jax.config import CheckpointConfig, TarlError
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.files import WriteError
 from tarl_jax.runs import checksums
+from tarl_jax.runs.directory import checkpoints
+
+_PATIENCE = 3600  # seconds that processes wait for each other's part of a checkpoint
 
 
 class CheckpointError(TarlError):
@@ -33,31 +38,58 @@ class CheckpointError(TarlError):
 class Checkpoints:
     """The newest checkpoints of a run, under `run_dir/checkpoints/<step>`.
 
-    Each holds the train state (parameters and optimiser) and a small JSON record `meta`.
+    Each holds the train state (parameters and optimiser) and a small JSON record `meta`. One is
+    written at a time.
     """
 
     def __init__(self, run_dir: Path, config: CheckpointConfig):
         import orbax.checkpoint as ocp
 
-        self._folder = (run_dir / "checkpoints").absolute()
+        self._run_dir = run_dir.absolute()
+        self._folder = self._run_dir / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=config.keep,
-                enable_async_checkpointing=False,
+                enable_async_checkpointing=True,
+                # Folders are made before `save` returns: processes meet over that.
+                async_options=ocp.AsyncOptions(
+                    timeout_secs=_PATIENCE, create_directories_asynchronously=False
+                ),
             ),
         )
         self._swept = False
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: tuple[int, Future[None]] | None = None  # the step that was saved last
 
     @property
     def steps(self) -> list[int]:
-        """Steps with a whole checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        """Steps with a whole checkpoint, oldest first; while one is written, without that."""
+        found = checkpoints(self._run_dir)
+        if self._writing:
+            step, written = self._writing
+            if step in found and not (written.done() and written.exception() is None):
+                found.remove(step)
+        return found
 
-    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Raises CheckpointError, e.g. for a full disk; earlier checkpoints stay."""
+    def has(self, step: int) -> bool:
+        """Whether a step has been saved, or is being written."""
+        return step in self._manager.all_steps()
+
+    def save(
+        self, step: int, state: Any, meta: dict[str, Any], whole: Callable[[], None] | None = None
+    ) -> None:
+        """Begins to write a checkpoint, after the one before; returns when it needs `state` no
+        longer.
+
+        whole: is called, from another thread, when the checkpoint is whole.
+        Raises CheckpointError, e.g. for a full disk, also that of the one before; what happens
+        later `failure` says. Earlier checkpoints stay.
+        """
         import orbax.checkpoint as ocp
 
+        if error := self.failure(wait=True):
+            raise error
         # Here, not on opening: another process may read while one writes.
         if not self._swept and hosts.first():
             for half_written in self._folder.glob("*.orbax-checkpoint-tmp*"):
@@ -66,22 +98,44 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )
-        def write() -> None:
-            self._manager.save(step, args=args, force=True)
-            self._manager.wait_until_finished()
-            hosts.from_first(lambda: checksums.seal(self._folder / str(step)))
+        if failure := _written(lambda: self._manager.save(step, args=args, force=True)):
+            raise self._not_written(step, failure) from failure
+        self._writing = step, self._pool.submit(self._finish, step, whole)
 
-        if error := _written(write):
-            raise CheckpointError(
-                f"{self._folder / str(step)}: could not be written ({_first_line(error)});"
-                f" checkpoints of the steps {self.steps} are whole. Make room, then run the same"
-                " command with --workdir to go on from there"
-            ) from error
+    def _finish(self, step: int, whole: Callable[[], None] | None) -> None:
+        def finish() -> None:
+            self._manager.wait_until_finished()
+            if hosts.first():
+                checksums.seal(self._folder / str(step))
+
+        if failure := _written(finish):
+            raise self._not_written(step, failure) from failure
+        if whole:
+            whole()
+
+    def _not_written(self, step: int, error: Exception) -> CheckpointError:
+        there = [found for found in self.steps if found != step]
+        return CheckpointError(
+            f"{self._folder / str(step)}: could not be written ({_first_line(error)});"
+            f" checkpoints of the steps {there} are whole. Make room, then run the same"
+            " command with --workdir to go on from there"
+        )
+
+    def failure(self, wait: bool = False) -> Exception | None:
+        """Why the last checkpoint could not be written; None: it was, or it is being written.
+
+        wait: until it is known.
+        """
+        if not self._writing:
+            return None
+        _, written = self._writing
+        return cast("Exception | None", written.exception() if wait or written.done() else None)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """(state, meta) of `step`, with the shapes and shardings of `like`."""
         import orbax.checkpoint as ocp
 
+        self.failure(wait=True)
         if step not in self.steps:
             raise CheckpointError(
                 f"{self._folder}: no checkpoint of step {step}; there are {self.steps}"
@@ -97,12 +151,15 @@ class Checkpoints:
         """The record of `step` alone."""
         import orbax.checkpoint as ocp
 
+        self.failure(wait=True)
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         found = _read(lambda: self._manager.restore(step, args=args), self._folder / str(step))
         return dict(found["meta"])
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for what is being written; whether it was, `failure` says."""
+        self._pool.shutdown()
+        _written(self._manager.close)
 
     def _require_undamaged(self, step: int) -> None:
         problem = hosts.from_first(lambda: checksums.damaged(self._folder / str(step)))

@@ -80,6 +80,11 @@ class Memory:
         """Sums of gradients: as what trains."""
         return self.policy + self.value
 
+    @property
+    def saved(self) -> int:
+        """What a checkpoint has of the device; it is copied to the host before it is written."""
+        return self.policy + self.value + self.optimizer
+
     def arguments(self, program: str) -> int:
         """Bytes that a program of the model is given; batches and rows, which are small, are not
         counted."""

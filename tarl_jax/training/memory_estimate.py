@@ -21,6 +21,8 @@ from tarl_jax.training.memory import Memory
 MARGIN = 1.15
 _HEAD_TOKENS = 512  # that the head runs over at a time
 _SCORES = 4  # arrays over the vocabulary, float32, that it holds at once
+_DRAWN = 6  # the same, of a row that a token is drawn for
+_SPLITS = 16  # parts of a row's pages that the GPU's kernel sums up apart, at most
 
 
 def estimate(
@@ -63,7 +65,7 @@ def estimate(
         found["score"] = forward
     if rl.measure_after:
         found["measure"] = forward
-    found |= _rollouts(config, fed)
+    found |= _rollouts(config, mesh.size, fed)
     return {name: MARGIN * size for name, size in found.items()}
 
 
@@ -75,15 +77,25 @@ def _layer(model: ModelConfig, tokens: int, tensor: int) -> int:
     return tokens * (of * (4 * model.d_model + split) + 2 * 4 * model.d_model)
 
 
-def _rollouts(config: RunConfig, fed: int) -> dict[str, float]:
-    """Of the programs with pages; attention of fed tokens is the plain one, a block at a time."""
+def _rollouts(config: RunConfig, devices: int, fed: int) -> dict[str, float]:
+    """Of the programs with pages; attention of fed tokens is the plain one, a block at a time.
+
+    The one that writes is a loop over steps around one over layers: it holds a layer's weights as
+    they are taken out of the stack, this layer's and the next one's, and the head as its product
+    takes it. Whole rows of scores are drawn from.
+    """
     model, rollout, tensor = config.model, config.rollout, config.mesh.rollout_tensor
     longest = rollout.max_episode_tokens
     of, heads = jnp.dtype(model.dtype).itemsize, max(model.num_heads // tensor, 1)
+    rows = -(-rollout.slots // max(devices // tensor, 1))
     block = 3 * QUERIES * heads * longest * 4
     read = 2 * max(model.num_kv_heads // tensor, 1) * longest * model.head_dim * of
-    scores = 6 * rollout.slots * model.vocab_size // tensor * 4
+    scores = _DRAWN * rows * model.vocab_size * 4
+    weights = model.head_dim * 2 * (model.num_heads + model.num_kv_heads) + 3 * model.d_ff
+    layers = 2 * model.d_model * weights // tensor * of
+    head = model.vocab_size // tensor * model.d_model * of
+    splits = rows * heads * _SPLITS * (model.head_dim + 2) * 4
     return {
         "feed": _layer(model, fed, tensor) + block + 2 * read + scores,
-        "decode": _layer(model, rollout.slots, tensor) + scores,
+        "decode": _layer(model, rows, tensor) + scores + layers + head + splits,
     }

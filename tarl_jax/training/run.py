@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ import jax
 from tarl_jax.config import InputError, RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.models.decoder import Params
-from tarl_jax.models.lora import merge
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.files import WriteError, disk, sweep
 from tarl_jax.parallel.lock import Lock
@@ -25,7 +23,7 @@ from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.journal import Journals
 from tarl_jax.rollout.lengths import require_room
 from tarl_jax.runs import wandb_copy
-from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
+from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.copies import Copy
 from tarl_jax.runs.directory import (
     changes,
@@ -38,19 +36,13 @@ from tarl_jax.runs.directory import checkpoints as saved_steps
 from tarl_jax.runs.live import LiveView
 from tarl_jax.runs.stopping import Interrupted, StopRequest
 from tarl_jax.sandbox.idle import idle
-from tarl_jax.sandbox.published import embedded_domain
-from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.training.collect import Collector
 from tarl_jax.training.credit import Baselines
-from tarl_jax.training.difficulty import medium_problems
 from tarl_jax.training.estimate import estimate
-from tarl_jax.training.evaluation import evaluate
 from tarl_jax.training.learn import Learner, kept_table
 from tarl_jax.training.mixture import Mixture
 from tarl_jax.training.parts import Parts, record
-from tarl_jax.training.policy import make_updater, restore, starting_policy
-from tarl_jax.warm_start.demonstrations import desk_name, shop_of, tasks_of
-from tarl_jax.warm_start.fine_tune import fine_tune
+from tarl_jax.training.policy import make_updater
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +160,7 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             updater = make_updater(config, env, parts.loss)
             shards = row_shards(mesh)
             learner = Learner(config, updater, shards, kept_table(config, run_dir), parts.advantage)
-            checkpoints = Checkpoints(run_dir, config.checkpoint)
-            stack.callback(checkpoints.close)
+            checkpoints = stack.enter_context(_written_whole(run_dir, config, view))
             engine = env.engine()
         journals = Journals(run_dir / "journal") if config.rollout.journal else None
         if journals:
@@ -204,53 +195,36 @@ def _ended_by_signal(stop: StopRequest, where: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _written_whole(run_dir: Path, config: RunConfig, view: LiveView) -> Iterator[Checkpoints]:
+    """Checkpoints, of which the last one is waited for, however the run ends."""
+    checkpoints = Checkpoints(run_dir, config.checkpoint)
+    with contextlib.closing(checkpoints):
+        try:
+            yield checkpoints
+            if error := checkpoints.failure(wait=True):
+                raise error
+        except Interrupted:  # it says that all is saved
+            if error := checkpoints.failure(wait=True):
+                raise error from None
+            raise
+        except BaseException as ending:
+            error = checkpoints.failure(wait=True)
+            if error and error is not ending:
+                view.log(str(error))
+            raise
+
+
+@contextlib.contextmanager
 def _naming_what_is_saved(checkpoints: Checkpoints, run_dir: Path) -> Iterator[None]:
     """Adds to a WriteError where the run goes on; what a disk raises elsewhere is one too."""
     try:
         with disk(run_dir):
             yield
     except WriteError as error:
+        checkpoints.failure(wait=True)
         saved = checkpoints.steps
         on = f"it goes on from step {saved[-1]}" if saved else "it has no saved step yet"
         raise WriteError(f"{error}. The run has stopped; with --workdir={run_dir} {on}") from error
-
-
-def start(run: Run) -> State:
-    """Where the run goes on, by its newest checkpoint, or where it begins: after its warm start.
-
-    A fresh run has checkpoint 0 afterwards.
-    """
-    config, updater = run.config, run.updater
-    steps = hosts.from_first(lambda: run.checkpoints.steps)
-    baselines: Baselines = {}
-    if steps:
-        train = restore(config, run.env, updater, run.checkpoints, steps[-1])
-        baselines = run.checkpoints.meta(steps[-1]).get("baselines", {})
-        run.view.log(f"resuming {run.run_dir} after step {steps[-1]}")
-        reference = train.policy
-    else:
-        reference = starting_policy(
-            config, run.env, updater, lambda *how_far: _show_warm_start(run, *how_far),
-            run.view.log, lambda params: _training_pass_rate(run, params),
-        )
-        if config.sft.steps:
-            train, reference = _fine_tuned(run, reference)
-        else:  # nobody else needs them where nothing is held on to
-            train = updater.init(reference, give=not config.rl.kl_coef)
-    if config.rl.kl_coef > 0 and config.model.lora.rank and not config.sft.steps:
-        reference = train.frozen  # what adapters stand on
-    elif config.rl.kl_coef > 0:
-        folder = run.run_dir / "reference"
-        if hosts.from_first(folder.exists):
-            reference = load_params(folder, updater.policy_shapes)
-        else:
-            save_params(folder, reference)
-    state = State(
-        steps[-1] if steps else 0, train, reference if config.rl.kl_coef > 0 else None, baselines
-    )
-    if not steps:
-        save(run, state)
-    return state
 
 
 def require_enough(env: Environment) -> None:
@@ -261,37 +235,13 @@ def require_enough(env: Environment) -> None:
                          " train on; lower it, or give more tasks")
 
 
-def task_mixture(run: Run, state: State) -> Mixture:
-    """The tasks of every step.
-
-    Raises CheckpointError where the run's checkpoint was made by another schedule.
-    """
-    config, maths = run.config, run.env.maths
-    problems = medium_problems(
-        run.engine, None if state.step else state.policy, run.env, run.run_dir,
-        lambda done, total: run.view.phase("trying the maths problems", done, total),
-    )
-    if maths is not None:
-        run.view.log(f"maths: {len(problems)} of {len(maths.train_tasks)} problems to train"
-                     f" on; {maths.too_long} were too long")
-    mixture = Mixture(run.env.train_tasks, problems, config.rollout.tasks_per_step, config.maths,
-                      config.seed, config.speech, config.curriculum)
-    kept = run.checkpoints.meta(state.step).get("curriculum", {})
-    now = mixture.state(state.step)
-    if kept and kept != now:
-        raise CheckpointError(
-            f"{run.run_dir}: at step {state.step} its curriculum stood at {kept}, and this config's"
-            f" at {now}: use the maths problems and the config that it began with"
-        )
-    return mixture
-
-
 def save(run: Run, state: State, mixture: Mixture | None = None,
          collector: Collector | None = None) -> None:
-    """Writes the checkpoint of a step, and what was played ahead of it."""
+    """Writes what was played ahead of a step, and, in the background, its checkpoint."""
     meta = {"step": state.step, "config": run.config.name, "baselines": state.baselines}
     if mixture:
         meta["curriculum"] = mixture.state(state.step)
+    settle(run, collector)
     if run.lock:
         run.lock.require()
     if run.config.log.copy_to:  # what it copies would go
@@ -299,11 +249,18 @@ def save(run: Run, state: State, mixture: Mixture | None = None,
     if collector:
         collector.save()
     # What is frozen is where it came from: it is not written again.
-    run.checkpoints.save(state.step, dataclasses.replace(state.train, frozen={}), meta)
-    if collector:
+    run.checkpoints.save(state.step, dataclasses.replace(state.train, frozen={}), meta,
+                         run.copy.begin if run.copy else None)
+
+
+def settle(run: Run, collector: Collector | None) -> None:
+    """Waits until the last checkpoint is whole; then what it makes needless goes.
+
+    Raises CheckpointError, HostError in the processes that did not meet it.
+    """
+    hosts.gathered(None, run.checkpoints.failure(wait=True))
+    if collector and run.checkpoints.steps:
         collector.forget(run.checkpoints.steps[0])
-    if run.copy:
-        run.copy.begin()
 
 
 @contextlib.contextmanager
@@ -312,6 +269,7 @@ def naming_the_last_good(run: Run, step: int) -> Iterator[None]:
     try:
         yield
     except NonFiniteError as error:
+        run.checkpoints.failure(wait=True)
         raise NonFiniteError(
             f"step {step}: {error}. Nothing of this step was saved; the last good state"
             f" is the checkpoint of step {run.checkpoints.steps[-1]}. Lower"
@@ -329,57 +287,3 @@ def honour_stop(run: Run, where: str) -> None:
 
 def stopped(run: Run, where: str, number: int) -> Interrupted:
     return Interrupted(f"stopped {where}; go on: python -m tarl_jax.main {run.run_dir}", number)
-
-
-def _fine_tuned(run: Run, params: Params) -> tuple[TrainState, Params]:
-    """A fresh state whose policy has learned from dialogues, and all parameters of that policy.
-
-    The value model starts from it too, but adapters of its own begin anew. `params` are given up.
-    """
-    config = run.config
-    tuned, said = fine_tune(
-        config, run.env, make_mesh(config.mesh), params,
-        lambda *how_far: _show_warm_start(run, *how_far),
-    )
-    run.view.log(said)
-    policy, adapters = tuned.policy, tuned.params
-    del tuned  # with its optimiser
-    if not config.model.lora.rank:
-        return run.updater.init(policy, give=not config.rl.kl_coef), policy
-    merged = merge(policy, config.model) if config.rl.kl_coef > 0 else params
-    return dataclasses.replace(run.updater.init(params), params=adapters), merged
-
-
-def _show_warm_start(run: Run, what: str, step: int, steps: int, loss: float) -> None:
-    note = f"loss {loss:.3f}" if math.isfinite(loss) else ""
-    run.view.phase(f"warm start: {what}", step, steps, note)
-    honour_stop(run, "in the warm start, which goes on from here")
-
-
-def _training_pass_rate(run: Run, params: Params) -> float:
-    """Share of the embedded domain's tasks passed, by a policy that learned from its clerk.
-
-    The warm start is shared by runs of many kinds, so tasks, users, lengths and seeds are its own.
-    """
-    if not run.engine.programs.compilations:
-        run.engine.programs.compile(params)
-    config, own = run.config, run.config.warm_start
-    domain = embedded_domain(desk_name(config), shop_of(config))
-    wanted = tasks_of(config, num_train=own.score_tasks)
-    tasks = make_tasks(domain, shop_of(config), wanted, "train")
-    longest = min(config.rollout.max_episode_tokens, own.max_tokens)
-    seeded = dataclasses.replace(
-        config, seed=own.seed,
-        rollout=dataclasses.replace(
-            config.rollout, max_turns=own.max_turns, max_episode_tokens=longest
-        ),
-        eval=dataclasses.replace(config.eval, trials=own.score_trials, temperature=1.0,
-                                 top_k=0, top_p=1.0, min_p=0.0),
-    )
-    env = dataclasses.replace(
-        run.env, config=seeded, domain=domain, users=None, own_user=None, speech=None
-    )
-    values, _ = evaluate(run.engine, params, env, tasks, "warm start")
-    passed = values["eval/pass^1"]
-    run.view.log(f"warm start: passes {passed:.3f} of {len(tasks)} tasks")
-    return passed

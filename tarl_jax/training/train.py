@@ -38,10 +38,10 @@ from tarl_jax.training.run import (
     naming_the_last_good,
     open_run,
     save,
-    start,
+    settle,
     stopped,
-    task_mixture,
 )
+from tarl_jax.training.start import start, task_mixture
 
 Summary = dict[str, dict[str, float]]
 
@@ -83,7 +83,7 @@ def train(config: RunConfig, parts: Parts | None = None, table: bool = False) ->
                 try:
                     _evaluation(run, log, "eval", state.step, state.policy)
                 except Interrupted:
-                    if state.step not in run.checkpoints.steps:
+                    if not run.checkpoints.has(state.step):
                         save(run, state, mixture, collector)
                     raise
             step, clock = state.step + 1, Clock(run)
@@ -120,7 +120,7 @@ def train(config: RunConfig, parts: Parts | None = None, table: bool = False) ->
             # ---- checkpoint -----------------------------------------------------------------
             last = step == rl.steps
             # Read once: a stop after this line waits for the next.
-            stopping = max(hosts.gathered(run.stop.received))
+            stopping = max(hosts.gathered(run.stop.received, run.checkpoints.failure()))
             if step % config.checkpoint.every == 0 or last or stopping:
                 save(run, state, mixture, collector)
             if stopping:
@@ -131,6 +131,7 @@ def train(config: RunConfig, parts: Parts | None = None, table: bool = False) ->
             trained = log.found("final", state.step) or _evaluation(
                 run, log, "final", state.step, state.policy
             )
+        settle(run, collector)
         change = hosts.from_first(
             lambda: difference(run.run_dir, config.eval.bootstrap, config.eval.seed)
         )
@@ -152,7 +153,7 @@ def _leaving(run: Run, state: State, mixture: Mixture, collector: Collector) -> 
     try:
         yield
     except Left:
-        if state.step not in run.checkpoints.steps:
+        if not run.checkpoints.has(state.step):
             save(run, state, mixture, collector)
         where = f"in step {state.step + 1}, whose episodes go on from there"
         raise stopped(run, where, run.stop.received) from None

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 from tarl_jax.config import CheckpointConfig
 from tarl_jax.parallel.mesh import by_rows, make_mesh, replicated
 from tarl_jax.rl.update import TrainState
+from tarl_jax.runs import checksums
 from tarl_jax.runs.checkpoint import CheckpointError, Checkpoints, load_params, save_params
 
 CONFIG = CheckpointConfig(every=1, keep=3)
@@ -42,6 +44,12 @@ def assert_same_bits(a, b) -> None:
         assert x.tobytes() == y.tobytes()
 
 
+def write(checkpoints, step, state, meta=None):
+    """Saves, and waits until it is whole."""
+    checkpoints.save(step, state, meta or {})
+    assert checkpoints.failure(wait=True) is None
+
+
 def zeros_like(state):
     return jax.tree.map(lambda x: jax.device_put(jnp.zeros_like(x), x.sharding), state)
 
@@ -59,7 +67,7 @@ def checkpoints(tmp_path):
 def test_a_state_comes_back_bit_for_bit_in_another_process_life(tmp_path, checkpoints):
     state = make_state()
     meta = {"step": 4, "config": "grpo", "best": 0.1 + 0.2}
-    checkpoints.save(4, state, meta)
+    write(checkpoints, 4, state, meta)
     later = Checkpoints(tmp_path, CONFIG)
     assert later.steps == [4]
     found, found_meta = later.restore(4, zeros_like(state))
@@ -105,10 +113,103 @@ def test_the_newest_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, dataclasses.replace(CONFIG, keep=2))
     state = make_state()
     for step in range(5):
-        checkpoints.save(step, state, {"step": step})
+        write(checkpoints, step, state, {"step": step})
         assert checkpoints.steps == list(range(max(step - 1, 0), step + 1))
     checkpoints.close()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+
+# ---- in the background ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Lets nothing that is written come to its end until `go` is set; `there`: it is waiting."""
+    go, there = threading.Event(), threading.Event()
+    seal = checksums.seal
+
+    def wait(folder):
+        there.set()
+        assert go.wait(60)
+        seal(folder)
+
+    monkeypatch.setattr(checksums, "seal", wait)
+    yield go, there
+    go.set()
+
+
+def test_a_run_goes_on_while_a_checkpoint_is_written(tmp_path, checkpoints, held):
+    """What is saved is the state of that moment, although its buffers are given to the next."""
+    go, there = held
+    state, ended = make_state(), []
+    kept = jax.tree.map(lambda x: np.array(x, copy=True), state)
+    checkpoints.save(1, state, {}, lambda: ended.append(checkpoints.steps))
+    following = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 + 3, s), donate_argnums=0)
+    later = jax.block_until_ready(following(state))
+    assert there.wait(60)
+    assert checkpoints.has(1) and checkpoints.steps == [] and not ended
+    assert checkpoints.failure() is None
+    go.set()
+    assert checkpoints.failure(wait=True) is None
+    assert checkpoints.steps == [1] and ended == [[]]
+    found, _ = checkpoints.restore(1, zeros_like(later))
+    assert_same_bits(found, kept)
+
+
+def test_the_next_one_waits_and_is_whole_too(checkpoints, held):
+    go, _ = held
+    states = {step: make_state(step) for step in (1, 2)}
+    checkpoints.save(1, states[1], {})
+    threading.Timer(0.2, go.set).start()
+    checkpoints.save(2, states[2], {})
+    assert 1 in checkpoints.steps
+    for step, state in states.items():
+        assert_same_bits(checkpoints.restore(step, zeros_like(state))[0], state)
+
+
+KILLED = """
+import sys, threading
+import numpy as np
+from pathlib import Path
+from orbax.checkpoint._src.checkpointers import async_checkpointer
+from tarl_jax.config import CheckpointConfig
+from tarl_jax.runs import checksums
+from tarl_jax.runs.checkpoint import Checkpoints
+import jax.numpy as jnp
+
+checkpoints = Checkpoints(Path(sys.argv[1]), CheckpointConfig(every=1, keep=1))
+checkpoints.save(1, {"w": jnp.ones(1000)}, {})
+assert checkpoints.failure(wait=True) is None
+
+
+def hang(*_):
+    print("writing", flush=True)
+    threading.Event().wait()
+
+
+if sys.argv[2] == "before it has its name":
+    async_checkpointer._on_commit_callback = hang
+else:
+    checksums.seal = hang
+checkpoints.save(2, {"w": jnp.zeros(1000)}, {})
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("when", ["before it has its name", "before it is sealed"])
+def test_a_kill_while_one_is_written_leaves_a_whole_one(tmp_path, when):
+    command = [sys.executable, "-c", KILLED, str(tmp_path), when]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "writing\n"
+        process.kill()
+    later = Checkpoints(tmp_path, CONFIG)
+    newest = 1 if when == "before it has its name" else 2
+    assert later.steps == [newest]
+    found, _ = later.restore(newest, {"w": jnp.zeros(1000)})
+    assert float(found["w"].sum()) == (1000 if newest == 1 else 0)
+    write(later, 3, found)  # and what was half written goes
+    later.close()
+    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
 
 
 # ---- what cannot be read --------------------------------------------------------------------
@@ -148,7 +249,7 @@ def test_a_damaged_checkpoint_names_its_folder_and_spares_the_others(
 ):
     states = {step: make_state(step, width=64) for step in (1, 2)}
     for step, state in states.items():
-        checkpoints.save(step, state, {})
+        write(checkpoints, step, state)
     for file in [p for p in (tmp_path / "checkpoints/2/state").rglob("*") if p.is_file()]:
         size = file.stat().st_size
         if damage == "remove":
@@ -175,7 +276,7 @@ def test_one_byte_that_has_flipped_is_noticed_and_the_last_good_step_named(tmp_p
     """In each file by itself, the record of the checksums included."""
     states = {step: make_state(step, width=64) for step in (1, 2, 3)}
     for step, state in states.items():
-        checkpoints.save(step, state, {"step": step})
+        write(checkpoints, step, state, {"step": step})
     folder = tmp_path / "checkpoints/3"
     flip_a_byte(max((tmp_path / "checkpoints/2").rglob("d/*"), key=lambda f: f.stat().st_size))
     files = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size]
@@ -214,10 +315,15 @@ noise = np.random.default_rng(0)
 checkpoints = Checkpoints(Path(sys.argv[1]), CheckpointConfig(every=1, keep=3))
 checkpoints.save(1, {"w": jnp.array(noise.standard_normal(100))}, {})
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+checkpoints.save(2, {"w": jnp.array(noise.standard_normal(100_000))}, {})
+error = checkpoints.failure(wait=True)
+assert isinstance(error, CheckpointError)
+print("reported:", error)
 try:
-    checkpoints.save(2, {"w": jnp.array(noise.standard_normal(100_000))}, {})
-except CheckpointError as error:
-    print("reported:", error)
+    checkpoints.save(3, {"w": jnp.zeros(100)}, {})
+except CheckpointError as again:
+    assert again is error
+checkpoints.close()
 """
 
 
@@ -239,6 +345,6 @@ def test_a_write_that_fails_is_reported_and_spares_the_others(tmp_path):
 
     assert half_written()  # reading leaves it: another process may be writing it
     writer = Checkpoints(tmp_path, CONFIG)
-    writer.save(2, {"w": jnp.ones(100)}, {})
+    write(writer, 2, {"w": jnp.ones(100)})
     writer.close()
     assert not half_written() and writer.steps == [1, 2]

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from tarl_jax.config import LoraConfig, MeshConfig, ModelConfig, RLConfig, RolloutConfig, RunConfig
-from tarl_jax.parallel.mesh import make_mesh, row_shards
+from tarl_jax.parallel.mesh import make_mesh, rollout_mesh, row_shards
 from tarl_jax.rl.batching import Sample, fill, packed_layouts
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.paged_compiled import PagedPrograms
 from tarl_jax.training.memory import memory
+from tarl_jax.training.memory_estimate import estimate
 
 VOCAB = 64
 MODEL = ModelConfig(
@@ -53,6 +55,7 @@ def test_all_weights_by_hand():
     assert gradient["gradients"] == 4 * COUNT and "cache" not in gradient
     assert gradient["gradient's own"] == 1e6
     assert counted.arguments("gradient") == 8 * COUNT
+    assert counted.saved == pytest.approx(12 * COUNT, abs=16)
 
 
 def test_adapters_share_their_weights_with_rollouts_and_reference():
@@ -119,3 +122,21 @@ def test_no_more_is_live_than_is_counted(model, advantage, monkeypatch):
         held = sum(size for what, size in held_at(counted, name).items()
                    if what.removesuffix("'s own") not in OWN)
         assert held - small < found <= held + small, name
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_what_decoding_takes_is_counted(tensor):
+    """Against XLA's own count of the program, here for a CPU, of which heads are few."""
+    model = dataclasses.replace(MODEL, dtype="float32", vocab_size=8192)
+    rollout = dataclasses.replace(ROLLOUT, slots=16)
+    meshes = MeshConfig(data=1, tensor=tensor, rollout_tensor=tensor)
+    config = RunConfig(model=model, rollout=rollout, mesh=meshes)
+    devices = jax.devices()[:tensor]
+    mesh = make_mesh(meshes, devices)
+    updater = Updater(model, 8192, config.rl, 1.0, mesh)
+    programs = PagedPrograms(model, rollout, 3, rollout_mesh(meshes, devices))
+    own = estimate(config, memory(config, updater, programs), mesh, (1, 128), programs.budget)
+    decode = programs.model_sized(updater.policy_shapes)["decode"]
+    takes = decode.lower().compile().memory_analysis().temp_size_in_bytes
+    assert takes > 16 * 8192 * 4  # whole rows of scores at the least
+    assert takes < own["decode"] < 4 * takes
