@@ -14,13 +14,15 @@ came to.
 
 from tarl_jax.config.presets import mix_in_maths, with_noise, with_speech
 
+HELD_OUT = "clean@en-us-nyc,en-gb-scotland+m3"
+
 
 def get_config(size: str = ""):
     config = with_speech(size)
     config.name = "omni_noisy"
     config.reward.placement, config.reward.episode_weight = "stage", 1.0
     with_noise(config)
-    config.eval.spoken = ("clean", "white:10", "telephone", "clean@held_out", "clean@piper")
+    config.eval.spoken = ("clean", "white:10", "telephone", HELD_OUT, "clean@piper")
     config.curriculum.warmup_steps = 2 if size == "tiny" else 30
     mix_in_maths(config, size)
     return config

@@ -10,7 +10,8 @@ The architecture is that of Qwen2.5-Omni's thinker (arXiv 2503.20215), a small o
 `:qwen2_5_omni_7b` and `--config.model.pretrained=FOLDER` its own. Needs `pip install -e
 '.[speech]'`. The small one is taught to hear in its warm start, which is cached; how well is in
 docs/speech.md. 60 steps brought pass^1 from 0.401 to 0.629 written and from 0.355 to 0.515
-spoken, means of three seeds (experiments/speech, which has this without maths and warm-up too).
+spoken, means of three seeds (experiments/speech/earlier, which has this without maths and warm-up
+too).
 """
 
 from tarl_jax.config.presets import mix_in_maths, with_speech

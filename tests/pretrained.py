@@ -49,8 +49,11 @@ def write_checkpoint(folder, **shape):
 OMNI_TOKENS = [*QWEN_TOKENS, "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"]
 
 
-def write_omni(folder):
-    """A whole random Qwen2.5-Omni, talker, vocoder and speakers included; returns the model."""
+def write_omni(folder, vocab_size=512, audio_ids=(309, 310, 311)):
+    """A whole random Qwen2.5-Omni, talker, vocoder and speakers included; returns the model.
+
+    audio_ids: <|audio_bos|>, <|AUDIO|>, <|audio_eos|>.
+    """
     import torch
     import transformers
 
@@ -63,9 +66,9 @@ def write_omni(folder):
     eyes = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, patch_size=2,
                 out_hidden_size=32, fullatt_block_indexes=[0], window_size=8)
     thinker = parts.Qwen2_5OmniThinkerConfig(
-        audio_config=encoder, vision_config=eyes, audio_start_token_id=309, audio_token_index=310,
-        audio_end_token_id=311,
-        text_config=dict(vocab_size=512, rope_parameters=rope, **decoder),
+        audio_config=encoder, vision_config=eyes, audio_start_token_id=audio_ids[0],
+        audio_token_index=audio_ids[1], audio_end_token_id=audio_ids[2],
+        text_config=dict(vocab_size=vocab_size, rope_parameters=rope, **decoder),
     )
     talker = parts.Qwen2_5OmniTalkerConfig(
         vocab_size=64, embedding_size=32, head_dim=8, rope_parameters=rope, **decoder,

@@ -20,7 +20,7 @@ class EvalConfig:
       alone is looked for in `sandbox.data`, or is an embedded one.
     spoken: acoustics (chains as in `speech.acoustics`) in which every evaluation plays its tasks
       once more, spoken, beside once in writing; empty: once, as config.speech has it. "CHAIN@WHO"
-      says who speaks: one of `speech.voices`, an engine, or "held_out".
+      says who speaks: of `speech.voices` ("en,en-us"), an engine, or "held_out".
     """
 
     every: int = 20  # steps between evaluations; 0: only before and after training

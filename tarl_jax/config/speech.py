@@ -165,15 +165,16 @@ def chain_of(effects: Sequence[Effect]) -> str:
 def condition_of(condition: str, speech: SpeechConfig) -> tuple[str, tuple[str, ...]]:
     """(chain of effects, voices) of an entry of `eval.spoken`: CHAIN or CHAIN@WHO.
 
-    WHO is a voice, an engine or "held_out"; without it speak the voices that training hears. Raises
-    ValueError for what `parse_chain` refuses, and where nobody speaks.
+    WHO is "held_out", or voices and engines with commas between them; without it speak the voices
+    that training hears. Raises ValueError for what `parse_chain` refuses, and where nobody speaks.
     """
     chain, at, who = condition.partition("@")
     parse_chain(chain)
     if not at:
         return chain, speech.drawn_voices
+    wanted = set(who.split(","))
     voices = speech.held_out_voices if who == "held_out" else tuple(
-        name for name in speech.voices if who in (name, engine_of(name, speech.engine)[0])
+        name for name in speech.voices if wanted & {name, engine_of(name, speech.engine)[0]}
     )
     if not voices:
         raise ValueError(f"nobody speaks after the @: write one of speech.voices, an engine of"

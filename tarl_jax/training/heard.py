@@ -41,7 +41,6 @@ def write_down(
     config = env.config
     if not (config.model.audio and config.warm_start.speech_stage.episodes):
         return {}
-    (placeholder,) = env.tokenizer.encode_markup(AUDIO)
     known: dict[bytes, str] = {}
     wrong = words = 0
     for trajectory in trajectories:
@@ -53,13 +52,22 @@ def write_down(
             if key not in known:
                 if len(known) == MOST:
                     continue
-                best = _best_of_clip(params, config.model, clip)
-                known[key] = env.tokenizer.decode(collapsed(best, placeholder))
+                known[key] = transcribe(params, env, clip)
             segment.info["heard"] = known[key]
             said = words_of(segment.text)
             wrong += edits(said, words_of(known[key]))
             words += len(said)
     return {"word_error_rate": wrong / words} if words else {}
+
+
+def transcribe(params: Params, env: Environment, clip: np.ndarray) -> str:
+    """What the encoder spells of a clip."""
+    (placeholder,) = env.tokenizer.encode_markup(AUDIO)
+    model = env.config.model
+    parts = pieces_of(clip, model.audio).parts(_AT_A_TIME)
+    best = np.concatenate([jax.device_get(_best(model, params, part)) for part in parts])
+    path = best.reshape(-1)[: tokens_of(len(clip))]
+    return env.tokenizer.decode(collapsed(path, placeholder))
 
 
 def words_of(text: str) -> list[str]:
@@ -75,12 +83,6 @@ def edits(one: Sequence[str], other: Sequence[str]) -> int:
         for j, b in enumerate(other, 1):
             before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
     return row[-1]
-
-
-def _best_of_clip(params: Params, model: ModelConfig, clip: np.ndarray) -> np.ndarray:
-    parts = pieces_of(clip, model.audio).parts(_AT_A_TIME)
-    best = np.concatenate([jax.device_get(_best(model, params, part)) for part in parts])
-    return best.reshape(-1)[: tokens_of(len(clip))]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -395,4 +395,5 @@ def _shape(model: ModelConfig) -> dict[str, Any]:
     # A policy without an audio encoder is the same whatever that one would be.
     fields = dataclasses.asdict(model)
     del fields["size"]  # a name
+    fields["audio"]["frozen"] = False  # in what comes after
     return fields if model.audio else {k: v for k, v in fields.items() if k != "audio"}

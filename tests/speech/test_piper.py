@@ -179,6 +179,10 @@ def test_what_is_held_out_is_drawn_by_nobody_who_trains():
         assert condition_of("white:10@held_out", found) == ("white:10", others)
     assert condition_of("clean@piper", config) == ("clean", ("piper:joe", "piper:amy"))
     assert condition_of("telephone@en", config) == ("telephone", ("en",))
+    assert condition_of("clean@piper:joe,en", config) == ("clean", ("en", "piper:joe"))
+    for nobody in ("clean@held_out", "clean@", "clean@bob", "clean@en-us+f3"):
+        with pytest.raises(ValueError, match="nobody speaks"):
+            condition_of(nobody, config)
 
 
 @pytest.mark.parametrize("speech, words", [

@@ -77,8 +77,8 @@ def test_what_the_encoder_makes_of_a_clip_stands_beside_it(random_params, monkey
     played = [episode(("Cancel it.", first), ("In writing.", None)),
               episode(("Cancel it.", first), ("Yes.", second))]
     done = []
-    find = heard._best_of_clip
-    monkeypatch.setattr(heard, "_best_of_clip", lambda *a: done.append(a[2]) or find(*a))
+    find = heard.transcribe
+    monkeypatch.setattr(heard, "transcribe", lambda *a: done.append(a[2]) or find(*a))
     found = heard.write_down(params, env(), played)
     texts = [[s.info.get("heard") for s in e.segments] for e in played]
     expected = [by_numpy(params, sound) for sound in (first, second)]
