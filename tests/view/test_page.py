@@ -360,6 +360,28 @@ def test_nothing_is_wider_than_the_screen(browser, run_dir, view, width):
     browser(look)
 
 
+def test_a_command_is_broken_between_its_words_alone(browser, run_dir):
+    said = ["main.py", "--config=a-very-long/" + "folder-" * 30 + "of-configs.py", "--debug"]
+    path = run_dir / "versions.json"
+    kept = path.read_text()
+    *before, last = json.loads(kept)  # one record per start
+    path.write_text(json.dumps([*before, {**last, "command": said}]))
+
+    def look(page):
+        with served(run_dir) as address:
+            page.goto(f"{address}#view=runs")
+            words = page.locator("dd .word")
+            words.first.wait_for()
+            assert words.all_inner_texts() == said
+            heights = words.evaluate_all("all => all.map(w => w.getBoundingClientRect().height)")
+            assert heights[0] == heights[2] < heights[1]
+
+    try:
+        browser(look)
+    finally:
+        path.write_text(kept)
+
+
 def test_results_of_tau2_bench_are_read(browser, results):
     def look(page):
         with served(results) as address:

@@ -169,11 +169,12 @@ function evaluationsView(runs) {
 }
 
 function runsView(runs) {
-  return h("div", {class: "charts"}, runs.map((run, r) => h("section", {class: "card"},
+  const words = said => said.flatMap(word => [h("span", {class: "word"}, word), " "]);  // broken between, not inside
+  return h("div", {class: "charts runs"}, runs.map((run, r) => h("section", {class: "card"},
     h("h2", {class: "run"}, h("span", {class: "dot", style: {background: seriesColour(r)}}), run.name),
     h("dl", {class: "mono"}, Object.entries({folder: run.path, started: run.start.time, commit: run.start.commit,
-      devices: (run.start.devices || []).join(", "), command: (run.start.command || []).join(" ")})
-      .filter(([, v]) => v).flatMap(([k, v]) => [h("dt", {}, k), h("dd", {}, v)])),
+      devices: (run.start.devices || []).join(", "), command: words(run.start.command || [])})
+      .filter(([, v]) => v && v.length).flatMap(([k, v]) => [h("dt", {}, k), h("dd", {}, v)])),
     h("h2", {}, "What differs from the defaults"),
     h("dl", {class: "mono"}, Object.entries(run.changed).flatMap(([k, v]) => [h("dt", {}, k),
       h("dd", {}, typeof v === "string" ? v : JSON.stringify(v))])))));
