@@ -14,6 +14,7 @@
     warm_start.*             warm_start.py     imitation before reinforcement learning
     sft.*                    sft.py            fine-tuning on dialogues before it
     rollout.*                rollout.py        episodes: lengths, sampling, slots
+    rollout.outside.*        outside.py        an engine outside this process that plays them
     eval.*                   evaluation.py     evaluations
     judge.*                  judge.py          who scores the turns
     reward.*                 credit.py         how verdict and scores become reward
@@ -48,6 +49,7 @@ from tarl_jax.config.maths import MathsConfig as MathsConfig
 from tarl_jax.config.mesh import MeshConfig as MeshConfig
 from tarl_jax.config.model import LoraConfig as LoraConfig
 from tarl_jax.config.model import ModelConfig as ModelConfig
+from tarl_jax.config.outside import OutsideConfig as OutsideConfig
 from tarl_jax.config.rollout import RolloutConfig as RolloutConfig
 from tarl_jax.config.run import RunConfig as RunConfig
 from tarl_jax.config.sft import SFTConfig as SFTConfig

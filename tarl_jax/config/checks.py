@@ -16,6 +16,8 @@ from tarl_jax.config.judge import check_judge
 from tarl_jax.config.llm import check_user
 from tarl_jax.config.maths import check_maths
 from tarl_jax.config.model import LoraConfig
+from tarl_jax.config.outside import check_outside
+from tarl_jax.config.rollout import carries
 from tarl_jax.config.run import RunConfig
 from tarl_jax.config.sft import check_sft
 from tarl_jax.config.speech import check_speech, condition_of
@@ -143,11 +145,21 @@ def check(c: RunConfig) -> None:
     require(c.rollout.several_calls != "all" or bool(c.model.pretrained), "rollout.several_calls",
             c.rollout.several_calls, "the embedded chat has no markup between several answers: set"
             " model.pretrained, or choose refused or first")
+    choice("rollout.quantise", c.rollout.quantise, ("", "int8"))
     choice("rollout.cache", c.rollout.cache, ("auto", "contiguous", "pages"))
     for where in ("page", "feed_tokens"):
         value = getattr(c.rollout, where)
         require(value > 0, f"rollout.{where}", value, "must be above 0")
     choice("rollout.unfinished", c.rollout.unfinished, ("carry", "cut"))
+    check_outside(c.rollout.outside, require)
+    require(c.rl.max_staleness >= 0, "rl.max_staleness", c.rl.max_staleness, "must be at least 0")
+    outside = bool(c.rollout.outside.base_url)
+    require(not (outside and c.model.audio), "rollout.outside.base_url",
+            c.rollout.outside.base_url, "an outside engine reads token ids, no sound: leave it"
+            " empty for a policy that hears")
+    require(not (outside and c.rollout.constrain_calls), "rollout.constrain_calls",
+            c.rollout.constrain_calls, "an outside engine has not this engine's grammar: leave it"
+            " off")
     for where in ("in_flight", "parked", "share_prefix", "episode_seconds",
                   "step_seconds", "interruptions", "refills"):
         value = getattr(c.rollout, where)
@@ -156,11 +168,15 @@ def check(c: RunConfig) -> None:
         value = getattr(c.rollout, where)
         require(value >= -1, f"rollout.{where}", value, "must be at least -1")
     for where, clash in (
-        ("rl.ahead", c.rl.ahead), ("rollout.step_seconds", c.rollout.step_seconds),
+        ("rl.max_staleness", c.rl.max_staleness), ("rollout.step_seconds", c.rollout.step_seconds),
     ):
         require(not (c.rollout.refills and clash), "rollout.refills", c.rollout.refills,
                 f"{where} = {clash} plays episodes in other steps than they are learned from: leave"
                 " one of the two out")
+    require(not carries(c.rollout) or c.rl.max_staleness > 0, "rl.max_staleness",
+            c.rl.max_staleness, f"rollout.step_seconds = {c.rollout.step_seconds} carries episodes"
+            " over to later steps, under other weights: set it to how many steps late they may"
+            " come, or rollout.unfinished to cut")
     grouped = c.rl.advantage in GROUP_ADVANTAGES
     require(grouped or not c.rollout.refills, "rollout.refills", c.rollout.refills,
             f"with rl.advantage = {c.rl.advantage!r} a group whose episodes earn the same teaches"

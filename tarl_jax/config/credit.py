@@ -88,9 +88,12 @@ class RLConfig:
       episode over `loss_constant`, mean over episodes), whatever splits episodes into sequences.
     kl_estimator, kl_in: k1, k2 or k3 against the warm start, times `kl_coef`, in the "loss" or,
       token by token, in the "reward".
-    tis_cap: weighs each token by min(exp(trainer - sampler), cap); 0: no weight.
-    ahead: the next step's episodes are played while this one's are learned from: faster where
-      rollouts leave the update room, and one update behind.
+    tis_cap: weighs each token by min(exp(trainer - sampler), cap); 0: no weight; -1: 2 where
+      rollouts are quantised, else none.
+    max_staleness: how many updates, at most, may lie between the policy that began an episode and
+      the one that learns from it. 0: none; 1: the next step's episodes are played while this one's
+      are learned from, which is faster where users are slow; more: those of further steps too.
+      Where episodes are carried over (`rollout.unfinished`), the last of these is left to them.
     baseline_decay: what a visit leaves of the weight of earlier ones; "single_stream" only.
     epochs: passes over a step's minibatches; the old log-probs stay the sampler's.
     dual_clip: c > 1: the loss of a token with a negative advantage A is at most -c A; 0: no limit.
@@ -116,7 +119,7 @@ class RLConfig:
     kl_estimator: str = "k3"
     kl_in: str = "loss"
     entropy_coef: float = 0.0  # for ablations: the method's authors found it harmful
-    tis_cap: float = 0.0
+    tis_cap: float = -1.0
     turn_discount: float = 1.0
     baseline_decay: float = 0.9
     minibatches: int = 2  # optimiser updates per step, each on a share of the groups
@@ -126,7 +129,7 @@ class RLConfig:
     measure_after: bool = True
     micro_batch_tokens: int = 2048  # padded tokens per forward/backward pass
     pack: bool = True  # several trajectories in a row, where they fit
-    ahead: bool = False
+    max_staleness: int = 0
     value: ValueConfig = ValueConfig()
 
 
@@ -164,12 +167,13 @@ def check_credit(
         ("rl.clip_high", rl.clip_high),
         ("rl.kl_coef", rl.kl_coef),
         ("rl.entropy_coef", rl.entropy_coef),
-        ("rl.tis_cap", rl.tis_cap),
         ("rl.value.warmup_steps", rl.value.warmup_steps),
         ("rl.value.clip", rl.value.clip),
         ("rl.value.coef", rl.value.coef),
     ):
         require(value >= 0, where, value, "must be at least 0")
+    require(rl.tis_cap >= 0 or rl.tis_cap == -1, "rl.tis_cap", rl.tis_cap,
+            "must be at least 0, or -1: 2 where rollouts are quantised")
     for where, value in (
         ("rl.learning_rate", rl.learning_rate),
         ("rl.max_grad_norm", rl.max_grad_norm),
@@ -239,7 +243,7 @@ def _check_together(
     require(rl.dual_clip == 0 or rl.loss != "spo", "rl.dual_clip", rl.dual_clip,
             "rl.loss = 'spo' has no clip, and holds such tokens by its penalty: leave it 0")
     updates = rl.minibatches * rl.epochs
-    require(rl.loss == "clip" or updates > 1 or rl.ahead, "rl.loss", rl.loss,
+    require(rl.loss == "clip" or updates > 1 or rl.max_staleness > 0, "rl.loss", rl.loss,
             "with one update per step every ratio is 1, and the loss is clip's step for step: set"
             " rl.minibatches or rl.epochs to 2 or more")
     require(rl.loss != "gspo" or rl.loss_mean == "sequence", "rl.loss_mean", rl.loss_mean,

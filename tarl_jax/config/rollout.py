@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from tarl_jax.config.outside import OutsideConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
@@ -31,7 +33,8 @@ class RolloutConfig:
     episode_seconds: after which an episode is cut off at its next turn; 0: never.
     step_seconds: after which a training step goes on without the episodes that have not ended,
       which then are played on in the next step, under its policy ("carry"), or cut off ("cut"),
-      as `unfinished` says. The groups of carried ones are held back with them. 0: never.
+      as `unfinished` says. The groups of carried ones are held back with them, and what would come
+      later than `rl.max_staleness` allows is cut off. 0: never.
     interruptions: how often, at most, the judge interrupts a training episode after a turn that it
       gives -1, and asks for it to be put right. For ablations: the method's authors found it
       harmful.
@@ -65,6 +68,9 @@ class RolloutConfig:
       asking anybody twice (`rollout/journal.py`).
     refills: how often, at most, a step's groups whose episodes all earned the same are replaced by
       groups of further tasks; 0: never.
+    quantise: "int8": weights are in int8 for playing, half of what decoding reads in bfloat16;
+      empty: they are in the model's dtype.
+    outside: an engine outside this process that plays in this one's place.
     """
 
     tasks_per_step: int = 16  # groups of a training step
@@ -104,3 +110,10 @@ class RolloutConfig:
     feed_tokens: int = 2048
     refills: int = 0
     journal: bool = True
+    quantise: str = ""
+    outside: OutsideConfig = dataclasses.field(default_factory=OutsideConfig)
+
+
+def carries(config: RolloutConfig) -> bool:
+    """Whether episodes that a step has no time for are played on in the next one."""
+    return bool(config.step_seconds) and config.unfinished == "carry"

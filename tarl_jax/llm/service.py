@@ -17,14 +17,13 @@ from typing import Any, Protocol, Self
 from tarl_jax.config import LLMConfig
 from tarl_jax.config.plain import dumps, plain
 from tarl_jax.llm import formats
+from tarl_jax.llm.attempts import attempts
 from tarl_jax.llm.errors import FAULTS, LLMError
 from tarl_jax.llm.ledger import Ledger
 from tarl_jax.llm.limits import Budget, RateLimit
 from tarl_jax.llm.store import Cache, Recording, digest
 from tarl_jax.llm.transport import Completion, Transport, require_key
 
-LONGEST_WAIT = 300.0  # seconds; a server that asks for more is given up on
-_LONGEST_BACKOFF = 60.0
 _CHARACTERS_PER_TOKEN = 4  # to guess the size of a request before it is sent
 
 Message = Mapping[str, Any]
@@ -199,39 +198,17 @@ class ChatService:
         schema: Mapping[str, Any] | None, deadline: float | None,
     ) -> Completion:
         """From the server, in as many attempts as it may take; a failure is recorded too."""
-        import tenacity
-
-        def stop(state: tenacity.RetryCallState) -> bool:
-            wait = state.upcoming_sleep
-            late = deadline is not None and time.monotonic() + wait > deadline
-            return state.attempt_number >= self.config.max_attempts or late or wait > LONGEST_WAIT
-
         def pause(seconds: float) -> None:
             self.ledger.add(seconds_waiting=seconds)
             self._closed.wait(seconds)
 
-        backoff = tenacity.wait_random_exponential(self.config.backoff_seconds, _LONGEST_BACKOFF)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, LLMError) else None
-            return max(asked or 0.0, backoff(state))
-
-        attempts = tenacity.Retrying(
-            stop=stop,
-            wait=wait,
-            retry=tenacity.retry_if_exception(
-                lambda e: isinstance(e, LLMError) and e.kind in FAULTS
-            ),
-            sleep=pause,
-            reraise=True,
-        )
+        trying = attempts(self.config, pause, deadline)
         try:
-            return attempts(self._attempt, body, schema, deadline)
+            return trying(self._attempt, body, schema, deadline)
         except LLMError as error:
             if error.fatal:
                 raise
-            tried = attempts.statistics["attempt_number"]
+            tried = trying.statistics["attempt_number"]
             message = f"{error} (gave up after attempt {tried} of {self.config.max_attempts})"
             if self._record:
                 outcome = {"kind": error.kind, "message": message}

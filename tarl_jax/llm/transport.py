@@ -17,7 +17,7 @@ import math
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,9 +97,24 @@ class Transport:
 
     def send(self, body: Mapping[str, Any], seconds: float) -> Completion:
         """The server's answer, within `seconds`. Raises LLMError."""
-        answer = asyncio.run_coroutine_threadsafe(self._send(body, seconds), self._loop)
+        return self._read(self._wait(self._send(body, seconds)))
+
+    def post(self, path: str, body: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+        """The JSON object that the server answers a path below its address with, or an address of
+        its own ("https://…"), within `seconds`; None where it is something else. Raises LLMError.
+        """
+        content = self._wait(self._send(body, seconds, path))
+        content = masked(content.decode("utf-8", "replace"), self._key).encode()
         try:
-            return self._read(answer.result())
+            found = loads(content)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _wait(self, sending: Coroutine[Any, Any, bytes]) -> bytes:
+        answer = asyncio.run_coroutine_threadsafe(sending, self._loop)
+        try:
+            return answer.result()
         except concurrent.futures.CancelledError:
             raise LLMError("setup", f"{self._where}: the connection was closed") from None
 
@@ -118,11 +133,19 @@ class Transport:
         await self._client.close()
         await self._loop.shutdown_default_executor()  # it has looked up the server's name
 
-    async def _send(self, body: Mapping[str, Any], seconds: float) -> bytes:
+    async def _send(self, body: Mapping[str, Any], seconds: float, path: str = "") -> bytes:
+        """path: empty: that of chat completions."""
+        import httpx  # the client's own
+
         openai = self._openai
         # No error is chained: a server may repeat the key in its answer.
         try:
             async with asyncio.timeout(seconds):
+                if path:
+                    plain_answer = await self._client.post(
+                        path, body=dict(body), cast_to=httpx.Response, options={"timeout": seconds}
+                    )
+                    return plain_answer.content
                 # Raw, because the client takes any text for a completion.
                 raw = await self._client.chat.completions.with_raw_response.create(
                     **body, timeout=seconds

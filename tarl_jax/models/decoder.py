@@ -93,9 +93,12 @@ def logical_axes(params: Params) -> Params:
             return audio_encoder.logical_axes(name)
         if name in _TOP_AXES:
             return _TOP_AXES[name]
+        axes: tuple[str, ...]
         if name.endswith(("_a", "_b")):
             inputs, outputs = split_axes(name[:-2])
             axes = (*inputs, "rank") if name.endswith("_a") else ("rank", *outputs)
+        elif name.endswith("_scale"):
+            axes = split_axes(name.removesuffix("_scale"))[1]
         else:
             axes = LAYER_AXES[name]
         return axes if len(axes) == len(leaf.shape) else ("layers", *axes)
@@ -300,11 +303,15 @@ def _block(
         inputs = len(split_axes(name)[0])
         # All tokens in one axis: a weight's gradient is then one plain product.
         flat = x.reshape(-1, *x.shape[2:])
-        out = jnp.tensordot(flat, layer[name], inputs)
+        scale = layer.get(f"{name}_scale")  # of a weight in int8
+        weight = layer[name] if scale is None else layer[name].astype(flat.dtype)
+        out = jnp.tensordot(flat, weight, inputs)
+        if scale is not None:
+            out = (out * scale).astype(flat.dtype)
         if f"{name}_a" in layer:
             low = jnp.tensordot(flat, layer[f"{name}_a"], inputs)
-            scale = config.lora.alpha / config.lora.rank
-            out = out + scale * jnp.tensordot(low, layer[f"{name}_b"], 1)
+            share = config.lora.alpha / config.lora.rank
+            out = out + share * jnp.tensordot(low, layer[f"{name}_b"], 1)
         return out.reshape(*x.shape[:2], *out.shape[1:])
 
     h = rms_norm(x, layer["attn_norm"], config.rms_norm_eps)

@@ -70,7 +70,7 @@ def completed(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
     """The config with what its checkpoint decides: nothing of it need be in a config.
 
     That is the shape of the decoder, of the audio encoder (where the run has one), the size of the
-    vocabulary, and the sampling of `rollout` and `eval` where a field is -1.
+    vocabulary, and the sampling of `rollout` and `eval` where a field is -1. So is `rl.tis_cap`.
 
     Args:
       given: fields that were set by hand, such as "model.d_ff".
@@ -86,7 +86,7 @@ def completed(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
                 " the folder that holds it (download it by `hf download`), or choose the embedded"
                 " default by leaving the size out"
             )
-        return _with_sampling(config, _SAMPLING)
+        return _with_defaults(config, _SAMPLING)
     stated = _Stated.read(Path(model.pretrained).expanduser())
     read, vocab_size = read_config(stated.path.parent)
     shape = {name: getattr(read, name) for name in DECIDED} | {"vocab_size": vocab_size}
@@ -108,7 +108,7 @@ def completed(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
     shape["audio"] = dataclasses.replace(model.audio, **audio)
     model = dataclasses.replace(model, pretrained=str(stated.path.parent), **shape)
     config = dataclasses.replace(config, model=model)
-    config = _with_sampling(config, sampling_defaults(stated.path.parent))
+    config = _with_defaults(config, sampling_defaults(stated.path.parent))
     check(config)
     return config
 
@@ -133,8 +133,12 @@ def sampling_defaults(folder: str | Path) -> dict[str, Any]:
     return found
 
 
-def _with_sampling(config: RunConfig, defaults: dict[str, Any]) -> RunConfig:
-    """-1 in a field of sampling stands for the checkpoint's."""
+def _with_defaults(config: RunConfig, defaults: dict[str, Any]) -> RunConfig:
+    """-1 in a field of sampling stands for the checkpoint's, and in `rl.tis_cap` for 2 where
+    rollouts are quantised, for none elsewhere."""
+    if config.rl.tis_cap == -1:
+        cap = 2.0 if config.rollout.quantise else 0.0
+        config = dataclasses.replace(config, rl=dataclasses.replace(config.rl, tis_cap=cap))
     for group in ("rollout", "eval"):
         now = getattr(config, group)
         left = {n: v for n, v in defaults.items() if getattr(now, n, None) == -1}

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from tarl_jax.config import ConfigError, MeshConfig, RunConfig, TarlError
+from tarl_jax.config.rollout import carries
 from tarl_jax.parallel.wire import pack, unpack
 
 T = TypeVar("T")
@@ -65,8 +66,9 @@ def check(config: RunConfig) -> None:
             f"config.mesh.processes = {config.mesh.processes}: the devices belong to"
             f" {jax.process_count()} processes; give --config.mesh.processes=0"
         )
-    carries = config.rollout.unfinished == "carry" and config.rollout.step_seconds
-    settings = {"rl.ahead": config.rl.ahead, "rollout.step_seconds": carries} | {
+    seconds = config.rollout.step_seconds if carries(config.rollout) else 0
+    settings = {"rl.max_staleness": config.rl.max_staleness, "rollout.step_seconds": seconds,
+                "rollout.outside.base_url": config.rollout.outside.base_url} | {
         f"{who}.llm.{name}": getattr(group.llm, name)
         for who, group in (("user", config.user), ("judge", config.judge))
         for name in ("record", "replay")

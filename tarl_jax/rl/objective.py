@@ -200,9 +200,9 @@ def score(
         return sampled_log_probs(p, hidden, batch.tokens, mask, temperature)[0]
 
     policy, hidden = join(frozen, trained.params), None
-    if config.tis_cap or (has_value_model(config) and config.value.trunk == "shared"):
+    if config.tis_cap > 0 or (has_value_model(config) and config.value.trunk == "shared"):
         hidden = hidden_of(policy)
-    if config.tis_cap:
+    if config.tis_cap > 0:
         assert hidden is not None
         found["log_probs"] = log_probs_of(policy, hidden)
     if has_value_model(config):
@@ -242,7 +242,7 @@ def moved(
 
 
 def needs_score(config: RLConfig) -> bool:
-    return has_value_model(config) or bool(config.tis_cap) or in_reward(config)
+    return has_value_model(config) or config.tis_cap > 0 or in_reward(config)
 
 
 def in_reward(config: RLConfig) -> bool:

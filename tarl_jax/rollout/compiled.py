@@ -122,7 +122,7 @@ class Compiled:
         )
         self._grow = program("grow", lengthened, static_argnums=1, out_shardings=cache)
         self.hear = Hearing(model, config.max_episode_tokens, mesh)
-        self.prepare = Prepared(model, mesh)
+        self.prepare = Prepared(model, mesh, config.quantise)
 
     @property
     def shortest(self) -> int:

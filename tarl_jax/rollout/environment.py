@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from tarl_jax.config import ConfigError, InputError, RunConfig
 from tarl_jax.config.plain import dumps
+from tarl_jax.config.rollout import carries
 from tarl_jax.models.tensor_files import fingerprint
 from tarl_jax.parallel.mesh import check_fits, rollout_mesh
 from tarl_jax.rollout.engine import Engine
@@ -16,6 +17,7 @@ from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.grammar import build
 from tarl_jax.rollout.journal import Journal, KeptEpisode
 from tarl_jax.rollout.maths_episode import Maths, MathsEpisode
+from tarl_jax.rollout.outside import OutsideEngine
 from tarl_jax.sandbox import telecom_phrases
 from tarl_jax.sandbox.desks import desk_of
 from tarl_jax.sandbox.dialogue import User, UserOf
@@ -36,6 +38,8 @@ from tarl_jax.text.chat import Chat
 from tarl_jax.text.pretrained_tokenizer import PretrainedTokenizer
 from tarl_jax.text.tokenizer import Tokenizer, embedded_model
 from tarl_jax.types import Task
+
+AnyEngine = Engine | OutsideEngine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +140,8 @@ class Environment:
         encoder, what users say to the same words, who speaks, and in which voice, does not hang on
         it: a group hears its opening from one clip, and is compared with itself on the same users.
 
-        journal: keeps it while it is played, where its user is asked outside this process.
+        journal: keeps it while it is played, where its user is asked outside this process, or where
+          it may be carried over to a later step.
         """
         seed = self._seed(task, *stream)
         if self.maths is not None and task.kind == "maths":
@@ -154,11 +159,16 @@ class Environment:
                 user = SpokenUser(user, self.speech, self.config.speech, group)
         episode = Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system,
                           user, supervisor, self.config.user.stop_waits)
-        return journal.kept(episode) if journal and episode.outside else episode
+        kept = episode.outside or carries(self.config.rollout)
+        return journal.kept(episode) if journal and kept else episode
 
-    def engine(self) -> Engine:
-        """The rollout engine of this environment's policy, on all devices."""
+    def engine(self) -> AnyEngine:
+        """The rollout engine of this environment's policy, on all devices, or one outside."""
         config, grammar = self.config, None
+        if config.rollout.outside.base_url:
+            return OutsideEngine(
+                config.model, config.rollout, self.tokenizer.stop_ids, self.vocab_size
+            )
         if config.rollout.constrain_calls:
             grammar = build(self.tokenizer, self.domain.tools, self.vocab_size, self.chat.begin)
         mesh = rollout_mesh(config.mesh)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from tarl_jax.config import ConfigError, ModelConfig, RolloutConfig
 from tarl_jax.models import decoder, pages
 from tarl_jax.models.pages import Flat, Pool
+from tarl_jax.models.quantised import quantised
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.compilations import (
     Progress,
@@ -100,6 +101,9 @@ class PagedPrograms:
         self._empty = program("empty", self._new_pool, out_shardings=self._pool_shardings)
         self.hear = Hearing(model, config.max_episode_tokens, mesh)
         self._casts: dict[Any, Any] = {}  # by which leaves they are of
+        self._quantise = program(
+            "quantise", lambda params: quantised(params, model.dtype)
+        ) if config.quantise else None
 
     def empty(self) -> Pool:
         """A pool with nothing in it."""
@@ -128,6 +132,9 @@ class PagedPrograms:
         What has the model's dtype and lies there already, such as weights under adapters, is taken
         as it is; what has another one is cast on its way there, without a copy in between.
         """
+        if self._quantise:
+            made = self._quantise(params)
+            return hosts.put(made, tree_shardings(self._mesh, decoder.logical_axes(made)))
         leaves, tree = jax.tree.flatten(params)
         places = self._places(params)
         own, program = self._cast(leaves, places)
@@ -138,6 +145,9 @@ class PagedPrograms:
 
     def shapes(self, params: decoder.Params) -> decoder.Params:
         """What `prepare` makes of arrays or shapes, as shapes that say where they live."""
+        if self._quantise:
+            made = jax.eval_shape(self._quantise, params)
+            return place_shapes(made, tree_shardings(self._mesh, decoder.logical_axes(made)))
         leaves, tree = jax.tree.flatten(params)
         dtype = jnp.dtype(self._model.dtype)
         return jax.tree.unflatten(tree, [
@@ -184,9 +194,14 @@ class PagedPrograms:
     def wanted(self, params: decoder.Params) -> list[Wanted]:
         """What has to be compiled; params: training's, arrays or shapes that say where they live.
         """
-        leaves, places = jax.tree.leaves(abstract(params)), self._places(params)
-        own, program = self._cast(leaves, places)
-        found = [Wanted("prepare", False, program, ([leaves[i] for i in own],))] if own else []
+        found: list[Wanted] = []
+        if self._quantise:
+            found.append(Wanted("prepare", False, self._quantise, (abstract(params),)))
+        else:
+            leaves, places = jax.tree.leaves(abstract(params)), self._places(params)
+            own, program = self._cast(leaves, places)
+            if own:
+                found.append(Wanted("prepare", False, program, ([leaves[i] for i in own],)))
         pool = place_shapes(jax.eval_shape(self._new_pool), self._pool_shardings)
         begin = self.shapes(params), self._grammar, pool
         flat, writers, sound = self.nothing(self.budget)

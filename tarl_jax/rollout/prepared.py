@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
+from tarl_jax.models.quantised import quantised
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.compilations import Wanted, abstract, named
 from tarl_jax.parallel.mesh import place_shapes, tree_shardings
@@ -21,11 +22,13 @@ class Prepared:
     the adapters alone.
     """
 
-    def __init__(self, model: ModelConfig, mesh: Mesh):
+    def __init__(self, model: ModelConfig, mesh: Mesh, quantise: str = ""):
+        """quantise: "int8": the weights are."""
         self._model = model
         self._mesh = mesh
+        ready = quantised if quantise else decoder.cast
         self._unstack = jax.jit(
-            named("engine_unstack", lambda p: decoder.unstack(decoder.cast(p, model.dtype)))
+            named("engine_unstack", lambda p: decoder.unstack(ready(p, model.dtype)))
         )
         self._frozen: tuple[list[Any], decoder.Params] | None = None
 

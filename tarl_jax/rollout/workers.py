@@ -118,7 +118,7 @@ class Workers:
         """Asks for the first tokens."""
         episode = self.episode(index)
         if episode is not None:
-            self._call(index, episode, lambda: _opening(episode))
+            self._call(index, episode, lambda: opening(episode))
 
     def turn(self, index: int, turn: Turn) -> None:
         """Asks for the answer to a turn."""
@@ -187,6 +187,7 @@ class Workers:
         self._failure = self._failure or error
 
 
-def _opening(episode: Dialogue) -> Answer | None:
+def opening(episode: Dialogue) -> Answer | None:
+    """What `start` gives, as an answer."""
     tokens = episode.start()
     return Answer(tokens) if isinstance(tokens, list) else tokens

@@ -46,6 +46,10 @@ FREE = (
         "slots", "straggler_fraction", "in_flight", "parked", "share_prefix", "episode_seconds",
         "step_seconds", "max_too_long", "journal",
     )),
+    *(f"rollout.outside.{name}" for name in (
+        "base_url", "model", "api_key_env", "folder", "reload", "reload_body", "reload_seconds",
+        "timeout_seconds", "max_attempts", "backoff_seconds", "max_in_flight",
+    )),
     "user.max_calls", "user.max_seconds", "judge.max_seconds", "judge.required",
     *(f"{group}.llm.{name}" for group in ("user", "judge") for name in (
         "base_url", "api_key_env", "timeout_seconds", "max_attempts", "backoff_seconds",

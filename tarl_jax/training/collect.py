@@ -2,15 +2,18 @@
 
 Groups are whole: where a step's time is up before all episodes of a group have ended, the group
 waits for the next step. A task that a step has twice is played twice, by episodes of other seeds.
-With `rl.ahead` the next step's episodes are played while this one's are
-learned from, by the policy of before; their log-probs, taken as the old ones, keep the loss right.
+
+`rl.max_staleness` bounds how many updates may lie between the policy that began an episode and the
+one that learns from it. Later steps' episodes are played while this one's are learned from, by the
+policy of before; their log-probs, taken as the old ones, keep the loss right. Where episodes are
+carried over, the last step of the bound is left to them; what would come too late is cut off.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -19,21 +22,36 @@ import jax
 import jax.numpy as jnp
 
 from tarl_jax.config import RunConfig
+from tarl_jax.config.plain import read_json
+from tarl_jax.config.rollout import carries
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.lora import join
 from tarl_jax.parallel import hosts
-from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.environment import AnyEngine, Environment
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.journal import Journals, KeptEpisode
 from tarl_jax.rollout.maths_episode import MathsEpisode
 from tarl_jax.rollout.running import EngineStats, Unfinished
 from tarl_jax.rollout.workers import Dialogue
+from tarl_jax.runs.directory import write_json
 from tarl_jax.runs.metrics import CLIP_DIR, read_trajectories, write_trajectories
 from tarl_jax.training.mixture import Mixture, Planned
 from tarl_jax.types import Trajectory
 
 Group = list[Episode | MathsEpisode | KeptEpisode]
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A group under way: the step that it was planned for, which of the step's it is, and after how
+    many updates it was begun."""
+
+    step: int
+    index: int
+    updates: int
+    episodes: Group
+
+
 Ended = Callable[[Dialogue], None]
 _PATIENCE = 20.0  # seconds for answers that are under way when a step is left
 
@@ -46,10 +64,25 @@ class Left(Exception):
 class Collected:
     """Of one step: this process's trajectories, the episodes of a task side by side; how they were
     played.
+
+    behind: of each group, how many updates the policy that began it was behind; empty: not known.
+    stale: episodes that were cut off, since they would have come too late.
     """
 
     trajectories: list[Trajectory]
     stats: EngineStats
+    behind: list[int] = dataclasses.field(default_factory=list)
+    stale: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        found = self.stats.metrics()
+        if self.behind:
+            found |= {
+                "rollout/updates_behind": sum(self.behind) / len(self.behind),
+                "rollout/updates_behind_max": float(max(self.behind)),
+                "rollout/too_stale": float(self.stale),
+            }
+        return found
 
 
 class Collector:
@@ -65,8 +98,8 @@ class Collector:
     """
 
     def __init__(
-        self, config: RunConfig, engine: Engine, env: Environment, mixture: Mixture, folder: Path,
-        ended: Ended | None = None, supervisor: Supervisor | None = None,
+        self, config: RunConfig, engine: AnyEngine, env: Environment, mixture: Mixture,
+        folder: Path, ended: Ended | None = None, supervisor: Supervisor | None = None,
         journals: Journals | None = None, leave: Callable[[], bool] = lambda: False,
     ):
         self._config = config
@@ -78,35 +111,47 @@ class Collector:
         self._supervisor = supervisor
         self._journals = journals
         self._leave = leave
-        self._held: list[Group] = []  # groups with an episode that has not ended
+        self._held: list[Begun] = []  # groups with an episode that has not ended
         self._left: list[Unfinished] = []
+        self._again: list[Dialogue] = []  # carried from before a start of the run
+        self._played = 0  # the last step whose episodes were played
         self._pool = ThreadPoolExecutor(1, "ahead")
-        self._ahead: tuple[int, Future[Collected]] | None = None
+        self._ahead: deque[tuple[int, Future[Collected]]] = deque()
+        self._bound = config.rl.max_staleness
+        self._depth = max(self._bound - carries(config.rollout), 0)  # steps that are played ahead
 
     def collect(self, step: int, params: Params) -> Collected:
         """The episodes of a step, by `params` or by those that played ahead."""
-        if self._ahead is not None:
-            planned, future = self._ahead
-            self._ahead = None
-            assert planned == step
-            return future.result()
+        if self._ahead and self._ahead[0][0] == step:
+            return self._ahead.popleft()[1].result()
         kept = self._folder / f"{step}.jsonl"
         if kept.exists():
             return Collected(read_trajectories(kept), EngineStats())
         return self._play(step, params)
 
     def play_ahead(self, step: int, trained: Params, frozen: Params | None = None) -> None:
-        """Begins to play the episodes of a later step; the caller may give up `trained` then.
+        """Begins to play what may be of steps behind `step`, the one that was collected last.
+
+        Those that wait already, or are on disk, are left as they are; the caller may give up
+        `trained` then.
 
         trained, frozen: the parts of a policy; the former is copied, in the dtype of rollouts.
         """
+        there = {planned for planned, _ in self._ahead}
+        wanted = [
+            n for n in range(step + 1, min(step + self._depth, self._config.rl.steps) + 1)
+            if n not in there and not (self._folder / f"{n}.jsonl").exists()
+        ]
+        if not wanted:
+            return
         dtype = self._config.model.dtype
 
         def copied(x: jax.Array) -> jax.Array:
             return jnp.copy(x) if x.dtype == dtype else x.astype(dtype)
 
         copy = jax.block_until_ready(jax.tree.map(copied, trained))
-        self._ahead = (step, self._pool.submit(self._play, step, join(frozen or {}, copy)))
+        policy = join(frozen or {}, copy)
+        self._ahead += [(n, self._pool.submit(self._play, n, policy, step - 1)) for n in wanted]
 
     def refill(
         self, step: int, number: int, params: Params, planned: Sequence[Planned]
@@ -123,22 +168,40 @@ class Collector:
 
     def settle(self) -> None:
         """Waits for what is played ahead: the engine is free then."""
-        if self._ahead is not None:
+        for _, future in self._ahead:
             with contextlib.suppress(Left):  # `collect` says so
-                self._ahead[1].result()
+                future.result()
 
-    def save(self) -> None:
-        """Keeps what was played ahead, for a run that is resumed from now."""
-        if self._ahead is None:
+    def save(self, step: int) -> None:
+        """Keeps what was played ahead, and which groups are carried, for a run that is resumed
+        from behind `step`."""
+        for planned, future in self._ahead:
+            with contextlib.suppress(Left):  # they are in the journal
+                write_trajectories(self._folder / f"{planned}.jsonl", future.result().trajectories)
+        carried = [one for one in self._held if one.step <= self._played]
+        path = self._folder / f"{step}.carried.json"
+        if carried and self._journals:
+            write_json(path, [{"step": one.step, "group": one.index} for one in carried])
+        else:
+            path.unlink(missing_ok=True)
+
+    def restore(self, step: int) -> None:
+        """Takes up the groups that were carried when the checkpoint of a step was saved: their
+        turns are in the journal, and what is left of them is played in the next step."""
+        path = self._folder / f"{step}.carried.json"
+        if not path.exists() or not self._journals:
             return
-        step, future = self._ahead
-        with contextlib.suppress(Left):  # they are in the journal
-            write_trajectories(self._folder / f"{step}.jsonl", future.result().trajectories)
+        self._played = step
+        for found in read_json(path):
+            planned, index = found["step"], found["group"]
+            group = self._groups(self._mixture.plan(planned), planned)[index]
+            self._held.append(Begun(planned, index, self._updates_before(planned), group))
+            self._again += group
 
     def forget(self, oldest: int) -> None:
         """Deletes what was kept for steps that no checkpoint is before."""
         if self._journals:
-            self._journals.forget(oldest)
+            self._journals.forget(min(oldest, self._first_carried(oldest) - 1))
         kept = ""
         for path in self._folder.glob("*.jsonl"):
             if int(path.stem) <= oldest:
@@ -152,26 +215,50 @@ class Collector:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _play(self, step: int, params: Params) -> Collected:
+    def _first_carried(self, oldest: int) -> int:
+        """The first step that a carried group of any checkpoint was planned for, or is now; and
+        what was kept for checkpoints before `oldest` goes."""
+        steps = [one.step for one in self._held]
+        for path in self._folder.glob("*.carried.json"):
+            if int(path.name.partition(".")[0]) < oldest:
+                path.unlink()
+            else:
+                steps += [found["step"] for found in read_json(path)]
+        return min(steps, default=oldest + 1)
+
+    def _updates_before(self, step: int) -> int:
+        """After how many updates the episodes of a step are begun."""
+        return max(step - 1 - self._depth, 0)
+
+    def _play(self, step: int, params: Params, updates: int | None = None) -> Collected:
+        """updates: that the policy has had; None: all of the steps before."""
         config = self._config.rollout
         groups = self._groups(self._mixture.plan(step), step)
-        self._held += groups
-        new: Sequence[Dialogue] = [episode for group in groups for episode in group]
+        updates = step - 1 if updates is None else updates
+        self._held += [Begun(step, i, updates, group) for i, group in enumerate(groups)]
+        new: Sequence[Dialogue] = self._again + [episode for group in groups for episode in group]
+        kept, stale = _are_kept([one.episodes for one in self._held]), 0
         while True:  # until a group has ended: a step needs something to learn from
             stats = self._engine.run(
                 params, new, config.temperature, ended=self._ended, seconds=config.step_seconds,
-                unfinished=self._left, leave=self._leave if _are_kept(self._held) else None,
+                unfinished=self._left, leave=self._leave if kept else None,
             )
             self._honour_leave(stats)
-            new, self._left = [], stats.unfinished
-            if config.unfinished == "cut":
-                self._cut()
+            new, self._again, self._left = [], [], stats.unfinished
+            # What a later step would be too late for ends here.
+            late = {id(e) for one in self._held for e in one.episodes
+                    if step - one.updates > self._bound or config.unfinished == "cut"}
+            stale += self._cut(late) * (config.unfinished == "carry")
             going = {id(left.episode) for left in self._left}
-            done = [group for group in self._held if not going & set(map(id, group))]
+            done = [one for one in self._held if not going & set(map(id, one.episodes))]
             if any(hosts.gathered(bool(done))):
                 break
-        self._held = [group for group in self._held if going & set(map(id, group))]
-        return Collected([episode.trajectory() for group in done for episode in group], stats)
+        self._held = [one for one in self._held if going & set(map(id, one.episodes))]
+        self._played = step
+        return Collected(
+            [episode.trajectory() for one in done for episode in one.episodes], stats,
+            [step - 1 - one.updates for one in done], stale,
+        )
 
     def _honour_leave(self, stats: EngineStats) -> None:
         """Raises Left where a step was left; what language models are answering now is kept."""
@@ -199,12 +286,15 @@ class Collector:
             for one, name in hosts.share(named)
         ]
 
-    def _cut(self) -> None:
-        for left in self._left:
+    def _cut(self, which: set[int]) -> int:
+        """Ends those of the episodes that have not ended which are named by their ids."""
+        cut = [left for left in self._left if id(left.episode) in which]
+        for left in cut:
             left.episode.cut()
             if self._ended:
                 self._ended(left.episode)
-        self._left = []
+        self._left = [left for left in self._left if id(left.episode) not in which]
+        return len(cut)
 
 
 def _are_kept(groups: Sequence[Group]) -> bool:

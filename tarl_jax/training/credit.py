@@ -112,9 +112,10 @@ def assign(
     if "kl" in scores:
         penalties = [rl.kl_coef * float(kl.sum()) for kl in scores["kl"]]
         credit.metrics["rl/kl_penalty"] = float(np.mean(penalties))
-    if rl.tis_cap:
+    if rl.tis_cap > 0:
         drawn = config.rollout.loss_log_probs == "drawn"
-        _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap, drawn, gap_name(rl.ahead))
+        gap = gap_name(rl.max_staleness)
+        _reweigh(credit, trajectories, scores["log_probs"], rl.tis_cap, drawn, gap)
     return dataclasses.replace(credit, valid=learned_from(trajectories, config))
 
 
@@ -351,13 +352,13 @@ def _token_rewards(trajectory: Trajectory, config: RunConfig, table: Table | Non
     return rewards
 
 
-def gap_name(ahead: bool) -> str:
+def gap_name(max_staleness: int) -> str:
     """Of the metric that says how far the trainer's log-probs are from the sampler's.
 
-    Where episodes are played ahead the sampler is an older policy, so the gap is staleness; else it
-    is a fault of dtypes or programs.
+    Where the sampler may be an older policy the gap is staleness; else it is a fault of dtypes or
+    programs.
     """
-    return "rl/staleness" if ahead else "rl/log_prob_gap"
+    return "rl/staleness" if max_staleness else "rl/log_prob_gap"
 
 
 def _reweigh(

@@ -15,8 +15,7 @@ from tarl_jax.config import InputError, MathsConfig
 from tarl_jax.config.plain import read_json
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
-from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.environment import AnyEngine, Environment
 from tarl_jax.runs.directory import write_json
 from tarl_jax.types import Task
 
@@ -24,7 +23,7 @@ FILE = "maths_pass_rates.json"
 
 
 def medium_problems(
-    engine: Engine,
+    engine: AnyEngine,
     params: Params | None,
     env: Environment,
     run_dir: Path,
@@ -70,7 +69,7 @@ def in_band(problems: list[Task], rates: dict[str, float], config: MathsConfig) 
 
 
 def _pass_rates(
-    engine: Engine,
+    engine: AnyEngine,
     params: Params,
     env: Environment,
     problems: list[Task],

@@ -17,8 +17,7 @@ from tarl_jax.llm.errors import LLMError
 from tarl_jax.models.decoder import Params
 from tarl_jax.models.hf_config import completed
 from tarl_jax.parallel import hosts
-from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.environment import AnyEngine, Environment
 from tarl_jax.rollout.journal import Journal
 from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.runs.checkpoint import Checkpoints
@@ -57,7 +56,7 @@ def bootstrap_interval(
 
 
 def evaluate(
-    engine: Engine,
+    engine: AnyEngine,
     params: Params,
     env: Environment,
     tasks: Sequence[Task],
@@ -104,7 +103,7 @@ def evaluate(
 
 
 def evaluate_modalities(
-    engine: Engine,
+    engine: AnyEngine,
     params: Params,
     env: Environment,
     tasks: Sequence[Task],

@@ -111,7 +111,7 @@ class Learner:
         for i in order:
             state, values = self.updater.update(state, minibatches[i], reference, ready)
             means.append(values)
-        metrics = _metrics(means, rl.ahead) | {"rl/real_tokens": real / max(padded, 1)}
+        metrics = _metrics(means, rl.max_staleness) | {"rl/real_tokens": real / max(padded, 1)}
         if means and rl.measure_after:
             layouts, samples = made_of[order[-1]]
             most = fullest(self.shapes())
@@ -198,10 +198,11 @@ def _order(count: int, epochs: int, seed: int, step: int) -> list[int]:
     return order
 
 
-def _metrics(means: Sequence[dict[str, float]], ahead: bool) -> dict[str, float]:
+def _metrics(means: Sequence[dict[str, float]], max_staleness: int) -> dict[str, float]:
     """Of a step, from those of its updates.
 
-    ahead: the sampler is a policy of before, so that its log-probs are expected to be others.
+    max_staleness: above 0 the sampler is a policy of before, so that its log-probs are expected to
+      be others.
     """
     if not means:
         return {}
@@ -218,7 +219,7 @@ def _metrics(means: Sequence[dict[str, float]], ahead: bool) -> dict[str, float]
         "rl/clip_fraction": mean("clipped"),
         "rl/grad_norm": mean("grad_norm"),
         # Before any update of this step both sides hold the same parameters, unless one is ahead.
-        gap_name(ahead): first["gap"],
-        f"{gap_name(ahead)}_max": first["gap_max"],
+        gap_name(max_staleness): first["gap"],
+        f"{gap_name(max_staleness)}_max": first["gap_max"],
         **{f"rl/{name}": mean(name) for name in ("value_loss", "value_grad_norm") if name in first},
     }

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from tarl_jax.config import RunConfig
+from tarl_jax.config.rollout import carries
 from tarl_jax.models import decoder
 from tarl_jax.models.lora import frozen_part
 from tarl_jax.parallel.mesh import bytes_on_device
@@ -151,10 +152,11 @@ def memory(config: RunConfig, updater: Updater, programs: Compiled | PagedProgra
     merged = bool(model.lora.rank) and not config.sft.steps  # adapters stand on the reference
     prepared, copied, between, kept = _for_rollouts(programs, state.policy)
     ahead = 0
-    if rl.ahead:
+    if rl.max_staleness:
         copy = jax.tree.map(lambda x: _cast(x, model.dtype), state.params)
         played = TrainState(copy, {}, frozen).policy
-        ahead = bytes_on_device(copy) + _for_rollouts(programs, played)[1]
+        copies = max(rl.max_staleness - carries(config.rollout), 0)  # one for each step ahead
+        ahead = copies * bytes_on_device(copy) + (copies > 0) * _for_rollouts(programs, played)[1]
     cache, moved = programs.cache_bytes()
     return Memory(
         whole=whole,
@@ -187,6 +189,8 @@ def _for_rollouts(
     made, and of what stays between rollouts."""
     if isinstance(programs, PagedPrograms):
         made = programs.shapes(policy)
+        if len(jax.tree.leaves(made)) > len(jax.tree.leaves(policy)):  # quantised
+            return bytes_on_device(made), bytes_on_device(made), 0, 0
         pairs = list(zip(*map(jax.tree.leaves, (policy, made)), strict=True))
         copies = [y for x, y in pairs if not _same(x, y)]
         return bytes_on_device(made), bytes_on_device(copies), 0, 0

@@ -18,8 +18,7 @@ from tarl_jax.parallel.files import WriteError, disk, sweep
 from tarl_jax.parallel.lock import Lock
 from tarl_jax.parallel.mesh import make_mesh, rollout_mesh, row_shards
 from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
-from tarl_jax.rollout.engine import Engine
-from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.environment import AnyEngine, Environment
 from tarl_jax.rollout.journal import Journals
 from tarl_jax.rollout.lengths import require_room
 from tarl_jax.runs import wandb_copy
@@ -65,7 +64,7 @@ class Run:
     env: Environment
     evaluation: Environment
     judge: Judge
-    engine: Engine
+    engine: AnyEngine
     updater: Updater
     learner: Learner
     checkpoints: Checkpoints
@@ -247,7 +246,7 @@ def save(run: Run, state: State, mixture: Mixture | None = None,
     if run.config.log.copy_to:  # what it copies would go
         hosts.from_first(run.copy.wait if run.copy else lambda: None)
     if collector:
-        collector.save()
+        collector.save(state.step)
     # What is frozen is where it came from: it is not written again.
     run.checkpoints.save(state.step, dataclasses.replace(state.train, frozen={}), meta,
                          run.copy.begin if run.copy else None)

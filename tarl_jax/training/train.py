@@ -74,6 +74,7 @@ def train(config: RunConfig, parts: Parts | None = None, table: bool = False) ->
             run.judge.objection if config.rollout.interruptions else None,
             run.journals, lambda: bool(run.stop.received) and not hosts.several(),
         )))
+        collector.restore(state.step)
         base = log.found("base", 0)
         if config.eval.before and not base:
             base = _evaluation(run, log, "base", 0, state.policy)
@@ -91,8 +92,7 @@ def train(config: RunConfig, parts: Parts | None = None, table: bool = False) ->
                 # ---- collect ----------------------------------------------------------------
                 with clock.phase("rollout"), _leaving(run, state, mixture, collector):
                     collected = collector.collect(step, state.policy)
-                    if rl.ahead and step < rl.steps:
-                        collector.play_ahead(step + 1, state.train.params, state.train.frozen)
+                    collector.play_ahead(step, state.train.params, state.train.frozen)
                 # ---- judge, reward ----------------------------------------------------------
                 with clock.phase("judge"):
                     trajectories = judged(run.judge, collected.trajectories)
@@ -115,7 +115,7 @@ def train(config: RunConfig, parts: Parts | None = None, table: bool = False) ->
                     state = State(step, learned, state.reference, credit.baselines)
                 # ---- log --------------------------------------------------------------------
                 asked = hosts.total(run.env.user_counts() | run.judge.counts())
-                values |= losses | collected.stats.metrics() | asked | clock.metrics()
+                values |= losses | collected.metrics() | asked | clock.metrics()
                 log.step(step, values, trajectories, credit.advantages)
             # ---- checkpoint -----------------------------------------------------------------
             last = step == rl.steps

@@ -254,8 +254,8 @@ def test_a_value_that_no_run_can_use_is_refused_with_the_remedy(key, value, reme
      "set rl.minibatches or rl.epochs to 2 or more"),
     ({"rl": {"loss": "spo", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}},
      "config.rl.dual_clip = 3.0: rl.loss = 'spo' has no clip"),
-    ({"rollout": {"refills": 2}, "rl": {"ahead": True}},
-     "config.rollout.refills = 2: rl.ahead = True plays episodes in other steps"),
+    ({"rollout": {"refills": 2}, "rl": {"max_staleness": 1}},
+     "config.rollout.refills = 2: rl.max_staleness = 1 plays episodes in other steps"),
     ({"rollout": {"refills": 2, "step_seconds": 9.0}},
      "config.rollout.refills = 2: rollout.step_seconds = 9.0 plays episodes in other steps"),
     ({"rollout": {"refills": 2}, "rl": {"advantage": "gae", "normalise": "batch"}},
@@ -273,7 +273,7 @@ def test_what_does_not_go_together_is_refused(fields, remedy):
     {"reward": {"placement": "terminal", "turn_weight": 0.5, "calibration": "table.json"}},
     {"rl": {"kl_estimator": "k1", "kl_in": "reward", "kl_coef": 0.1}},
     {"rl": {"loss": "gspo", "loss_mean": "sequence", "minibatches": 1, "epochs": 2}},
-    {"rl": {"loss": "gspo", "loss_mean": "sequence", "minibatches": 1, "ahead": True}},
+    {"rl": {"loss": "gspo", "loss_mean": "sequence", "minibatches": 1, "max_staleness": 1}},
     {"rl": {"minibatches": 1}, "rollout": {"refills": 2}},
 ])
 def test_what_goes_together_is_taken(fields):

@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 # Their states hold more, one of them an audio encoder. (Its policy fails in one way alone: the
 # entropy has every token learn.)
-MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"ahead": True},
+MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"max_staleness": 1},
         "omni_tarl": {"entropy_coef": 0.01},
         "rloo": {"refills": 2, "epochs": 2, "kl_coef": 0.01}}
 
@@ -100,7 +100,7 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     The policy with an audio encoder is resumed in test_policy.py, in less time.
     """
     config = trained(name)
-    assert (Path(config.workdir) / "ahead/2.jsonl").exists() == config.rl.ahead
+    assert (Path(config.workdir) / "ahead/2.jsonl").exists() == bool(config.rl.max_staleness)
     steps = [r for r in read_metrics(config.workdir) if r["kind"] == "train"]
     assert len(steps) == 2 and not any(r["compilations"] for r in steps)
     state, meta = state_of(config, 2)

@@ -100,7 +100,7 @@ def test_what_only_one_process_does_is_an_error_in_two(monkeypatch):
         )
 
     alone = {
-        "rl.ahead = True": changed("rl", ahead=True),
+        "rl.max_staleness = 1": changed("rl", max_staleness=1),
         "rollout.step_seconds = 5.0": changed("rollout", step_seconds=5.0),
         "user.llm.record = a": changed("user", llm=LLMConfig(record="a")),
         "judge.llm.replay = b": changed("judge", llm=LLMConfig(replay="b")),

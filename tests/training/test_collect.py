@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+import json
 
 import jax
 import numpy as np
 import pytest
 
 from tarl_jax.rollout import workers
+from tarl_jax.rollout.journal import Journals
 from tarl_jax.rollout.running import EngineStats
 from tarl_jax.speech.sound import Sound
 from tarl_jax.training.collect import Collected, Collector
@@ -55,11 +57,13 @@ def engines(tiny_env):
     return engine
 
 
-def collector(engines, folder, ended=None, supervisor=None, **fields):
+def collector(engines, folder, ended=None, supervisor=None, max_staleness=0, journals=None,
+              **fields):
     env, engine = engines(**fields)
-    config = env.config
+    rl = dataclasses.replace(env.config.rl, max_staleness=max_staleness, steps=100)
+    config = dataclasses.replace(env.config, rl=rl)
     mixture = Mixture(env.train_tasks, [], config.rollout.tasks_per_step, config.maths, 0)
-    return Collector(config, engine, env, mixture, folder, ended, supervisor)
+    return Collector(config, engine, env, mixture, folder, ended, supervisor, journals)
 
 
 def lines(trajectories):
@@ -129,7 +133,7 @@ def test_groups_that_are_late_come_whole_in_a_later_step(engines, params, tmp_pa
     plain = collector(engines, tmp_path)
     wanted = [t for step in (1, 2, 3) for t in plain.collect(step, params).trajectories]
     clock.step = 10.0
-    late = collector(engines, tmp_path, step_seconds=5.0)
+    late = collector(engines, tmp_path, step_seconds=5.0, max_staleness=100)
     size = engines()[0].config.rollout.group_size
     found, held = {}, 0
     for step in range(1, 40):
@@ -162,11 +166,11 @@ def test_what_is_cut_off_is_a_failure_of_its_group(engines, params, tmp_path, cl
 
 def test_what_was_played_ahead_is_what_a_step_learns_from(engines, params, tmp_path):
     """It is that of the policy of before, and a resumed run finds it on disk."""
-    collect = collector(engines, tmp_path)
+    collect = collector(engines, tmp_path, max_staleness=1)
     expected = lines(collect.collect(2, params).trajectories)
     other = jax.tree.map(lambda x: x * 0.5, params)
-    collect.play_ahead(2, params)
-    collect.save()
+    collect.play_ahead(1, params)
+    collect.save(1)
     assert [path.name for path in tmp_path.iterdir()] == ["2.jsonl"]
     assert lines(collect.collect(2, other).trajectories) == expected
     resumed = collector(engines, tmp_path)
@@ -178,16 +182,101 @@ def test_what_was_played_ahead_is_what_a_step_learns_from(engines, params, tmp_p
     assert lines(resumed.collect(2, other).trajectories) != expected
 
 
+def test_each_step_is_played_by_the_policy_of_so_many_updates_before(engines, params, tmp_path):
+    """With a bound of 2, by hand: steps 1, 2 and 3 by the first policy, 4 by that after step 1."""
+    policies = [jax.tree.map(lambda x, n=n: x * (1 - 0.1 * n), params) for n in range(4)]
+    plain = collector(engines, tmp_path / "plain")
+    wanted = {(step, n): lines(plain.collect(step, policies[n]).trajectories)
+              for step, n in ((1, 0), (2, 0), (3, 0), (4, 1), (4, 0))}
+    assert wanted[4, 0] != wanted[4, 1]
+    collect, found, behind = collector(engines, tmp_path / "two", max_staleness=2), [], []
+    for step in range(1, 5):
+        collected = collect.collect(step, policies[step - 1])
+        collect.play_ahead(step, policies[step - 1])
+        found.append(lines(collected.trajectories))
+        behind.append(collected.metrics()["rollout/updates_behind_max"])
+        if step == 3:
+            collect.save(3)
+    assert found == [wanted[1, 0], wanted[2, 0], wanted[3, 0], wanted[4, 1]]
+    assert behind == [0, 1, 2, 2]
+    names = {path.name for path in (tmp_path / "two").iterdir()}
+    assert names == {"4.jsonl", "5.jsonl"}
+    resumed = collector(engines, tmp_path / "two", max_staleness=2)
+    resumed.restore(3)
+    assert lines(resumed.collect(4, policies[3]).trajectories) == wanted[4, 1]
+    resumed.play_ahead(4, policies[3])
+    assert [step for step, _ in resumed._ahead] == [6]  # 5 is on disk
+    resumed.settle()
+
+
+def test_episodes_are_carried_no_longer_than_the_bound(engines, params, tmp_path, clock):
+    clock.step = 10.0
+    size = engines()[0].config.rollout.group_size
+    for bound in (1, 3):
+        collect = collector(engines, tmp_path, step_seconds=5.0, max_staleness=bound)
+        if bound > 1:
+            collect._depth = 0  # nothing is played ahead here
+        behind, cut, found = [], 0, []
+        for step in range(1, 25):
+            collected = collect.collect(step, params)
+            behind += collected.behind
+            cut += collected.stale
+            found += collected.trajectories
+            assert len(collect._held) <= bound * engines()[0].config.rollout.tasks_per_step
+        assert 1 <= max(behind) <= bound and (cut > 0 or bound > 1)
+        assert cut == sum(t.stop_reason == "max_seconds" for t in found)
+        assert len(found) == size * len(behind)
+
+
+def test_carried_groups_are_played_on_by_a_resumed_run(engines, params, tmp_path, clock):
+    """Their turns of before keep their tokens and log-probs, whatever the policy is then."""
+    clock.step = 10.0
+    journals = Journals(tmp_path / "journal")
+    how = {"step_seconds": 5.0, "max_staleness": 50}
+    collect = collector(engines, tmp_path, journals=journals, **how)
+    collect._depth = 0
+    first, step = [], 0
+    while not collect._held and step < 40:  # now and then a group is late
+        step += 1
+        first += collect.collect(step, params).trajectories
+    held = {e.seed: e for one in collect._held for e in one.episodes}
+    collect.save(step)
+    journals.close()
+    written = [json.loads(line) for path in sorted((tmp_path / "journal").iterdir())
+               for line in path.read_text().splitlines()]
+    begun = [record for record in written if record["seed"] in held]
+    assert len(begun) >= len(held) > 0
+    collect.forget(step - 1)
+    other = jax.tree.map(lambda x: x * 0.9, params)
+    resumed = collector(engines, tmp_path, journals=Journals(tmp_path / "journal"), **how)
+    resumed._depth = 0
+    resumed.restore(step)
+    clock.step = 0.0  # all have time now
+    collected = resumed.collect(step + 1, other)
+    found = {t.seed: t for t in collected.trajectories}
+    assert set(held) < set(found) and not set(found) & {t.seed for t in first}
+    assert max(collected.behind) >= 1
+    for record in begun:
+        turn = found[record["seed"]].turns[record["number"]]
+        drawn = [(i, p) for i, s, p in zip(turn.token_ids, turn.sampled, turn.log_probs,
+                                           strict=True) if s]
+        assert drawn == list(zip(record["ids"], record["log_probs"], strict=True))
+    resumed.save(step + 1)
+    resumed.forget(step + 1)
+    assert not list(tmp_path.glob("*.carried.json"))
+    assert not list((tmp_path / "journal").iterdir())
+
+
 def test_clips_that_were_played_ahead_are_kept_as_long_as_their_episodes(
     engines, params, tmp_path, monkeypatch
 ):
-    collect = collector(engines, tmp_path)
+    collect = collector(engines, tmp_path, max_staleness=1)
     spoken = collect.collect(1, params).trajectories[:1]
     clip = (np.arange(800) / 32768).astype(np.float32)
     spoken[0].segments[1].sound = Sound(2, 1, clip)
     monkeypatch.setattr(collect, "_play", lambda *_: Collected(spoken, EngineStats()))
-    collect.play_ahead(2, params)
-    collect.save()
+    collect.play_ahead(1, params)
+    collect.save(1)
     resumed = collector(engines, tmp_path)
     (again,) = resumed.collect(2, params).trajectories
     assert again == spoken[0] and next(iter(again.sounds())).clip.tobytes() == clip.tobytes()

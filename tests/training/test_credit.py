@@ -209,7 +209,7 @@ def test_an_episode_that_was_cut_off_for_time_has_no_part_in_other_baselines():
 
 
 def test_the_gap_is_staleness_where_episodes_are_played_ahead():
-    run = config(2, {"placement": "terminal"}, tis_cap=2.0, ahead=True)
+    run = config(2, {"placement": "terminal"}, tis_cap=2.0, max_staleness=1)
     trainer = [np.full(5, -1.5)] * 2
     got = given([episode([1]), episode([1], False)], run, {"log_probs": trainer})
     assert got.metrics["rl/staleness"] == got.metrics["rl/staleness_max"] == 0.5

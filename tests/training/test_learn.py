@@ -133,7 +133,7 @@ def test_a_step_that_teaches_nothing_measures_nothing():
 
 
 def test_where_episodes_are_played_ahead_the_gap_is_staleness():
-    _, metrics = learned(config(ahead=True), DIFFER)
+    _, metrics = learned(config(max_staleness=1), DIFFER)
     assert metrics["rl/staleness"] == metrics["rl/staleness_max"] == 1.0
     assert not any("gap" in name for name in metrics)
 

@@ -78,7 +78,7 @@ def test_a_reference_and_a_value_model_are_held_throughout():
 
 
 def test_playing_ahead_holds_the_cache_during_the_update():
-    _, _, _, counted = parts(ahead=True)
+    _, _, _, counted = parts(max_staleness=1)
     gradient = held_at(counted, "update: gradient")
     assert gradient["cache"] == counted.cache and gradient["rollouts' own"] == 1e4
     assert gradient["copies that play ahead"] == 2 * COUNT  # in the dtype of rollouts, once
