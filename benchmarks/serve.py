@@ -112,7 +112,9 @@ class Result:
                 f" {self.drawn / max(self.places, 1):.0%} of the rows' steps")
 
 
-def conversations(server: Server, count: int, turns: int, ids: bool = True) -> Result:
+def conversations(
+    server: Server, count: int, turns: int, temperature: float = 1.0, ids: bool = True
+) -> Result:
     """Plays them all at once, and prints what came of it; ids: asks for the tokens too."""
     fed: list[list[int]] = [[] for _ in range(turns)]
     tokens = [0] * count
@@ -124,8 +126,8 @@ def conversations(server: Server, count: int, turns: int, ids: bool = True) -> R
         mark, client = f"{100 + number}", Client(server)
         messages: list[dict[str, Any]] = [{"role": "user", "content": opening(number)}]
         for turn in range(turns):
-            found = client.chat(messages=messages, tools=TOOLS, seed=number, temperature=1.0,
-                                return_token_ids=ids)
+            found = client.chat(messages=messages, tools=TOOLS, seed=number,
+                                temperature=temperature, return_token_ids=ids)
             usage, choice = found["usage"], found["choices"][0]
             message = choice["message"]
             fed[turn].append(usage["prompt_tokens"]
@@ -193,14 +195,14 @@ class Direct:
         self._engine = Engine(model, rollout, tokenizer.stop_ids,
                               rollout_mesh(self._env.config.mesh), grammar)
 
-    def conversations(self, count: int, turns: int) -> Result:
+    def conversations(self, count: int, turns: int, temperature: float) -> Result:
         """The same as the server's."""
         from serving import Played
 
         episodes = [Played(self._env, turns, number, opening(number), f"mark {100 + number}")
                     for number in range(count)]
         cpu, begun = time.process_time(), time.perf_counter()
-        stats = self._engine.run(self._params, episodes, 1.0)
+        stats = self._engine.run(self._params, episodes, temperature)
         seconds = time.perf_counter() - begun
         played = Result(seconds, time.process_time() - cpu, stats.row_steps, stats.sampled_tokens,
                         [[ids for ids, _ in episode.answers] for episode in episodes])
@@ -208,12 +210,14 @@ class Direct:
         return played
 
 
-def side_by_side(server: Server, direct: Direct, count: int, turns: int, rounds: int) -> None:
+def side_by_side(
+    server: Server, direct: Direct, count: int, turns: int, temperature: float, rounds: int
+) -> None:
     """Server and engine in turns; the first round, in which programs are compiled, is left out."""
     both = []
     for number in range(rounds + 1):
-        served = conversations(server, count, turns, ids=not number)
-        alone = direct.conversations(count, turns)
+        served = conversations(server, count, turns, temperature, not number)
+        alone = direct.conversations(count, turns, temperature)
         if number:
             both.append((served, alone))
             continue
@@ -270,6 +274,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--temperature", type=float, default=1.0, help="hotter: longer turns")
     parser.add_argument("--rounds", type=int, default=0, help="beside the engine alone")
     parser.add_argument("--fuzz", type=int, default=2000)
     parser.add_argument("--wire", type=Path)
@@ -286,9 +291,10 @@ def main() -> None:
             wire(server, args.wire)
         if args.rounds:
             direct = Direct(args.conversations, CONTEXT, changes)
-            side_by_side(server, direct, args.conversations, args.turns, args.rounds)
+            side_by_side(server, direct, args.conversations, args.turns, args.temperature,
+                         args.rounds)
         elif args.conversations:
-            conversations(server, args.conversations, args.turns)
+            conversations(server, args.conversations, args.turns, args.temperature)
         if args.fuzz:
             fuzz(server, args.fuzz)
         print({k.removeprefix("tarl_serve_"): v for k, v in server.metrics().items()})

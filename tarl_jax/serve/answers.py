@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jinja2 import TemplateError
 
@@ -24,7 +25,9 @@ from tarl_jax.serve.requests import ChatRequest, CompletionRequest, Message, Opt
 from tarl_jax.serve.turns import Answer, Emit, Start, Turn, Writer, cut_at, going_on
 
 MAX_GRAMMARS = 32  # lists of tools whose grammar is kept
+GRAMMAR_BYTES = 256 << 20  # of those grammars together
 KEPT_SECONDS = 600.0  # that an answer whose client has gone waits for it to ask again
+MAX_KEPT = 256  # such answers
 
 
 class Answers:
@@ -121,13 +124,22 @@ class Answers:
                 asyncio.to_thread(build, self._writer.tokenizer, names, self._vocab_size,
                                   self._writer.chat.begin)
             )
-            while len(self._grammars) > MAX_GRAMMARS:
-                self._grammars.popitem(last=False)
         self._grammars.move_to_end(names)
         try:
             return await asyncio.shield(made)
         except ValueError as error:
             raise Refused(400, f"these tools cannot be called here: {error}") from None
+        finally:
+            self._forget_grammars()
+
+    def _forget_grammars(self) -> None:
+        """Those longest unused; rows that follow one keep it."""
+        held = [sum(np.asarray(part).nbytes for part in jax.tree.leaves(made.result()))
+                if made.done() and not made.cancelled() and not made.exception() else 0
+                for made in self._grammars.values()]
+        while len(held) > 1 and (len(held) > MAX_GRAMMARS or sum(held) > GRAMMAR_BYTES):
+            del held[0]
+            self._grammars.popitem(last=False)
 
     async def _completion(
         self, options: Options, prompt: str | Sequence[int], emit: Emit | None
@@ -155,6 +167,7 @@ class Answers:
 
     def _tidy(self) -> None:
         """Forgets answers whose clients did not come back for them."""
-        for key, (task, begun) in list(self._running.items()):
-            if task.done() and time.monotonic() - begun > KEPT_SECONDS:
+        done = [(key, begun) for key, (task, begun) in self._running.items() if task.done()]
+        for place, (key, begun) in enumerate(done):
+            if place < len(done) - MAX_KEPT or time.monotonic() - begun > KEPT_SECONDS:
                 del self._running[key]

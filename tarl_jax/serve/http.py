@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tarl_jax.parallel.compilations import all_compilations
 from tarl_jax.serve import wire
 from tarl_jax.serve.policy import Served
 from tarl_jax.serve.recording import Recorder
@@ -177,6 +178,7 @@ class Server:
             "turns_writing": session.writing, "contexts_kept": session.contexts,
             "conversations_kept": len(answers.conversations),
             "engine_failures_total": session.failures,
+            "programs_compiled_total": all_compilations()[0],
             "engine_sampled_tokens_total": session.stats.sampled_tokens,
             "engine_fed_tokens_total": session.stats.fed_tokens,
             "engine_ticks_total": session.stats.ticks,

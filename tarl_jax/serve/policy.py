@@ -102,6 +102,9 @@ def serve_policy(
         env.config.model, rollout, env.tokenizer.stop_ids, rollout_mesh(env.config.mesh), free,
         burst=min(serve.burst, rollout.max_turn_tokens),
     )
+    held, moved = engine.programs.cache_bytes()
+    log(f"caches of {serve.slots} answers and {serve.parked} further contexts take up to"
+        f" {held / 2**20:,.0f} MiB, and {moved / 2**20:,.0f} MiB more while they are moved")
     session = Session(engine, params, free, serve.idle_seconds, serve.slots + serve.parked)
     if not serve.lazy:
         engine.programs.compile(
