@@ -149,7 +149,7 @@ class Server:
     async def _models(self, request: Request) -> Response:
         model = {"id": self._served.name, "object": "model", "created": 0, "owned_by": "tarl_jax",
                  "max_model_len": self._served.max_tokens}
-        if "name" not in request.path_params:
+        if not request.path_params.get("name"):
             return JSONResponse({"object": "list", "data": [model]})
         if request.path_params["name"] != self._served.name:
             raise Refused(404, f"this server has one model, {self._served.name!r}")
@@ -229,6 +229,8 @@ class Server:
             self._open -= 1
 
     async def _body(self, request: Request) -> bytes:
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise Refused(415, "the body should be sent without a content-encoding")
         content = bytearray()
         async for part in request.stream():
             content += part

@@ -175,8 +175,12 @@ def _options(data: Mapping[str, Any], defaults: Sampling) -> Options:
             raise Refused(400, f"{name} is not supported here; leave it out, or 0")
     if data.get("logit_bias"):
         raise Refused(400, "logit_bias is not supported here; leave it out")
-    if _optional(data, "n", int, 1) != 1:
-        raise Refused(400, "n should be 1; send further requests for further answers")
+    for name in ("n", "best_of"):
+        if _optional(data, name, int, 1) != 1:
+            raise Refused(400, f"{name} should be 1; send further requests for further answers")
+    for name, instead in (("functions", "tools"), ("function_call", "tool_choice")):
+        if data.get(name):
+            raise Refused(400, f"{name} is not supported here; give {instead}")
     limits = [_optional(data, name, int, None) for name in ("max_tokens", "max_completion_tokens")]
     limit = min((x for x in limits if x is not None), default=None)
     if limit is not None and limit < 1:
@@ -187,7 +191,8 @@ def _options(data: Mapping[str, Any], defaults: Sampling) -> Options:
     log_probs = data.get("logprobs")
     if not (log_probs is None or isinstance(log_probs, bool | int)):
         raise Refused(400, "logprobs should be true or false, or a number")
-    _number(data, "top_logprobs", 0, 0, 20)
+    if _number(data, "top_logprobs", 0, 0, 20):
+        raise Refused(400, "top_logprobs is not supported here; logprobs gives the sampled tokens'")
     return Options(
         model=_optional(data, "model", str, ""), sampling=sampling,
         seed=None if seed is None else seed % 2**32, limit=limit, stop=_stops(data.get("stop")),
@@ -283,6 +288,9 @@ def _tools(data: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 def _choice(value: Any, names: Sequence[str]) -> tuple[tuple[str, ...], bool]:
     """(what may be called, whether something must be)."""
     if isinstance(value, dict):
+        if value.get("type", "function") != "function":
+            kind = str(value["type"])[:80]
+            raise Refused(400, f"tool_choice.type = {kind!r}: should be function")
         function = value.get("function")
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str) or name not in names:

@@ -324,6 +324,9 @@ def test_curl_and_the_other_paths(server):
     assert curl("/health")[0] == 200 and "# TYPE tarl_serve_requests_open" in curl("/metrics")[1]
     assert curl("/v1/nothing")[0] == 404 and curl("/v1/chat/completions")[0] == 405
     assert curl("/v1/chat/completions", "-d", "{")[0] == 400
+    packed = curl("/v1/chat/completions", "-H", "content-encoding: gzip", "-d", "x")
+    assert packed[0] == 415 and "content-encoding" in packed[1]
+    assert curl("/v1/models/")[1] == curl("/v1/models")[1]
 
 
 def test_hostile_requests_get_a_reason(server):
