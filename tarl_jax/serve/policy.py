@@ -23,8 +23,6 @@ from tarl_jax.serve.turns import Limits, Writer
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.training.policy import make_updater, newest, restore, starting_policy
 
-STRAGGLERS = 0.75  # of those who write, whom a burst does not wait for; others come in their places
-
 
 @dataclasses.dataclass(frozen=True)
 class ServeConfig:
@@ -92,7 +90,6 @@ def serve_policy(
         run, slots=serve.slots, parked=serve.parked,
         max_turn_tokens=serve.turn or run.max_turn_tokens,
         max_episode_tokens=serve.context or run.max_episode_tokens,
-        straggler_fraction=STRAGGLERS,
     )
     if rollout.max_turn_tokens >= rollout.max_episode_tokens:
         raise ConfigError(f"--turn={rollout.max_turn_tokens}: leaves no room for a prompt within"
