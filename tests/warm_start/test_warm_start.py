@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -403,8 +404,54 @@ def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by
     assert {1, 2, 3, 4, 5, 6, 7} <= set(gaps)
 
 
+def test_acoustics_of_spoken_demonstrations_are_drawn_by_the_turn(by_speech):
+    config, env = by_speech
+    noisy = dataclasses.replace(
+        config.speech, acoustics=("hesitant:0.5", "white:5..30", "telephone"), clean=0.2,
+        acoustics_per="turn",
+    )
+
+    class Asked:
+        """What is asked of a `Speech`."""
+
+        def __init__(self):
+            self.effects = []
+
+        def submit(self, text, voice, effects, seed):
+            self.effects.append(effects)
+            found = Future()
+            found.set_result(Hum().say(text, voice))
+            return found
+
+    def asked(speech):
+        asked, one = Asked(), dataclasses.replace(config, speech=speech)
+        found, alone = demonstrate_spoken(one, env, config.warm_start.clerk, 6, asked)
+        return asked.effects, len(alone), sum(len(d.said) for d in found)
+
+    effects, alone, turns = asked(noisy)
+    assert len(effects) == alone + turns
+    kinds = [e[0].name if e else "clean" for e in effects]
+    assert set(kinds) == {"clean", "hesitant", "white", "telephone"}
+    # What is said alone is nothing but what it is: some of these have no effect in its place.
+    assert kinds.count("clean") > kinds.count("hesitant")
+    assert len({e[0].value for e in effects if e and e[0].name == "white"}) > 3
+    assert asked(noisy)[0] == effects
+    by_episode, _, _ = asked(dataclasses.replace(noisy, acoustics_per="episode"))
+    changes = [a != b for a, b in itertools.pairwise(by_episode) if "hesitant" not in str((a, b))]
+    assert sum(changes) < len(by_episode) / 3
+
+
 def test_a_warm_start_with_speech_trains_both_and_is_done_once(by_speech, monkeypatch):
     config, env = by_speech
+    stage = dataclasses.replace(config.warm_start.speech_stage, frequency_masks=1, time_masks=1,
+                                frequency_mask_bins=3)
+    config = dataclasses.replace(
+        config, warm_start=dataclasses.replace(config.warm_start, speech_stage=stage),
+        speech=dataclasses.replace(config.speech, acoustics=("white:5..30", "loss:5"), clean=0.3,
+                                   acoustics_per="turn"),
+    )
+    env = dataclasses.replace(env, config=config)
+
     def hum(config):
         return Speech(Hum(), workers=1, voices=("a",))
 
@@ -459,3 +506,15 @@ def test_who_speaks_is_in_the_name_of_a_policy_that_hears(by_speech):
         speech = dataclasses.replace(config.speech, **change)
         names.append(warm_start_digest(dataclasses.replace(config, speech=speech), env))
     assert len(set(names[:4])) == 4 and names[4] == names[0]
+    voices = ("en", "en-us")
+    held_out = dataclasses.replace(config.speech, voices=voices, held_out=("en-us",))
+    name = warm_start_digest(dataclasses.replace(config, speech=held_out), env)
+    assert name == names[1]  # whoever is held out teaches nothing
+    frozen = dataclasses.replace(config.model.audio, frozen=True)
+    model = dataclasses.replace(config.model, audio=frozen)
+    assert warm_start_digest(dataclasses.replace(config, model=model), env) == names[0]
+    for fields, same in (({"frequency_mask_bins": 9}, True), ({"time_masks": 1}, False)):
+        stage = dataclasses.replace(config.warm_start.speech_stage, **fields)
+        warm = dataclasses.replace(config.warm_start, speech_stage=stage)
+        found = warm_start_digest(dataclasses.replace(config, warm_start=warm), env)
+        assert (found == names[0]) == same
