@@ -1,6 +1,6 @@
 """Plans the presets for TPU slices and GPUs that are not there, and writes docs/scaling.md.
 
-    python benchmarks/scaling.py [--models qwen3_8b …]
+    python benchmarks/scaling.py [--models qwen3_8b …] [--count]
 
 needs TPU's compiler (`pip install libtpu==0.0.42.1` with jax 0.10.2). A preset is compiled as it
 is: its full length, its mesh; that takes a minute or two of one core. Rows that
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tarl_jax import plan
-from tarl_jax.parallel.topologies import GPU_SHARE
+from tarl_jax.parallel.topologies import GPU_SHARE, is_gpu
 
 DOCS = Path(__file__).parents[1] / "docs"
 ROWS = (  # the slice that each preset is made for; qwen3_8b on others too
@@ -46,34 +46,39 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=sorted({model for model, _ in ROWS}))
     parser.add_argument("--topologies", nargs="+", default=sorted({where for _, where in ROWS}))
     parser.add_argument("--fresh", action="store_true", help="compile again what is there")
+    parser.add_argument("--count", action="store_true",
+                        help="count what is not there yet, which compiles nothing")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(plan_one(*args.one)))
+        print(json.dumps(plan_one(*args.one, compiled=not args.count)))
         return
     path = DOCS / "scaling.jsonl"
     rows = [] if args.fresh or not path.exists() else [
         json.loads(line) for line in path.read_text().splitlines()
     ]
     for model, topology in ROWS:
-        there = any((r["model"], r["topology"]) == (model, topology) for r in rows)
+        # What was counted for a TPU is compiled by a later run.
+        kept = [r for r in rows if (r["model"], r["topology"]) == (model, topology)]
+        there = any(r["programs"] or args.count or is_gpu(topology) for r in kept)
         if there or model not in args.models or topology not in args.topologies:
             continue
         # A process each: the compiler keeps its memory, and each has as many devices as it counts.
+        command = [sys.executable, __file__, "--one", model, topology, *["--count"] * args.count]
         done = subprocess.run(
-            [sys.executable, __file__, "--one", model, topology], capture_output=True, text=True,
+            command, capture_output=True, text=True,
             env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
         )
         if done.returncode:
             sys.exit(f"{model} on {topology}: {done.stderr[-2000:]}")
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows = [r for r in rows if r not in kept] + [json.loads(done.stdout.splitlines()[-1])]
         path.write_text("".join(json.dumps(r) + "\n" for r in rows))
         write_table(rows)
         print(line(rows[-1]), flush=True)
     write_table(rows)
 
 
-def plan_one(model: str, topology: str) -> dict[str, Any]:
+def plan_one(model: str, topology: str, compiled: bool = True) -> dict[str, Any]:
     import dataclasses
 
     import jax
@@ -81,7 +86,7 @@ def plan_one(model: str, topology: str) -> dict[str, Any]:
     from tarl_jax.config import from_config_dict
     from tarl_jax.config.presets import sized
 
-    found = plan.report(from_config_dict(sized(model)), topology)
+    found = plan.report(from_config_dict(sized(model)), topology, compiled=compiled)
     return {
         "model": model, "jax": jax.__version__, "date": datetime.date.today().isoformat(),
         **dataclasses.asdict(found), "worst": found.worst, "fits": found.fits,
@@ -101,17 +106,15 @@ def line(row: dict[str, Any]) -> str:
         f"| {row['model']} | {row['topology']} | {mesh} | {row['rows']} x {row['length']} |"
         f" {at('the run begins')} | {at('rollouts: feed')} | {at('rollouts: decode')} |"
         f" {at('update: gradient')} | {at('update: apply')} | {row['memory_gib']:.1f} |"
-        f" {'yes' if row['fits'] else 'no'} | {compiled} |"
+        f" {'yes' if row['fits'] else 'no'} | {compiled} | {row['host_gib']:.1f} |"
     )
 
 
 def write_table(rows: list[dict[str, Any]]) -> None:
-    there = {(r["model"], r["topology"]) for r in rows}
-    missing = [f"{model} on {where}" for model, where in ROWS if (model, where) not in there]
-    left = f"\nNot compiled in this form yet: {', '.join(missing)}.\n" if missing else ""
+    rows = sorted(rows, key=lambda r: ROWS.index((r["model"], r["topology"])))
     head = (
         "preset", "devices", "mesh of updates", "micro-batch", "at rest", "feeding", "writing",
-        "gradient", "optimiser's step", "memory", "fits", "programs",
+        "gradient", "optimiser's step", "memory", "fits", "programs", "checkpoint",
     )  # fmt: skip
     text = f"""# What fits where
 
@@ -125,13 +128,13 @@ with JAX {rows[-1]['jax']}, {rows[0]['date']} to {rows[-1]['date']}. Each preset
 is: episodes of 32,768 tokens (16,384 where its name ends so), its mesh, its slots. Figures are
 GiB that a run holds on a chip at its moments, everything counted that is there then: parameters,
 optimiser, gradients, copies for rollouts, cache, and what programs take for themselves. The last is
-what TPU's own compiler says; for GPUs (*counted*) it is estimated by
-[`training/memory_estimate.py`](../tarl_jax/training/memory_estimate.py), and their memory is
-{GPU_SHARE} of what the driver names (`XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE}`). Of
-Omni it is the decoder of the thinker. `python -m tarl_jax.plan` prints all
-moments, and what is held in each. Seconds are those of tracing and compiling one program after the
-other, on whatever share of a core was free.
-{left}
+what TPU's own compiler says; for GPUs, and TPUs that nobody has compiled for yet, it is *counted*:
+estimated by [`training/memory_estimate.py`](../tarl_jax/training/memory_estimate.py). The memory of
+GPUs is {GPU_SHARE} of what the driver names (`XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE}`). Of Omni
+it is the decoder of the thinker. `python -m tarl_jax.plan` prints all moments, and what is held in
+each. Seconds are those of tracing and compiling one program after the other, on whatever share of a
+core was free. "Checkpoint" is what one that is being written takes of a host's memory.
+
 | {' | '.join(head)} |
 |{'---|' * len(head)}
 """

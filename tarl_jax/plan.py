@@ -11,7 +11,7 @@ shape is that of the checkpoint that `model.pretrained` names, else of the publi
 
 Printed are, per chip, the programs, and what the run holds at each of its moments; the last line is
 "fits" or "does NOT fit", by the moment that holds most. --compile_time adds how long each program
-takes to compile, --search looks for the largest micro-batch.
+takes to compile, --search looks for the largest micro-batch, --count leaves the compiler out.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Report:
     Attributes:
       tflop: operations of one micro-batch.
       moments: GiB of what the run holds: (moment, ((what, GiB), …)).
-      estimated: GiB that each program takes for itself, by count; `moments` has it of GPUs.
+      estimated: GiB that each program takes for itself, by count; where nothing was compiled,
+        `moments` has that.
       host_gib: of a host's memory, while a checkpoint is written: the state of its chips.
     """
 
@@ -129,13 +130,14 @@ def laid_out(config: RunConfig, topology: str, slices: int = 1) -> LaidOut:
 
 def report(
     config: RunConfig, topology: str, slices: int = 1, shape: tuple[int, int] | None = None,
-    rollout: bool = True,
+    rollout: bool = True, compiled: bool = True,
 ) -> Report:
     """What the slice makes of the config. Raises ConfigError where the mesh does not fit model or
     slice.
 
     shape: (rows, length) of a micro-batch; None: as the config has it.
     rollout: whether what feeds and writes is compiled too.
+    compiled: whether TPU's compiler is asked; where not, programs are estimated as for GPUs.
     """
     from tarl_jax.parallel.mesh import rollout_mesh
     from tarl_jax.rl.update import Updater
@@ -164,7 +166,7 @@ def report(
     fed = engine.budget if isinstance(engine, PagedPrograms) else engine.slots
     own: Mapping[str, float] = estimate(config, counted, mesh, (rows, length), fed)
     estimated = {name: size / 2**30 for name, size in own.items()}
-    if not gpus:
+    if compiled and not gpus:
         programs = [_compile(one) for one in (wanted | played).values()]
         own = {p.name: max(p.peak_gib * 2**30 - counted.arguments(p.name), 0.0)
                for p in programs if p.name != "encode"}
@@ -319,6 +321,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slices", type=int, default=1, help="number of such slices, or nodes")
     parser.add_argument("--compile_time", action="store_true",
                         help="how long each program takes to compile")
+    parser.add_argument("--count", action="store_true",
+                        help="estimate for TPUs too: seconds, where compiling takes minutes")
     parser.add_argument("--search", action="store_true",
                         help="look for the largest micro-batch that fits")
 
@@ -335,7 +339,7 @@ def _plan(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
 
     # What was compiled for devices that are not here cannot be read back.
     jax.config.update("jax_enable_compilation_cache", False)
-    found = report(config, given.topology, given.slices)
+    found = report(config, given.topology, given.slices, compiled=not given.count)
     print(show(found), flush=True)
     if given.compile_time:
         print(show_times(found.programs), flush=True)

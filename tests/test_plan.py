@@ -157,6 +157,19 @@ def test_decoding_is_compiled_for_the_slice_not_for_this_host(monkeypatch):
         assert bool(called) == expected
 
 
+def test_a_slice_is_counted_where_the_compiler_is_left_out(monkeypatch):
+    monkeypatch.setattr(plan, "devices_of", lambda *_: jax.devices()[:2])
+    model = ModelConfig(d_model=32, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=16, d_ff=64,
+                        scan_layers=True, vocab_size=64)
+    rollout = RolloutConfig(max_episode_tokens=128, slots=4, cache="pages", page=16)
+    config = RunConfig(model=model, rollout=rollout)
+    found = plan.report(config, "v5e:1x2", compiled=False)
+    assert not found.programs and found.fits and found.chips == 2
+    held = {name: dict(of) for name, of in found.moments}
+    assert held["update: gradient"]["gradient's own"] == found.estimated["gradient"] > 0
+    assert "nothing was compiled; what programs take for themselves, estimated" in show(found)
+
+
 def test_gpus_are_counted_without_a_compiler():
     """The preset that is made for one of 80 GB, by hand: weights and cache in bfloat16."""
     config = from_config_dict(sized("qwen3_8b_lora"))

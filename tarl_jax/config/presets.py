@@ -2,8 +2,8 @@
 
 A size is the mesh, lengths, batch and learning rate for a model of that size on named devices; the
 model itself is the checkpoint that --config.model.pretrained names, without which none of the
-published sizes trains. That each fits there at its full length is known from TPU's compiler, and of
-GPUs by a count (docs/scaling.md); none has run.
+published sizes trains. That each fits there at its full length says TPU's compiler, or a count
+(docs/scaling.md); none has run.
 
 | size | made for | or | what trains |
 |---|---|---|---|

@@ -4,12 +4,14 @@ import dataclasses
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from processes import free_port, outputs, start
 
 from tarl_jax.config import CheckpointConfig
 from tarl_jax.parallel.mesh import by_rows, make_mesh, replicated
@@ -210,6 +212,13 @@ def test_a_kill_while_one_is_written_leaves_a_whole_one(tmp_path, when):
     write(later, 3, found)  # and what was half written goes
     later.close()
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+
+
+def test_two_processes_write_while_they_go_on(tmp_path):
+    """What they say to each other meanwhile passes through the devices, beside the writers."""
+    port, script = free_port(), Path(__file__).parents[1] / "two_writers.py"
+    said = outputs([start([script, str(port), str(rank), str(tmp_path)], 1) for rank in range(2)])
+    assert [text.split()[0] for text in said] == ["whole", "whole"]
 
 
 # ---- what cannot be read --------------------------------------------------------------------
