@@ -84,9 +84,14 @@ class TokenService:
         def pause(seconds: float) -> None:
             self._closed.wait(seconds)
 
+        def unless_closed() -> Any:
+            if self._closed.is_set():
+                raise LLMError("setup", f"{self._config.model}: the service is closed")
+            return work()
+
         trying = attempts(self._config, pause)
         try:
-            return trying(work)
+            return trying(unless_closed)
         except LLMError as error:
             if error.fatal:
                 raise

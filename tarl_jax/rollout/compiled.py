@@ -135,12 +135,15 @@ class Compiled:
         return max(self._rooms)
 
     def cache_bytes(self) -> tuple[int, int]:
-        """Bytes of one device: of all caches at their largest, and what moving them takes beside
-        that for a moment: half a batch, or a layer that grows."""
+        """Bytes of one device: of all caches at their largest, and of what is beside them at times:
+        half a batch, a layer that grows, or the part that decoding reads.
+        """
         state = self._state(self.slots, self.longest).cache
         held, smaller = bytes_on_device(state), self.bucket_rows(self.slots // 2) < self.slots
         held_too = bytes_on_device(self._store(self.longest))
-        return held + held_too, held // 2 if smaller else bytes_on_device(state[0])
+        part = max((n for n in self._rooms[self.longest] if n < self.longest), default=0)
+        moved = held // 2 if smaller else bytes_on_device(state[0])
+        return held + held_too, max(moved, held * part // self.longest)
 
     @property
     def compilations(self) -> int:
@@ -249,7 +252,8 @@ class Compiled:
         params: shapes of training's.
         """
         with jax.set_mesh(self._mesh):  # attention asks it what it is made of
-            found = self.wanted(self.prepare.shapes(params), [self.slots], length)
+            held = min(length, self.longest)
+            found = self.wanted(self.prepare.shapes(params), [self.slots], held)
         return {
             one.name: dataclasses.replace(one, mesh=self._mesh)
             for one in reversed(found) if one.model_sized

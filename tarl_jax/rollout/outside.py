@@ -131,15 +131,21 @@ class OutsideEngine:
                         ended(one.episode)
                 if progress:
                     progress(done, len(plays))
-        finally:
-            stop.set()  # where one has failed the others end with their turn
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            stop.set()  # the others end with their turn, or when this engine is closed
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
         stats.unfinished = [
             Unfinished(one.episode, one.row if one.begun else None, None)
             for one in plays if not one.over
         ]
         stats.seconds = time.perf_counter() - begun
         return stats
+
+    def close(self) -> None:
+        """Ends the requests that are under way."""
+        self._service.close()
 
     @staticmethod
     def _count(stats: EngineStats, future: Future[tuple[int, int, float, float]]) -> None:

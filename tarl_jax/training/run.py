@@ -21,6 +21,7 @@ from tarl_jax.rl.update import NonFiniteError, TrainState, Updater
 from tarl_jax.rollout.environment import AnyEngine, Environment
 from tarl_jax.rollout.journal import Journals
 from tarl_jax.rollout.lengths import require_room
+from tarl_jax.rollout.outside import OutsideEngine
 from tarl_jax.runs import wandb_copy
 from tarl_jax.runs.checkpoint import Checkpoints
 from tarl_jax.runs.copies import Copy
@@ -161,6 +162,8 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
             learner = Learner(config, updater, shards, kept_table(config, run_dir), parts.advantage)
             checkpoints = stack.enter_context(_written_whole(run_dir, config, view))
             engine = env.engine()
+            if isinstance(engine, OutsideEngine):
+                stack.callback(engine.close)
         journals = Journals(run_dir / "journal") if config.rollout.journal else None
         if journals:
             stack.callback(journals.close)

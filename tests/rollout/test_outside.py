@@ -213,6 +213,15 @@ def test_what_nothing_can_be_learned_from_ends_the_run(
     assert caught.value.kind == kind
 
 
+def test_a_closed_engine_asks_nobody(tiny_env, door, params, tmp_path):
+    engine, asked = engine_of(tiny_env, door, tmp_path), len(door.turns)
+    engine.close()
+    engine.close()
+    with pytest.raises(LLMError, match="is closed"):
+        engine.run(params, [Talk(6)], 1.0)
+    assert len(door.turns) == asked
+
+
 def test_weights_that_are_refused_end_the_run(tiny_env, door, params, tmp_path, monkeypatch):
     monkeypatch.setattr(
         door, "answer", lambda path, data: (200, {"success": False, "message": "no such folder"}))
