@@ -1,9 +1,11 @@
 """Speed and size of users' speech: synthesis in processes, the cache, acoustics.
 
     python benchmarks/speech.py [--clips 100] [--workers 1 2]
+    python benchmarks/speech.py --clips 20 --workers 1 --voices piper:en_US-joe-medium
 
 Texts are openings of the embedded shop's held-out users, voices and acoustics those of the default
-config. Wall time depends on what else the machine does; CPU time, of all processes, less.
+config, or voices that are named. Wall time depends on what else the machine does; CPU time, of all
+processes, less.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import time
 from pathlib import Path
 
 from tarl_jax.config import RunConfig
-from tarl_jax.config.speech import SpeechConfig, parse_chain
+from tarl_jax.config.speech import SpeechConfig, engine_of, parse_chain
 from tarl_jax.sandbox import shop
 from tarl_jax.sandbox.retail import retail_domain
 from tarl_jax.sandbox.tasks import make_tasks
@@ -33,14 +35,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--voices", nargs="+", default=SpeechConfig().voices)
     args = parser.parse_args()
-    texts, config = openings(args.clips), SpeechConfig()
+    texts, config = openings(args.clips), SpeechConfig(voices=tuple(args.voices))
+    engines = ", ".join(sorted({engine_of(name, config.engine)[0] for name in args.voices}))
     voices = [draw_voice(config, random.Random(i)) for i in range(len(texts))]
     print(f"{'':36} {'clips/s':>8} {'x real time':>12} {'CPU ms/clip':>12}")
     for workers in args.workers:
         with tempfile.TemporaryDirectory() as folder:
             config = dataclasses.replace(config, workers=workers, cache_dir=folder)
-            seconds = row(f"espeak, {workers} processes", config, texts, voices)
+            seconds = row(f"{engines}, {workers} processes", config, texts, voices)
             row(f"from the cache, {workers} threads", config, texts, voices)
             files = [path.stat().st_size for path in Path(folder).rglob("*.flac")]
     with tempfile.TemporaryDirectory() as folder:
