@@ -6,6 +6,8 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
+# scripts/repository.py makes it a fork's here, in notebooks, badges and docs.
+REPOSITORY = "https://github.com/YOUR_NAME/tarl_jax"
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").read_text()).group(1)
 
 # Outside language models.
@@ -53,6 +55,7 @@ setup(
     description="Reinforcement learning for interactive tool-use agents (TARL) in JAX",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url=REPOSITORY,
     license="Apache-2.0",
     packages=find_packages(include=["tarl_jax", "tarl_jax.*"]),
     package_data={
