@@ -243,26 +243,35 @@ def save(run: Run, state: State, mixture: Mixture | None = None,
     meta = {"step": state.step, "config": run.config.name, "baselines": state.baselines}
     if mixture:
         meta["curriculum"] = mixture.state(state.step)
-    settle(run, collector)
+    _whole(run)
     if run.lock:
         run.lock.require()
     if run.config.log.copy_to:  # what it copies would go
         hosts.from_first(run.copy.wait if run.copy else lambda: None)
     if collector:
-        collector.save(state.step)
+        collector.save(state.step)  # after which nothing plays
+        _forget(run, collector)
     # What is frozen is where it came from: it is not written again.
     run.checkpoints.save(state.step, dataclasses.replace(state.train, frozen={}), meta,
                          run.copy.begin if run.copy else None)
 
 
-def settle(run: Run, collector: Collector | None) -> None:
+def settle(run: Run, collector: Collector) -> None:
     """Waits until the last checkpoint is whole; then what it makes needless goes.
 
     Raises CheckpointError, HostError in the processes that did not meet it.
     """
+    _whole(run)
+    _forget(run, collector)
+
+
+def _whole(run: Run) -> None:
     hosts.gathered(None, run.checkpoints.failure(wait=True))
-    if collector and run.checkpoints.steps:
-        collector.forget(run.checkpoints.steps[0])
+
+
+def _forget(run: Run, collector: Collector) -> None:
+    if steps := run.checkpoints.steps:
+        collector.forget(steps[0])
 
 
 @contextlib.contextmanager

@@ -51,8 +51,8 @@ def test_nothing_goes_before_what_takes_its_place_is_whole(run, calls):
     """The one before is whole, and copied, before a further one is begun, which removes it."""
     state = State(6, TrainState({}, {}, {}), None, {})
     save(run, state, None, Told(calls, "collector"))
-    assert calls == ["checkpoints.failure", "collector.forget", "lock.require", "copy.wait",
-                     "collector.save", "checkpoints.save"]
+    assert calls == ["checkpoints.failure", "lock.require", "copy.wait", "collector.save",
+                     "collector.forget", "checkpoints.save"]
 
 
 def test_a_checkpoint_that_could_not_be_written_ends_the_run(run, calls):
