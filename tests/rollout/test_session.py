@@ -38,7 +38,7 @@ def play(session, episode, sampling=WARM, row=-1):
     context, fed = episode.start(), []
     while True:
         ask = Ask(context, episode.seed, sampling, CONFIG.max_turn_tokens, row=row)
-        written = session.ask(ask).result(60)
+        written = session.ask(ask).result(600)
         row = written.row
         fed.append(written.fed)
         answer = episode.turn(written.turn)
@@ -82,12 +82,12 @@ def test_a_turn_costs_its_new_tokens_alone(session):
 def test_each_turn_is_sampled_in_its_own_way(session):
     prompt = Scripted(9, 30, []).start()
     greedy = Ask(prompt, 1, Sampling(0.0), 6)
-    first = session.ask(greedy).result(60)
+    first = session.ask(greedy).result(600)
     others = [session.ask(dataclasses.replace(greedy, seed=seed)) for seed in range(5)]
     hot = [session.ask(Ask(prompt, seed, Sampling(3.0), 6)) for seed in range(5)]
-    short = session.ask(dataclasses.replace(greedy, limit=2)).result(60)
-    assert {tuple(w.result(60).turn.ids) for w in others} == {tuple(first.turn.ids)}
-    assert len({tuple(w.result(60).turn.ids) for w in hot}) > 1
+    short = session.ask(dataclasses.replace(greedy, limit=2)).result(600)
+    assert {tuple(w.result(600).turn.ids) for w in others} == {tuple(first.turn.ids)}
+    assert len({tuple(w.result(600).turn.ids) for w in hot}) > 1
     assert short.turn.ids == first.turn.ids[:2] and max(first.turn.drawn_log_probs) == 0
 
 
@@ -95,14 +95,14 @@ def test_a_branch_of_a_context_is_as_if_it_were_new(session):
     """Behind an earlier place of a row that has gone on, by a row that is told to go back."""
     prompt = Scripted(11, 40, []).start()
     ask = Ask(prompt, 3, Sampling(TEMPERATURE), 10)
-    first = session.ask(ask).result(60)
+    first = session.ask(ask).result(600)
     context = [*prompt, *first.turn.ids, 1, 2, 3]
-    second = session.ask(dataclasses.replace(ask, tokens=context, row=first.row)).result(60)
-    again = session.ask(dataclasses.replace(ask, row=second.row)).result(60)
+    second = session.ask(dataclasses.replace(ask, tokens=context, row=first.row)).result(600)
+    again = session.ask(dataclasses.replace(ask, row=second.row)).result(600)
     assert again.turn.ids == first.turn.ids and again.row == first.row
-    other = session.ask(dataclasses.replace(ask, tokens=[*prompt[:20], *context])).result(60)
+    other = session.ask(dataclasses.replace(ask, tokens=[*prompt[:20], *context])).result(600)
     back = session.ask(dataclasses.replace(
-        ask, tokens=[*prompt[:20], *context], row=again.row)).result(60)
+        ask, tokens=[*prompt[:20], *context], row=again.row)).result(600)
     assert other.turn.ids == back.turn.ids
 
 
@@ -110,14 +110,14 @@ def test_a_listener_hears_each_burst_and_may_end_the_turn(session):
     prompt = next(
         p for seed in range(50)
         if len(session.ask(Ask(p := Scripted(seed, 9, []).start(), 1, Sampling(TEMPERATURE), 14))
-               .result(60).turn.ids) == 14
+               .result(600).turn.ids) == 14
     )
     ask, heard = Ask(prompt, 1, Sampling(TEMPERATURE), 14), []
-    whole = session.ask(ask, lambda ids: heard.append(list(ids))).result(60)
+    whole = session.ask(ask, lambda ids: heard.append(list(ids))).result(600)
     # Where caches are in pages, the step that feeds the context writes a token too.
     assert [len(ids) for ids in heard] in ([5, 10], [1, 6, 11])
     assert all(ids == whole.turn.ids[: len(ids)] for ids in heard)
-    part = session.ask(ask, lambda ids: True).result(60)
+    part = session.ask(ask, lambda ids: True).result(600)
     assert part.stopped and part.turn.ids == heard[0]
 
 
@@ -138,8 +138,8 @@ def test_rows_follow_grammars_of_their_own(session):
              for seed, p in enumerate(prompts)]
     free = session.ask(Ask(prompts[0], 0, Sampling(2.0), 8))
     for seed, written in enumerate(asked):
-        assert set(written.result(60).turn.ids) <= set(pairs[seed % len(pairs)])
-    assert free.result(60).turn.ids
+        assert set(written.result(600).turn.ids) <= set(pairs[seed % len(pairs)])
+    assert free.result(600).turn.ids
 
 
 def test_contexts_that_nobody_continues_are_forgotten(params):
@@ -147,8 +147,8 @@ def test_contexts_that_nobody_continues_are_forgotten(params):
     session = Session(engine, params, anything(VOCAB), idle_seconds=0.0)
     prompt = Scripted(3, 200, []).start()
     ask = Ask(prompt, 3, Sampling(TEMPERATURE), 10)
-    first = session.ask(ask).result(60)
-    second = session.ask(dataclasses.replace(ask, row=first.row)).result(60)
+    first = session.ask(ask).result(600)
+    second = session.ask(dataclasses.replace(ask, row=first.row)).result(600)
     assert second.turn.ids == first.turn.ids and second.row != first.row
     session.close()
     assert session.contexts == 0
@@ -166,7 +166,7 @@ def test_a_failure_of_the_device_is_told_and_survived(session, params, monkeypat
         asked = [session.ask(Ask([n], n, Sampling(), 5)) for n in range(3)]
         for written in asked:
             with pytest.raises(RuntimeError, match="out of memory"):
-                written.result(60)
+                written.result(600)
     assert session.failures and session.alive
     play(session, episode)
     assert episode.sampled_ids == expected
@@ -203,11 +203,11 @@ def test_those_who_go_on_keep_their_caches(params, cache):
     going, fed = Scripted(50, 20, [5] * 4), []
     context, row = going.start(), -1
     for turn in range(4):
-        written = session.ask(Ask(context, 1, WARM, 6, row=row)).result(60)
+        written = session.ask(Ask(context, 1, WARM, 6, row=row)).result(600)
         fed.append(written.fed)
         context, row = [*context, *written.turn.ids, 4, 5, 6], written.row
         for other in range(4):
-            session.ask(Ask(Scripted(60 + 4 * turn + other, 60, []).start(), 1, WARM, 6)).result(60)
+            session.ask(Ask(Scripted(60 + 4 * turn + other, 60, []).start(), 1, WARM, 6)).result(600)
     assert fed[0] == 20 and set(fed[1:]) == {4}
     assert session.contexts <= 6
     session.close()
