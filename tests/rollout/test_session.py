@@ -207,7 +207,8 @@ def test_those_who_go_on_keep_their_caches(params, cache):
         fed.append(written.fed)
         context, row = [*context, *written.turn.ids, 4, 5, 6], written.row
         for other in range(4):
-            session.ask(Ask(Scripted(60 + 4 * turn + other, 60, []).start(), 1, WARM, 6)).result(600)
+            gone = Scripted(60 + 4 * turn + other, 60, []).start()
+            session.ask(Ask(gone, 1, WARM, 6)).result(600)
     assert fed[0] == 20 and set(fed[1:]) == {4}
     assert session.contexts <= 6
     session.close()
