@@ -26,6 +26,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 ROWS = (  # the slice that each preset is made for; qwen3_8b on others too
     ("qwen3_8b", "v5e:4x4"), ("qwen3_4b", "v5e:4x4"), ("qwen3_0_6b", "v5e:2x4"),
     ("qwen3_1_7b", "v5e:2x4"), ("qwen2_5_omni_3b", "v5e:4x4"), ("qwen2_5_omni_7b", "v5e:4x4"),
+    ("qwen2_5_omni_7b", "v6e:4x4"),
     ("qwen3_8b", "v5p:2x2x2"), ("qwen3_8b", "v6e:8x8"), ("qwen3_8b", "v5e:8x8"),
     ("qwen3_8b_lora", "a100-80gb"), ("qwen3_8b_lora", "h100"), ("qwen3_8b_lora", "h200"),
     ("qwen3_8b", "h100:8"), ("qwen3_8b", "h200:8"), ("qwen3_0_6b", "h100:8"),
