@@ -66,12 +66,12 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
         line = left.plot(np.arange(len(curve)) + 2, curve, label=f"warm start {r['seed']}")[0]
         ends = [r[when]["eval/pass^1"] for when in ("base", "trained")]
         right.plot([0, 1], ends, "o-", color=line.get_color())
-    left.set(title="training tasks, mean of 3 steps", xlabel="step", ylabel="pass rate",
-             ylim=(0, 1))
+    left.set(title="training tasks, mean of 3 steps", xlabel="step", ylabel="pass rate")
     left.legend(frameon=False)
     right.set(title="held-out tasks, pass^1", xticks=[0, 1], xticklabels=["before", "after"],
-              xlim=(-0.3, 1.3), ylim=(0, 1))
+              xlim=(-0.3, 1.3))
     for axis in (left, right):
+        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.suptitle("τ²-bench's telecom, a policy of 0.9 million parameters, scripted user")
     figure.savefig(path, dpi=100)
