@@ -283,7 +283,10 @@ def test_what_goes_together_is_taken(fields):
 
 @pytest.mark.parametrize("chain, remedy", [
     ("echo", "no effect 'echo': choose of white"),
-    ("white", "write white:NUMBER, the signal-to-noise ratio in dB, from -20 to 60"),
+    ("white", "write white:NUMBER or white:LEAST..MOST, the signal-to-noise ratio in dB, from -20"
+              " to 60"),
+    ("white:9..5", "write white:NUMBER or white:LEAST..MOST"),
+    ("white:5..", "write white:NUMBER or white:LEAST..MOST"),
     ("white:loud", "write white:NUMBER"),
     ("reverb:9", "from 0.1 to 5"),
     ("telephone:8", "takes no number"),
