@@ -30,7 +30,7 @@ RUN_COMMANDS = ("main", "evaluate", "export", "plan", "serve", "serve.__main__",
 PYTHON = re.compile(r"(?:\.venv/bin/)?python3?")
 INLINE = re.compile(r"`((?:python -m|tarl (?=[a-z-])|python (?:benchmarks|scripts|experiments)/)"
                     r"[^`]*)`")
-OUTSIDE = ("curl", "sbatch", "tau2")  # programs of others
+OUTSIDE = ("curl", "sbatch", "tau2", "vllm")  # programs of others
 # What stands for something that nobody finds in a checkout: others' models and data, keys, clouds.
 ELSEWHERE = re.compile(r"\b(DIR|FOLDER|TAU_BENCH|TAU2|TUNIX|PORT|MODEL|OPENAI_API_KEY|BUCKET)\b"
                        r"|/mnt/|--engine=piper|\.kind=llm|user\.json|judge\.json")

@@ -135,10 +135,9 @@ def sampling_defaults(folder: str | Path) -> dict[str, Any]:
 
 def _with_defaults(config: RunConfig, defaults: dict[str, Any]) -> RunConfig:
     """-1 in a field of sampling stands for the checkpoint's, and in `rl.tis_cap` for 2 where
-    rollouts are quantised, for none elsewhere."""
-    if config.rl.tis_cap == -1:
-        cap = 2.0 if config.rollout.quantise else 0.0
-        config = dataclasses.replace(config, rl=dataclasses.replace(config.rl, tis_cap=cap))
+    rollouts are quantised (elsewhere it stays, and weighs nothing)."""
+    if config.rl.tis_cap == -1 and config.rollout.quantise:
+        config = dataclasses.replace(config, rl=dataclasses.replace(config.rl, tis_cap=2.0))
     for group in ("rollout", "eval"):
         now = getattr(config, group)
         left = {n: v for n, v in defaults.items() if getattr(now, n, None) == -1}

@@ -83,6 +83,6 @@ def test_importance_weights_are_truncated_where_weights_are_rounded():
     def cap(**given):
         return completed(from_config_dict(given)).rl.tis_cap
 
-    assert (cap(), cap(rollout={"quantise": "int8"})) == (0, 2)
+    assert (cap(), cap(rollout={"quantise": "int8"})) == (-1, 2)
     assert cap(rollout={"quantise": "int8"}, rl={"tis_cap": 0.0}) == 0
     assert cap(rl={"tis_cap": 3.0}) == 3
