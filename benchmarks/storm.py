@@ -205,6 +205,8 @@ class Storm:
         status = start.ended(600)
         if status == -number and "building" not in start.said:
             return True  # before it listened to signals, and had anything to lose
+        if status == -number and "  export it  " in start.said:
+            return False  # it had ended, and Python was on its way out
         if status:
             if status != 128 + number:
                 raise Broken(f"{start.log}: status {status} after signal {number}")

@@ -12,8 +12,7 @@ published sizes trains. That each fits there at its full length says TPU's compi
 | qwen3_0_6b, qwen3_1_7b | v5e 2x4 | 8 H100 | all weights |
 | qwen3_4b, qwen3_8b | v5e 4x4 | 8 H100 | all weights |
 | qwen3_8b_lora | | one GPU of 80 GB | adapters of rank 32 |
-| qwen2_5_omni_3b | v5e 4x4 | 8 H100 | the thinker's decoder |
-| qwen2_5_omni_7b | v6e 4x4 | 8 H100 | the thinker's decoder |
+| qwen2_5_omni_3b, qwen2_5_omni_7b | v5e 4x4 | 8 H100 | the thinker's decoder |
 
 With `_16k` behind its name each is for half the devices or less: episodes have 16,384 tokens in
 place of 32,768. That cuts off 0.4% of tau-bench's retail training tasks, whose shortest faultless
