@@ -78,6 +78,9 @@ def state_of(config: RunConfig, step: int):
     return jax.device_get(state), meta
 
 
+SLOW = ("omni_tarl", "ppo_turn_end", "rloo", "single_stream")  # -m slow runs them
+
+
 @pytest.fixture(scope="module")
 def trained(cache_dir, tmp_path_factory):
     """The config of a small run of two steps that has ended, by name."""
@@ -92,7 +95,7 @@ def trained(cache_dir, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name == "omni_tarl" else name for name in MORE
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MORE
 ])
 def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     """Two steps, then again from the first one's checkpoint.

@@ -256,7 +256,9 @@ def played(folder):
 
 # With more than one dialogue under way their slots, and which are fed together, are chance, and
 # round the last digit of a log-prob. 0: as many as the engine likes, more than there are slots.
-@pytest.mark.parametrize("in_flight, rounding", [(1, 0.0), (0, 1e-5)])
+@pytest.mark.parametrize("in_flight, rounding", [
+    (1, 0.0), pytest.param(0, 1e-5, marks=pytest.mark.slow),
+])
 def test_a_recorded_run_repeats_to_the_letter_without_a_server(
     openai_server, tmp_path, cache_dir, in_flight, rounding
 ):

@@ -326,6 +326,7 @@ MATHS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_with_maths_goes_on_with_the_same_problems(start, tmp_path):
     run = tmp_path / "run"
     first = start(run, config="math_tarl", **MATHS, **{"rl.steps": 1})

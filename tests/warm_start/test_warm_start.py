@@ -249,6 +249,7 @@ def test_a_kept_policy_is_used_and_a_damaged_one_is_named(config, tiny_env, tmp_
         started(config, tiny_env)
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_too_good_imitates_a_clerk_with_more_errors(config, tiny_env):
     """Until the score has come down; what the cache keeps is the policy of the last score."""
     settings = dataclasses.replace(config.warm_start, target_pass=0.4, steps=200)
@@ -441,6 +442,7 @@ def test_acoustics_of_spoken_demonstrations_are_drawn_by_the_turn(by_speech):
     assert sum(changes) < len(by_episode) / 3
 
 
+@pytest.mark.slow
 def test_a_warm_start_with_speech_trains_both_and_is_done_once(by_speech, monkeypatch):
     config, env = by_speech
     stage = dataclasses.replace(config.warm_start.speech_stage, frequency_masks=1, time_masks=1,
