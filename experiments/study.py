@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+VERSIONS = ("time", "commit", "uncommitted_changes", "python", "packages", "devices")  # no paths
 CURVES = ("train/pass_rate", "train/clean_pass", "judge/major_share")  # kept for every step
 
 
@@ -133,7 +134,6 @@ def read(results: Path) -> list[dict[str, Any]]:
 def summary(workdir: Path) -> dict[str, Any]:
     """What a finished run came to: both evaluations, curves, times, versions."""
     versions = json.loads((workdir / "versions.json").read_text("utf-8"))[-1]
-    del versions["command"], versions["platform"]
     lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
     steps = [r for r in map(json.loads, lines) if r["kind"] == "train"]
     figures = json.loads((workdir / "summary.json").read_text("utf-8"))
@@ -148,7 +148,7 @@ def summary(workdir: Path) -> dict[str, Any]:
         } if steps else {},
         "compilations_while_training": sum(r["compilations"] for r in steps),
         "curves": {key: [round(r[key], 4) for r in steps if key in r] for key in CURVES},
-        "versions": versions,
+        "versions": {key: versions[key] for key in VERSIONS if key in versions},
         **figures,
     }
 

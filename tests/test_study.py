@@ -35,7 +35,10 @@ def runs(study, monkeypatch):
         if "broken" in workdir.name:
             raise subprocess.CalledProcessError(1, command)
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "versions.json").write_text(json.dumps([{"command": "", "platform": ""}]))
+        (workdir / "versions.json").write_text(json.dumps([{
+            "commit": "c0ffee", "devices": ["1 x cpu"],
+            **dict.fromkeys(("command", "platform", "folder"), "/home/ada"),
+        }]))
         step = {"kind": "train", "compilations": 0, "seconds/rollout": 2.0, "seconds/update": 1.0,
                 "seconds/step": 3.0, **dict.fromkeys(study.CURVES, 0.5)}
         (workdir / "metrics.jsonl").write_text(json.dumps(step) + "\n")
@@ -57,6 +60,8 @@ def test_what_has_a_result_is_not_made_again(study, runs, tmp_path, jobs):
         ("grpo", 0), ("grpo", 1), ("tarl", 0), ("tarl", 1)
     }
     assert len(runs) == 4
+    assert "/home/ada" not in results.read_text()  # a result says what made it, not where
+    assert {r["versions"]["commit"] for r in found} == {"c0ffee"}
     command = next(c for c, _ in runs if f"--workdir={tmp_path}/out/tarl-1" in c)
     assert command[-2:] == ["--config.c=2", "--config.b=1"] and "--config.seed=1" in command
 
