@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import threading
 import time
@@ -81,6 +82,7 @@ class OutsideEngine:
             PREFIX, vocab_size,
         )
         self._handed: list[weakref.ref[jax.Array]] = []  # the leaves that the server has
+        self._folder: Path | None = None  # where it has them from
         self.programs = NoPrograms()
 
     def run(
@@ -199,18 +201,28 @@ class OutsideEngine:
         outside = self._config.outside
         base = Path(outside.folder).expanduser().absolute()
         base.mkdir(parents=True, exist_ok=True)
-        folder = base / f"weights-{time.time_ns()}"
-        hugging_face.save_params(
-            folder, merge(params, self._model), self._model, self._vocab_size,
-            dtype=self._model.dtype, tokenizer_files=self._model.pretrained or None,
-        )
+        folder = base / f"weights-{os.getpid()}-{time.time_ns()}"
         body = _with_folder(json.loads(outside.reload_body), str(folder))
-        self._service.post(outside.reload, body, outside.reload_seconds)
+        try:
+            hugging_face.save_params(
+                folder, merge(params, self._model), self._model, self._vocab_size,
+                dtype=self._model.dtype, tokenizer_files=self._model.pretrained or None,
+            )
+            self._service.post(outside.reload, body, outside.reload_seconds)
+        except BaseException:
+            _remove(folder)
+            raise
         self._handed = [weakref.ref(leaf) for leaf in leaves]
-        for old in base.glob("weights-*"):
-            if old != folder:
-                with contextlib.suppress(OSError):
-                    shutil.rmtree(old)
+        # Its own alone: others write theirs into the same folder, or keep something there.
+        if self._folder:
+            _remove(self._folder)
+        self._folder = folder
+
+
+def _remove(folder: Path) -> None:
+    """The weights that no policy needs; where they cannot go they stay."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder)
 
 
 def _fields(

@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 import urllib.request
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -132,6 +133,9 @@ def gap(params, model, talks):
 
 
 def test_turns_are_the_servers_under_the_newest_weights(tiny_env, door, params, tmp_path):
+    others = tmp_path / "weights-of-somebody"
+    others.mkdir()
+    (others / "model.safetensors").write_bytes(b"not ours")
     model, engine = tiny_env.config.model, engine_of(tiny_env, door, tmp_path)
     other = jax.tree.map(lambda x: x * 1.1, params)
     talks, ended, seen = [Talk(seed) for seed in range(3)], [], []
@@ -150,8 +154,9 @@ def test_turns_are_the_servers_under_the_newest_weights(tiny_env, door, params, 
     assert gap(params, model, again) < 1e-4
     engine.run(other, later := [Talk(4)], 1.0)
     assert len(door.reloads) == 2 and gap(other, model, later) < 1e-4 < gap(params, model, later)
-    (folder,) = tmp_path.iterdir()  # what no policy needs is gone
-    assert str(folder) == door.reloads[1]["from"]
+    # What none of its policies needs is gone, and nothing else.
+    assert set(tmp_path.iterdir()) == {others, Path(door.reloads[1]["from"])}
+    assert (others / "model.safetensors").read_bytes() == b"not ours"
 
 
 def test_what_was_left_is_played_on(tiny_env, door, params, tmp_path):
@@ -227,6 +232,7 @@ def test_weights_that_are_refused_end_the_run(tiny_env, door, params, tmp_path, 
         door, "answer", lambda path, data: (200, {"success": False, "message": "no such folder"}))
     with pytest.raises(LLMError, match=r"/take: .*no such folder"):
         engine_of(tiny_env, door, tmp_path).run(params, [Talk(6)], 1.0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("fields", "said"), [
