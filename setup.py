@@ -36,6 +36,7 @@ TEST = [
     "gcp-storage-emulator>=2024.8",
     "hypothesis>=6.100",
     "ipykernel>=6.29",
+    "litellm>=1.80",
     "math-verify>=0.7",
     "moto[server]>=5.0",
     "mypy>=1.13",
