@@ -65,6 +65,7 @@ class Report:
     """What one slice, or some GPUs, make of a config; per chip.
 
     Attributes:
+      mesh: of updates; playing: chips that rollouts have to themselves.
       tflop: operations of one micro-batch.
       moments: GiB of what the run holds: (moment, ((what, GiB), …)).
       estimated: GiB that each program takes for itself, by count; where nothing was compiled,
@@ -83,6 +84,7 @@ class Report:
     moments: list[tuple[str, tuple[tuple[str, float], ...]]]
     estimated: dict[str, float]
     host_gib: float = 0.0
+    playing: int = 0
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -111,7 +113,7 @@ class LaidOut:
 def laid_out(config: RunConfig, topology: str, slices: int = 1) -> LaidOut:
     """Raises ConfigError where the mesh does not fit the slice, or the vocabulary is not known."""
     from tarl_jax.models.hf_config import completed
-    from tarl_jax.parallel.mesh import make_mesh, row_shards
+    from tarl_jax.parallel.mesh import make_mesh, rollout_mesh, row_shards
     from tarl_jax.rl.batching import packed_rows, padded_length
 
     if config.model.pretrained:
@@ -121,6 +123,7 @@ def laid_out(config: RunConfig, topology: str, slices: int = 1) -> LaidOut:
         config = dataclasses.replace(config, rollout=pages)
     devices = devices_of(topology, slices)
     mesh = make_mesh(config.mesh, devices)
+    rollout_mesh(config.mesh, devices)
     if not config.model.vocab_size:
         raise ConfigError("config.model.vocab_size = 0: give the size that is to be planned for")
     length = padded_length(config.rollout.max_episode_tokens)
@@ -178,14 +181,15 @@ def report(
         memory_gib=GPU_SHARE * GPU_GIB[chip] if gpus else MEMORY_GIB[chip],
         rows=rows,
         length=length,
-        tflop=update_flops(model, vocab, rows, length) / len(devices) / 1e12,
+        tflop=update_flops(model, vocab, rows, length) / mesh.size / 1e12,
         programs=programs,
         moments=[
             (moment.name, tuple((what, size / 2**30) for what, size in moment.held))
             for moment in counted.moments(own)
         ],
         estimated=estimated,
-        host_gib=counted.saved / 2**30 * chips_of_a_host(devices, slices),
+        host_gib=counted.saved / 2**30 * chips_of_a_host(list(mesh.devices.flat), slices),
+        playing=config.mesh.rollout_devices,
     )
 
 
@@ -262,6 +266,8 @@ def _compile(wanted: Any) -> Program:
 def show(found: Report) -> str:
     """The report as text, without its verdict."""
     mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items()) or "of one"
+    if found.playing:
+        mesh += f", {found.playing} of them for rollouts alone"
     lines = [
         f"{found.topology}: {found.chips} chip{'s' * (found.chips > 1)} of {found.memory_gib:.2f}"
         f" GiB, mesh {mesh}; micro-batch of {found.rows} x {found.length} tokens:"
@@ -331,6 +337,8 @@ def _plan(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     if given.dry_run:
         laid = laid_out(config, given.topology, given.slices)
         axes = " x ".join(f"{name} {size}" for name, size in laid.mesh.shape.items())
+        if config.mesh.rollout_devices:
+            axes += f", {config.mesh.rollout_devices} of them for rollouts alone"
         print(f"{given.slices} x {given.topology}: {len(laid.devices)} chips, mesh {axes};"
               f" micro-batch of {laid.rows} x {laid.length} tokens\nall checks pass; this was a dry"
               " run: nothing was compiled")

@@ -1,5 +1,6 @@
 """Compile-only: operations counted by hand, errors, and a slice where its compiler is there."""
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -168,6 +169,22 @@ def test_a_slice_is_counted_where_the_compiler_is_left_out(monkeypatch):
     held = {name: dict(of) for name, of in found.moments}
     assert held["update: gradient"]["gradient's own"] == found.estimated["gradient"] > 0
     assert "nothing was compiled; what programs take for themselves, estimated" in show(found)
+
+
+def test_chips_that_play_alone_are_counted_apart():
+    """A GPU that learns and one that plays: neither holds what is the other's."""
+    config = from_config_dict(sized("qwen3_8b_lora_16k"))
+    mesh = dataclasses.replace(config.mesh, rollout_devices=1)
+    both = plan.report(config, "a100-80gb")
+    found = plan.report(dataclasses.replace(config, mesh=mesh), "a100-80gb:2")
+    assert found.playing == 1 and "mesh of one, 1 of them for rollouts alone" in show(found)
+    assert found.tflop == both.tflop and found.host_gib == both.host_gib
+    held = {name: dict(of) for name, of in found.moments}
+    feeding = dict(dict(both.moments)["rollouts: feed"])
+    own = held["on their own devices, rollouts: feed"]
+    assert own["cache"] == feeding["cache"] and "frozen weights" not in own
+    weights = feeding["frozen weights"] + feeding["copy for rollouts"]
+    assert own["copies for rollouts"] == pytest.approx(weights, rel=1e-6)
 
 
 def test_gpus_are_counted_without_a_compiler():

@@ -62,6 +62,8 @@ def check(c: RunConfig) -> None:
     require(c.mesh.processes >= 0, "mesh.processes", c.mesh.processes, "must be at least 0")
     require(c.mesh.rollout_tensor > 0, "mesh.rollout_tensor", c.mesh.rollout_tensor,
             "must be at least 1")
+    require(c.mesh.rollout_devices >= 0, "mesh.rollout_devices", c.mesh.rollout_devices,
+            "must be at least 0")
     check_audio(c.model.audio, c.model.d_model, require)
     check_warm_start(c.warm_start, require)
     check_sft(c.sft, require)
@@ -154,6 +156,8 @@ def check(c: RunConfig) -> None:
     check_outside(c.rollout.outside, require)
     require(c.rl.max_staleness >= 0, "rl.max_staleness", c.rl.max_staleness, "must be at least 0")
     outside = bool(c.rollout.outside.base_url)
+    require(not (outside and c.mesh.rollout_devices), "mesh.rollout_devices",
+            c.mesh.rollout_devices, "an outside engine plays on devices of its own: leave it 0")
     require(not (outside and c.model.audio), "rollout.outside.base_url",
             c.rollout.outside.base_url, "an outside engine reads token ids, no sound: leave it"
             " empty for a policy that hears")

@@ -230,9 +230,11 @@ def put(tree: Any, shardings: Any) -> Any:
 
     def place(x: Any, where: jax.sharding.Sharding) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            return jax.device_put(x, where)
-        whole = np.asarray(x)
-        return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
+            if x.sharding.device_set == where.device_set:
+                return jax.device_put(x, where)
+            x = whole(x)  # JAX moves nothing between sets of devices of several processes
+        own = np.asarray(x)
+        return jax.make_array_from_callback(own.shape, where, lambda index: own[index])
 
     if isinstance(shardings, jax.sharding.Sharding):
         return jax.tree.map(lambda x: place(x, shardings), tree)

@@ -35,37 +35,74 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over all devices of all hosts, or over those given.
+    """The mesh of updates, over all devices of all hosts, or over those given, but for those that
+    rollouts have to themselves.
 
     Raises ConfigError if the axes do not multiply to the number of devices.
     """
     config = config or MeshConfig()
+    devices, _ = _sets(config, devices)
+    return _laid_out(config, devices)
+
+
+def rollout_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """What rollouts run on, the same devices or their own: copies of the parameters, each on some
+    tensor axis.
+
+    Raises ConfigError where `rollout_tensor` does not divide their number.
+    """
+    _, devices = _sets(config, devices)
+    count = len(devices)
+    if count % config.rollout_tensor:
+        whose = "that rollouts have" if config.rollout_devices else "of this run"
+        raise ConfigError(
+            f"config.mesh.rollout_tensor = {config.rollout_tensor}: does not divide the"
+            f" {count} device{'s' if count > 1 else ''} {whose}; give a divisor, 1 if in doubt"
+            " (--config.mesh.rollout_tensor=1)"
+        )
+    return _laid_out(MeshConfig(data=-1, fsdp=1, tensor=config.rollout_tensor), devices)
+
+
+def _sets(config: MeshConfig, devices: Sequence[Any] | None) -> tuple[list[Any], list[Any]]:
+    """(the devices of updates, those of rollouts): the same, or the latter each process's last.
+
+    Raises ConfigError where a process would have none for updates.
+    """
     devices = jax.devices() if devices is None else list(devices)
+    wanted = config.rollout_devices
+    if not wanted:
+        return devices, devices
+    owners: dict[int, list[Any]] = {}
+    for device in devices:
+        owners.setdefault(device.process_index, []).append(device)
+    each, rest = divmod(wanted, len(owners))
+    if rest or any(each >= len(own) for own in owners.values()):
+        have = f"{len(devices)} device{'s' if len(devices) > 1 else ''}"
+        several = f" of {len(owners)} processes, which give as many each" * (len(owners) > 1)
+        raise ConfigError(
+            f"config.mesh.rollout_devices = {wanted}: this run has {have}{several}, and updates"
+            " keep at least one of each process; give fewer, or 0: both on the same"
+            " (--config.mesh.rollout_devices=0)"
+        )
+    playing = {id(device) for own in owners.values() for device in own[-each:]}
+    return ([device for device in devices if id(device) not in playing],
+            [device for device in devices if id(device) in playing])
+
+
+def _laid_out(config: MeshConfig, devices: list[Any]) -> Mesh:
     sizes = [config.data, config.fsdp, config.tensor]
     known = int(np.prod([s for s in sizes if s > 0]))
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if int(np.prod(sizes)) != len(devices):
+        left = f", which mesh.rollout_devices = {config.rollout_devices} leaves to updates" * bool(
+            config.rollout_devices
+        )
         raise ConfigError(
             f"config.mesh: data {config.data} x fsdp {config.fsdp} x tensor {config.tensor} does"
-            f" not make {len(devices)} devices; set one of them to -1 to have it follow"
+            f" not make {len(devices)} devices{left}; set one of them to -1 to have it follow"
         )
     return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
-
-
-def rollout_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The same devices while rollouts run: copies of the parameters, each on some tensor axis.
-
-    Raises ConfigError where `rollout_tensor` does not divide their number.
-    """
-    count = len(jax.devices() if devices is None else devices)
-    if count % config.rollout_tensor:
-        raise ConfigError(
-            f"config.mesh.rollout_tensor = {config.rollout_tensor}: does not divide the"
-            f" {count} device{'s' if count > 1 else ''} of this run; give a divisor, 1 if in doubt"
-            " (--config.mesh.rollout_tensor=1)"
-        )
-    return make_mesh(MeshConfig(data=-1, fsdp=1, tensor=config.rollout_tensor), devices)
 
 
 def spec(*axes: str | None) -> PartitionSpec:

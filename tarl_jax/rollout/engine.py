@@ -21,15 +21,19 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.models import decoder
+from tarl_jax.models.lora import join
 from tarl_jax.rollout.compiled import Compiled
 from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.paged_compiled import PagedPrograms, in_pages
 from tarl_jax.rollout.paged_running import PagedRunning
+from tarl_jax.rollout.prepared import Ready
 from tarl_jax.rollout.running import EngineStats, Running, Unfinished
 from tarl_jax.rollout.sampling import Sampling, Truncation
 from tarl_jax.rollout.scheduler import Row, SpokenInputs
@@ -72,6 +76,7 @@ class Engine:
         ids: int = 0,
     ):
         self._config = config
+        self._dtype = model.dtype
         self.programs: Compiled | PagedPrograms = (
             PagedPrograms(model, config, stop_id, mesh, grammar, burst, ids)
             if in_pages(config, mesh)
@@ -80,9 +85,20 @@ class Engine:
         self._under_way = config.in_flight or AHEAD * self.programs.slots
         self._pool = ThreadPoolExecutor(self._under_way, "dialogue")
 
+    def ready(self, trained: decoder.Params, frozen: decoder.Params) -> Ready:
+        """A policy, in these two parts, for `run`; the caller may give up `trained` then.
+
+        One that plays while another one is trained is handed over so, once and whole.
+        """
+        if isinstance(self.programs, PagedPrograms):  # which take as it is what has their dtype
+            trained = jax.tree.map(
+                lambda x: jnp.copy(x) if x.dtype == self._dtype else x, trained
+            )
+        return Ready(jax.block_until_ready(self.programs.prepare(join(frozen, trained))))
+
     def run(
         self,
-        params: decoder.Params,
+        params: decoder.Params | Ready,
         episodes: Sequence[Dialogue],
         temperature: float,
         progress: Callable[[int, int], None] | None = None,
@@ -93,7 +109,8 @@ class Engine:
         truncation: Truncation | None = None,
         leave: Callable[[], bool] | None = None,
     ) -> EngineStats:
-        """Plays dialogues with the stacked `params`, until they end or the time is up.
+        """Plays dialogues with the stacked `params`, or what `ready` made of them, until they end
+        or the time is up.
 
         Args:
           temperature: 0: the likeliest tokens.
@@ -134,17 +151,18 @@ class Engine:
         )
         return stats
 
-    def open(self, params: decoder.Params, slots: int = 0) -> Running | PagedRunning:
-        """No dialogues yet, under the stacked `params`, on so many slots; 0: on all."""
+    def open(self, params: decoder.Params | Ready, slots: int = 0) -> Running | PagedRunning:
+        """No dialogues yet, under `params` as of `run`, on so many slots; 0: on all."""
+        own = params.params if isinstance(params, Ready) else self.programs.prepare(params)
         if isinstance(self.programs, PagedPrograms):
-            return PagedRunning(self.programs, self._config, params)
-        return Running(self.programs, self._config, params, slots or self.programs.slots)
+            return PagedRunning(self.programs, self._config, own)
+        return Running(self.programs, self._config, own, slots or self.programs.slots)
 
     # ---- one tick of `run` ------------------------------------------------------------------
 
     def _begin(
         self,
-        params: decoder.Params,
+        params: decoder.Params | Ready,
         episodes: Sequence[Dialogue],
         sampling: Sampling,
         unfinished: Sequence[Unfinished],

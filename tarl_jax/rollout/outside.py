@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from tarl_jax.config import LLMConfig, ModelConfig, RolloutConfig
 from tarl_jax.llm.tokens import TokenService
 from tarl_jax.models import decoder, hugging_face
-from tarl_jax.models.lora import merge
+from tarl_jax.models.lora import join, merge
 from tarl_jax.parallel.compilations import Progress
+from tarl_jax.rollout.prepared import Ready
 from tarl_jax.rollout.running import EngineStats, Unfinished
 from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.rollout.scheduler import Row, extend_context
@@ -85,9 +87,14 @@ class OutsideEngine:
         self._folder: Path | None = None  # where it has them from
         self.programs = NoPrograms()
 
+    def ready(self, trained: decoder.Params, frozen: decoder.Params) -> Ready:
+        """As `Engine.ready`: a copy, in the dtype that is written for the server."""
+        copy = jax.tree.map(lambda x: jnp.array(x, self._model.dtype, copy=True), trained)
+        return Ready(join(frozen, jax.block_until_ready(copy)))
+
     def run(
         self,
-        params: decoder.Params,
+        params: decoder.Params | Ready,
         episodes: Sequence[Dialogue],
         temperature: float,
         progress: Callable[[int, int], None] | None = None,
@@ -104,7 +111,7 @@ class OutsideEngine:
           weights.
         """
         begun, c = time.perf_counter(), self._config
-        self._hand_over(params)
+        self._hand_over(params.params if isinstance(params, Ready) else params)
         cut = truncation or Truncation(c.top_k, c.top_p, c.min_p)
         plays = [
             _Play(u.episode, dataclasses.replace(u.row, index=i) if u.row else

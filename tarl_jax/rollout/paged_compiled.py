@@ -100,7 +100,7 @@ class PagedPrograms:
         )
         self._empty = program("empty", self._new_pool, out_shardings=self._pool_shardings)
         self.hear = Hearing(model, config.max_episode_tokens, mesh)
-        self._casts: dict[Any, Any] = {}  # by which leaves they are of
+        self._casts: dict[Any, Any] = {}  # by which leaves they are of, and where these go
         self._quantise = program(
             "quantise", lambda params: quantised(params, model.dtype)
         ) if config.quantise else None
@@ -130,7 +130,8 @@ class PagedPrograms:
         """The stacked parameters of training as decoding takes them, on the engine's mesh.
 
         What has the model's dtype and lies there already, such as weights under adapters, is taken
-        as it is; what has another one is cast on its way there, without a copy in between.
+        as it is; what has another one is cast on its way there, without a copy in between, or,
+        where these are other devices than training's, before it goes there.
         """
         if self._quantise:
             made = self._quantise(params)
@@ -162,14 +163,15 @@ class PagedPrograms:
     def _cast(self, leaves: Sequence[Any], places: Sequence[NamedSharding]) -> tuple[Any, Any]:
         """(which leaves are of another dtype, the program that casts them on their way)."""
         own = tuple(i for i, x in enumerate(leaves) if x.dtype != self._model.dtype)
-        if own and own not in self._casts:
+        where = tuple(_on_the_way(leaves[i], places[i]) for i in own)
+        if own and (own, where) not in self._casts:
             def prepare(leaves: list[jax.Array]) -> list[jax.Array]:
                 return [x.astype(self._model.dtype) for x in leaves]
 
-            self._casts[own] = jax.jit(
-                named("engine_prepare", prepare), out_shardings=[places[i] for i in own]
+            self._casts[own, where] = jax.jit(
+                named("engine_prepare", prepare), out_shardings=list(where)
             )
-        return own, self._casts.get(own)
+        return own, self._casts.get((own, where))
 
     def bucket_rows(self, wanted: int) -> int:
         """All slots: an idle one costs a token's work and no cache."""
@@ -258,6 +260,13 @@ class PagedPrograms:
                 params, self._grammar, pool, flat, writers, np.int32(patience)
             )
         return pool, jax.device_get(out)
+
+
+def _on_the_way(leaf: Any, place: NamedSharding) -> Any:
+    """Where a program that runs where the leaf lies may leave what goes to `place`."""
+    lies = getattr(leaf, "sharding", None)
+    elsewhere = lies is not None and not lies.device_set & place.device_set
+    return lies if elsewhere else place
 
 
 def in_pages(config: RolloutConfig, mesh: Mesh) -> bool:

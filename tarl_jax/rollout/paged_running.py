@@ -31,7 +31,7 @@ class PagedRunning:
 
     def __init__(self, programs: PagedPrograms, config: RolloutConfig, params: decoder.Params):
         self._programs, self._config = programs, config
-        self.params = programs.prepare(params)
+        self.params = params
         self.stats = EngineStats()
         self.renew()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,6 +14,13 @@ from tarl_jax.models.quantised import quantised
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.compilations import Wanted, abstract, named
 from tarl_jax.parallel.mesh import place_shapes, tree_shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A policy's parameters as rollouts take them, on their devices; nobody else's."""
+
+    params: decoder.Params
 
 
 class Prepared:

@@ -97,7 +97,7 @@ class Running:
         self._programs = programs
         self._config = config
         self._slots = slots
-        self.params = programs.prepare(params)
+        self.params = params
         self.stats = EngineStats()
         self.renew()
 

@@ -18,19 +18,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
 from tarl_jax.config import RunConfig
 from tarl_jax.config.plain import read_json
 from tarl_jax.config.rollout import carries
 from tarl_jax.models.decoder import Params
-from tarl_jax.models.lora import join
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.environment import AnyEngine, Environment
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.journal import Journals, KeptEpisode
 from tarl_jax.rollout.maths_episode import MathsEpisode
+from tarl_jax.rollout.prepared import Ready
 from tarl_jax.rollout.running import EngineStats, Unfinished
 from tarl_jax.rollout.workers import Dialogue
 from tarl_jax.runs.directory import write_json
@@ -133,9 +130,7 @@ class Collector:
         """Begins to play what may be of steps behind `step`, the one that was collected last.
 
         Those that wait already, or are on disk, are left as they are; the caller may give up
-        `trained` then.
-
-        trained, frozen: the parts of a policy; the former is copied, in the dtype of rollouts.
+        `trained` then, the part of the policy that trains.
         """
         there = {planned for planned, _ in self._ahead}
         wanted = [
@@ -144,13 +139,7 @@ class Collector:
         ]
         if not wanted:
             return
-        dtype = self._config.model.dtype
-
-        def copied(x: jax.Array) -> jax.Array:
-            return jnp.copy(x) if x.dtype == dtype else x.astype(dtype)
-
-        copy = jax.block_until_ready(jax.tree.map(copied, trained))
-        policy = join(frozen or {}, copy)
+        policy = self._engine.ready(trained, frozen or {})
         self._ahead += [(n, self._pool.submit(self._play, n, policy, step - 1)) for n in wanted]
 
     def refill(
@@ -230,7 +219,9 @@ class Collector:
         """After how many updates the episodes of a step are begun."""
         return max(step - 1 - self._depth, 0)
 
-    def _play(self, step: int, params: Params, updates: int | None = None) -> Collected:
+    def _play(
+        self, step: int, params: Params | Ready, updates: int | None = None
+    ) -> Collected:
         """updates: that the policy has had; None: all of the steps before."""
         config = self._config.rollout
         groups = self._groups(self._mixture.plan(step), step)

@@ -139,8 +139,9 @@ def _devices(mesh: Mesh, rollouts: Mesh) -> str:
         return " x ".join(f"{name} {size}" for name, size in of.shape.items())
 
     kind = jax.devices()[0].device_kind
-    return (f"devices: {mesh.size} ({kind}), {jax.process_count()} process(es); updates on"
-            f" {shape(mesh)}, rollouts on {shape(rollouts)}")
+    shared = set(mesh.devices.flat) & set(rollouts.devices.flat)
+    return (f"devices: {jax.device_count()} ({kind}), {jax.process_count()} process(es); updates on"
+            f" {shape(mesh)}, rollouts on {shape(rollouts)}{'' if shared else ', their own'}")
 
 
 def _model(config: RunConfig, env: Environment, updater: Updater) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 The bytes of what stays (parameters, optimiser, caches, copies) are those of the arrays that the run
 makes, by their shapes and by how the mesh splits them. What a program takes for itself while it
-runs comes from its compiler, or from an estimate (`memory_estimate.py`).
+runs comes from its compiler, or from an estimate (`memory_estimate.py`). Where rollouts have
+devices of their own (`mesh.rollout_devices`), each moment is of a device of one of the two sets.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from tarl_jax.models import decoder
 from tarl_jax.models.lora import frozen_part
 from tarl_jax.parallel.mesh import bytes_on_device
 from tarl_jax.rl.objective import in_loss, in_reward
-from tarl_jax.rl.update import TrainState, Updater
+from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.compiled import Compiled
 from tarl_jax.rollout.paged_compiled import PagedPrograms
 
 ROLLOUTS = ("prefill", "feed", "feed with sound", "decode")  # programs that have the cache
+APART = "on their own devices, "  # before a moment of devices that rollouts have to themselves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +53,11 @@ class Memory:
       anchor: the same as an argument of a program, whosever it is.
       prepared: the policy as rollouts take it; copied: of which is not part of the state.
       kept: of which stays between rollouts.
-      between: a second copy of it while it is made.
+      between: a second copy of it while it is made, where updates run.
       cache: of all rows, at its largest; moved: what moving it takes for a moment.
-      ahead: copy of the policy that plays ahead of the update, and what rollouts copy of it; 0:
-        nothing plays ahead.
+      ahead: what rollouts have beside that of the policies that play ahead of the update, or wait
+        to; 0: nothing plays ahead.
+      apart: whether rollouts have devices of their own.
       fine_tuned: whether the run begins with fine-tuning.
       anchored: the programs that have the anchor.
     """
@@ -73,6 +76,7 @@ class Memory:
     cache: int
     moved: int
     ahead: int
+    apart: bool
     fine_tuned: bool
     anchored: tuple[str, ...]
 
@@ -123,18 +127,22 @@ class Memory:
             # Its optimiser is the policy's alone; the bound is that of the run.
             add("fine-tuning", *state, sums, program="gradient")
         add("the run begins", *rest)
-        ready = ("copy for rollouts", self.copied)
-        add("parameters are made ready for rollouts", *rest, ready, ("on their way", self.between))
+        cache, way = ("cache", self.cache), ("on their way", self.between)
+        beside: list[tuple[str, float]] = []
+        if self.apart:
+            on, playing = APART, [("copies for rollouts", max(self.copied, self.kept + self.ahead))]
+            add("parameters are made ready for rollouts", *rest, way)
+        else:
+            on, playing = "", [*rest, ("copy for rollouts", self.copied)]
+            add("parameters are made ready for rollouts", *playing, way)
+            beside += [("kept for rollouts", self.kept)]
+            if self.ahead:
+                most = max((own[name] for name in ROLLOUTS if name in own), default=0.0)
+                beside += [("copies that play ahead", self.ahead), cache, ("rollouts' own", most)]
         for program in ROLLOUTS:
-            add(f"rollouts: {program}", *rest, ready, ("cache", self.cache), program=program)
+            add(f"{on}rollouts: {program}", *playing, cache, program=program)
         if self.moved:
-            add("rollouts: the cache moves", *rest, ready, ("cache", self.cache),
-                ("while it moves", self.moved))
-        beside: list[tuple[str, float]] = [("kept for rollouts", self.kept)]
-        if self.ahead:
-            playing = max((own[name] for name in ROLLOUTS if name in own), default=0.0)
-            beside += [("copies that play ahead", self.ahead), ("cache", self.cache),
-                       ("rollouts' own", playing)]
+            add(f"{on}rollouts: the cache moves", *playing, cache, ("while it moves", self.moved))
         add("update: score", *rest, *beside, program="score")
         add("update: gradient", *rest, sums, *beside, program="gradient")
         add("update: apply", *rest, sums, *beside, program="apply")
@@ -151,12 +159,11 @@ def memory(config: RunConfig, updater: Updater, programs: Compiled | PagedProgra
     whole = bytes_on_device(updater.policy_shapes)
     merged = bool(model.lora.rank) and not config.sft.steps  # adapters stand on the reference
     prepared, copied, between, kept = _for_rollouts(programs, state.policy)
-    ahead = 0
-    if rl.max_staleness:
-        copy = jax.tree.map(lambda x: _cast(x, model.dtype), state.params)
-        played = TrainState(copy, {}, frozen).policy
-        copies = max(rl.max_staleness - carries(config.rollout), 0)  # one for each step ahead
-        ahead = copies * bytes_on_device(copy) + (copies > 0) * _for_rollouts(programs, played)[1]
+    steps = max(rl.max_staleness - carries(config.rollout), 0)  # each by a policy of its own
+    ahead = steps * (_for_rollouts(programs, state.policy, state.params)[1] - kept)
+    apart = config.mesh.rollout_devices > 0
+    if apart:  # made where updates run, then moved
+        between = bytes_on_device([_cast(x, model.dtype) for x in jax.tree.leaves(state.policy)])
     cache, moved = programs.cache_bytes()
     return Memory(
         whole=whole,
@@ -173,6 +180,7 @@ def memory(config: RunConfig, updater: Updater, programs: Compiled | PagedProgra
         cache=cache,
         moved=moved,
         ahead=ahead,
+        apart=apart,
         fine_tuned=config.sft.steps > 0,
         anchored=("gradient",) * in_loss(rl) + ("score",) * in_reward(rl),
     )
@@ -183,16 +191,21 @@ def _cast(x: Any, dtype: str) -> Any:
 
 
 def _for_rollouts(
-    programs: Compiled | PagedPrograms, policy: decoder.Params
+    programs: Compiled | PagedPrograms, policy: decoder.Params,
+    given_up: decoder.Params | None = None,
 ) -> tuple[int, int, int, int]:
     """Bytes of a policy as rollouts take it, of which are copies, of a second copy while they are
-    made, and of what stays between rollouts."""
+    made, and of what stays between rollouts.
+
+    given_up: what of the policy must not be shared.
+    """
     if isinstance(programs, PagedPrograms):
         made = programs.shapes(policy)
         if len(jax.tree.leaves(made)) > len(jax.tree.leaves(policy)):  # quantised
             return bytes_on_device(made), bytes_on_device(made), 0, 0
         pairs = list(zip(*map(jax.tree.leaves, (policy, made)), strict=True))
-        copies = [y for x, y in pairs if not _same(x, y)]
+        own = {id(x) for x in jax.tree.leaves(given_up)}
+        copies = [y for x, y in pairs if id(x) in own or not _same(x, y)]
         return bytes_on_device(made), bytes_on_device(copies), 0, 0
     prepare = programs.prepare
     made = prepare.shapes(policy)

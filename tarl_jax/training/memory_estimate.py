@@ -65,7 +65,7 @@ def estimate(
         found["score"] = forward
     if rl.measure_after:
         found["measure"] = forward
-    found |= _rollouts(config, mesh.size, fed)
+    found |= _rollouts(config, config.mesh.rollout_devices or mesh.size, fed)
     return {name: MARGIN * size for name, size in found.items()}
 
 

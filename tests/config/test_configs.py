@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 # Their states hold more, one of them an audio encoder. (Its policy fails in one way alone: the
 # entropy has every token learn.)
-MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"max_staleness": 1},
+MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"max_staleness": 1, "playing": 1},
         "omni_tarl": {"entropy_coef": 0.01},
         "rloo": {"refills": 2, "epochs": 2, "kl_coef": 0.01}}
 
@@ -48,8 +48,13 @@ def test_every_size_passes_the_checks(name):
         assert episodes == {"": 128, "tiny": 16}.get(size, 256)
 
 
-def small(name: str, cache_dir, run: Path, steps: int, refills: int = 0, **rl) -> RunConfig:
-    """The tiny size, smaller still; what fails at once still differs in its turns."""
+def small(
+    name: str, cache_dir, run: Path, steps: int, refills: int = 0, playing: int = 0, **rl
+) -> RunConfig:
+    """The tiny size, smaller still; what fails at once still differs in its turns.
+
+    playing: devices that rollouts have to themselves.
+    """
     config = config_of(name, "tiny")
     replace = dataclasses.replace
     hears = bool(config.model.audio)  # sound has more tokens than text, and numbers have more
@@ -58,6 +63,7 @@ def small(name: str, cache_dir, run: Path, steps: int, refills: int = 0, **rl) -
         config,
         workdir=str(run),
         model=replace(config.model, num_layers=1),
+        mesh=replace(config.mesh, rollout_devices=playing),
         warm_start=replace(config.warm_start, cache_dir=str(cache_dir), steps=warm_steps),
         rollout=replace(config.rollout, max_episode_tokens=longest, max_turns=4, slots=4,
                         refills=refills),

@@ -1,5 +1,8 @@
 """The mesh and the table from logical axes to mesh axes."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +11,15 @@ from jax.sharding import PartitionSpec as P
 from tarl_jax.config import ConfigError, MeshConfig, ModelConfig
 from tarl_jax.models import decoder
 from tarl_jax.parallel import mesh as meshes
-from tarl_jax.parallel.mesh import check_fits, make_mesh, rollout_mesh, row_shards, sharding, spec
+from tarl_jax.parallel.mesh import (
+    _sets,
+    check_fits,
+    make_mesh,
+    rollout_mesh,
+    row_shards,
+    sharding,
+    spec,
+)
 
 
 def test_the_table_gives_each_parameter_its_place():
@@ -41,6 +52,37 @@ def test_minus_one_takes_what_is_left():
     assert dict(alone.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
     assert rollout_mesh(MeshConfig(rollout_tensor=2)).shape["tensor"] == 2
     assert row_shards(make_mesh(MeshConfig(data=1, fsdp=1, tensor=-1))) == 1
+
+
+def test_rollouts_may_have_devices_of_their_own():
+    first, last = jax.devices()
+    config = MeshConfig(rollout_devices=1)
+    assert list(make_mesh(config).devices.flat) == [first]
+    assert list(rollout_mesh(config).devices.flat) == [last]
+    assert set(make_mesh().devices.flat) == set(rollout_mesh(MeshConfig()).devices.flat)
+
+
+def test_each_process_gives_its_last_devices():
+    """Eight devices of two processes, in any order."""
+    devices = [SimpleNamespace(process_index=n % 2, id=n) for n in range(8)]
+    config = MeshConfig(data=1, fsdp=-1, rollout_devices=2, rollout_tensor=2)
+    learning, playing = _sets(config, devices)
+    assert [d.id for d in playing] == [6, 7] and [d.id for d in learning] == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ConfigError, match=r"rollout_devices = 3: .* 8 devices of 2 processes, wh"):
+        _sets(dataclasses.replace(config, rollout_devices=3), devices)
+
+
+def test_devices_of_rollouts_that_cannot_be_are_errors():
+    config = MeshConfig(rollout_devices=2)
+    for make in (make_mesh, rollout_mesh):
+        with pytest.raises(ConfigError, match=r"config.mesh.rollout_devices = 2: this run has 2 d"):
+            make(config)
+        with pytest.raises(ConfigError, match=r"= 2: this run has 1 device, .*rollout_devices=0"):
+            make(config, jax.devices()[:1])
+    with pytest.raises(ConfigError, match=r"= 2: does not divide the 1 device that rollouts have"):
+        rollout_mesh(MeshConfig(rollout_devices=1, rollout_tensor=2))
+    with pytest.raises(ConfigError, match=r"1 devices, which mesh.rollout_devices = 1 leaves to"):
+        make_mesh(MeshConfig(data=2, rollout_devices=1))
 
 
 @pytest.mark.parametrize("config", [MeshConfig(3, 1, 1), MeshConfig(-1, 3, 1)])

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout import workers
+from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.journal import Journals
 from tarl_jax.rollout.running import EngineStats
 from tarl_jax.speech.sound import Sound
@@ -180,6 +182,45 @@ def test_what_was_played_ahead_is_what_a_step_learns_from(engines, params, tmp_p
     resumed.forget(2)
     assert not (tmp_path / "2.jsonl").exists()
     assert lines(resumed.collect(2, other).trajectories) != expected
+
+
+@pytest.mark.parametrize("cache", [
+    pytest.param("contiguous", marks=pytest.mark.slow),  # as a whole run of test_configs.py does
+    "pages",
+])
+def test_devices_of_their_own_sample_the_same(tiny_env, params, tmp_path, cache):
+    """The policy is handed over: what it was made of may go."""
+    learning, playing = jax.devices()
+    rollout = dataclasses.replace(tiny_env.config.rollout, cache=cache, slots=4)
+
+    def collected(folder, devices=0, **rl):
+        config = dataclasses.replace(
+            tiny_env.config, rollout=rollout, rl=dataclasses.replace(tiny_env.config.rl, **rl),
+            mesh=dataclasses.replace(tiny_env.config.mesh, rollout_devices=devices),
+        )
+        env = dataclasses.replace(tiny_env, config=config)
+        mixture = Mixture(env.train_tasks, [], 2, config.maths, 0)
+        return env, config, mixture, tmp_path / folder
+
+    env, config, mixture, folder = collected("same")
+    alone = Engine(config.model, rollout, env.tokenizer.stop_ids,
+                   make_mesh(devices=[learning]), ids=env.tokenizer.vocab_size)
+    same = Collector(config, alone, env, mixture, folder)
+    wanted = [lines(same.collect(step, params).trajectories) for step in (1, 2)]
+    env, config, mixture, folder = collected("own", 1, max_staleness=1)
+    engine, placed = env.engine(), jax.device_put(params, learning)
+    engine.programs.compile(placed)
+    before = engine.programs.compilations
+    own = Collector(config, engine, env, mixture, folder)
+    found = [lines(own.collect(1, placed).trajectories)]
+    for leaf in jax.tree.leaves(engine.ready(placed, {}).params):
+        assert leaf.devices() == {playing}
+    own.play_ahead(1, placed)
+    for leaf in jax.tree.leaves(placed):
+        leaf.delete()
+    found.append(lines(own.collect(2, placed).trajectories))
+    assert found == wanted
+    assert engine.programs.compilations == before
 
 
 def test_each_step_is_played_by_the_policy_of_so_many_updates_before(engines, params, tmp_path):

@@ -84,6 +84,24 @@ def test_playing_ahead_holds_the_cache_during_the_update():
     assert gradient["copies that play ahead"] == 2 * COUNT  # in the dtype of rollouts, once
 
 
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_devices_of_rollouts_hold_copies_and_cache_alone(staleness):
+    """And those of updates hold neither."""
+    config = RunConfig(model=MODEL, rollout=ROLLOUT, mesh=MeshConfig(rollout_devices=1),
+                       rl=dataclasses.replace(RLConfig(), max_staleness=staleness))
+    updater = Updater(MODEL, VOCAB, config.rl, 1.0, make_mesh(config.mesh))
+    counted = memory(config, updater, Engine(MODEL, ROLLOUT, 3, rollout_mesh(config.mesh)).programs)
+    found = {m.name: dict(m.held) for m in counted.moments(OWN)}
+    copies = max(staleness, 1)  # each waits for its step
+    assert found["on their own devices, rollouts: decode"] == {
+        "copies for rollouts": copies * 2 * COUNT, "cache": counted.cache, "decode's own": 1e3
+    }
+    assert found["parameters are made ready for rollouts"]["on their way"] == 2 * COUNT
+    theirs = {"cache", "copy for rollouts", "copies that play ahead", "rollouts' own"}
+    for name, held in found.items():
+        assert name.startswith("on their own") or not theirs & held.keys()
+
+
 @pytest.mark.parametrize(
     "model, advantage", [(MODEL, "gae"), (LORA, "grpo")], ids=["all", "adapters"]
 )
