@@ -12,7 +12,12 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tarl_jax/__init__.py").rea
 
 # Outside language models.
 LLM = ["fastjsonschema>=2.19", "openai>=2.0", "pydantic>=2.7", "tenacity>=9.0"]
-SERVE = ["starlette>=0.40", "uvicorn>=0.30"]
+SERVE = [
+    "httptools>=0.6",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "uvloop>=0.19; sys_platform != 'win32'",
+]
 SPEECH = [
     "espeakng-loader>=0.2",
     "openai>=2.0",

@@ -1,8 +1,7 @@
 """The server under load: many conversations, hostile requests, recorded exchanges.
 
-    python benchmarks/serve.py [--conversations 64] [--turns 12] [--rounds 3] [--fuzz 2000] \\
-        [--wire FOLDER] \\
-        [-- arguments of python -m tarl_jax.serve]
+    python benchmarks/serve.py [--conversations 64] [--turns 12] [--rounds 3] [--large] \\
+        [--fuzz 2000] [--wire FOLDER] [-- arguments of python -m tarl_jax.serve]
 
 Conversations: each carries a mark and goes on for so many turns, all at once. Printed: failures,
 how many contexts differ at the end (all should), tokens a second, CPU seconds of the server's
@@ -10,8 +9,9 @@ process and of the clients', the share of the decoding programs' rows that drew 
 fed per turn, first and last third. With --rounds, which takes the embedded default as its policy
 (--config.KEY=VALUE behind `--` changes it), the engine alone plays the same conversations in this
 process after the server, so many times: how many have the same tokens, and the ratios of the
-medians. Fuzz: hostile requests; printed: statuses, and the server's memory before, in quarters and
-after. Wire: recorded exchanges of tau2-bench's harness, a line each.
+medians. Server and clients are processes of their own. --large: the same policy in a body of 11
+million parameters (`grown.py`). Fuzz: hostile requests; printed: statuses, and the server's memory
+before, in quarters and after. Wire: recorded exchanges of tau2-bench's harness, a line each.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -35,8 +36,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 from hostile import hostile_body  # noqa: E402
+
+from tarl_jax.parallel.process import MALLOC  # noqa: E402
 
 CONTEXT = 2048
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
@@ -171,20 +174,25 @@ def opening(number: int) -> str:
     return f"My mark is {100 + number}."
 
 
+def config_of(changes: dict[str, str]) -> Any:
+    from tarl_jax.config import from_config_dict
+    from tarl_jax.config.fields import overridden
+    from tarl_jax.config.presets import sized
+
+    return from_config_dict(overridden(sized("").to_dict(), changes))
+
+
 class Direct:
     """The engine as training plays with it, in this process, with the server's policy."""
 
     def __init__(self, slots: int, context: int, changes: dict[str, str]):
-        from tarl_jax.config import from_config_dict
-        from tarl_jax.config.fields import overridden
-        from tarl_jax.config.presets import sized
         from tarl_jax.parallel.mesh import rollout_mesh
         from tarl_jax.rollout.engine import Engine
         from tarl_jax.rollout.grammar import build
         from tarl_jax.serve.policy import load_policy
         from tarl_jax.training.parts import Parts
 
-        config = from_config_dict(overridden(sized("").to_dict(), changes))
+        config = config_of(changes)
         rollout = dataclasses.replace(config.rollout, slots=slots, parked=slots,
                                       max_episode_tokens=context)
         config = dataclasses.replace(config, rollout=rollout)
@@ -276,15 +284,27 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--temperature", type=float, default=1.0, help="hotter: longer turns")
     parser.add_argument("--rounds", type=int, default=0, help="beside the engine alone")
+    parser.add_argument("--large", action="store_true", help="a policy of 11 million parameters")
     parser.add_argument("--fuzz", type=int, default=2000)
     parser.add_argument("--wire", type=Path)
     args = parser.parse_args(arguments[:split])
     own = arguments[split + 1 :]
-    changes = dict(a.removeprefix("--config.").split("=", 1) for a in own
-                   if a.startswith("--config."))
-    if len(changes) == len(own):
-        own += ["--config=configs/grpo_tarl.py", f"--slots={args.conversations or 64}",
-                f"--parked={args.conversations or 64}", f"--context={CONTEXT}", "--lazy=True"]
+    changes: dict[str, str] = {}
+    folder = tempfile.TemporaryDirectory()
+    if args.large:
+        import grown
+
+        changes = {**grown.BODY, "warm_start.cache_dir": folder.name}
+        own += [f"--config.{name}={value}" for name, value in changes.items()]
+    changes |= dict(a.removeprefix("--config.").split("=", 1) for a in own
+                    if a.startswith("--config."))
+    if not any(a.startswith("--config=") or not a.startswith("--") for a in own):
+        count = args.conversations or 64
+        own = ["--config=configs/grpo_tarl.py", f"--slots={count}", f"--parked={count}",
+               f"--context={CONTEXT}", "--lazy=True", *own]
+    if args.large:
+        count = grown.keep(config_of(changes), Path(folder.name))
+        print(f"{count / 1e6:.1f} million parameters", flush=True)
     server = Server(own)
     try:
         if args.wire:
@@ -301,7 +321,10 @@ def main() -> None:
     finally:
         server.process.terminate()
         server.process.wait()
+        folder.cleanup()
 
 
 if __name__ == "__main__":
+    if not {"TARL_KEEP_MALLOC", *MALLOC} & os.environ.keys():  # as the server has it
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
     main()

@@ -10,6 +10,7 @@ from tarl_jax.rollout.episode import ATTEMPTS, SHORT
 from tarl_jax.rollout.workers import Answer
 from tarl_jax.serve.http import HttpLimits, Server
 from tarl_jax.serve.policy import ServeConfig, serve_policy
+from tarl_jax.serve.protocol import Protocol
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def serving(env, params, recorder=None, limits=None, **how):
     served = serve_policy("policy", env, params, config, lambda s: None)
     listener = socket.create_server(("127.0.0.1", 0))
     app = Server(served, limits or HttpLimits(), recorder=recorder).app()
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", http=Protocol))
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
     thread.start()
     try:

@@ -22,11 +22,17 @@ def plain(text: str) -> str:
 
     JSON may hold such halves as escapes; two that belong together become their character.
     """
+    if _encodes(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _encodes(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+        return False
+    return True
 
 
 def loads(text: str | bytes) -> Any:
@@ -38,10 +44,11 @@ def loads(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     try:
-        found = json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse, parse_float=_finite)
+        found = _DECODER.decode(text.removeprefix("\ufeff"))
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    return _mapped(found, 0)
+    _measure(found, 0)
+    return _mapped(found) if _HALF.search(text) or not _encodes(text) else found
 
 
 def dumps(value: Any) -> str:
@@ -121,6 +128,7 @@ def without_thoughts(text: str) -> str:
 
 
 _TAG = re.compile(r"<(/?)think(?:ing)?>", re.I)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of half a character
 _TOO_DEEP = f"more than {MAX_DEPTH} arrays and objects inside one another"
 
 
@@ -135,16 +143,27 @@ def _finite(text: str) -> float:
     return value
 
 
-def _mapped(value: Any, depth: int) -> Any:
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+
+
+def _measure(value: Any, depth: int) -> None:
+    """Raises ValueError for nesting that is too deep."""
+    if isinstance(value, list | dict):
+        if depth == MAX_DEPTH:
+            raise ValueError(_TOO_DEEP)
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, list | dict):
+                _measure(item, depth + 1)
+
+
+def _mapped(value: Any) -> Any:
     """The value with plain strings."""
     if isinstance(value, str):
         return plain(value)
-    if isinstance(value, list | dict) and depth == MAX_DEPTH:
-        raise ValueError(_TOO_DEEP)
     if isinstance(value, list):
-        return [_mapped(item, depth + 1) for item in value]
+        return [_mapped(item) for item in value]
     if isinstance(value, dict):
-        return {plain(key): _mapped(item, depth + 1) for key, item in value.items()}
+        return {plain(key): _mapped(item) for key, item in value.items()}
     return value
 
 

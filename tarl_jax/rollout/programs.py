@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -144,7 +145,7 @@ def decode(
 
     length: positions of the cache that the writing rows stay within; no others are read.
     """
-    whole = state.cache
+    whole, begun = state.cache, state.lengths
     if length < length_of(state):
         part = jax.tree.map(lambda x: x[:, :, :length], whole)
         state = dataclasses.replace(state, cache=part)
@@ -170,10 +171,24 @@ def decode(
     begin = (0, state, room > 0, nothing_written(room.shape[0], limit, state.syntax))
     _, state, writing, out = lax.while_loop(going, step_once, begin)
     if length < length_of_cache(whole):
-        cache = jax.tree.map(lambda x, part: x.at[:, :, :length].set(part), whole, state.cache)
-        state = dataclasses.replace(state, cache=cache)
+        put = functools.partial(_put, begun, min(limit, length))
+        state = dataclasses.replace(state, cache=jax.tree.map(put, whole, state.cache))
     return (dataclasses.replace(state, syntax=out.syntax),
             dataclasses.replace(out, ended=~writing))
+
+
+def _put(begun: jax.Array, count: int, whole: jax.Array, part: jax.Array) -> jax.Array:
+    """The whole of a cache's array, with the `count` positions from `begun` [B] on of its part.
+
+    part: its first positions, of which no others have changed.
+    """
+    begin = jnp.minimum(begun, part.shape[2] - count)
+
+    def of_row(whole: jax.Array, part: jax.Array, at: jax.Array) -> jax.Array:
+        fresh = lax.dynamic_slice_in_dim(part, at, count, 1)
+        return lax.dynamic_update_slice_in_dim(whole, fresh, at, 1)
+
+    return jax.vmap(of_row)(whole, part, begin)
 
 
 @struct.dataclass

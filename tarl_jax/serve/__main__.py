@@ -73,6 +73,7 @@ def _serve(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
 
     from tarl_jax.serve.http import HttpLimits, Server
     from tarl_jax.serve.policy import ServeConfig, load_policy, serve_policy
+    from tarl_jax.serve.protocol import Protocol
     from tarl_jax.serve.recording import Recorder
     from tarl_jax.training.parts import checked
 
@@ -101,7 +102,7 @@ def _serve(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
         print(f"serving {name} at http://{host}:{port}/v1", flush=True)
         uvicorn.Server(uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=given.grace, lifespan="off",
-            h11_max_incomplete_event_size=64 << 10,
+            http=Protocol,
         )).run(sockets=[listener])
     finally:
         served.session.close()

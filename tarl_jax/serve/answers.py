@@ -124,15 +124,14 @@ class Answers:
                 asyncio.to_thread(build, self._writer.tokenizer, names, self._vocab_size,
                                   self._writer.chat.begin)
             )
+            made.add_done_callback(self._forget_grammars)
         self._grammars.move_to_end(names)
         try:
             return await asyncio.shield(made)
         except ValueError as error:
             raise Refused(400, f"these tools cannot be called here: {error}") from None
-        finally:
-            self._forget_grammars()
 
-    def _forget_grammars(self) -> None:
+    def _forget_grammars(self, _: asyncio.Future[Grammar]) -> None:
         """Those longest unused; rows that follow one keep it."""
         held = [sum(np.asarray(part).nbytes for part in jax.tree.leaves(made.result()))
                 if made.done() and not made.cancelled() and not made.exception() else 0

@@ -134,13 +134,16 @@ def keys_of(
 def further(key: Key, message: Message) -> Key:
     """Of the messages of this key, and one more."""
     said = message.content.strip() if message.role == "assistant" else message.content
-    calls = [[call.name, call.arguments] for call in message.calls]
-    words = json.dumps([message.role, said, calls], sort_keys=True)
+    ids, named = message.call_id, bool(message.call_id)
+    if message.calls:
+        said = json.dumps([said, *([c.name, c.arguments] for c in message.calls)], sort_keys=True)
+        ids = json.dumps([ids, *(call.id for call in message.calls)])
+        named = named or any(call.id for call in message.calls)
+    words = f"{message.role} {len(message.calls)} {len(said)}\n{said}"
     alone = _hash(key[1], words)
-    ids = [message.call_id, *(call.id for call in message.calls)]
-    if key[0] == key[1] and not any(ids):
+    if key[0] == key[1] and not named:
         return alone, alone
-    return _hash(key[0], words, json.dumps(ids)), alone
+    return _hash(key[0], words, ids), alone
 
 
 def _hash(*texts: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import hmac
 import json
@@ -247,14 +246,15 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """What the work comes to. Raises ClientDisconnect where nobody waits for it any more."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_gone(request))
-    await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        raise ClientDisconnect
-    gone.cancel()
-    return task.result()
+    gone.add_done_callback(lambda _: task.cancel())
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if gone.done() and not gone.cancelled():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        gone.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -23,7 +23,8 @@ from tarl_jax.config.plain import (
 ])
 def test_half_a_character_becomes_the_sign_for_one(text, made):
     assert plain(text) == made
-    assert loads(json.dumps({text: [text]})) == {made: [made]}
+    for escaped in (True, False):
+        assert loads(json.dumps({text: [text]}, ensure_ascii=escaped)) == {made: [made]}
 
 
 @pytest.mark.parametrize("text", [
