@@ -238,6 +238,27 @@ def test_the_pages_have_commands_and_a_wrong_one_would_be_seen(here):
             check_python(words, here)
 
 
+def test_every_field_that_the_pages_name_is_one():
+    known = set(flat(RunConfig()))
+    groups = {key[:place] for key in known for place, c in enumerate(key) if c == "."}
+    named = re.compile(rf"(?<![\w/.-])(?:--config\.)?((?:{'|'.join(groups)})\.[a-z_][a-z_.]*)")
+    files = re.compile(r"\.(py|json|jsonl|md)\b")
+    said = {(page.name, name.rstrip(".")) for page in PAGES
+            for code in re.findall(r"`([^`\n]+)`", page.read_text("utf-8"))
+            for name in named.findall(code) if not files.search(name)}
+    assert len({name for _, name in said}) > 100
+    assert not {(page, name) for page, name in said if name not in known | groups}
+
+
+def test_the_messages_of_troubleshooting_are_said():
+    source = " ".join(re.sub(r'"\s+f?"', "", path.read_text("utf-8"))
+                      for path in (ROOT / "tarl_jax").rglob("*.py"))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    seen = [s for s in re.findall(r"^\| `([^`]+)` \|", page, re.M) if not s.startswith("No module")]
+    parts = [part.strip(" :;") for message in seen for part in re.split("…|RUN", message)]
+    assert len(seen) > 3 and not [p for p in parts if p not in source]
+
+
 def test_those_that_take_seconds_are_run(here, tmp_path):
     """As the pages have them, in another folder where they write, on what takes no model."""
     wanted = {"tarl_jax.speech": "--out=cancel.wav", "tarl_jax.sandbox.synthesis": "--seed=0"}

@@ -78,7 +78,7 @@ def _command(
         options(parser)
     given, unknown = parser.parse_known_args(rest)
     if unknown:
-        raise ConfigError(_unknown(unknown[0], parser))
+        raise ConfigError(unknown_argument(unknown[0], parser))
     config, parts = _config(given, overrides)
     if given.print_config:
         print(json.dumps(directory.flat(config), indent=2))
@@ -131,14 +131,16 @@ def _overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return found, rest
 
 
-def _unknown(argument: str, parser: argparse.ArgumentParser) -> str:
+def unknown_argument(argument: str, parser: argparse.ArgumentParser) -> str:
     """What to say of an argument that no command has."""
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}; flags look like --config.rl.steps=10"
     name = argument.lstrip("-").partition("=")[0]
     flags = [option for action in parser._actions for option in action.option_strings]
     near = difflib.get_close_matches(f"--{name}", flags, 1)
-    hint = f"did you mean {near[0]}?" if near else nearest(name)
+    has_config = "--config" in flags
+    hint = (f"did you mean {near[0]}?" if near else nearest(name) if has_config
+            else "--help lists all")
     return f"unknown flag --{name}: {hint}"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tarl_jax.parallel.process import exit_status
+from tarl_jax.runs.command import Parser, unknown_argument
 
 _DESCRIPTION = """\
 Opens a page on this machine: curves and evaluations of one or several runs, and their episodes with
@@ -28,9 +29,9 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; made without importing anything heavy, so that --help is quick."""
-    p = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The command line."""
+    p = Parser(
         "python -m tarl_jax.view",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
@@ -69,14 +70,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0, or 2 where there is nothing to show."""
-    given = parser().parse_args(argv)
-    return exit_status(lambda: _view(given), given.debug)
+    words = sys.argv[1:] if argv is None else list(argv)
+    return exit_status(lambda: _view(words), "--debug" in words)
 
 
-def _view(given: argparse.Namespace) -> None:
+def _view(argv: Sequence[str]) -> None:
     from tarl_jax.config import ConfigError, RunConfig
     from tarl_jax.parallel.store import is_address
 
+    own = parser()
+    given, unknown = own.parse_known_args(argv)
+    if unknown:
+        raise ConfigError(unknown_argument(unknown[0], own))
     if any(map(is_address, given.runs)):
         from tarl_jax.runs.copies import fetched
 
@@ -87,6 +92,9 @@ def _view(given: argparse.Namespace) -> None:
     if in_terminal and len(given.runs) > 1:
         raise ConfigError(f"{given.runs[1]}: in the terminal one run is shown; name one, or leave"
                           " the terminal's flags out")
+    for other in ("out", "terminal", "list"):
+        if given.curves and getattr(given, other):
+            raise ConfigError(f"--curves and --{other}: give one of them")
     if given.print_config:
         _print_configs(given.runs)
     elif given.dry_run:
@@ -104,7 +112,7 @@ def _view(given: argparse.Namespace) -> None:
             path, which=given.which or "any", index=given.index or 0, listing=given.list,
             full=given.full, tokens=given.tokens,
         )
-    elif given.out:
+    elif given.out is not None:
         _write(given)
     else:
         _serve(given)
@@ -122,7 +130,7 @@ def _print_configs(runs: Sequence[str]) -> None:
 def _dry_run(given: argparse.Namespace) -> None:
     from tarl_jax.view.records import open_source
 
-    if given.out:
+    if given.out is not None:
         _out(given)
     for run in given.runs:
         source = open_source(run)
@@ -138,7 +146,7 @@ def _out(given: argparse.Namespace) -> Path:
     if given.files < 1:
         raise ConfigError(f"--files={given.files}: must be at least 1")
     out = Path(given.out).expanduser()
-    if out.is_dir() or not out.parent.is_dir():
+    if not given.out or out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out={given.out}: name a file in a folder that is there")
     return out
 

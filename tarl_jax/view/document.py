@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tarl_jax.config import InputError
+from tarl_jax.config.plain import dumps
 from tarl_jax.view.records import KINDS, Source, answer
 
 FOLDER = Path(__file__).parent / "page"
@@ -54,11 +55,14 @@ def report(sources: Sequence[Source], files: int = 2) -> str:
     """One self-contained document: curves, evaluations, and the last files of episodes.
 
     files: of each kind and run, how many, the last ones.
+    Raises InputError where a run cannot be read.
     """
     states = answer(sources, "state")
     answers: dict[str, Any] = {}
     clips: dict[str, str] = {}
     for run, (state, source) in enumerate(zip(states, sources, strict=True)):
+        if "problem" in state:
+            raise InputError(state["problem"])
         state["live"] = False
         answers[f"metrics/{run}"] = source.metrics()
         for kind in KINDS:
@@ -87,7 +91,7 @@ def _clips(run: int, source: Source, episode: Mapping[str, Any]) -> dict[str, st
 
 def _inside_markup(data: Any) -> str:
     """JSON without a character that could end the element around it."""
-    return json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _digest(text: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import traceback
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tarl_jax.config import ConfigError, InputError
+from tarl_jax.config.plain import dumps
 from tarl_jax.view.document import MIME, document
 from tarl_jax.view.records import Source, answer
 
@@ -49,6 +50,10 @@ def make_server(sources: Sequence[Source], port: int = 0) -> ThreadingHTTPServer
                 status, found = 200, answer(sources, question)
             except (InputError, OSError) as error:
                 status, found = 404, {"error": str(error)}
+            except Exception as error:  # one nobody foresaw: the page says it and goes on
+                traceback.print_exc()
+                status, found = 500, {"error": f"{type(error).__name__}: {error} (the terminal in"
+                                               " which the page was opened has the traceback)"}
             self._send(status, _json(found))
 
         def _clip(self, name: str) -> None:
@@ -82,10 +87,11 @@ def make_server(sources: Sequence[Source], port: int = 0) -> ThreadingHTTPServer
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
-    except OSError as error:
-        raise ConfigError(f"--port={port}: cannot be taken ({error.strerror}); choose another, or"
-                          " leave it out") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--port={port}: cannot be taken ({reason}); choose another, or leave it"
+                          " out") from error
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value).encode()
+    return dumps(value).encode()  # what is no number becomes a word

@@ -162,7 +162,7 @@ def _console() -> Console:
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an ASCII locale shows "?", not a traceback
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names of files may hold [ ]
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tarl_jax.config import ConfigError, InputError, RunConfig
-from tarl_jax.runs.directory import open_run_dir
+from tarl_jax.runs.directory import LOCK, open_run_dir
 from tarl_jax.runs.metrics import MetricsWriter, append_trajectories
 from tarl_jax.speech.sound import Sound
 from tarl_jax.types import Call, Segment, Task, Trajectory
@@ -127,7 +127,7 @@ def browser():
     """Calls a function with a fresh page of a browser; Playwright has a thread of its own.
 
     The call fails for any error in the page's scripts, any request to elsewhere, and where text of
-    a run has become a script.
+    a run has become a script. refused: the server may refuse what the page asks for.
     """
     if not BROWSER:
         pytest.skip("no Chromium here: apt-get install chromium, or name one in CHROMIUM")
@@ -138,12 +138,13 @@ def browser():
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         return running, running.chromium.launch(executable_path=BROWSER, args=flags)
 
-    def look(body):
+    def look(body, refused=False):
         context = found.new_context(viewport={"width": 1200, "height": 800})
         page, faults = context.new_page(), []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda said: faults.append(said.text) if said.type == "error"
-                and "ERR_CONNECTION_REFUSED" not in said.text else None)  # the server has ended
+                and "ERR_CONNECTION_REFUSED" not in said.text  # the server has ended
+                and not (refused and "status of 404" in said.text) else None)
         page.on("request", lambda asked: faults.append(asked.url) if not asked.url.startswith(
             ("http://127.0.0.1:", "file://", "data:")) else None)
         page.set_default_timeout(15_000)
@@ -155,7 +156,7 @@ def browser():
 
     with ThreadPoolExecutor(1) as thread:
         running, found = thread.submit(begin).result()
-        yield lambda body: thread.submit(look, body).result()
+        yield lambda body, **how: thread.submit(look, body, **how).result()
         thread.submit(found.close).result()
         thread.submit(running.stop).result()
 
@@ -330,6 +331,7 @@ def test_keys_lead_through_the_page(browser, run_dir):
 def test_a_run_that_goes_on_is_followed(browser, run_dir, tmp_path):
     def look(page):
         run = shutil.copytree(run_dir, tmp_path / "going")
+        (run / LOCK).touch()  # somebody writes there
         with served(run) as address:
             page.goto(address + "#view=episodes&kind=train&step=2")
             page.locator("#count").wait_for()
@@ -340,6 +342,48 @@ def test_a_run_that_goes_on_is_followed(browser, run_dir, tmp_path):
             page.locator("header", has_text="step 3 of").wait_for()
             page.get_by_label("step").select_option("3")
             page.locator("#count", has_text="1 of 1").wait_for()
+
+    browser(look)
+
+
+def test_what_cannot_be_read_is_said_beside_what_can(browser, run_dir, tmp_path):
+    def look(page):
+        broken, going = (shutil.copytree(run_dir, tmp_path / name) for name in ("broken", "going"))
+        (broken / "config.json").write_text('{"rl.steps": 3')
+        (going / "metrics.jsonl").write_text('{"step": 1e999}\n')
+        with served(run_dir, broken, going) as address:
+            page.goto(address)
+            page.locator(".chart").first.wait_for()
+            told = page.locator("main > .problem").all_inner_texts()
+            assert len(told) == 2 and "config.json:1" in told[0] and "metrics.jsonl:1" in told[1]
+            shutil.rmtree(going)
+            page.locator(".problem", has_text="is gone").wait_for()
+            page.route("**/api/**", lambda route: route.abort("connectionrefused"))
+            page.locator("header .problem", has_text="the command has ended").wait_for()
+            assert page.locator(".chart").count() > 0
+            page.unroute("**/api/**")
+            until(page, "!document.querySelector('header .problem')")
+
+    browser(look, refused=True)
+
+
+def test_what_is_huge_is_drawn(browser, run_dir):
+    """More numbers than a call takes arguments, and than can be gone through once for each."""
+    def look(page):
+        with served(run_dir) as address:
+            page.goto(address)
+            page.locator(".chart").first.wait_for()
+            assert page.evaluate("""() => {
+                const made = (_, i) => ({step: i, "rl/kl": i / 1e6});
+                const records = Array.from({length: 200000}, made);
+                return panel("KL", [["rl/kl", "KL"]], [{name: "long", records}]).textContent;
+            }""").startswith("KL")
+            assert page.evaluate("""() => {
+                const e = {advantages: [Array(130000).fill(-0.5)], pieces: {}};
+                const seg = {role: "agent", turn: 0, ids: Array(130000).fill(5),
+                             sampled: Array(130000).fill(true), log_probs: Array(130000).fill(-1)};
+                return tokensView(e, seg, "advantage").childElementCount;
+            }""") == 130_000
 
     browser(look)
 

@@ -30,10 +30,11 @@ function pointsOf(records, key) {
 }
 
 function smoothed(points) {
-  const reach = Math.floor(points.length / 16);
+  const reach = Math.floor(points.length / 16), sums = [0];
+  for (const p of points) sums.push(sums.at(-1) + p.y);
   return points.map((p, i) => {
-    const near = points.slice(Math.max(0, i - reach), i + reach + 1);
-    return {...p, y: near.reduce((sum, q) => sum + q.y, 0) / near.length};
+    const from = Math.max(0, i - reach), to = Math.min(points.length, i + reach + 1);
+    return {...p, y: (sums[to] - sums[from]) / (to - from)};
   });
 }
 
@@ -57,9 +58,9 @@ function panel(title, wanted, runs, alone = wanted.length) {
   }));
   if (!lines.length) return null;
   const all = lines.flatMap((l) => l.points);
-  const x0 = Math.min(...all.map((p) => p.x)), x1 = Math.max(...all.map((p) => p.x), x0 + 1);
+  const [x0, last] = extent(all.map((p) => p.x)), x1 = Math.max(last, x0 + 1);
   const values = all.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]);
-  let y0 = Math.min(...values), y1 = Math.max(...values);
+  let [y0, y1] = extent(values);
   if (y0 > 0 && y0 < 0.6 * y1) y0 = 0;
   if (y1 - y0 < 1e-9) [y0, y1] = y0 >= 0 ? [0, 2 * y1 || 1] : [2 * y0, 0];
   const pad = (y1 - y0) * 0.05;

@@ -79,7 +79,7 @@ async function episodesView(runs) {
         h("span", {class: "score " + scoreClass(v, (e.minors || [])[t])}))),
       h("span", {class: "opening small soft"}, e.opening || e.task))));
   const detail = h("div", {class: "detail"});
-  if (index === undefined) detail.append(h("div", {class: "empty"}, "No episode fits."));
+  if (index === undefined) detail.append(h("div", {class: "empty"}, every.length ? "No episode fits." : "The file holds no episodes."));
   else {
     const e = await ask(`episode/${at.run}/${at.kind}/${at.step}/${index}`);
     const group = every.filter((other) => other.task === e.task);
@@ -160,7 +160,12 @@ function edge(e, seg, colour) {
   return {p1: "var(--good)", m1: "var(--bad)", minor: "var(--warn)"}[scoreClass(score, (e.minors || [])[seg.turn])] || null;
 }
 
-const strongest = (e) => Math.max(1e-9, ...(e.advantages || []).flat().map(Math.abs));
+const STRONGEST = new WeakMap(); // by episode: each of its tokens asks
+
+function strongest(e) {
+  if (!STRONGEST.has(e)) STRONGEST.set(e, extent([1e-9, ...(e.advantages || []).flat().map(Math.abs)])[1]);
+  return STRONGEST.get(e);
+}
 
 function pretty(text) {
   if (text.length < 90 || !/^[[{]/.test(text)) return text;

@@ -21,7 +21,7 @@ function filled(element, props, children) {
     else if (name === "style") for (const [k, v] of Object.entries(value)) element.style.setProperty(k, v);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(3).filter((c) => c !== null && c !== undefined && c !== false));
+  for (const c of children.flat(3)) if (c !== null && c !== undefined && c !== false) element.append(c);
   return element;
 }
 
@@ -50,6 +50,11 @@ function number(value, digits = 3) {
   if (size >= 1000) return Math.round(value).toLocaleString("en");
   if (size !== 0 && size < 0.001) return value.toExponential(1);
   return value.toFixed(size >= 100 ? 1 : digits);
+}
+
+/** [least, greatest] of numbers, of which there may be more than a call takes arguments. */
+function extent(values) {
+  return values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
 }
 
 function signed(value, digits = 2) {

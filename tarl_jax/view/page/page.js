@@ -5,15 +5,23 @@ const VIEWS = {curves: "Curves", evaluations: "Evaluations", episodes: "Episodes
 const KEYS = [["1–4", "curves, evaluations, episodes, runs"], ["j  k", "next, previous episode"], ["]  [", "next, previous step"],
   ["b", "beside the next one of its group"], ["t", "tokens"], ["c", "colour by score, advantage, log-prob"], ["/", "find"],
   ["d", "dark or light"], ["Esc", "back"], ["?", "this list"]];
-let runs = [], drawing = 0;
+let runs = [], drawing = 0, gone = false;
 
 /** The runs with their metrics; keeps what the user hid. */
 async function load() {
   const states = await ask("state");
   const before = runs;
-  runs = await Promise.all(states.map(async (state, i) => ({...state, hidden: before[i]?.hidden || false,
-    records: before[i]?.stamp === state.stamp ? before[i].records : await ask(`metrics/${i}`)})));
+  runs = await Promise.all(states.map(async (state, i) => {
+    const run = {...state, hidden: before[i]?.hidden || false, records: before[i]?.records || []};
+    if (run.problem || before[i]?.stamp === run.stamp) return run;
+    try { run.records = await ask(`metrics/${i}`); } catch (error) { run.problem = error.message; }
+    return run;
+  }));
 }
+
+/** Of each run that cannot be read, why; the others are shown all the same. */
+const problems = () => runs.filter((run) => run.problem).map((run) =>
+  h("div", {class: "problem"}, runs.length > 1 && h("b", {}, run.name, ": "), run.problem));
 
 async function draw() {
   const mine = ++drawing, main = document.querySelector("main");
@@ -25,7 +33,7 @@ async function draw() {
   } catch (error) {
     view = h("div", {class: "problem"}, error.message);
   }
-  if (mine === drawing) main.replaceChildren(view); // else a later call draws
+  if (mine === drawing) main.replaceChildren(...problems(), view); // else a later call draws
 }
 
 const viewName = () => place.read().view in VIEWS ? place.read().view
@@ -40,7 +48,8 @@ function header() {
       checked: !run.hidden, onchange: (e) => { run.hidden = !e.target.checked; draw(); }}),
       h("span", {class: "dot", style: {background: seriesColour(i)}}), runs.length > 1 && run.name,
       run.live && h("span", {class: "live"}, "● live"), run.steps !== null && h("span", {class: "soft"},
-        `step ${Math.max(0, ...run.records.map((r) => r.step))} of ${run.steps}`)))),
+        `step ${extent([0, ...run.records.map((r) => r.step)])[1]} of ${run.steps}`)))),
+    gone && h("span", {class: "problem small"}, "the command has ended: start it again to go on reading"),
     h("span", {class: "grow"}),
     h("button", {onclick: dark, title: "dark or light (d)", "aria-label": "dark or light"}, "◐"),
     h("button", {class: "keys", onclick: () => help(), title: "keys (?)", "aria-label": "keys"}, "?"));
@@ -103,7 +112,10 @@ window.addEventListener("hashchange", draw);
 /** Draws anew where a run has written something; not while somebody listens or types. */
 async function refresh() {
   const before = JSON.stringify(runs.map((run) => [run.stamp, run.live]));
-  try { await load(); } catch { return; } // the server has gone: what is there stays
+  const there = gone;
+  try { await load(); gone = false; } catch (error) { gone = error instanceof TypeError; } // no answer: what is there stays
+  if (gone !== there) header();
+  if (gone) return;
   const busy = /^(INPUT|SELECT)$/.test(document.activeElement?.tagName) || [...document.querySelectorAll("audio")].some((a) => !a.paused);
   if (busy || JSON.stringify(runs.map((run) => [run.stamp, run.live])) === before) return;
   if (viewName() === "episodes" && place.read().i !== undefined) header();
