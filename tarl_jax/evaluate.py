@@ -40,8 +40,13 @@ def _evaluate(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
 
     own = checked(parts, config)
     if given.dry_run:
+        from tarl_jax.models.hf_config import completed
         from tarl_jax.training.dry_run import show
 
+        if given.audio:
+            from tarl_jax.training.recorded_user import heard
+
+            heard(completed(config), Path(given.audio))
         return show(config, own, given.step, evaluates=not given.audio)
     if given.audio:
         from tarl_jax.training.recorded_user import answer

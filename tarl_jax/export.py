@@ -36,17 +36,20 @@ def _export(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     if not given.out:
         raise ConfigError("--out is required: the folder to write")
     from tarl_jax.config.checks import NO_BUCKETS
+    from tarl_jax.models.peft_files import require_adapters
+    from tarl_jax.models.tensor_files import require_empty
     from tarl_jax.training.parts import checked
     from tarl_jax.training.policy import export
 
     if "://" in given.out:
         raise ConfigError(f"--out={given.out}: {NO_BUCKETS}")
     folder, own = Path(given.out).expanduser(), checked(parts, config)
+    require_empty(folder)
+    if given.adapters:
+        require_adapters(config.model)
     if given.dry_run:
-        from tarl_jax.models.tensor_files import require_empty
         from tarl_jax.training.dry_run import show
 
-        require_empty(folder)
         return show(config, own, given.step)
     done = export(config, folder, given.step, own, given.adapters)
     print(f"step {done} of {config.workdir}: {given.out}")

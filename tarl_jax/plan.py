@@ -334,6 +334,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
+    if given.slices < 1:
+        raise ConfigError(f"--slices={given.slices}: must be at least 1")
     if given.dry_run:
         laid = laid_out(config, given.topology, given.slices)
         axes = " x ".join(f"{name} {size}" for name, size in laid.mesh.shape.items())

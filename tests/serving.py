@@ -30,6 +30,8 @@ def serving(env, params, recorder=None, limits=None, **how):
         thread.join()
         served.session.close()
         listener.close()
+        if recorder:
+            recorder.close()
 
 
 class Played:

@@ -20,6 +20,16 @@ from tarl_jax.models.tensor_files import SINGLE, Tensor, new_folder, read_json, 
 _TENSORS, _SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 
+def require_adapters(config: ModelConfig) -> None:
+    """Raises InputError for a policy without adapters or a checkpoint that they belong to."""
+    if not config.lora.rank:
+        raise InputError("config.model.lora.rank = 0: there are no adapters to write; leave out"
+                         " --adapters to write the whole policy")
+    if not config.pretrained:
+        raise InputError("config.model.pretrained = '': adapters belong to a checkpoint; leave out"
+                         " --adapters to write the whole policy")
+
+
 def save_adapters(folder: str | Path, params: Params, config: ModelConfig) -> None:
     """Writes adapter_model.safetensors (float32) and adapter_config.json.
 
@@ -31,10 +41,7 @@ def save_adapters(folder: str | Path, params: Params, config: ModelConfig) -> No
     Raises: ValueError for a policy without adapters or a checkpoint that they belong to, and for a
       destination that holds something.
     """
-    if not config.lora.rank:
-        raise InputError("config.model.lora.rank = 0: there are no adapters to write")
-    if not config.pretrained:
-        raise InputError("config.model.pretrained = '': adapters belong to a checkpoint")
+    require_adapters(config)
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params)):
         raise InputError("these adapters lie on devices of other processes; save from a single one")
     kind = read_json(Path(config.pretrained) / CONFIG).get("model_type")

@@ -141,9 +141,12 @@ def fingerprint(folder: str | Path) -> str:
 
 
 def require_empty(folder: Path) -> None:
-    """Raises InputError for a place that holds something."""
+    """Raises InputError for a place that holds something, or can hold nothing."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; remove it or choose another folder")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise InputError(f"{folder}: {above} is a file; choose another folder")
 
 
 @contextlib.contextmanager

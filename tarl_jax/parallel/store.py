@@ -36,8 +36,8 @@ class Store:
 
     def __init__(self, address: str):
         self.address = address.rstrip("/")
-        scheme, _, rest = self.address.rpartition("://")
-        if scheme and (scheme not in PACKAGES or not rest):
+        scheme, _, rest = address.partition("://") if is_address(address) else ("", "", address)
+        if scheme and (scheme not in PACKAGES or not rest.strip("/")):
             known = " and ".join(f"{name}://BUCKET/RUN" for name in PACKAGES)
             raise ConfigError(f"{address}: addresses are {known}; for others mount a folder")
         import fsspec

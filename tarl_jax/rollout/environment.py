@@ -122,7 +122,7 @@ class Environment:
         )
         tasks = dataclasses.replace(config.tasks, file="", tfds=())
         config = dataclasses.replace(config, sandbox=sandbox, tasks=tasks)
-        domain = _domain(config)
+        domain = _domain(config, "eval" if wanted.domain else "sandbox")
         known = _tasks(config, domain, False, ("held_out",))
         _, held_out = _split(config, domain, known, self.own_user is not None)
         return dataclasses.replace(
@@ -243,10 +243,11 @@ class Environment:
             self.speech.close()
 
 
-def _domain(config: RunConfig) -> Domain:
+def _domain(config: RunConfig, group: str = "sandbox") -> Domain:
+    """group: of the config, that names it."""
     if config.sandbox.domain not in DOMAINS:
         raise ConfigError(
-            f"config.sandbox.domain = {config.sandbox.domain!r}: choose one of"
+            f"config.{group}.domain = {config.sandbox.domain!r}: choose one of"
             f" {', '.join(DOMAINS)}, or give a domain of your own by get_parts() in the config"
             " file (docs/extending.md)"
         )

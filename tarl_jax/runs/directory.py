@@ -21,7 +21,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,16 @@ def check_run_dir(config: RunConfig, parts: Record | None = None) -> dict[str, l
     return {k: [before.get(k), now[k]] for k in now if before.get(k) != now[k]}
 
 
+def chosen(path: Path, steps: Sequence[int], step: int) -> int:
+    """`step`, or the last of the run's checkpoints where it is -1. Raises ConfigError for none."""
+    if not steps:
+        raise ConfigError(f"--workdir {path}: has no checkpoint yet; let the run come to one")
+    if step != -1 and step not in steps:
+        raise ConfigError(f"--step={step}: {path} has checkpoints of the steps {list(steps)}; name"
+                          " one, or -1 for the newest")
+    return steps[-1] if step == -1 else step
+
+
 def has_begun(path: Path) -> bool:
     """Whether a run has come to anything: a checkpoint, or metrics. Until then nothing is fixed."""
     metrics = path / "metrics.jsonl"
@@ -216,7 +226,8 @@ def read_run(path: Path) -> tuple[dict[str, Any], Path | None]:
     """
     record = path / "config.json"
     if not record.is_file():
-        what = "holds no run (no config.json)" if path.is_dir() else "is not there"
+        what = ("holds no run (no config.json)" if path.is_dir()
+                else "is a file" if path.is_file() else "is not there")
         raise ConfigError(f"{path}: {what}; name the directory of a run, or begin one by --config")
     values = read_json(record)
     known = fields()

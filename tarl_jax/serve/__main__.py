@@ -77,8 +77,11 @@ def _serve(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     from tarl_jax.serve.recording import Recorder
     from tarl_jax.training.parts import checked
 
+    if given.grace < 0:
+        raise ConfigError(f"--grace={given.grace}: must be at least 0")
     serve = ServeConfig(**{f.name: getattr(given, f.name) for f in dataclasses.fields(ServeConfig)})
     limits = HttpLimits(*(getattr(given, f"max_{f.name}") for f in dataclasses.fields(HttpLimits)))
+    serve.rollout(config.rollout)  # its checks
     if given.record and config.rollout.reasoning != "kept":
         raise ConfigError(f"--record: what is trained on is one context, and rollout.reasoning ="
                           f" {config.rollout.reasoning!r} takes thoughts out of it: serve with"
@@ -107,18 +110,21 @@ def _serve(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     finally:
         served.session.close()
         env.close()
+        if recorder:
+            recorder.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
     """The socket, taken before the long part of the start. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        return listener
     except (OSError, OverflowError) as error:
+        listener.close()
         raise ConfigError(f"--host={host} --port={port}: {error}; choose another") from error
+    return listener
 
 
 if __name__ == "__main__":

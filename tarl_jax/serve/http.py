@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tarl_jax.config import ConfigError
 from tarl_jax.parallel.compilations import all_compilations
 from tarl_jax.serve import wire
 from tarl_jax.serve.policy import Served
@@ -39,6 +40,12 @@ class HttpLimits:
     body: int = 8 << 20
     messages: int = 2000
     requests: int = 512
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise ConfigError(f"--max_{name}={value}: must be at least 1")
 
 
 class Server:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.config import ConfigError, RolloutConfig, RunConfig
 from tarl_jax.models.decoder import Params
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.mesh import rollout_mesh
@@ -43,6 +43,26 @@ class ServeConfig:
     idle_seconds: float = 600.0
     lazy: bool = False
     constrain: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        for name, least in (("slots", 1), ("context", 0), ("turn", 0), ("burst", 1), ("parked", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(f"--{name}={value}: must be at least {least}")
+        if not 0 < self.idle_seconds < float("inf"):
+            raise ConfigError(f"--idle_seconds={self.idle_seconds}: give a number above 0")
+
+    def rollout(self, run: RolloutConfig) -> RolloutConfig:
+        """What the engine is given in place of what the run had. Raises ConfigError."""
+        found = dataclasses.replace(
+            run, slots=self.slots, parked=self.parked,
+            max_turn_tokens=self.turn or run.max_turn_tokens,
+            max_episode_tokens=self.context or run.max_episode_tokens,
+        )
+        if found.max_turn_tokens >= found.max_episode_tokens:
+            raise ConfigError(f"--turn={found.max_turn_tokens}: leaves no room for a prompt within"
+                              f" --context={found.max_episode_tokens}")
+        return found
 
 
 @dataclasses.dataclass
@@ -86,14 +106,7 @@ def serve_policy(
 ) -> Served:
     """Starts the engine; the caller closes `Served.session`."""
     run = env.config.rollout
-    rollout = dataclasses.replace(
-        run, slots=serve.slots, parked=serve.parked,
-        max_turn_tokens=serve.turn or run.max_turn_tokens,
-        max_episode_tokens=serve.context or run.max_episode_tokens,
-    )
-    if rollout.max_turn_tokens >= rollout.max_episode_tokens:
-        raise ConfigError(f"--turn={rollout.max_turn_tokens}: leaves no room for a prompt within"
-                          f" --context={rollout.max_episode_tokens}")
+    rollout = serve.rollout(run)
     free = anything(env.vocab_size)
     engine = Engine(
         env.config.model, rollout, env.tokenizer.stop_ids, rollout_mesh(env.config.mesh), free,

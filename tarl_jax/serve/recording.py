@@ -11,8 +11,9 @@ import json
 import threading
 from pathlib import Path
 
-from tarl_jax.config import InputError
+from tarl_jax.config import ConfigError, InputError
 from tarl_jax.config.plain import read_lines
+from tarl_jax.parallel.files import LineFile, WriteError
 from tarl_jax.serve.conversations import Node
 from tarl_jax.serve.requests import Refused
 from tarl_jax.serve.turns import Answer
@@ -22,10 +23,16 @@ MAX_OPEN = 10_000  # episodes without a reward
 
 
 class Recorder:
-    """Keeps open episodes, and appends finished ones to a file, a trajectory a line."""
+    """Keeps open episodes, and appends finished ones to a file, a trajectory a line.
+
+    Raises ConfigError where the file cannot be one.
+    """
 
     def __init__(self, path: Path):
+        if path.is_dir() or not path.parent.is_dir():
+            raise ConfigError(f"--record={path}: name a file in a folder that is there")
         self._path = path
+        self._file: LineFile | None = None  # made with the first episode
         self._open: dict[str, list[Node]] = {}
         self._lock = threading.Lock()
 
@@ -42,14 +49,28 @@ class Recorder:
         nodes.append(answer.node)
 
     def finish(self, episode: str, reward: float, task: str) -> int:
-        """Writes the episode's trajectories; returns how many. Raises Refused for none."""
+        """Writes the episode's trajectories; returns how many.
+
+        Raises Refused for none, and where the disk does not take them: the episode stays open.
+        """
         nodes = self._open.pop(episode, None)
         if nodes is None:
             raise Refused(404, f"no episode {episode[:80]!r} is open")
-        lines = [trajectory(node, episode, reward, task).to_json_line() + "\n" for node in nodes]
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        lines = [trajectory(node, episode, reward, task).to_json_line() for node in nodes]
+        try:
+            with self._lock:
+                if self._file is None:
+                    self._file = LineFile(self._path)
+                self._file.add("\n".join(lines))  # all or none
+        except WriteError as error:
+            self._open[episode] = nodes
+            raise Refused(503, f"{error}; then post the reward again") from None
         return len(lines)
+
+    def close(self) -> None:
+        """Closes the file; every episode in it is on the disk."""
+        if self._file is not None:
+            self._file.close()
 
 
 def trajectory(node: Node, episode: str, reward: float, task: str) -> Trajectory:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.config import RunConfig
 from tarl_jax.judge.service import Judge
 from tarl_jax.models.hf_config import completed
 from tarl_jax.models.hugging_face import check_checkpoint
@@ -20,7 +20,7 @@ from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import max_turns
 from tarl_jax.rollout.lengths import require_room
-from tarl_jax.runs.directory import check_run_dir, checkpoints, require_run
+from tarl_jax.runs.directory import check_run_dir, checkpoints, chosen, require_run
 from tarl_jax.sandbox.idle import idle
 from tarl_jax.training.estimate import estimate
 from tarl_jax.training.parts import Parts, checked, record
@@ -112,12 +112,7 @@ def _read(config: RunConfig, parts: Parts, step: int) -> Iterator[str]:
         return
     path = Path(config.workdir).expanduser()
     require_run(config, path, record(parts))
-    steps = _saved(config)
-    if not steps:
-        raise ConfigError(f"--workdir {path}: has no checkpoint yet")
-    if step >= 0 and step not in steps:
-        raise ConfigError(f"--step={step}: {path} has checkpoints of the steps {steps}; name one")
-    yield f"run: reads the checkpoint of step {step if step >= 0 else steps[-1]} of {path}"
+    yield f"run: reads the checkpoint of step {chosen(path, _saved(config), step)} of {path}"
 
 
 def _directory(config: RunConfig, parts: Parts) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from tarl_jax.config import ConfigError, RunConfig
+from tarl_jax.config import RunConfig
 from tarl_jax.models import hugging_face
 from tarl_jax.models.decoder import Params, named_key
 from tarl_jax.models.hf_config import completed
@@ -20,7 +20,7 @@ from tarl_jax.rl.losses import PolicyLoss
 from tarl_jax.rl.update import TrainState, Updater
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
-from tarl_jax.runs.directory import require_contents, require_run
+from tarl_jax.runs.directory import chosen, require_contents, require_run
 from tarl_jax.text.tokenizer import AUDIO, AUDIO_END, AUDIO_START
 from tarl_jax.training.parts import Parts, record
 from tarl_jax.warm_start.imitation import Progress, Score
@@ -85,11 +85,8 @@ def restore(
 
 
 def newest(checkpoints: Checkpoints, run_dir: Path, step: int) -> int:
-    """`step`, or the newest checkpoint's where it is negative; ConfigError if there is none."""
-    steps = hosts.from_first(lambda: checkpoints.steps)
-    if not steps:
-        raise ConfigError(f"--workdir {run_dir}: has no checkpoint yet")
-    return steps[-1] if step < 0 else step
+    """`step`, or the newest checkpoint's where it is -1; ConfigError where there is none such."""
+    return chosen(run_dir, hosts.from_first(lambda: checkpoints.steps), step)
 
 
 def export(

@@ -63,18 +63,10 @@ def answer(config: RunConfig, audio: Path, step: int, parts: Parts) -> Trajector
     Raises ConfigError for a run whose policy has no audio encoder, and for a file that is not
     there, holds no sound, is silent or too long.
     """
-    if hosts.several():
-        raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
     config = completed(config)
     run_dir = Path(config.workdir).expanduser()
     require_run(config, run_dir, record(parts))
-    if not config.model.audio:
-        raise ConfigError("--user=human: the policy of this run has no audio encoder; train one"
-                          " with configs/omni_tarl.py")
-    try:
-        clip = load_clip(audio)
-    except SpeechError as error:
-        raise ConfigError(f"--audio={error}") from error
+    clip = heard(config, audio)
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
     env = Environment.from_config(config, parts.domain, parts.tasks)
@@ -89,6 +81,19 @@ def answer(config: RunConfig, audio: Path, step: int, parts: Parts) -> Trajector
         if segment.text != phrases.STOP:
             print(f"{segment.role:>6}: {printable(segment.message or segment.text)}")
     return trajectory
+
+
+def heard(config: RunConfig, audio: Path) -> np.ndarray:
+    """The clip of a file, [samples]. Raises ConfigError, as `answer`."""
+    if hosts.several():
+        raise ConfigError("--user=human: a job of one process: give --config.mesh.processes=1")
+    if not config.model.audio:
+        raise ConfigError("--user=human: the policy of this run has no audio encoder; train one"
+                          " with configs/omni_tarl.py")
+    try:
+        return load_clip(audio)
+    except SpeechError as error:
+        raise ConfigError(f"--audio={error}") from error
 
 
 def play_clip(env: Environment, params: dict, clip: np.ndarray, name: str) -> Trajectory:

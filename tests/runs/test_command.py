@@ -186,6 +186,60 @@ def test_a_rehearsal_refuses_what_the_command_would(run, monkeypatch, capsys, co
     assert status in (1, 2) and all(words in error for words in named), error
 
 
+REFUSED = [
+    # (command, arguments, what the line names)
+    (evaluate, ["run", "--step=seven"], ["--step", "'seven'", "int"]),
+    (evaluate, ["run", "--user=human"], ["--user=human", "--audio=FILE", "both or none"]),
+    (evaluate, ["run", "--user=human", "--audio=no.wav"], ["--user=human", "omni_tarl.py"]),
+    (evaluate, ["run", "--config.eval.trials=0"], ["config.eval.trials = 0", "at least 1"]),
+    (evaluate, ["run", "--config.eval.domain=bank"], ["config.eval.domain = 'bank'", "retail"]),
+    (evaluate, ["run/config.json"], ["run/config.json: is a file", "name the directory"]),
+    (evaluate, ["s3://"], ["s3://", "s3://BUCKET/RUN"]),
+    (evaluate, ["run", "--trials=3"], ["--trials", "did you mean --config.eval.trials?"]),
+    (export, ["run", "--out=gs://b/x"], ["--out=gs://b/x", "mount the bucket"]),
+    (export, ["run", "--out=run/config.json"], ["run/config.json", "choose another"]),
+    (export, ["run", "--out=run/config.json/x"], ["config.json is a file", "another folder"]),
+    (export, ["run", "--out=x", "--adapters"], ["lora.rank = 0", "leave out --adapters"]),
+    (export, ["run", "--out=x", "--step=-5"], ["--step=-5", "[2]"]),
+    (serve, ["run", "--port=99999"], ["--port=99999", "choose another"]),
+    (serve, ["run", "--slots=0"], ["--slots=0", "at least 1"]),
+    (serve, ["run", "--turn=99999"], ["--turn=99999", "--context=384"]),
+    (serve, ["run", "--max_requests=0"], ["--max_requests=0", "at least 1"]),
+    (serve, ["run", "--idle_seconds=nan"], ["--idle_seconds=nan", "above 0"]),
+    (serve, ["run", "--record=no/such.jsonl"], ["--record=no/such.jsonl", "folder that is there"]),
+    (chat, ["run", "--step=1"], ["--step=1", "[2]", "-1 for the newest"]),
+    (chat, ["nowhere"], ["nowhere: is not there", "name the directory"]),
+    (view, [], ["RUN"]),
+    (view, ["nowhere"], ["nowhere: no such run", "name a run's directory"]),
+    (view, ["mine.py"], ["mine.py:1: not an episode"]),
+    (view, ["run", "--port=99999"], ["--port=99999", "choose another"]),
+    (view, ["run", "--which=best"], ["--which", "'best'", "success"]),
+    (view, ["run", "--indx=3"], ["--indx", "did you mean --index?"]),
+    (view, ["run", "--config.rl.steps=3"], ["--config.rl.steps", "--help lists all"]),
+    (view, ["run", "--curves", "--out=x.html"], ["--curves and --out", "one of them"]),
+    (view, ["run", "--out="], ["--out=", "name a file"]),
+    (view, ["gs://"], ["gs://", "gs://BUCKET/RUN"]),
+    (plan, ["--config=mine.py", "--topology=v9:4x4"], ["--topology=v9:4x4", "known TPUs", "h100"]),
+    (plan, ["--config=mine.py", "--topology=h100:0"], ["--topology=h100:0", "h100:8"]),
+    (plan, ["--config=mine.py", "--slices=0"], ["--slices=0", "at least 1"]),
+]
+
+
+@pytest.mark.parametrize("command, arguments, named", REFUSED, ids=lambda value: " ".join(
+    value if isinstance(value, list) else [value.__name__.split(".")[1]])[:50])
+def test_other_commands_refuse_in_one_line_too(run, monkeypatch, capsys, command, arguments, named):
+    before = sorted(run.rglob("*"))
+    if command is view:
+        status, error = view.main(arguments), capsys.readouterr().err
+    else:  # a rehearsal checks what the command checks
+        status, _, error = ended(monkeypatch, capsys, command, *arguments, "--dry_run")
+    assert status in (1, 2) and error.startswith("error: ") and error.count("\n") == 1, error
+    for words in named:
+        assert words in error
+    after = [p for p in sorted(run.rglob("*")) if "__pycache__" not in p.parts]
+    assert after == before
+
+
 def test_a_slice_is_laid_out_without_compiling(folder, monkeypatch, capsys):
     pytest.importorskip("libtpu", reason="needs TPU's compiler (pip install libtpu)")
     status, text, _ = ended(monkeypatch, capsys, plan, "--config=mine.py:qwen3_8b", "--dry_run")

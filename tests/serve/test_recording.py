@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -10,9 +11,11 @@ import openai
 import pytest
 from serving import serving
 
-from tarl_jax.config import InputError
+from tarl_jax.config import ConfigError, InputError
+from tarl_jax.serve import recording
 from tarl_jax.serve.http import EPISODE
 from tarl_jax.serve.recording import Recorder, read_recording
+from tarl_jax.serve.requests import Refused
 from tarl_jax.training.learn import Learner
 from tarl_jax.training.policy import make_updater
 
@@ -88,3 +91,21 @@ def test_a_broken_recording_names_its_line(tmp_path):
     path.write_text(json.dumps({"task": 1}) + "\n")
     with pytest.raises(InputError, match=r"episodes.jsonl:1: no trajectory"):
         read_recording(path)
+
+
+def test_what_the_disk_does_not_take_stays_open(tmp_path, monkeypatch):
+    for path in (tmp_path, tmp_path / "no" / "such.jsonl"):
+        with pytest.raises(ConfigError, match="name a file in a folder that is there"):
+            Recorder(path)
+    path = tmp_path / "episodes.jsonl"
+    recorder = Recorder(path)
+    line = types.SimpleNamespace(to_json_line=lambda: "{}")
+    monkeypatch.setattr(recording, "trajectory", lambda *of: line)
+    recorder.add("a", types.SimpleNamespace(node=types.SimpleNamespace(before=None)))
+    path.mkdir()
+    with pytest.raises(Refused, match="could not be written") as found:
+        recorder.finish("a", 1.0, "one")
+    assert found.value.status == 503
+    path.rmdir()
+    assert recorder.finish("a", 1.0, "one") == 1 and path.read_text() == "{}\n"
+    recorder.close()
