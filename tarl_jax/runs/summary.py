@@ -46,6 +46,11 @@ def summary_table(
     table.add_column("held-out tasks")
     for name in ("base", "trained", "difference"):
         table.add_column(name, justify="right")
+    counts = [values.get("eval/tasks") for values in (base, final)]
+    if difference and None not in counts and counts[0] != counts[1]:
+        table.caption = (f"base on {counts[0]:.0f} tasks, trained on {counts[1]:.0f}; differences"
+                         " with intervals are over those that both have played")
+        table.caption_justify = "left"
     maths = ("maths pass@1", "eval/maths_pass@1", ".3f", True)
     more = [maths] if maths[1] in final else []
     more += [

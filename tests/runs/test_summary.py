@@ -59,3 +59,13 @@ def test_a_difference_has_its_interval():
     difference = {"eval/pass^1": 0.1, "eval/pass^1_low": -0.02, "eval/pass^1_high": 0.21}
     print_summary(BASE, FINAL, stream, difference)
     assert "+0.100 (-0.020 to +0.210)" in stream.getvalue()
+
+
+def test_evaluations_of_other_tasks_say_over_which_the_difference_is():
+    difference = {"eval/pass^1": 0.1, "eval/pass^1_low": -0.02, "eval/pass^1_high": 0.21}
+    for tasks, said in ((256.0, False), (32.0, True)):
+        stream = io.StringIO()
+        print_summary({**BASE, "eval/tasks": 256.0}, {**FINAL, "eval/tasks": tasks}, stream,
+                      difference)
+        text = " ".join(stream.getvalue().split())
+        assert ("base on 256 tasks, trained on 32; differences" in text) == said
