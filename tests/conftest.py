@@ -11,14 +11,17 @@ from __future__ import annotations
 import os
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 _PROGRAMS = tempfile.TemporaryDirectory(prefix="tarl-jax-tests-")
-# Compiling is most of a test's time: without the optimiser it takes half of it, and by XLA's older
-# emitters a third less again. An XLA that does not know a flag ends the process.
+# Compiling is most of a test's time: without the optimiser it takes half of it, by XLA's older
+# emitters a third less again, without LLVM's dear passes a fifth less once more. An XLA that does
+# not know a flag ends the process.
 os.environ["XLA_FLAGS"] = " ".join((
     os.environ.get("XLA_FLAGS", ""),
     "--xla_force_host_platform_device_count=2",
     "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
 ))
 # One program at a time: a worker was once aborted on a busy machine while several programs of two
@@ -39,6 +42,22 @@ from tarl_jax.config import ModelConfig, RunConfig, from_config_dict  # noqa: E4
 from tarl_jax.config.presets import sized  # noqa: E402
 from tarl_jax.models import decoder  # noqa: E402
 from tarl_jax.rollout.environment import Environment  # noqa: E402
+
+# Whole runs and started commands: these files go first, so that no worker ends long after another.
+LONG = (
+    "training/test_train.py", "training/test_rehearsal.py", "training/test_llm_run.py",
+    "config/test_configs.py", "warm_start/test_warm_start.py", "serve/test_server.py",
+    "training/test_parts.py", "training/test_formulas.py", "parallel/test_two_processes.py",
+    "parallel/test_sharding.py", "rollout/test_engine.py", "test_imports.py", "test_notebooks.py",
+    "training/test_user_faults.py", "training/test_policy.py", "training/test_collect.py",
+    "rollout/test_any_turns.py", "training/test_memory.py", "rollout/test_slow_dialogues.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONG)}
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: place.get(item.path.relative_to(folder).as_posix(), len(LONG)))
 
 
 def pytest_sessionstart() -> None:

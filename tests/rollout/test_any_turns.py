@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_any_turns_are_played_and_kept():
-    command = [sys.executable, "benchmarks/fuzz.py", "--turns", "600", "--seed", "test"]
+    command = [sys.executable, "benchmarks/fuzz.py", "--turns", "200", "--seed", "test"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    found = re.findall(r"^(retail|airline|telecom): (6\d\d) turns.*'turns that call': (\d+)",
+    found = re.findall(r"^(retail|airline|telecom): (2\d\d) turns.*'turns that call': (\d+)",
                        done.stdout, re.MULTILINE)
     assert [name for name, *_ in found] == ["retail", "airline", "telecom"]
-    assert all(int(called) > 200 for *_, called in found)
+    assert all(int(called) > 60 for *_, called in found)

@@ -135,6 +135,7 @@ def test_the_digest_is_of_the_file():
     assert TOKENIZER.digest == hashlib.sha256(EMBEDDED_MODEL.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", ["retail", "telecom"])
 def test_training_again_gives_the_committed_model(tmp_path, domain):
     # Otherwise the file no longer belongs to its domain's text, or the training is not repeatable.

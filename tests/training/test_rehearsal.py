@@ -81,7 +81,7 @@ def config_of(checkpoint, openai_server, tmp_path_factory):
         config.user.update({"strategy": "react", "leave_out_faults": False})  # it leaves early
         config.mesh.update({"tensor": 1, "rollout_tensor": 1})
         config.rollout.update({
-            "tasks_per_step": 2, "group_size": 3, "slots": 6, "max_turns": 4,
+            "tasks_per_step": 2, "group_size": 2, "slots": 4, "max_turns": 3,
             "max_turn_tokens": 48, "max_episode_tokens": 5120, "thinking": "off",
             "cache": "pages", "max_too_long": 1.0,
         })
@@ -138,7 +138,7 @@ def test_episodes_begin_with_the_system_turn_of_the_template(played, checkpoint)
             drawn = [t for s in trajectory.segments if s.role == "agent" for t in s.token_ids]
             assert drawn and max(drawn) < PADDING
             seen += 1
-    assert seen == 2 * 6
+    assert seen == 2 * 4
 
 
 def test_transformers_loads_what_is_exported(played, config_of, tmp_path):
