@@ -64,7 +64,7 @@ def _chat(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     try:
         task = _task(env, given.task)
         print(f"{name}, task {task.task_id}. You are the user:\n\n  {printable(task.instruction)}"
-              "\n\n/stop ends the conversation.\n", flush=True)
+              f"\n\n{_example(env, task, given.seed)}/stop ends the conversation.\n", flush=True)
         trajectory = play(env, params, task, given.seed, _line, lambda s: print(printable(s)))
         scored(config, trajectory, own.judge)
     finally:
@@ -94,6 +94,16 @@ def _task(env: Environment, task_id: str) -> Task:
         known = ", ".join(t.task_id for t in tasks[:5])
         raise ConfigError(f"--task={task_id}: the run has no such task; it has {known}, …")
     return found
+
+
+def _example(env: Environment, task: Task, seed: int) -> str:
+    """How the users speak that a small policy has learned from; it knows few other words."""
+    from tarl_jax.sandbox.users import playable, scripted_user
+
+    if env.own_user is not None or env.config.model.pretrained or not playable(env.domain, task):
+        return ""
+    opening = scripted_user(env.domain, task, seed).opening()
+    return f"The users that it knows begin like this: {opening}\n"
 
 
 def play(
@@ -126,7 +136,7 @@ def verdict(trajectory: Trajectory) -> list[str]:
     words = {True: "The database is right.", False: "The database is not as it should be, or the"
              " episode was cut off.", None: "The infrastructure failed; there is no verdict."}
     lines = ["", f"{words[trajectory.success]} (ended by: {trajectory.stop_reason})"]
-    lines += [f"  missing or wrong: {line}" for line in trajectory.gold_diff]
+    lines += [f"  should be -> is: {line}" for line in trajectory.gold_diff]
     if trajectory.turn_scores is None:
         return [*lines, "The judge abstains on the turns."]
     lines.append("Turn scores:")
@@ -204,11 +214,14 @@ class _Shown:
         self.start, self.cut = episode.start, episode.cut
 
     def turn(self, turn: Turn) -> Answer | None:
+        from tarl_jax.view.terminal import format_call
+
         answer = self._episode.turn(turn)
         now = self._episode.so_far()
         said, observed = now.segments[-2:] if now.segments[-1].role != "agent" else (None, None)
         if said is not None and observed is not None and observed.role == "tool":
-            self._show(f"agent calls: {said.text.strip()}")
+            calls = "\n".join(format_call(call) for call in said.calls)
+            self._show(f"agent calls: {calls or said.text.strip()}")
             self._show(f"tool: {observed.text}")
         for line in now.diff:
             if line not in self._changes:

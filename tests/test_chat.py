@@ -8,6 +8,7 @@ import pytest
 from tarl_jax import chat
 from tarl_jax.config import ConfigError
 from tarl_jax.rollout.engine import Engine
+from tarl_jax.sandbox.users import scripted_user
 from tarl_jax.types.episodes import Trajectory
 from tarl_jax.types.tasks import Call
 
@@ -64,7 +65,8 @@ def test_calls_and_changes_are_shown_as_they_happen(play, tiny_env):
     text = "\n".join(shown)
     places = [text.index(part) for part in (
         "Say what you want first", "agent: Who are you?", "no audio encoder", "There are /stop",
-        "agent calls: <tool_call>", "tool: ", f"database: orders {order} status", "agent: Done.")]
+        "agent calls: cancel_pending_order(order_id=", "tool: ",
+        f"database: orders {order} status", "agent: Done.")]
     assert places == sorted(places)
     assert trajectory.stop_reason == "user_stop" and trajectory.diff
     roles = [(s.role, s.text) for s in trajectory.segments[1:]]
@@ -102,3 +104,10 @@ def test_a_policy_plays_with_a_person(tiny_env, random_params):
     trajectory = chat.play(tiny_env, params, tiny_env.held_out_tasks[0], 1,
                            lambda: next(lines), lambda s: None)
     assert trajectory.turns and np.isfinite(trajectory.arrays()[2]).all()
+
+
+def test_a_person_is_told_how_its_users_speak(tiny_env):
+    task = tiny_env.held_out_tasks[0]
+    said = chat._example(tiny_env, task, 0)
+    assert scripted_user(tiny_env.domain, task, 0).opening() in said
+    assert not chat._example(dataclasses.replace(tiny_env, own_user=scripted_user), task, 0)

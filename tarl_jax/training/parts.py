@@ -215,4 +215,4 @@ def _digest(text: str) -> str:
 
 
 def _shown(part: Any) -> str:
-    return repr(part)[:60]
+    return part.__qualname__ if hasattr(part, "__qualname__") else repr(part)[:60]
