@@ -31,7 +31,7 @@ _JUDGED = ("eval/clean_pass", "eval/major_share")
 def summary_table(
     base: Values, final: Values, difference: Values | None = None
 ) -> Table:
-    """The evaluations before and after training, side by side.
+    """The evaluations before and after training, side by side; without a `base` the other alone.
 
     Args:
       base, final: values by key; `<key>_low` and `<key>_high`, where present, are the ends of an
@@ -44,7 +44,7 @@ def summary_table(
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("held-out tasks")
-    for name in ("base", "trained", "difference"):
+    for name in ("base", "trained", "difference") if base else ("trained",):
         table.add_column(name, justify="right")
     counts = [values.get("eval/tasks") for values in (base, final)]
     if difference and None not in counts and counts[0] != counts[1]:
@@ -69,7 +69,8 @@ def summary_table(
             shown = _with_interval(difference, key, "+" + spec)
         if change and more_is_better is not None:
             shown = f"[{'green' if (change > 0) == more_is_better else 'red'}]{shown}[/]"
-        table.add_row(row, _with_interval(base, key, spec), _with_interval(final, key, spec), shown)
+        now = _with_interval(final, key, spec)
+        table.add_row(row, *((_with_interval(base, key, spec), now, shown) if base else (now,)))
     return table
 
 

@@ -69,3 +69,11 @@ def test_evaluations_of_other_tasks_say_over_which_the_difference_is():
                       difference)
         text = " ".join(stream.getvalue().split())
         assert ("base on 256 tasks, trained on 32; differences" in text) == said
+
+
+def test_one_evaluation_alone_has_one_column():
+    stream = io.StringIO()
+    print_summary({}, FINAL, stream)
+    text = stream.getvalue()
+    assert "base" not in text and "difference" not in text
+    assert re.search(r"pass\^1 +0\.512 \(0\.381 to 0\.444\) *$", text, re.M)
