@@ -354,8 +354,15 @@ def test_what_cannot_be_read_is_said_beside_what_can(browser, run_dir, tmp_path)
         with served(run_dir, broken, going) as address:
             page.goto(address)
             page.locator(".chart").first.wait_for()
+            assert page.locator("header > *").all_inner_texts()[-2:] == ["◐", "?"]
+            assert "false" not in page.locator("header").inner_text()
             told = page.locator("main > .problem").all_inner_texts()
             assert len(told) == 2 and "config.json:1" in told[0] and "metrics.jsonl:1" in told[1]
+            page.goto(f"{address}#view=episodes&run=1")  # from which another is chosen
+            page.locator("main .empty").wait_for()
+            page.get_by_label("run").select_option("0")
+            page.locator("#count", has_text="200 of 200").wait_for()
+            page.keyboard.press("1")
             shutil.rmtree(going)
             page.locator(".problem", has_text="is gone").wait_for()
             page.route("**/api/**", lambda route: route.abort("connectionrefused"))

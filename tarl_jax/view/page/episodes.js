@@ -50,15 +50,17 @@ function readerPlace(runs) {
 
 async function episodesView(runs) {
   const at = readerPlace(runs);
-  if (!at.steps.length) return h("div", {class: "empty"}, "No episodes yet.");
+  const chooseRun = runs.length > 1 && h("select", {"aria-label": "run", onchange: (e) => {
+    place.write({run: e.target.value, step: "", kind: "", i: ""}); draw(); }},
+    runs.map((r, i) => h("option", {value: i, selected: i === at.run}, r.name)));
+  if (!at.steps.length) return h("div", {}, h("div", {class: "bar filters"}, chooseRun),
+    h("div", {class: "empty"}, "No episodes yet."));
   const every = await ask(`episodes/${at.run}/${at.kind}/${at.step}`);
   const found = every.filter((e) => passes(e, at));
   const index = found.some((e) => e.index === +at.i) && at.i !== undefined ? +at.i : found[0]?.index;
   const opened = at.i !== undefined;
   const filters = h("div", {class: "bar filters"},
-    runs.length > 1 && h("select", {"aria-label": "run", onchange: (e) => {
-      place.write({run: e.target.value, step: "", kind: "", i: ""}); draw(); }},
-      runs.map((r, i) => h("option", {value: i, selected: i === at.run}, r.name))),
+    chooseRun,
     h("select", {"aria-label": "kind", onchange: (e) => { place.write({kind: e.target.value, step: "", i: ""}); draw(); }},
       [["train", "training"], ["eval", "evaluation"]].filter(([k]) => runs[at.run].files[k].length)
         .map(([k, label]) => h("option", {value: k, selected: k === at.kind}, label))),

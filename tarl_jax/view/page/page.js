@@ -49,7 +49,7 @@ function header() {
       h("span", {class: "dot", style: {background: seriesColour(i)}}), runs.length > 1 && run.name,
       run.live && h("span", {class: "live"}, "● live"), run.steps !== null && h("span", {class: "soft"},
         `step ${extent([0, ...run.records.map((r) => r.step)])[1]} of ${run.steps}`)))),
-    gone && h("span", {class: "problem small"}, "the command has ended: start it again to go on reading"),
+    ...(gone ? [h("span", {class: "problem small"}, "the command has ended: start it again to go on reading")] : []),
     h("span", {class: "grow"}),
     h("button", {onclick: dark, title: "dark or light (d)", "aria-label": "dark or light"}, "◐"),
     h("button", {class: "keys", onclick: () => help(), title: "keys (?)", "aria-label": "keys"}, "?"));
