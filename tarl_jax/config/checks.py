@@ -147,7 +147,7 @@ def check(c: RunConfig) -> None:
     require(c.rollout.several_calls != "all" or bool(c.model.pretrained), "rollout.several_calls",
             c.rollout.several_calls, "the embedded chat has no markup between several answers: set"
             " model.pretrained, or choose refused or first")
-    choice("rollout.quantise", c.rollout.quantise, ("", "int8"))
+    choice("rollout.quantise", c.rollout.quantise, ("", "int8", "int8_cache", "int8_both"))
     choice("rollout.cache", c.rollout.cache, ("auto", "contiguous", "pages"))
     for where in ("page", "feed_tokens"):
         value = getattr(c.rollout, where)

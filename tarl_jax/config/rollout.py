@@ -68,8 +68,8 @@ class RolloutConfig:
       asking anybody twice (`rollout/journal.py`).
     refills: how often, at most, a step's groups whose episodes all earned the same are replaced by
       groups of further tasks; 0: never.
-    quantise: "int8": weights are in int8 for playing, half of what decoding reads in bfloat16;
-      empty: they are in the model's dtype.
+    quantise: what is in int8 for playing, half of bfloat16's bytes: "int8": weights; "int8_cache":
+      keys and values; "int8_both"; empty: nothing, they are in the model's dtype.
     outside: an engine outside this process that plays in this one's place.
     """
 
@@ -112,6 +112,16 @@ class RolloutConfig:
     journal: bool = True
     quantise: str = ""
     outside: OutsideConfig = dataclasses.field(default_factory=OutsideConfig)
+
+
+def int8_weights(config: RolloutConfig) -> bool:
+    """Whether weights are in int8 for playing."""
+    return config.quantise in ("int8", "int8_both")
+
+
+def int8_cache(config: RolloutConfig) -> bool:
+    """Whether keys and values are."""
+    return config.quantise in ("int8_cache", "int8_both")
 
 
 def carries(config: RolloutConfig) -> bool:

@@ -1,5 +1,7 @@
 """The key/value cache of a set of rows: per layer {"k", "v"}, each [B, K, S, H].
 
+In int8 it has "k_scale" and "v_scale" beside them, float32 [B, K, S].
+
 Kept per layer and not stacked: a stacked cache is copied by every scan over the layers. Heads
 before positions, so that one head's keys lie together and a decode step reads them in order.
 """
@@ -7,12 +9,14 @@ before positions, so that one head's keys lie together and a decode step reads t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from tarl_jax.config import ModelConfig
+from tarl_jax.models.quantised import rounded, widened
 
 Cache = tuple[dict[str, jax.Array], ...]
 SHORTEST = 256  # positions that a program reads at least
@@ -20,19 +24,48 @@ _GRAIN = 128  # the longest is rounded up to a multiple of it
 _GROWN = 4096  # positions; a cache of more begins at a quarter, and grows
 
 
-def empty_cache(config: ModelConfig, rows: int, length: int) -> Cache:
+def empty_cache(config: ModelConfig, rows: int, length: int, int8: bool = False) -> Cache:
     """A cache of zeros for `rows` rows of up to `length` tokens."""
     shape = (rows, config.num_kv_heads, length, config.head_dim)
+    scales = ("k_scale", "v_scale") if int8 else ()
     return tuple(
-        {"k": jnp.zeros(shape, config.dtype), "v": jnp.zeros(shape, config.dtype)}
+        {name: jnp.zeros(shape, "int8" if int8 else config.dtype) for name in "kv"}
+        | {name: jnp.zeros(shape[:-1], "float32") for name in scales}
         for _ in range(config.num_layers)
     )
+
+
+def written(
+    layer: dict[str, jax.Array], rows: Int[Array, "B 1"], positions: Int[Array, "B C"],
+    k: Float[Array, "B C K H"], v: Float[Array, "B C K H"],
+) -> dict[str, jax.Array]:
+    """One layer with keys and values at these places; beyond its end they are dropped."""
+    new = {"k": k, "v": v}
+    if "k_scale" in layer:
+        for name in "kv":
+            new[name], new[f"{name}_scale"] = rounded(new[name])
+    return {
+        name: x.at[rows, :, positions].set(new[name], mode="drop") for name, x in layer.items()
+    }
+
+
+def read(
+    layer: dict[str, jax.Array], length: int, rows: Int[Array, " B"] | None, dtype: Any
+) -> tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]:
+    """Keys and values of so many positions; of these rows, None: of all."""
+    part = {name: x[:, :, :length] for name, x in layer.items()}
+    if rows is not None:
+        part = {name: x.at[rows].get(mode="clip") for name, x in part.items()}
+    if "k_scale" not in part:
+        return part["k"], part["v"]
+    return (widened(part["k"], part["k_scale"], dtype),
+            widened(part["v"], part["v_scale"], dtype))
 
 
 def lengthened(layer: dict[str, jax.Array], length: int) -> dict[str, jax.Array]:
     """One layer with room for `length` tokens, at least as many as before."""
     return {
-        name: jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+        name: jnp.pad(x, [(0, length - x.shape[2] if axis == 2 else 0) for axis in range(x.ndim)])
         for name, x in layer.items()
     }
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import audio_encoder
 from tarl_jax.models.attention import attention, causal_attention
+from tarl_jax.models.cache import read, written
 from tarl_jax.models.pages import Flat, Pool, write_and_attend
 from tarl_jax.models.params import Params, named_key
 from tarl_jax.parallel.mesh import constrain, place_shapes, tree_shardings
@@ -231,21 +232,17 @@ def cached_step(
     for layer, kept in zip(params["layers"], cache, strict=True):
 
         def attend(q: Array, k: Array, v: Array, kept: dict[str, Array] = kept) -> Array:
-            keys = kept["k"].at[owners, :, positions].set(k, mode="drop")
-            values = kept["v"].at[owners, :, positions].set(v, mode="drop")
-            new_cache.append({"k": keys, "v": values})
+            held = written(kept, owners, positions, k, v)
+            new_cache.append(held)
 
-            def read(length: int, q: Array, keys: Array, values: Array) -> Array:
-                keys, values = (x[:, :, :length] for x in (keys, values))
-                if rows is not None:
-                    keys, values = (x.at[rows].get(mode="clip") for x in (keys, values))
+            def to(length: int, q: Array, held: dict[str, Array]) -> Array:
                 visible = jnp.arange(length) <= positions[:, :, None]
-                return attention(q, keys, values, visible)
+                return attention(q, *read(held, length, rows, q.dtype), visible)
 
             if reads is None:
-                return read(keys.shape[2], q, keys, values)
-            ways = [functools.partial(read, length) for length in reads[0]]
-            return lax.switch(reads[1], ways, q, keys, values)
+                return to(held["k"].shape[2], q, held)
+            ways = [functools.partial(to, length) for length in reads[0]]
+            return lax.switch(reads[1], ways, q, held)
 
         x = _block(layer, config, x, rotate, attend)
     return rms_norm(x, params["final_norm"], config.rms_norm_eps), tuple(new_cache)

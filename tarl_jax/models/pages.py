@@ -6,12 +6,15 @@ layer is nobody's: what fillers write goes there.
 
 Two layouts, by kernel. "ragged", for TPUs: `{"kv": [L P, size, 2 K, H]}`, keys and values of a
 head side by side, as JAX's `ragged_paged_attention` reads them. "split", for GPUs and CPUs:
-`{"k", "v"}`, each [K, L P, size, H], as JAX's `paged_attention` for GPUs does.
+`{"k", "v"}`, each [K, L P, size, H], as JAX's `paged_attention` for GPUs does. In int8 this has
+`{"k_scale", "v_scale"}` beside them, float32 [K, L P, size], a scale for each vector; the kernel
+for TPUs knows none, so that there the plain version reads it.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models.attention import attention, platform
+from tarl_jax.models.quantised import rounded, widened
 from tarl_jax.parallel.mesh import spec
 
 Pool = dict[str, jax.Array]
@@ -30,6 +34,8 @@ _AXES = {  # of a pool's arrays
     "kv": ("rows", None, "kv_heads", None),
     "k": ("kv_heads", "rows", None, None),
     "v": ("kv_heads", "rows", None, None),
+    "k_scale": ("kv_heads", "rows", None),
+    "v_scale": ("kv_heads", "rows", None),
 }
 
 
@@ -57,22 +63,29 @@ class Flat:
     count: jax.Array
 
 
-def layout(config: ModelConfig) -> str:
+def layout(config: ModelConfig, int8: bool = False) -> str:
     """Of a pool on the mesh that is set, or on this process's devices."""
+    if int8:
+        return "int8"
     return "ragged" if platform() == "tpu" and config.head_dim % 128 == 0 else "split"
 
 
 def empty_pool(config: ModelConfig, pages: int, size: int, kind: str) -> Pool:
-    """Zeros for `pages` pages of all shards together, in the model's dtype."""
+    """Zeros for `pages` pages of all shards together, in the model's dtype or in int8."""
     count, heads, width = config.num_layers * pages, config.num_kv_heads, config.head_dim
     if kind == "ragged":
         return {"kv": jnp.zeros((count, size, 2 * heads, width), config.dtype)}
-    return {name: jnp.zeros((heads, count, size, width), config.dtype) for name in "kv"}
+    shape = heads, count, size
+    dtype = "int8" if kind == "int8" else config.dtype
+    pool = {name: jnp.zeros((*shape, width), dtype) for name in "kv"}
+    if kind == "int8":
+        pool |= {f"{name}_scale": jnp.zeros(shape, "float32") for name in "kv"}
+    return pool
 
 
-def pool_axes(kind: str) -> dict[str, tuple[str | None, ...]]:
-    """The logical axes of a pool's arrays."""
-    return {name: _AXES[name] for name in (("kv",) if kind == "ragged" else ("k", "v"))}
+def pool_axes(pool: Pool) -> dict[str, tuple[str | None, ...]]:
+    """The logical axes of a pool's arrays, or shapes."""
+    return {name: _AXES[name] for name in pool}
 
 
 def write_and_attend(
@@ -95,7 +108,7 @@ def write_and_attend(
         return run(q, k, v, pool, layer, flat)
     rows, none = spec("rows"), PartitionSpec()
     queries, keys = spec("rows", "heads", None), spec("rows", "kv_heads", None)
-    pools = {name: spec(*_AXES[name]) for name in pool}
+    pools = {name: spec(*axes) for name, axes in pool_axes(pool).items()}
     return jax.shard_map(
         run, mesh=mesh,
         in_specs=(queries, keys, keys, pools, none, jax.tree.map(lambda _: rows, flat)),
@@ -115,9 +128,12 @@ def _local(
         both = jnp.stack((k, v), axis=2).reshape(k.shape[0], -1, k.shape[-1])
         pool = {"kv": pool["kv"].at[pages, offsets].set(both)}
         return _ragged(q, pool["kv"], tables, flat), pool
+    new = {"k": k, "v": v}
+    if "k_scale" in pool:
+        for name in "kv":
+            new[name], new[f"{name}_scale"] = rounded(new[name])
     pool = {
-        name: pool[name].at[:, pages, offsets].set(x.swapaxes(0, 1))
-        for name, x in (("k", k), ("v", v))
+        name: x.at[:, pages, offsets].set(new[name].swapaxes(0, 1)) for name, x in pool.items()
     }
     if not single:
         return _in_blocks(q, pool, tables, flat), pool
@@ -144,22 +160,25 @@ def _gpu(q: Array, pool: Pool, tables: Array, lengths: Array, interpret: bool = 
     splits = next(n for n in (16, 8, 4, 2, 1) if depth % n == 0)
     together = next(n for n in (8, 4, 2, 1) if depth // splits % n == 0)
     return paged_attention(
-        q * q.shape[-1] ** -0.5, pool["k"], pool["v"], tables, lengths, k_splits=splits,
-        pages_per_compute_block=together, interpret=interpret,
+        q * q.shape[-1] ** -0.5, pool["k"], pool["v"], tables, lengths, pool.get("k_scale"),
+        pool.get("v_scale"), k_splits=splits, pages_per_compute_block=together,
+        interpret=interpret,
     )
 
 
-def _read(pool: Pool, tables: Array) -> tuple[Array, Array]:
+def _read(pool: Pool, tables: Array, dtype: Any) -> tuple[Array, Array]:
     """Keys and values of sequences, [Q, K, M * size, H]."""
-    def take(x: Array) -> Array:
-        found = x[:, tables].swapaxes(0, 1)
+    def take(name: str) -> Array:
+        found = pool[name][:, tables].swapaxes(0, 1)
+        if "k_scale" in pool:
+            found = widened(found, pool[f"{name}_scale"][:, tables].swapaxes(0, 1), dtype)
         return found.reshape(*found.shape[:2], -1, found.shape[-1])
 
-    return take(pool["k"]), take(pool["v"])
+    return take("k"), take("v")
 
 
 def _one_each(q: Array, pool: Pool, tables: Array, lengths: Array) -> Array:
-    k, v = _read(pool, tables)
+    k, v = _read(pool, tables, q.dtype)
     visible = jnp.arange(k.shape[2]) < lengths[:, None, None]
     return attention(q[:, None], k, v, visible)[:, 0]
 
@@ -179,7 +198,7 @@ def _in_blocks(q: Array, pool: Pool, tables: Array, flat: Flat) -> Array:
             places = before * size + jnp.arange(size)
             positions = flat.lengths[sequence] - own[sequence] + places
             index = jnp.where(places < own[sequence], flat.begins[sequence] + places, tokens)
-            k, v = _read(pool, tables[sequence][None])
+            k, v = _read(pool, tables[sequence][None], q.dtype)
             visible = jnp.arange(k.shape[2]) <= positions[None, :, None]
             new = attention(q.at[index].get(mode="clip")[None], k, v, visible)[0]
             return out.at[index].set(new, mode="drop")

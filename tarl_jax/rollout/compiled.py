@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from tarl_jax.config import ModelConfig, RolloutConfig
+from tarl_jax.config.rollout import int8_cache, int8_weights
 from tarl_jax.models import decoder
 from tarl_jax.models.cache import Cache, cache_lengths, cache_rooms, empty_cache, lengthened
 from tarl_jax.parallel import hosts
@@ -122,7 +123,7 @@ class Compiled:
         )
         self._grow = program("grow", lengthened, static_argnums=1, out_shardings=cache)
         self.hear = Hearing(model, config.max_episode_tokens, mesh)
-        self.prepare = Prepared(model, mesh, config.quantise)
+        self.prepare = Prepared(model, mesh, int8_weights(config))
 
     @property
     def shortest(self) -> int:
@@ -228,12 +229,11 @@ class Compiled:
 
     def _state(self, size: int, room: int) -> EngineState:
         """Shapes of a batch, which say where it lives."""
-        by, cache = by_rows(self._mesh), self._cache_sharding
+        by = by_rows(self._mesh)
         of = functools.partial(jax.ShapeDtypeStruct, (size,), sharding=by)
         ints = of(jnp.int32)
-        held = jax.eval_shape(lambda: empty_cache(self._model, size, room))
         return EngineState(
-            cache=place_shapes(held, jax.tree.map(lambda _: cache, held)),
+            cache=self._cache(size, room),
             lengths=ints, last=ints, seeds=of(jnp.uint32), dropped=ints, syntax=ints,
         )
 
@@ -241,7 +241,12 @@ class Compiled:
         """Shapes of the store, which say where it lives; None where there is none."""
         if not self._store_rows:
             return None
-        held = jax.eval_shape(lambda: empty_cache(self._model, self._store_rows, room))
+        return self._cache(self._store_rows, room)
+
+    def _cache(self, rows: int, room: int) -> Cache:
+        """Shapes of one, which say where it lives."""
+        int8 = int8_cache(self._config)
+        held = jax.eval_shape(lambda: empty_cache(self._model, rows, room, int8))
         return place_shapes(held, jax.tree.map(lambda _: self._cache_sharding, held))
 
     def model_sized(self, params: decoder.Params, length: int) -> dict[str, Wanted]:

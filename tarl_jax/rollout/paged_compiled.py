@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from tarl_jax.config import ConfigError, ModelConfig, RolloutConfig
+from tarl_jax.config.rollout import int8_cache, int8_weights
 from tarl_jax.models import decoder, pages
 from tarl_jax.models.pages import Flat, Pool
 from tarl_jax.models.quantised import quantised
@@ -78,8 +79,8 @@ class PagedPrograms:
         self.longest = config.max_episode_tokens
         self._grammar = None if grammar is None else hosts.put(grammar, sharding(mesh))
         with jax.set_mesh(mesh):
-            self._kind = pages.layout(model)
-        axes = pages.pool_axes(self._kind)
+            self._kind = pages.layout(model, int8_cache(config))
+        axes = pages.pool_axes(jax.eval_shape(self._new_pool))
         self._pool_shardings = {name: sharding(mesh, *of) for name, of in axes.items()}
         whole = sharding(mesh)
         outputs = (self._pool_shardings, whole)
@@ -103,7 +104,7 @@ class PagedPrograms:
         self._casts: dict[Any, Any] = {}  # by which leaves they are of, and where these go
         self._quantise = program(
             "quantise", lambda params: quantised(params, model.dtype)
-        ) if config.quantise else None
+        ) if int8_weights(config) else None
 
     def empty(self) -> Pool:
         """A pool with nothing in it."""

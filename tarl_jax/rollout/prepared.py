@@ -30,11 +30,11 @@ class Prepared:
     the adapters alone.
     """
 
-    def __init__(self, model: ModelConfig, mesh: Mesh, quantise: str = ""):
-        """quantise: "int8": the weights are."""
+    def __init__(self, model: ModelConfig, mesh: Mesh, int8: bool = False):
+        """int8: whether the weights are."""
         self._model = model
         self._mesh = mesh
-        ready = quantised if quantise else decoder.cast
+        ready = quantised if int8 else decoder.cast
         self._unstack = jax.jit(
             named("engine_unstack", lambda p: decoder.unstack(ready(p, model.dtype)))
         )

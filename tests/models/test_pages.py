@@ -89,6 +89,32 @@ def test_the_kernel_for_gpus():
     )
 
 
+def test_pages_in_int8():
+    """By NumPy: each vector's largest number is 127 steps; both ways read what was rounded."""
+    new, pool, flat = problem(PARTS, 31)
+    steps = {name: np.abs(x).max(axis=-1) / 127 for name, x in pool.items()}
+    held = {name: np.rint(x / steps[name][..., None]).astype(np.int8) for name, x in pool.items()}
+    held |= {f"{name}_scale": x.astype(np.float32) for name, x in steps.items()}
+    near = {name: (held[name] * steps[name][..., None]).astype(np.float32) for name in "kv"}
+    rounded = [np.rint(x / (s := np.abs(x).max(axis=-1, keepdims=True) / 127)) * s
+               for x in new[1:]]
+    expected, used = reference((new[0], *rounded), near, flat)
+    out, after = jax.jit(
+        lambda new, pool, flat: pages.write_and_attend(*new, pool, 1, 2, flat, False)
+    )(new, held, flat)
+    np.testing.assert_allclose(out[:used], expected, atol=1e-5)
+    whole, _ = reference(new, pool, flat)
+    assert 1e-3 < np.abs(expected - whole).max() < 0.05  # the rounding's own
+    assert after["k"].dtype == after["v"].dtype == jnp.int8
+    page, place = COUNT + flat.pages[5], flat.positions[5] % SIZE
+    np.testing.assert_allclose(after["v"][:, page, place] * after["v_scale"][:, page, place, None],
+                               rounded[1][5], atol=1e-6)
+    (q, _, _), _, flat = problem(ONE_EACH, 3)
+    asked = q, held, flat.tables + COUNT, flat.lengths
+    np.testing.assert_allclose(pages._gpu(*asked, interpret=True), pages._one_each(*asked),
+                               atol=1e-5)
+
+
 def test_the_kernel_for_tpus_is_asked_as_its_reference_is(monkeypatch):
     """The kernel itself does not run in interpret mode: what it is given is what is tested."""
     from jax.experimental.pallas.ops.tpu import ragged_paged_attention as kernels

@@ -1,4 +1,5 @@
-"""Rollouts with weights in int8: the rounding by NumPy, and tokens those of the rounded weights."""
+"""Rollouts with weights and caches in int8: the rounding by NumPy, and tokens those of what was
+rounded."""
 
 import dataclasses
 
@@ -59,7 +60,33 @@ def test_tokens_are_those_of_the_rounded_weights(params, cache):
     assert exact < 1e-4 < off < 0.5  # what the rounding makes of the sampler, and nothing else
 
 
-@jax.jit
+@pytest.mark.parametrize("cache", ["contiguous", "pages"])
+def test_keys_and_values_are_those_that_were_rounded(params, cache, monkeypatch):
+    """Against a full forward pass whose keys and values NumPy's formula rounds."""
+    config = dataclasses.replace(CONFIG, slots=4, cache=cache, quantise="int8_cache")
+    engine = Engine(MODEL, config, STOP, make_mesh(devices=jax.devices()[:1]))
+    plain = Engine(MODEL, dataclasses.replace(config, quantise=""), STOP,
+                   make_mesh(devices=jax.devices()[:1]))
+    of_float32 = 4 * MODEL.head_dim
+    ratio = engine.programs.cache_bytes()[0] / plain.programs.cache_bytes()[0]
+    assert ratio == (MODEL.head_dim + 4) / of_float32  # a byte a number, and a scale
+    episodes = [Scripted(seed, 20 + seed, [5, 9]) for seed in range(4)]
+    engine.run(params, episodes, TEMPERATURE)
+    off = gap(params, episodes)
+    attend = decoder.causal_attention
+
+    def rounding(q, k, v, *rest):
+        def near(x):
+            step = abs(x).max(axis=-1, keepdims=True) / 127
+            return (x / step).round() * step
+
+        return attend(q, near(k), near(v), *rest)
+
+    monkeypatch.setattr(decoder, "causal_attention", rounding)
+    exact = gap(params, episodes)
+    assert exact < 1e-4 < off < 0.1
+
+
 def recomputed(params, tokens):
     scores = decoder.logits(params, decoder.hidden_states(params, MODEL, tokens))
     return token_log_probs(scores[:, :-1], tokens[:, 1:], TEMPERATURE)[0]
@@ -71,7 +98,7 @@ def gap(params, episodes):
     tokens = np.zeros((len(episodes), 128), np.int32)
     for row, (ids, _, _) in enumerate(sequences):
         tokens[row, : len(ids)] = ids
-    expected, found = np.asarray(recomputed(params, tokens)), 0.0
+    expected, found = np.asarray(jax.jit(lambda *of: recomputed(*of))(params, tokens)), 0.0
     for row, (_, sampled, log_probs) in enumerate(sequences):
         places = np.flatnonzero(sampled)
         given = np.array(log_probs)[places]
@@ -84,5 +111,6 @@ def test_importance_weights_are_truncated_where_weights_are_rounded():
         return completed(from_config_dict(given)).rl.tis_cap
 
     assert (cap(), cap(rollout={"quantise": "int8"})) == (-1, 2)
+    assert cap(rollout={"quantise": "int8_cache"}) == cap(rollout={"quantise": "int8_both"}) == 2
     assert cap(rollout={"quantise": "int8"}, rl={"tis_cap": 0.0}) == 0
     assert cap(rl={"tis_cap": 3.0}) == 3
