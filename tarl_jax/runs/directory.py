@@ -63,7 +63,8 @@ FREE = (
     )),
 )  # fmt: skip
 
-
+# What may differ besides where a checkpoint is only read: who plays with the policy, and on what.
+PLAYED = ("user", "judge", "reward", "rollout", "speech", "tasks", "shop", "maths")
 MAY_CHANGE = ("held-out tasks",)  # of contents.json: evaluations are of them
 Record = Mapping[str, Mapping[str, str]]  # of parts, as `training.parts.record` makes it
 
@@ -210,13 +211,22 @@ def _forget(path: Path) -> None:
         shutil.rmtree(path / name, ignore_errors=True)
 
 
-def require_run(config: RunConfig, path: Path, parts: Record | None = None) -> None:
-    """Raises ConfigError unless `path` holds a run with this config and these parts."""
+def require_run(
+    config: RunConfig, path: Path, parts: Record | None = None
+) -> dict[str, list[object]]:
+    """Raises ConfigError unless `path` holds a run of this policy, with these parts.
+
+    For commands that read a checkpoint: users, judge, lengths and tasks may be others than the
+    run's. Returns the fields that are, as [of the run, now].
+    """
     record = path / "config.json"
     if not config.workdir or not record.is_file():
         raise ConfigError(f"--workdir {config.workdir!r}: name the directory of a run")
-    _require_same(_recorded(record), flat(config), path)
+    before, now = _recorded(record), flat(config)
+    _require_same(before, now, path, (*FREE, *PLAYED))
     _require_same_parts(path, parts or {})
+    return {k: [before.get(k), now[k]] for k in now
+            if k != "workdir" and before.get(k) != now[k]}
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], Path | None]:
@@ -316,9 +326,11 @@ def _recorded(record: Path) -> dict[str, object]:
     return {**listed, **said}
 
 
-def _require_same(before: dict[str, object], now: dict[str, object], path: Path) -> None:
+def _require_same(
+    before: dict[str, object], now: dict[str, object], path: Path, free: Sequence[str] = FREE
+) -> None:
     def is_free(key: str) -> bool:
-        return any(key == free or key.startswith(f"{free}.") for free in FREE)
+        return any(key == name or key.startswith(f"{name}.") for name in free)
 
     keys = sorted(k for k in before.keys() | now.keys() if not is_free(k))
     changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in keys

@@ -111,8 +111,10 @@ def _read(config: RunConfig, parts: Parts, step: int) -> Iterator[str]:
         yield "policy: what the config starts from, no run's"
         return
     path = Path(config.workdir).expanduser()
-    require_run(config, path, record(parts))
+    changed = require_run(config, path, record(parts))
     yield f"run: reads the checkpoint of step {chosen(path, _saved(config), step)} of {path}"
+    for key, (before, now) in changed.items():
+        yield f"  config.{key}: {before!r} -> {now!r}"
 
 
 def _directory(config: RunConfig, parts: Parts) -> Iterator[str]:

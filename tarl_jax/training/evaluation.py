@@ -352,13 +352,15 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
 
     parts: those that the run began with.
 
-    Prints the table and writes `evaluation-<step>.json` to the run directory.
+    Users, judge, lengths and tasks may be others than the run's. Prints the table and writes
+    `evaluation-<step>.json` to the run directory: the numbers, and as `changed` the fields of the
+    config that are not the run's, as [of the run, now].
     Raises ConfigError if there is no such run, CheckpointError if there is no such checkpoint.
     """
     config = completed(config)
     hosts.check(config)
     run_dir = Path(config.workdir).expanduser()
-    require_run(config, run_dir, record(parts))
+    changed = require_run(config, run_dir, record(parts))
     checkpoints = Checkpoints(run_dir, config.checkpoint)
     step = newest(checkpoints, run_dir, step)
     env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
@@ -372,6 +374,8 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
                   config.user, where.scripts) as judge,
         ):
             judge.check()
+            for key, (before, now) in changed.items():
+                view.log(f"not as the run: config.{key}: {before!r} -> {now!r}")
             values, trajectories = evaluate_modalities(
                 engine, state.policy, where, held_out(where, config.eval.final_tasks), "eval",
                 lambda done, total: view.phase(f"evaluating step {step}", done, total), judge,
@@ -380,7 +384,8 @@ def evaluate_run(config: RunConfig, step: int, parts: Parts) -> dict[str, float]
         env.close()
     checkpoints.close()
     if hosts.first():
-        write_json(run_dir / f"evaluation-{step}.json", values)
+        write_json(run_dir / f"evaluation-{step}.json",
+                   {**values, **({"changed": changed} if changed else {})})
         save_results(run_dir, step, where, trajectories)
         print_summary({}, values)
     return values

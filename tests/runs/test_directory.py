@@ -1,5 +1,6 @@
 """A run directory has one owner, and a name of its own."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tarl_jax.runs.directory import (
     claimed_run_dir,
     open_run_dir,
     require_contents,
+    require_run,
 )
 
 
@@ -193,3 +195,22 @@ def test_the_contents_of_files_are_held_too(tmp_path):
     said = require_contents(tmp_path, {**first, "held-out tasks": "z"})
     assert said == ["the held-out tasks are others than at the last start"]
     assert require_contents(tmp_path, {**first, "held-out tasks": "z"}) == []
+
+
+def test_a_checkpoint_is_read_for_other_users_and_lengths_but_of_the_same_policy(tmp_path):
+    config = RunConfig(workdir=str(tmp_path / "run"))
+    run = open_run_dir(config)
+    assert require_run(config, run) == {}
+    other = dataclasses.replace(
+        config, user=dataclasses.replace(config.user, kind="llm"),
+        rollout=dataclasses.replace(config.rollout, max_turns=3),
+        eval=dataclasses.replace(config.eval, trials=7),
+    )
+    assert require_run(other, run) == {
+        "user.kind": ["scripted", "llm"], "rollout.max_turns": [config.rollout.max_turns, 3],
+        "eval.trials": [config.eval.trials, 7],
+    }
+    for group, field, value in (("model", "d_ff", 8), ("rl", "learning_rate", 1.0)):
+        changed = dataclasses.replace(getattr(config, group), **{field: value})
+        with pytest.raises(ConfigError, match=rf"{group}\.{field}: .* -> {value}"):
+            require_run(dataclasses.replace(config, **{group: changed}), run)
