@@ -8,8 +8,8 @@ import uvicorn
 
 from tarl_jax.rollout.episode import ATTEMPTS, SHORT
 from tarl_jax.rollout.workers import Answer
-from tarl_jax.serve.http import HttpLimits, Server
-from tarl_jax.serve.policy import ServeConfig, serve_policy
+from tarl_jax.serve.http import Server
+from tarl_jax.serve.policy import HttpLimits, ServeConfig, serve_policy
 from tarl_jax.serve.protocol import Protocol
 
 

@@ -40,7 +40,7 @@ class LLMJudge:
             from tarl_jax.judge import answer
         except ImportError as error:
             raise LLMError("setup", f"a judge that is a language model needs more packages"
-                           f" ({error}): pip install 'tarl-jax[llm]'") from None
+                           f" ({error}): pip install -e '.[llm]'") from None
         self._answer = answer
         self._config = config
         cache_dir = config.llm.cache_dir or str(folder)

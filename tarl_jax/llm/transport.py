@@ -77,7 +77,7 @@ class Transport:
         except ImportError as error:
             raise LLMError(
                 "setup", f"outside language models need more packages ({error}):"
-                " pip install 'tarl-jax[llm]'"
+                " pip install -e '.[llm]'"
             ) from None
         self._openai = openai
         self._prefix = prefix

@@ -37,7 +37,7 @@ class SymbolicChecker:
         if importlib.util.find_spec("math_verify") is None:
             raise ImportError(
                 "answers that are not plain numbers are checked by the package math-verify, which"
-                " is not installed: pip install 'tarl-jax[maths]'"
+                " is not installed: pip install -e '.[maths]'"
             )
         self._seconds = seconds
         self._lock = threading.Lock()

@@ -82,7 +82,7 @@ def _source(found: Any, split: str, where: str) -> Any:
         raise InputError(f"{where}: {_short(error)}; its splits are"
                          f" {', '.join(found.info.splits)}") from None
     except ImportError as error:
-        raise InputError(f"{where}: {_short(error)}: pip install 'tarl-jax[tfds]'") from None
+        raise InputError(f"{where}: {_short(error)}: pip install -e '.[tfds]'") from None
 
 
 def _plain(value: Any, place: str, name: str) -> Any:
@@ -112,5 +112,5 @@ def package(where: str) -> ModuleType:
         import tensorflow_datasets
     except ModuleNotFoundError as error:
         raise InputError(f"{where}: needs tensorflow-datasets ({error}): pip install"
-                         " 'tarl-jax[tfds]'") from None
+                         " -e '.[tfds]'") from None
     return tensorflow_datasets

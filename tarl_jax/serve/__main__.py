@@ -33,8 +33,7 @@ def main() -> None:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    from tarl_jax.serve.http import HttpLimits
-    from tarl_jax.serve.policy import ServeConfig
+    from tarl_jax.serve.policy import HttpLimits, ServeConfig
 
     add, own, http = parser.add_argument, ServeConfig(), HttpLimits()
     add("--step", type=int, default=-1, metavar="N", help="the checkpoint's step; -1: the newest")
@@ -69,10 +68,14 @@ def _serve(config: RunConfig, parts: Any, given: argparse.Namespace) -> None:
     if given.host not in _LOCAL and token is None:
         raise ConfigError(f"--host={given.host}: others can reach it, so set {given.token_env} in"
                           " the environment to a token that they have to show")
-    import uvicorn
+    try:
+        import uvicorn
 
-    from tarl_jax.serve.http import HttpLimits, Server
-    from tarl_jax.serve.policy import ServeConfig, load_policy, serve_policy
+        from tarl_jax.serve.http import Server
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"a server needs the package {error.name}: pip install -e '.[serve]'"
+                          ) from error
+    from tarl_jax.serve.policy import HttpLimits, ServeConfig, load_policy, serve_policy
     from tarl_jax.serve.protocol import Protocol
     from tarl_jax.serve.recording import Recorder
     from tarl_jax.training.parts import checked

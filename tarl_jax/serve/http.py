@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hmac
 import json
 import time
@@ -16,10 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tarl_jax.config import ConfigError
 from tarl_jax.parallel.compilations import all_compilations
 from tarl_jax.serve import wire
-from tarl_jax.serve.policy import Served
+from tarl_jax.serve.policy import HttpLimits, Served
 from tarl_jax.serve.recording import Recorder
 from tarl_jax.serve.requests import (
     ChatRequest,
@@ -33,21 +31,6 @@ from tarl_jax.serve.turns import Answer
 EPISODE = "x-episode-id"  # the header that names an episode of a recording
 
 
-@dataclasses.dataclass(frozen=True)
-class HttpLimits:
-    """body: bytes of a request; messages: of a conversation; requests: answered at a time."""
-
-    body: int = 8 << 20
-    messages: int = 2000
-    requests: int = 512
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError."""
-        for name, value in dataclasses.asdict(self).items():
-            if value < 1:
-                raise ConfigError(f"--max_{name}={value}: must be at least 1")
-
-
 class Server:
     """The application's routes; one per process.
 
@@ -55,7 +38,7 @@ class Server:
     """
 
     def __init__(
-        self, served: Served, limits: HttpLimits = HttpLimits(), token: str | None = None,
+        self, served: Served, limits: HttpLimits, token: str | None = None,
         recorder: Recorder | None = None,
     ):
         self._served = served

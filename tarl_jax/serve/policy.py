@@ -65,6 +65,21 @@ class ServeConfig:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class HttpLimits:
+    """body: bytes of a request; messages: of a conversation; requests: answered at a time."""
+
+    body: int = 8 << 20
+    messages: int = 2000
+    requests: int = 512
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise ConfigError(f"--max_{name}={value}: must be at least 1")
+
+
 @dataclasses.dataclass
 class Served:
     """name: of the policy; defaults: the sampling of requests that name none."""

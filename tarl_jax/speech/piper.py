@@ -1,7 +1,7 @@
 """Piper: neural voices on the processor, several times as slow as eSpeak and far more like people.
 
 Its licence is the GPL: it runs in processes of its own, which are asked over pipes, and is never
-imported here (`pip install 'tarl-jax[piper]'`).
+imported here (`pip install -e '.[piper]'`).
 """
 
 from __future__ import annotations

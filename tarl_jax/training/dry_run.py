@@ -20,6 +20,7 @@ from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import max_turns
 from tarl_jax.rollout.lengths import require_room
+from tarl_jax.runs import wandb_copy
 from tarl_jax.runs.directory import check_run_dir, checkpoints, chosen, require_run
 from tarl_jax.sandbox.idle import idle
 from tarl_jax.training.estimate import estimate
@@ -63,6 +64,7 @@ def dry_run(
     env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
     try:
         if reads is None:
+            wandb_copy.check(config.log.wandb)
             require_enough(env)
         evaluation = env.evaluation()
         updater = make_updater(config, env, parts.loss)

@@ -9,7 +9,7 @@ from tarl_jax.maths.symbolic import LONGEST, SymbolicChecker
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None,
-    reason="needs math-verify: pip install 'tarl-jax[maths]'",
+    reason="needs math-verify: pip install -e '.[maths]'",
 )
 
 

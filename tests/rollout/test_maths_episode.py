@@ -118,7 +118,7 @@ def test_a_files_answers_are_checked_by_meaning_or_the_missing_package_is_named(
     )
     config = dataclasses.replace(tiny_config, maths=maths)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"problems.json.*pip install 'tarl-jax\[maths\]'"):
+    with pytest.raises(ConfigError, match=r"problems.json.*pip install -e '\.\[maths\]'"):
         Environment.from_config(config)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     env = Environment.from_config(config)

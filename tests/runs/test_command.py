@@ -240,6 +240,16 @@ def test_other_commands_refuse_in_one_line_too(run, monkeypatch, capsys, command
     assert after == before
 
 
+@pytest.mark.parametrize("command, arguments, extra", [
+    (serve, ["run"], "uvicorn"), (main, [TINY, "--config.log.wandb=mine"], "wandb")])
+def test_a_package_that_is_not_there_is_named(run, monkeypatch, capsys, command, arguments, extra):
+    monkeypatch.setitem(sys.modules, extra, None)
+    status, _, error = ended(monkeypatch, capsys, command, *arguments, "--dry_run")
+    assert status == 2 and error.count("\n") == 1
+    assert f"pip install -e '.[{extra if extra == 'wandb' else 'serve'}]'" in error
+    assert ended(monkeypatch, capsys, command, "--help")[0] == 0
+
+
 def test_a_slice_is_laid_out_without_compiling(folder, monkeypatch, capsys):
     pytest.importorskip("libtpu", reason="needs TPU's compiler (pip install libtpu)")
     status, text, _ = ended(monkeypatch, capsys, plan, "--config=mine.py:qwen3_8b", "--dry_run")

@@ -17,7 +17,7 @@ from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.grammar import build
-from tarl_jax.serve.http import HttpLimits
+from tarl_jax.serve.policy import HttpLimits
 
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
          for name in ("cancel_pending_order", "get_order_details")]

@@ -26,7 +26,7 @@ def test_log_mel_of_speech_equals_whispers(espeak, chain):
 
 
 @pytest.mark.skipif(not find_spec("piper") or not find_spec(piper.PACKAGED),
-                    reason="pip install 'tarl-jax[piper]'")
+                    reason="pip install -e '.[piper]'")
 def test_log_mel_of_pipers_speech_equals_whispers():
     neural = piper.Piper(timeout_seconds=120)
     clip = neural.say(TEXT, Voice("en_US-joe-medium"))

@@ -21,7 +21,7 @@ from tarl_jax.speech.synthesis import SAMPLE_RATE, SpeechError, Voice
 TEXT = "Please cancel order hash W one two three."
 JOE = Voice("en_US-joe-medium")
 INSTALLED = all(map(importlib.util.find_spec, ("piper", piper.PACKAGED, "onnxruntime")))
-needs_piper = pytest.mark.skipif(not INSTALLED, reason="pip install 'tarl-jax[piper]'")
+needs_piper = pytest.mark.skipif(not INSTALLED, reason="pip install -e '.[piper]'")
 
 # A worker that says a tone as long as the text, higher for one speaker, or fails as it is told.
 FAKE = """
@@ -139,7 +139,7 @@ def test_no_pitch_no_folder_no_package(fake, folder, monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(SpeechError, match=r"needs piper-tts: pip install 'tarl-jax\[piper\]'") as e:
+    with pytest.raises(SpeechError, match=r"needs piper-tts: pip install -e '\.\[piper\]'") as e:
         Piper()
     assert e.value.fatal
 
