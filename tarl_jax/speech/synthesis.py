@@ -183,4 +183,4 @@ def quantise(samples: np.ndarray) -> np.ndarray:
 
 
 def not_installed(package: str, extra: str = "speech") -> SpeechError:
-    return SpeechError("not_installed", f"speech needs {package}: pip install 'tarl-jax[{extra}]'")
+    return SpeechError("not_installed", f"speech needs {package}: pip install -e '.[{extra}]'")

@@ -88,5 +88,5 @@ def test_a_worker_that_dies_is_replaced(check):
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"tarl-jax\[maths\]"):
+    with pytest.raises(ImportError, match=r"-e '\.\[maths\]'"):
         SymbolicChecker()

@@ -143,7 +143,7 @@ def test_examples_of_another_kind_are_named(made, tmp_path):
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(InputError, match=r"config.tasks.tfds = 'x': needs tensorflow-datasets .*"
-                                         r"pip install 'tarl-jax\[tfds\]'"):
+                                         r"pip install -e '\.\[tfds\]'"):
         dataset_tasks(["x"])
 
 
