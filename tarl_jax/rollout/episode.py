@@ -301,7 +301,9 @@ class Episode:
         if not scripted and not self._room(len(opening.token_ids)):
             # What scripts say is known beforehand; a model's whim should not end the run.
             raise LLMError(
-                "malformed", f"the user's opening leaves no room for a turn: {opening.text}"
+                "malformed", "the system turn and the user's opening leave no room for a turn in"
+                f" rollout.max_episode_tokens = {self._config.max_episode_tokens:,}: raise it, or"
+                f" take a shorter prompt (rollout.system_prompt); the user said: {opening.text}"
             )
         self._dialogue = dialogue
         return opening

@@ -186,7 +186,7 @@ def test_an_opening_without_end_breaks_the_episode(openai_server, env, tiny_conf
         episodes = [one.episode(task, "test") for task in tasks]
         for episode in episodes:
             assert episode.start() is None
-    assert "leaves no room" in episodes[0].trajectory().segments[-1].info["failure"]
+    assert "leave no room" in episodes[0].trajectory().segments[-1].info["failure"]
     with pytest.raises(LLMError, match="all 2 episodes are broken") as caught:
         require_some([e.trajectory() for e in episodes])
     assert caught.value.fatal
