@@ -194,7 +194,7 @@ class Results:
         for episode in self._read():
             by_task.setdefault(episode["task"], []).append(episode["success"] is True)
         rates = {"eval/tasks": float(len(by_task))}
-        for k in range(1, min([*map(len, by_task.values()), 4]) + 1):
+        for k in range(1, min([*map(len, by_task.values()), 4]) + 1 if by_task else 1):
             each = [math.comb(sum(of), k) / math.comb(len(of), k) for of in by_task.values()]
             rates[f"eval/pass^{k}"] = sum(each) / len(each)
         return [{"step": 0, "kind": "eval", **rates}]

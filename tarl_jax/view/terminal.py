@@ -65,7 +65,7 @@ def find_file(run: str | os.PathLike[str], step: str | None, *, evaluation: bool
     files = trajectory_files(run, kind)
     if not files:
         other = trajectory_files(run, "step" if evaluation else "eval")
-        remedy = f"{'leave out' if evaluation else 'try'} --eval" if other else "is it a run?"
+        remedy = f"{'leave out' if evaluation else 'try'} --eval" if other else "no step yet?"
         raise ViewError(f"no {name} trajectories in {run / TRAJECTORY_DIR} ({remedy})")
     if step is None or step == "last":
         return files[max(files)]

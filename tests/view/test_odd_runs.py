@@ -166,6 +166,18 @@ def test_what_is_no_result_of_tau2_is_one_line(tmp_path, monkeypatch, capsys, co
     assert not (tmp_path / "report.html").exists()
 
 
+def test_results_without_a_simulation_yet_are_shown(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    path.write_text('{"info": {"environment_info": {"domain_name": "x"}}, "tasks": [],'
+                    ' "simulations": []}')
+    sources = [open_source(str(path))]
+    assert answer(sources, "metrics/0") == [{"step": 0, "kind": "eval", "eval/tasks": 0.0}]
+    assert answer(sources, "episodes/0/eval/0") == []
+    assert main([str(path), "--dry_run"]) == 0
+    assert main([str(path), "--list"]) == 2
+    assert "the file holds no trajectories" in capsys.readouterr().err
+
+
 # ---- the server --------------------------------------------------------------------------------
 
 

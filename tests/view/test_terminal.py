@@ -253,7 +253,7 @@ def test_what_is_absent_is_named_with_what_exists(run_dir, capsys, args, message
 
 def test_missing_runs_and_broken_files_are_named(tmp_path, capsys):
     assert "no such run: " in run(capsys, tmp_path / "absent")[2]
-    assert "is it a run?" in run(capsys, tmp_path)[2]
+    assert "no step yet?" in run(capsys, tmp_path)[2]
     append_trajectories(tmp_path, 20, [make()], kind="eval")
     assert "no training trajectories" in run(capsys, tmp_path)[2]
     path = append_trajectories(tmp_path, 1, [])
