@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -47,13 +48,19 @@ def exit_status(job: Callable[[], Any], debug: bool = False) -> int:
     """Runs the job of a command; 0 when it is done.
 
     An error that the project raises on purpose is printed as one line, and its `code` returned
-    (1: the run failed, 2: bad input, 130 or 143: stopped by a signal). Any other one is raised: it
-    keeps its traceback.
+    (1: the run failed, 2: bad input, 130 or 143: stopped by a signal). Where whoever read standard
+    output has gone, as in `… | head -1`, the status is 141, and nothing is said. Any other error is
+    raised: it keeps its traceback.
 
     debug: those raised on purpose show their traceback too; so does TARL_DEBUG=1.
     """
     try:
         job()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        return 141
     except TarlError as error:
         if debug or os.environ.get("TARL_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
@@ -63,3 +70,17 @@ def exit_status(job: Callable[[], Any], debug: bool = False) -> int:
         print("error: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads standard output any more; what is in its buffer is then let go."""
+    try:
+        place = sys.stdout.fileno()
+    except OSError:  # no file
+        return False
+    asked = select.poll()
+    asked.register(place, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+    return True
