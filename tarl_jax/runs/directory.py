@@ -217,12 +217,14 @@ def require_run(
     """Raises ConfigError unless `path` holds a run of this policy, with these parts.
 
     For commands that read a checkpoint: users, judge, lengths and tasks may be others than the
-    run's. Returns the fields that are, as [of the run, now].
+    run's, and fields that another version had are passed over. Returns the fields that are, as
+    [of the run, now].
     """
     record = path / "config.json"
     if not config.workdir or not record.is_file():
         raise ConfigError(f"--workdir {config.workdir!r}: name the directory of a run")
-    before, now = _recorded(record), flat(config)
+    now = flat(config)
+    before = {key: value for key, value in _recorded(record).items() if key in now}
     _require_same(before, now, path, (*FREE, *PLAYED))
     _require_same_parts(path, parts or {})
     return {k: [before.get(k), now[k]] for k in now

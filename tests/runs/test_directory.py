@@ -201,6 +201,9 @@ def test_a_checkpoint_is_read_for_other_users_and_lengths_but_of_the_same_policy
     config = RunConfig(workdir=str(tmp_path / "run"))
     run = open_run_dir(config)
     assert require_run(config, run) == {}
+    kept = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**kept, "rl.gone": 1}))  # of another version
+    assert require_run(config, run) == {}
     other = dataclasses.replace(
         config, user=dataclasses.replace(config.user, kind="llm"),
         rollout=dataclasses.replace(config.rollout, max_turns=3),
