@@ -54,6 +54,14 @@ def assertions(messages: list[dict], number: int) -> str:
     ]})
 
 
+def reader(messages: list[dict], number: int) -> str:
+    """Finds every outcome met but those that say "WRONG"; in a fence, in words of its own."""
+    expected = json.loads(messages[1]["content"].splitlines()[2])["expectedOutcomes"]
+    results = [{"expectedOutcome": text, "reasoning": "so it seems",
+                "metExpectation": str("WRONG" not in text)} for text in expected]
+    return f"I read it twice.\n```json\n{json.dumps({'results': results})}\n```"
+
+
 def react(messages: list[dict], number: int) -> str:
     return f"Thought: SECRET{number}, I should speak.\nUser Response: {user(messages, number)}"
 
@@ -134,7 +142,7 @@ def grades(scores: list[int], minors=()) -> str:
 ANSWERS = {
     f.__name__: f
     for f in (user, customer, react, supervised, phone, echo, verdict, author, judge, moody,
-              inspector)
+              inspector, reader)
 }
 ANSWERS["gpt-4.1-2025-04-14"] = assertions  # which tau2-bench asks whatever its arguments
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
@@ -66,6 +67,11 @@ def _flag(value: Any) -> Any:
     return False if value is None else value
 
 
+def _truth(value: Any) -> Any:
+    """"true" as true; anything else as it is."""
+    return _WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
 class Grade(BaseModel):
     """One turn's; the reason first, so that it is thought of before the score.
 
@@ -93,6 +99,24 @@ class Grades(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=_closed)
 
     turns: list[Grade]
+
+
+class Outcome(BaseModel):
+    """Whether one thing that was expected of the agent came about."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=_closed)
+
+    expectedOutcome: str
+    reasoning: str
+    metExpectation: Annotated[bool, BeforeValidator(_truth)]
+
+
+class Outcomes(BaseModel):
+    """An answer about what was expected, in the form that tau2-bench's reader gives."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=_closed)
+
+    results: list[Outcome]
 
 
 class UserFault(BaseModel):
@@ -141,6 +165,21 @@ def read_faults(text: str, turns: int) -> list[str]:
         if not -1 <= fault.turn < turns:
             raise ValueError(f"faults: turn {fault.turn}: there are those from -1 to {turns - 1}")
     return [f"{fault.kind}: {fault.reason}" for fault in faults]
+
+
+def read_outcomes(text: str, expected: Sequence[str]) -> list[bool]:
+    """Whether each thing that was `expected` came about; told apart by their words, or in order.
+
+    Raises ValueError as `read`, and where there is not one entry for each.
+    """
+    results = _read(text, Outcomes, "results", "metExpectation").results
+    if len(results) != len(expected):
+        raise ValueError(f"results: there should be one entry for each of the {len(expected)}"
+                         f" expected outcomes; there are {len(results)}")
+    by_words = {result.expectedOutcome.strip(): result.metExpectation for result in results}
+    if by_words.keys() == {text.strip() for text in expected}:
+        return [by_words[text.strip()] for text in expected]
+    return [result.metExpectation for result in results]
 
 
 def _read(text: str, model: type[M], field: str, mark: str) -> M:

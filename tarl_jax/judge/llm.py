@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tarl_jax.config import JudgeConfig
-from tarl_jax.judge.request import Messages, repair, request, user_request
+from tarl_jax.judge.request import (
+    Messages,
+    outcomes_request,
+    repair,
+    request,
+    user_request,
+)
 from tarl_jax.judge.rules import Judgement
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.service import ChatService
@@ -102,12 +108,29 @@ class LLMJudge:
             self._abstain(UNUSABLE, problem, "users_abstained")
         return found
 
+    def assertions_met(self, trajectory: Trajectory) -> list[bool] | None:
+        """Whether each of the task's assertions holds; None where there is no answer."""
+        expected, read = trajectory.task.assertions, self._answer.read_outcomes
+        form = self._answer.Outcomes
+        try:
+            found, problem = self._ask(
+                outcomes_request(trajectory), "outcomes", form, lambda text: read(text, expected),
+                time.monotonic() + self._config.max_seconds,
+            )
+        except LLMError as error:
+            self._abstain(error.kind, str(error), "assertions_abstained")
+            return None
+        if found is None:
+            self._abstain(UNUSABLE, problem, "assertions_abstained")
+        return found
+
     def counts(self) -> dict[str, float]:
         """What came of it since the last time, by name.
 
         Those of `llm.ledger.COUNTS`, the faults of requests as "faults/<kind>"; "repaired"
         (judgements that came only after an answer that could not be used), "knock_ons", and
-        "abstained/<kind>": episodes without a judgement, by the kind of `LLMError` or UNUSABLE.
+        "abstained/<kind>": episodes without a judgement, by the kind of `LLMError` or UNUSABLE;
+        "users_abstained/<kind>" and "assertions_abstained/<kind>" those without another answer.
         """
         found = {
             name.replace(_FAULTS, "faults/"): count

@@ -64,6 +64,21 @@ def user_request(trajectory: Trajectory) -> Messages:
     return [{"role": "system", "content": rubric_of_users}, {"role": "user", "content": content}]
 
 
+def outcomes_request(trajectory: Trajectory) -> Messages:
+    """Asks whether the task's assertions hold; `answer.Outcomes` is the form of what should come
+    back. What tau2-bench asks its reader, in other words, with the calls as well."""
+    data = dumps({
+        "conversation": [_entry(segment) for segment in trajectory.segments],
+        "expectedOutcomes": list(trajectory.task.assertions),
+    })
+    marker = f"======== {hashlib.sha256(data.encode()).hexdigest()[:32]} ========"
+    count = len(trajectory.task.assertions)
+    content = (f"The episode:\n{marker}\n{data}\n{marker}\nSay of each of the {count} expected"
+               " outcomes, in order, whether the agent met it.")
+    rubric_of_outcomes = (_RUBRIC.parent / "outcome_rubric.txt").read_text("utf-8")
+    return [{"role": "system", "content": rubric_of_outcomes}, {"role": "user", "content": content}]
+
+
 def repair(asked: Messages, answer: str, problem: str) -> Messages:
     """Asks again, after an answer that could not be used."""
     return [

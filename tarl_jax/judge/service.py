@@ -12,6 +12,7 @@ from tarl_jax.judge import rules, user_rules
 from tarl_jax.judge.llm import LLMJudge
 from tarl_jax.judge.noise import disturbed
 from tarl_jax.judge.rules import Judgement
+from tarl_jax.sandbox.scoring import needs_reader
 from tarl_jax.types import Trajectory
 
 JudgeOf = Callable[[Trajectory], Judgement | None]  # None: it abstains
@@ -110,6 +111,21 @@ class Judge:
         for t, future in asked:
             answer = future.result()
             t.user_faults = t.user_faults if answer is None else answer
+
+    def check_assertions(self, trajectories: Sequence[Trajectory]) -> None:
+        """Sets `assertions_met` of each episode whose reward hangs on nothing but assertions, and
+        its success to False where one does not hold; asks the judge, if it is a language model."""
+        if not (self._llm and self._pool):
+            return
+        asked = [(t, self._pool.submit(self._llm.assertions_met, t)) for t in trajectories
+                 if t.success and needs_reader(t.task)]
+        for t, future in asked:
+            t.assertions_met = future.result()
+            missed = [text for text, met in
+                      zip(t.task.assertions, t.assertions_met or (), strict=False) if not met]
+            if missed:
+                t.success = False
+                t.gold_diff += [f"not met: {text}" for text in missed]
 
     def objection(self, trajectory: Trajectory) -> str | None:
         """What is wrong with the last turn of an episode that goes on; None if it is not -1.

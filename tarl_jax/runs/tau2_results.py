@@ -125,6 +125,10 @@ def _simulation(t: Trajectory, number: str, trial: int, reward: float | None) ->
         "user_cost": None,
         "reward_info": {
             "reward": reward or 0.0,
+            "nl_assertions": [
+                {"nl_assertion": text, "met": met, "justification": ""}
+                for text, met in zip(t.task.assertions, t.assertions_met, strict=True)
+            ] if t.assertions_met is not None else None,
             "reward_basis": list(t.task.reward_basis) or None,
             "info": note,
         },

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from tarl_jax.config import InputError
@@ -122,20 +122,37 @@ def verdict_on(
     """What an episode that ended in `state` is trained on: did it do what its task asked for?
 
     Of a task with checks: whether they hold and, where its reward rests on them, its actions were
-    called; `diff` names what is missing. Of any other, what `verify` says.
+    called; `diff` names what is missing. Of any other, what `verify` says, and where the task has a
+    `reward_basis`, whether all of it holds but for assertions, which only a reader can judge.
 
     Args:
       calls: of agent and user; messages: the agent's.
     """
     if not task.checks:
         gold = [(call.name, dict(call.kwargs)) for call in task.gold_calls]
-        return verify(domain, state, gold, task.outputs, messages, task.initial_state)
+        verdict = verify(domain, state, gold, task.outputs, messages, task.initial_state)
+        return _by_basis(task, verdict, list(calls)) if task.reward_basis else verdict
     open_ones = [c for c in task.checks if not holds(domain, state, c)]
     diff = [f"{c.requestor} {c.name} {dict(c.kwargs)}: not {c.expected}" for c in open_ones]
     if "ACTION" in basis_of(task) and not _all_made(task, list(calls)):
         diff.append("actions: not all were called")
     missing = unsaid(task.outputs, messages)
     return Verdict(not diff, not missing, missing, tuple(diff))
+
+
+def _by_basis(task: Task, verdict: Verdict, calls: list[Call]) -> Verdict:
+    found = score_of(task, verdict.success, verdict.outputs_found, calls, assertions=True)
+    more: list[str] = []
+    if "COMMUNICATE" in task.reward_basis:
+        more += [f"not said: {text}" for text in verdict.missing_outputs]
+    if "ACTION" in task.reward_basis and found.actions is False:
+        more.append("actions: not all were called")
+    return replace(verdict, success=found.reward == 1, diff=(*verdict.diff, *more))
+
+
+def needs_reader(task: Task) -> bool:
+    """Whether the reward hangs on assertions, which no rule decides."""
+    return bool(task.assertions) and "NL_ASSERTION" in task.reward_basis
 
 
 def calls_of(segments: Iterable[Segment]) -> list[Call]:

@@ -89,6 +89,7 @@ def evaluate(
             if verdict is not None:
                 trajectory.turn_scores, trajectory.judge_notes = verdict.scores, verdict.notes
                 trajectory.turn_minors = verdict.minors
+        judge.check_assertions(trajectories)
         judge.check_users(trajectories)
     trajectories = hosts.joined(trajectories, Trajectory)
     require_some(trajectories)
@@ -148,9 +149,9 @@ def summarise(
     pass^k and clean pass (success without a major deviation) come with "_low" and "_high", the
     ends of their 95% interval by bootstrap over tasks. Success is a right database; where some task
     requires outputs, "pass^k_with_outputs" asks for these too, as tau-bench does. Where all tasks
-    are tau2-bench's, "tau2_pass^k" is its number, by each task's `reward_basis`. Assertions of
-    tasks are judged by nobody here: "unjudged_assertions" says how many there are, "tau2_unjudged"
-    the share of episodes whose reward hangs on them alone, which do not pass. Clean pass and
+    are tau2-bench's, success is of all that each task's `reward_basis` names, and "tau2_pass^k" is
+    the benchmark's number: "tau2_unjudged" is the share of episodes whose reward hangs on
+    assertions that nobody has judged, which do not pass there. Clean pass and
     "major_share" are of the episodes that were judged (a broken one passes neither), and absent
     where none was: nobody saw no deviation. "judge/abstained" is the share of the others.
 
@@ -199,21 +200,19 @@ def summarise(
     metrics["eval/judge/abstained"] = float(np.mean([t.turn_scores is None for t in trajectories]))
     metrics["eval/outputs_found"] = float(np.mean([t.outputs_found for t in trajectories]))
     metrics["eval/tasks"] = float(len(success))
-    metrics["eval/unjudged_assertions"] = float(
-        sum(len(t.task.assertions) for t in trajectories[::trials])
-    )
     return metrics
 
 
 def tau2_reward(trajectory: Trajectory) -> float | None:
     """The reward by the task's `reward_basis`, 0 where the episode did not come to its end; None
-    where it hangs on assertions alone, which nobody judges."""
+    where it hangs on assertions alone, which nobody has judged."""
     if trajectory.stop_reason not in ("user_stop", "transfer") or trajectory.success is None:
         return 0.0
     # Of a task with checks the verdict is theirs; its basis holds no database.
     return score_of(
         trajectory.task, trajectory.success, trajectory.outputs_found,
         calls_of(trajectory.segments), environment=trajectory.success,
+        assertions=None if trajectory.assertions_met is None else all(trajectory.assertions_met),
     ).reward
 
 

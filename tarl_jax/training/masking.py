@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from tarl_jax.config import RunConfig
+from tarl_jax.sandbox.scoring import needs_reader
 from tarl_jax.types import CUT_OFF, Trajectory
 
 
@@ -14,14 +15,17 @@ def masked(trajectories: Sequence[Trajectory], config: RunConfig) -> list[Trajec
 
     Time says nothing about what the policy did, so an episode that was cut off for it
     ("max_seconds") never teaches; one that grew too long does, unless `rl.mask_truncated`. Nor is
-    what the user did wrong the policy's doing (`user.leave_out_faults`). In metrics all of them
+    what the user did wrong the policy's doing (`user.leave_out_faults`). Where a language model
+    judges, and could not say whether the assertions hold on which all hangs, nobody knows the
+    verdict. In metrics all of them
     stay the failures that they are: the given episodes keep their verdicts.
     """
     reasons = CUT_OFF if config.rl.mask_truncated else ("max_seconds",)
 
     def teaches_nothing(t: Trajectory) -> bool:
         by_user = config.user.leave_out_faults and bool(t.user_faults)
-        return by_user or t.stop_reason in reasons
+        open_ = config.judge.kind == "llm" and bool(t.success) and needs_reader(t.task)
+        return by_user or t.stop_reason in reasons or (open_ and t.assertions_met is None)
 
     return [dataclasses.replace(t, success=None) if teaches_nothing(t) else t
             for t in trajectories]

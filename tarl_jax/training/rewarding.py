@@ -30,6 +30,7 @@ def judged(judge: Judge, played: Sequence[Trajectory]) -> list[Trajectory]:
         if verdict:
             t.turn_scores, t.judge_notes = verdict.scores, verdict.notes
             t.turn_minors = verdict.minors
+    judge.check_assertions(played)
     judge.check_users(played)
     return hosts.joined(played, Trajectory)
 

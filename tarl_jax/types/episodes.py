@@ -137,7 +137,8 @@ class Trajectory:
       segments: in order; their tokens concatenated are what the policy saw, all of it at once if
         nothing was forgotten (`parts`).
       stop_reason: one of STOP_REASONS.
-      success: the verifier's verdict; None if the infrastructure broke the episode.
+      success: the verifier's verdict, or where a reader said that an assertion of the task's does
+        not hold, that one's; None if the infrastructure broke the episode.
       outputs_found: whether the required outputs were all said (reported beside success).
       diff: readable lines of what the episode changed in the database.
       gold_diff: readable lines of where the final database differs from the right one.
@@ -151,6 +152,8 @@ class Trajectory:
       reward_parts: what it is the sum of: "terminal", "turns", "major".
       seconds: host seconds by phase.
       user_faults: what the user did wrong, "kind: what", empty: nothing; None: nobody looked.
+      assertions_met: whether each of the task's assertions holds; None: nobody was asked, or nobody
+        could say.
       advantages: per agent turn what its tokens were trained on: one number for all that were
         sampled, or one for each of them; empty where nobody said.
     """
@@ -172,6 +175,7 @@ class Trajectory:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     advantages: list[list[float]] = dataclasses.field(default_factory=list)
     user_faults: list[str] | None = None
+    assertions_met: list[bool] | None = None
 
     @property
     def turns(self) -> list[Segment]:

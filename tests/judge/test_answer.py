@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from tarl_jax.judge.answer import Grades, UserFaults, read, read_faults, without_knock_ons
+from tarl_jax.judge.answer import (
+    Grades,
+    UserFaults,
+    read,
+    read_faults,
+    read_outcomes,
+    without_knock_ons,
+)
 from tarl_jax.judge.rules import Judgement
 
 
@@ -159,3 +166,31 @@ def test_the_form_of_an_answer_about_a_user_is_strict():
     assert entry["required"] == ["turn", "kind", "reason"]
     assert entry["properties"]["kind"]["enum"] == ["contradicts", "leaks", "early_end", "tool_text"]
     assert schema["additionalProperties"] is entry["additionalProperties"] is False
+
+
+def outcomes(*entries):
+    return json.dumps({"results": [
+        {"expectedOutcome": text, "reasoning": "r", "metExpectation": met} for text, met in entries
+    ]})
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    (outcomes(("A.", True), ("B.", False)), [True, False]),
+    (outcomes(("B.", False), ("A. ", True)), [True, False]),  # in another order: by their words
+    (outcomes(("the first", "true"), ("the second", "False")), [True, False]),
+    (f"<think>{{}}</think>```json\n{outcomes(('A.', True), ('B.', True))}\n```", [True, True]),
+    (json.dumps(json.loads(outcomes(("A.", False), ("B.", True)))["results"]), [False, True]),
+])
+def test_outcomes_are_read(text, found):
+    assert read_outcomes(text, ("A.", "B.")) == found
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    (outcomes(("A.", True)), "each of the 2 expected outcomes; there are 1"),
+    (outcomes(("A.", None), ("B.", True)), "metExpectation"),
+    (outcomes(("A.", "perhaps"), ("B.", True)), "metExpectation"),
+    ("Both are met.", "Invalid JSON"),
+])
+def test_outcomes_that_are_not_told_are_not_guessed(text, told):
+    with pytest.raises(ValueError, match=told):
+        read_outcomes(text, ("A.", "B."))

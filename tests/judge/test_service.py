@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 from judged import episode
 
-from tarl_jax.config import JudgeConfig, LLMConfig, NoiseConfig, UserConfig
+from tarl_jax.config import JudgeConfig, LLMConfig, NoiseConfig, RunConfig, UserConfig
 from tarl_jax.judge import rules
 from tarl_jax.judge.service import Judge
 from tarl_jax.llm.errors import LLMError
+from tarl_jax.training.masking import masked
 
 # What becomes of an episode of 3 turns whose requests meet these, at two attempts a call.
 CURED = [["ok"], ["429", "ok"], ["500", "ok"], ["malformed", "ok"],
@@ -242,3 +243,55 @@ def test_a_user_that_nobody_could_judge_is_unknown_and_counted(openai_server, ju
     assert counts["judge/users_abstained/server_error"] == 1
     assert counts["judge/users_abstained/unusable"] == 1
     assert "judge/abstained/unusable" not in counts  # of scores
+
+
+def expected_of(count, *assertions, basis=("DB", "NL_ASSERTION"), success=True):
+    """Episodes whose tasks expect these, as tau2-bench's do."""
+    played = [episode([0] * 2, task_id=str(i), seed=i, user=f"I am {i}.", success=success)
+              for i in range(count)]
+    for t in played:
+        t.task = dataclasses.replace(t.task, assertions=assertions, reward_basis=basis)
+    return played
+
+
+def test_assertions_that_a_reward_hangs_on_are_asked_of_the_model(openai_server, judge):
+    openai_server.plan()
+    one = judge(model="reader")
+    met, = expected_of(1, "Is polite.", "Gives the total.")
+    missed, = expected_of(1, "Is polite.", "Is WRONG.")
+    idle = [*expected_of(1), *expected_of(1, "Is WRONG.", basis=("DB",)),
+            *expected_of(1, "Is WRONG.", success=False)]
+    one.check_assertions([met, missed, *idle])
+    assert met.assertions_met == [True, True] and met.success
+    assert missed.assertions_met == [True, False] and missed.success is False
+    assert missed.gold_diff[-1] == "not met: Is WRONG."
+    assert [t.assertions_met for t in idle] == [None] * 3
+    assert [t.success for t in idle] == [True, True, False]
+    report = openai_server.report()
+    assert report["requests"] == 2
+    body = report["last"]["body"]
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"].keys() == {"results"}
+    assert "Is polite." in body["messages"][1]["content"]
+    again, = expected_of(1, "Is polite.", "Gives the total.")
+    one.check_assertions([again])
+    assert again.assertions_met == [True, True]
+    assert openai_server.report()["requests"] == 2  # kept: nothing is asked twice
+
+
+def test_assertions_without_an_answer_are_open_counted_and_teach_nothing(openai_server, judge):
+    openai_server.plan("500", "500", "prose", "prose", "prose", "ok")
+    played = expected_of(3, "Is polite.")
+    one = judge(model="reader", max_in_flight=1)
+    one.check_assertions(played)
+    assert [t.assertions_met for t in played] == [None, None, [True]]
+    assert [t.success for t in played] == [True] * 3  # what the rules say; nobody knows the rest
+    counts = one.counts()
+    assert counts["judge/assertions_abstained/server_error"] == 1
+    assert counts["judge/assertions_abstained/unusable"] == 1
+    llm = dataclasses.replace(RunConfig(), judge=JudgeConfig("llm"))
+    assert [t.success for t in masked(played, llm)] == [None, None, True]
+    # Rules read no assertion: there the verdict is of what rules can tell.
+    assert [t.success for t in masked(played, RunConfig())] == [True] * 3
+    Judge(JudgeConfig(), "").check_assertions(played)
+    assert played[0].assertions_met is None

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tarl_jax.sandbox import load_domain, score
-from tarl_jax.sandbox.scoring import score_of
+from tarl_jax.sandbox.scoring import score_of, verdict_on
 from tarl_jax.types import Call, GoldAction, Task
 
 
@@ -110,3 +110,25 @@ def test_tau_bench_asks_for_database_and_outputs(cancel):
 def test_a_task_keeps_what_it_is_judged_by(cancel):
     kept = task(READ, cancel, outputs=("1",), compare_args=("reason",))
     assert Task.from_json(kept.to_json()) == kept
+
+
+def test_the_verdict_of_training_is_of_all_that_the_basis_names(domain, cancel):
+    """But for assertions, which rules cannot judge; without a basis of the database alone."""
+    state = domain.new_state()
+    domain.call(state, cancel.name, dict(cancel.kwargs))
+    wanted = task(READ, cancel, outputs=("1000",), assertions=("Polite.",))
+    for basis, calls, said, success, told in [
+        (("DB",), [cancel], [], True, ()),
+        (("DB", "COMMUNICATE"), [cancel], [], False, ("not said: 1000",)),
+        (("DB", "COMMUNICATE"), [cancel], ["It is 1,000."], True, ()),
+        (("DB", "ACTION"), [cancel], [], False, ("actions: not all were called",)),
+        (("DB", "ACTION"), [READ, cancel], [], True, ()),
+        (("DB", "NL_ASSERTION"), [cancel], [], True, ()),
+        (("COMMUNICATE",), [], ["1,000"], True, ()),
+        ((), [cancel], [], True, ()),
+    ]:
+        of_one = dataclasses.replace(wanted, reward_basis=basis)
+        verdict = verdict_on(domain, of_one, state, calls, said)
+        assert (verdict.success, verdict.diff) == (success, told), basis
+    nothing = dataclasses.replace(wanted, reward_basis=("DB", "NL_ASSERTION"))
+    assert not verdict_on(domain, nothing, domain.new_state(), [], []).success

@@ -188,15 +188,6 @@ def test_required_outputs_are_a_second_measure_beside_the_first():
     assert not [name for name in without if "with_outputs" in name]
 
 
-def test_assertions_that_nobody_judged_are_counted_once_for_each_task():
-    trajectories = [trajectory(True, [1]) for _ in range(4)]
-    assert summarise(trajectories, 2, 10, 0)["eval/unjudged_assertions"] == 0
-    for t in trajectories[:2]:
-        t.task = dataclasses.replace(TASK, assertions=("Polite.", "Short."))
-    trajectories[2].task = trajectories[3].task = dataclasses.replace(TASK, assertions=("Kind.",))
-    assert summarise(trajectories, 2, 10, 0)["eval/unjudged_assertions"] == 3
-
-
 def test_tau2_tasks_are_counted_by_their_reward_basis():
     """Four episodes of two tasks with a right database: one without what it says, one cut off."""
     said = dataclasses.replace(TASK, reward_basis=("DB", "COMMUNICATE"), outputs=("1",), actions=())
@@ -213,6 +204,9 @@ def test_tau2_tasks_are_counted_by_their_reward_basis():
     assert found["eval/tau2_pass^1"] == 0.25 and found["eval/tau2_pass^2"] == 0
     assert found["eval/tau2_unjudged"] == 0.25
     assert found["eval/pass^1"] == 0.75
+    episodes[2].assertions_met = [True]
+    found = summarise(episodes, 2, 10, 0)
+    assert found["eval/tau2_pass^1"] == 0.5 and found["eval/tau2_unjudged"] == 0
     assert "eval/tau2_pass^1" not in summarise([trajectory(True, None)], 1, 10, 0)
 
 
