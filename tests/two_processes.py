@@ -1,4 +1,5 @@
-"""Plays dialogues as one of several processes; started by test_two_processes.py.
+"""Plays dialogues as one of several processes, beside something else that all of them run; started
+by test_two_processes.py.
 
 Usage: two_processes.py PORT PROCESSES RANK. Prints what this process's dialogues said, as JSON.
 """
@@ -7,14 +8,17 @@ import dataclasses
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scripted import CONFIG, MODEL, STOP, TEMPERATURE, VOCAB, Forgetful, Scripted, Slow
 
 from tarl_jax.config import MeshConfig
 from tarl_jax.models import decoder
-from tarl_jax.parallel.mesh import rollout_mesh
+from tarl_jax.parallel import hosts, turns
+from tarl_jax.parallel.mesh import by_rows, replicated, rollout_mesh
 from tarl_jax.rollout.engine import Engine
 
 
@@ -34,6 +38,18 @@ def dialogues():
     return episodes
 
 
+def work(mesh, rank):
+    """What the other thread does meanwhile: programs of all devices, and words between processes;
+    it waits for something else before each, for as long as no other process does."""
+    total = jax.jit(jnp.sum, out_shardings=replicated(mesh))
+    for number in range(40):
+        with turns.given():
+            time.sleep(0.002 * ((7 * number + 3 * rank) % 5))
+        numbers = hosts.put(np.full(8, number, np.float32), by_rows(mesh))
+        assert turns.fetched(total(numbers)) == 8 * number
+        assert hosts.gathered(number) == [number] * jax.process_count()
+
+
 def main():
     port, processes, rank = map(int, sys.argv[1:])
     if processes > 1:
@@ -49,7 +65,19 @@ def main():
     share = len(everyone) // processes
     mine = everyone[rank * share : (rank + 1) * share]
     ended = []
-    stats = engine.run(params, mine, TEMPERATURE, ended=lambda e: ended.append(e.seed))
+    order = turns.Turns()
+
+    def play():
+        with order.task():
+            return engine.run(params, mine, TEMPERATURE, ended=lambda e: ended.append(e.seed))
+
+    order.add()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(play)
+        if processes > 1:
+            work(mesh, rank)
+        with turns.given():
+            stats = future.result()
     assert sorted(ended) == [e.seed for e in mine] and stats.episodes == len(everyone)
     said = {e.seed: (e.sampled_ids, [p for _, lp in e.turns for p in lp]) for e in mine}
     print(json.dumps({"said": said, "sampled": stats.sampled_tokens}))

@@ -67,7 +67,7 @@ def check(config: RunConfig) -> None:
             f" {jax.process_count()} processes; give --config.mesh.processes=0"
         )
     seconds = config.rollout.step_seconds if carries(config.rollout) else 0
-    settings = {"rl.max_staleness": config.rl.max_staleness, "rollout.step_seconds": seconds,
+    settings = {"rollout.step_seconds": seconds,
                 "rollout.outside.base_url": config.rollout.outside.base_url} | {
         f"{who}.llm.{name}": getattr(group.llm, name)
         for who, group in (("user", config.user), ("judge", config.judge))

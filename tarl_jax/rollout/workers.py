@@ -17,7 +17,7 @@ from typing import Protocol
 
 import jax
 
-from tarl_jax.parallel import hosts
+from tarl_jax.parallel import hosts, turns
 from tarl_jax.speech.sound import Sound
 
 POLL = 0.05  # seconds without an answer before others are asked: other processes, or new dialogues
@@ -150,9 +150,11 @@ class Workers:
         if alone:
             self.late = late
             return mine
-        found = hosts.gathered((late, mine), self._failure, Answer)
-        self.late = found[0][0]
-        return [arrival for _, arrivals in found for arrival in arrivals]
+        found = hosts.gathered((late, mine, turns.wanted()), self._failure, Answer)
+        self.late, _, wanted = found[0]
+        if wanted:
+            turns.pass_on()
+        return [arrival for _, arrivals, _ in found for arrival in arrivals]
 
     def _call(self, index: int, episode: Dialogue, answer) -> None:
         if not episode.outside:

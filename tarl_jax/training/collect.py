@@ -22,7 +22,7 @@ from tarl_jax.config import RunConfig
 from tarl_jax.config.plain import read_json
 from tarl_jax.config.rollout import carries
 from tarl_jax.models.decoder import Params
-from tarl_jax.parallel import hosts
+from tarl_jax.parallel import hosts, turns
 from tarl_jax.rollout.environment import AnyEngine, Environment
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.journal import Journals, KeptEpisode
@@ -113,6 +113,7 @@ class Collector:
         self._again: list[Dialogue] = []  # carried from before a start of the run
         self._played = 0  # the last step whose episodes were played
         self._pool = ThreadPoolExecutor(1, "ahead")
+        self._turns = turns.Turns()
         self._ahead: deque[tuple[int, Future[Collected]]] = deque()
         self._bound = config.rl.max_staleness
         self._depth = max(self._bound - carries(config.rollout), 0)  # steps that are played ahead
@@ -120,11 +121,20 @@ class Collector:
     def collect(self, step: int, params: Params) -> Collected:
         """The episodes of a step, by `params` or by those that played ahead."""
         if self._ahead and self._ahead[0][0] == step:
-            return self._ahead.popleft()[1].result()
-        kept = self._folder / f"{step}.jsonl"
-        if kept.exists():
-            return Collected(read_trajectories(kept), EngineStats())
+            with turns.given():
+                return self._ahead.popleft()[1].result()
+        if self._is_kept(step):
+            found, size = read_trajectories(self._kept(step)), self._config.rollout.group_size
+            groups = [found[begin : begin + size] for begin in range(0, len(found), size)]
+            return Collected([t for group in hosts.share(groups) for t in group], EngineStats())
         return self._play(step, params)
+
+    def _kept(self, step: int) -> Path:
+        """Where the episodes of a step that was played ahead are, those of all processes."""
+        return self._folder / f"{step}.jsonl"
+
+    def _is_kept(self, step: int) -> bool:
+        return hosts.from_first(self._kept(step).exists)
 
     def play_ahead(self, step: int, trained: Params, frozen: Params | None = None) -> None:
         """Begins to play what may be of steps behind `step`, the one that was collected last.
@@ -135,12 +145,18 @@ class Collector:
         there = {planned for planned, _ in self._ahead}
         wanted = [
             n for n in range(step + 1, min(step + self._depth, self._config.rl.steps) + 1)
-            if n not in there and not (self._folder / f"{n}.jsonl").exists()
+            if n not in there and not self._is_kept(n)
         ]
         if not wanted:
             return
         policy = self._engine.ready(trained, frozen or {})
-        self._ahead += [(n, self._pool.submit(self._play, n, policy, step - 1)) for n in wanted]
+        for n in wanted:
+            self._turns.add()
+            self._ahead.append((n, self._pool.submit(self._play_ahead, n, policy, step - 1)))
+
+    def _play_ahead(self, step: int, policy: Ready, updates: int) -> Collected:
+        with self._turns.task():
+            return self._play(step, policy, updates)
 
     def refill(
         self, step: int, number: int, params: Params, planned: Sequence[Planned]
@@ -158,21 +174,26 @@ class Collector:
     def settle(self) -> None:
         """Waits for what is played ahead: the engine is free then."""
         for _, future in self._ahead:
-            with contextlib.suppress(Left):  # `collect` says so
+            with contextlib.suppress(Left), turns.given():  # `collect` says so
                 future.result()
 
     def save(self, step: int) -> None:
         """Keeps what was played ahead, and which groups are carried, for a run that is resumed
         from behind `step`."""
+        self.settle()
         for planned, future in self._ahead:
             with contextlib.suppress(Left):  # they are in the journal
-                write_trajectories(self._folder / f"{planned}.jsonl", future.result().trajectories)
+                self._keep(planned, future.result().trajectories)
         carried = [one for one in self._held if one.step <= self._played]
         path = self._folder / f"{step}.carried.json"
         if carried and self._journals:
             write_json(path, [{"step": one.step, "group": one.index} for one in carried])
         else:
             path.unlink(missing_ok=True)
+
+    def _keep(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        found = hosts.joined(trajectories, Trajectory)
+        hosts.from_first(lambda: write_trajectories(self._kept(step), found))
 
     def restore(self, step: int) -> None:
         """Takes up the groups that were carried when the checkpoint of a step was saved: their
@@ -191,6 +212,8 @@ class Collector:
         """Deletes what was kept for steps that no checkpoint is before."""
         if self._journals:
             self._journals.forget(min(oldest, self._first_carried(oldest) - 1))
+        if not hosts.first():
+            return
         kept = ""
         for path in self._folder.glob("*.jsonl"):
             if int(path.stem) <= oldest:
@@ -202,6 +225,7 @@ class Collector:
                 clip.unlink()
 
     def close(self) -> None:
+        self._turns.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _first_carried(self, oldest: int) -> int:

@@ -25,9 +25,10 @@ from tarl_jax.training.train import train
 
 FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-# Their states hold more, one of them an audio encoder. (Its policy fails in one way alone: the
+# Their states hold more, one of them an audio encoder. (Some policies fail in one way alone: the
 # entropy has every token learn.)
-MORE = {"ppo_turn_end": {}, "single_stream": {}, "grpo": {"max_staleness": 1, "playing": 1},
+MORE = {"ppo_turn_end": {}, "single_stream": {},
+        "grpo": {"max_staleness": 1, "playing": 1, "entropy_coef": 0.01},
         "omni_tarl": {"entropy_coef": 0.01},
         "rloo": {"refills": 2, "epochs": 2, "kl_coef": 0.01}}
 
@@ -112,6 +113,7 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     assert (Path(config.workdir) / "ahead/2.jsonl").exists() == bool(config.rl.max_staleness)
     steps = [r for r in read_metrics(config.workdir) if r["kind"] == "train"]
     assert len(steps) == 2 and not any(r["compilations"] for r in steps)
+    assert not config.rl.entropy_coef or any("rl/loss" in r for r in steps)
     state, meta = state_of(config, 2)
     earlier, _ = state_of(config, 1)
     valued = config.rl.advantage == "gae"
@@ -122,7 +124,6 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
     if config.model.audio:
         assert meta["curriculum"]["spoken"] == 0.5  # the warm-up of two steps is over
         assert [r.get("train/spoken", 0) > 0 for r in steps] == [True, True]
-        assert any("rl/loss" in r for r in steps)
         return
     if valued:
         changed = [
@@ -143,27 +144,33 @@ def test_a_small_run_trains_and_resumes_bit_for_bit(name, trained, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo_turn_end", "rloo"])
-def test_two_processes_train_as_one_does(name, trained, tmp_path):
+@pytest.mark.parametrize("name, playing", [
+    ("ppo_turn_end", 0), ("rloo", 0), ("grpo", 0), ("grpo", 2),
+])
+def test_two_processes_train_as_one_does(name, playing, trained, tmp_path):
     """The second of them writes nothing, and the pair goes on from its own checkpoint.
 
-    The second config has refills: both decide by the groups of both.
+    The second config has refills: both decide by the groups of both. The third plays ahead, in one
+    start, on the devices that learn or on others.
     """
     one = trained(name)
     script, pair = Path(__file__).parents[1] / "two_trainers.py", tmp_path / "pair"
-    for steps in (1, 2):
+    ahead = bool(one.rl.max_staleness)
+    for steps in (2,) if ahead else (1, 2):
         where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
         config = dataclasses.replace(
-            one, workdir=str(pair), rl=dataclasses.replace(one.rl, steps=steps)
+            one, workdir=str(pair), rl=dataclasses.replace(one.rl, steps=steps),
+            mesh=dataclasses.replace(one.mesh, rollout_devices=playing),
         )
         given = tmp_path / "config.pickle"
         given.write_bytes(pickle.dumps(config))
         said = outputs([
-            start([script, given], devices=1, JAX_PROCESS_ID=str(rank), **where)
+            start([script, given], devices=2 if playing else 1, JAX_PROCESS_ID=str(rank), **where)
             for rank in range(2)
         ])
         assert "pass^1" in said[0] and not said[1].strip()
-    assert "resuming" in said[0]
+    assert ("resuming" in said[0]) == (not ahead)
+    assert (pair / "ahead" / "2.jsonl").exists() == ahead
     alone, together = (
         [r for r in read_metrics(path) if r["kind"] in ("base", "train")]
         for path in (one.workdir, pair)
@@ -171,7 +178,7 @@ def test_two_processes_train_as_one_does(name, trained, tmp_path):
     assert [r["kind"] for r in alone] == [r["kind"] for r in together] == ["base", "train", "train"]
     prefixes = ("train/", "reward/", "judge/", "rl/", "rollout/refilled")
     same = [k for k in alone[-1] if k.startswith(prefixes)]
-    assert len(same) >= 20 and "rl/loss" in same
+    assert len(same) >= 15 and "rl/loss" in same
     for a, b in zip(alone[1:], together[1:], strict=True):
         for key in same:
             assert b[key] == pytest.approx(a[key], rel=2e-3, abs=2e-4), key

@@ -18,6 +18,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def test_two_processes_say_what_one_says():
+    """Though each has a second thread that launches programs of both."""
     port, script = free_port(), TESTS / "two_processes.py"
 
     def results(processes, devices):
@@ -100,7 +101,6 @@ def test_what_only_one_process_does_is_an_error_in_two(monkeypatch):
         )
 
     alone = {
-        "rl.max_staleness = 1": changed("rl", max_staleness=1),
         "rollout.step_seconds = 5.0": changed("rollout", step_seconds=5.0),
         "user.llm.record = a": changed("user", llm=LLMConfig(record="a")),
         "judge.llm.replay = b": changed("judge", llm=LLMConfig(replay="b")),
@@ -113,6 +113,7 @@ def test_what_only_one_process_does_is_an_error_in_two(monkeypatch):
     monkeypatch.setattr(hosts.jax.distributed, "is_initialized", lambda: True)
     hosts.check(RunConfig())
     hosts.check(changed("rollout", step_seconds=5.0, unfinished="cut"))
+    hosts.check(changed("rl", max_staleness=1))
     for name, config in alone.items():
         with pytest.raises(ConfigError, match=f"config.{name}: only a run of one process"):
             hosts.check(config)

@@ -23,6 +23,7 @@ from tarl_jax.config import ConfigError, MeshConfig
 from tarl_jax.models import decoder
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.mesh import make_mesh, tree_shardings
+from tarl_jax.rollout.compiled import Compiled
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.page_pool import PagePool
 
@@ -65,6 +66,14 @@ def test_tokens_equal_those_of_contiguous_caches(params, contiguous, changes):
     assert engine.programs.compilations == before <= earlier + 4
     if "cache_tokens" in changes:  # some gave their pages up and were fed again
         assert stats.fed_tokens > stats.forced_tokens
+    if not changes:  # lengths are mixed: half of the others' room, and nobody's page, is enough
+        lengths = [len(e.sequence()[0]) for e in episodes]
+        assert min(lengths) < 40 and max(lengths) > 250
+        plain = Compiled(MODEL, dataclasses.replace(PAGES, cache="contiguous"), STOP, make_mesh())
+        pool, room = engine.programs.cache_bytes()[0], plain.cache_bytes()[0]
+        assert 0.5 < pool / room <= 0.5 + 1 / engine.programs.pages
+        turns = sum(len(e.turns) for e in episodes)  # whose last tokens are fed with the answers
+        assert stats.fed_tokens <= stats.forced_tokens + turns  # nothing else was fed again
 
 
 @pytest.mark.parametrize("seed", [1, 4])

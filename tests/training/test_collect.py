@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from tarl_jax.parallel import hosts
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout import workers
 from tarl_jax.rollout.engine import Engine
@@ -221,6 +222,21 @@ def test_devices_of_their_own_sample_the_same(tiny_env, params, tmp_path, cache)
     found.append(lines(own.collect(2, placed).trajectories))
     assert found == wanted
     assert engine.programs.compilations == before
+
+
+def test_each_process_takes_its_share_of_what_was_played_ahead(
+    engines, params, tmp_path, monkeypatch
+):
+    collect = collector(engines, tmp_path, max_staleness=1)
+    wanted = lines(collect.collect(2, params).trajectories)
+    collect.play_ahead(1, params)
+    collect.save(1)
+    resumed, found = collector(engines, tmp_path), []
+    for rank in range(2):
+        monkeypatch.setattr(hosts, "share", lambda groups, rank=rank: groups[rank::2])
+        found.append(lines(resumed.collect(2, params).trajectories))
+    size = engines()[0].config.rollout.group_size
+    assert found == [wanted[:size], wanted[size:]]
 
 
 def test_each_step_is_played_by_the_policy_of_so_many_updates_before(engines, params, tmp_path):

@@ -1,0 +1,132 @@
+"""Whose turn it is to launch programs, where several processes each have two threads that do.
+
+What runs on devices of several processes must be launched in the same order in each of them, or
+they wait for one another for ever. So of the thread that learns and the one that plays ahead one at
+a time launches. The first gives its turn away while it waits for something else, and the other
+hands it back between two ticks, at the one that the processes agree on in words that they exchange
+there anyway (`rollout/workers.py`): when the first thread of the first process wants it. With one
+process nothing here waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from tarl_jax.parallel import hosts
+
+
+class Turns:
+    """Of the thread that makes it, whose turn it is, and of one other."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ahead = False  # whether it is the other's turn
+        self._tasks = 0  # of the other that have not ended: the same in all processes at each turn
+        self._wanted = False
+        self._closed = False
+        _mine.turns = self if hosts.several() else None
+
+    @contextlib.contextmanager
+    def task(self) -> Iterator[None]:
+        """Around a task of the other thread, which waits for its turn. See `add`."""
+        if not hosts.several():
+            yield
+            return
+        _mine.turns, _mine.ahead = self, True
+        try:
+            self._wait(True)
+            yield
+        finally:
+            with self._changed:
+                self._tasks -= 1
+                if not self._tasks:
+                    self._ahead = False
+                self._changed.notify_all()
+
+    def add(self) -> None:
+        """Announces a task, before it is begun; by the first thread, in its turn."""
+        with self._changed:
+            self._tasks += 1
+
+    def close(self) -> None:
+        """The other thread gets no turn any more: what it is about ends with an error."""
+        _mine.turns = None
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wanted(self) -> bool:
+        """Whether the first thread waits for its turn."""
+        return self._wanted
+
+    def pass_on(self) -> None:
+        """Of the other thread: gives the turn away, and waits for it."""
+        self._hand(False)
+        self._wait(True)
+
+    @contextlib.contextmanager
+    def given(self) -> Iterator[None]:
+        """Of the first thread: the other may launch what it likes meanwhile."""
+        if not self._tasks:
+            yield
+            return
+        self._wanted = False
+        self._hand(True)
+        try:
+            yield
+        finally:
+            self._wanted = True
+            self._wait(False)
+
+    def _hand(self, ahead: bool) -> None:
+        with self._changed:
+            self._ahead = ahead
+            self._changed.notify_all()
+
+    def _wait(self, ahead: bool) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ahead == ahead or self._closed)
+            if self._closed:
+                raise RuntimeError("the run has ended")
+
+
+class _Mine(threading.local):
+    turns: Turns | None = None
+    ahead = False
+
+
+_mine = _Mine()
+
+
+@contextlib.contextmanager
+def given() -> Iterator[None]:
+    """While this thread waits for something that is not a program, the one that plays ahead may
+    launch programs; see `Turns.given`."""
+    turns = None if _mine.ahead else _mine.turns
+    with contextlib.nullcontext() if turns is None else turns.given():
+        yield
+
+
+def fetched(tree: Any) -> Any:
+    """The arrays on the host, when they are there; `given` meanwhile, where what is launched waits
+    on a device for what was launched before."""
+    if jax.default_backend() == "cpu":  # whose programs run side by side
+        jax.block_until_ready(tree)
+    with given():
+        return jax.device_get(tree)
+
+
+def wanted() -> bool:
+    """Whether this thread plays ahead, and the other one of this process wants the turn."""
+    return _mine.ahead and _mine.turns is not None and _mine.turns.wanted()
+
+
+def pass_on() -> None:
+    """What `wanted` asks for, when the processes agree on it."""
+    if _mine.turns is not None:
+        _mine.turns.pass_on()
