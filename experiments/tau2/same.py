@@ -43,6 +43,7 @@ def main() -> None:
     def options(more: argparse.ArgumentParser) -> None:
         more.add_argument("--context", type=int, default=0)
         more.add_argument("--turn", type=int, default=0)
+        more.add_argument("--own_system", default="False")
 
     def play(config: Any, parts: Any, served: argparse.Namespace) -> None:
         if sum(compare(given, domain, config, served) for domain in given.domains):
@@ -56,6 +57,7 @@ def compare(
 ) -> int:
     """Plays a domain's simulations again; returns how many rewards differ."""
     from tarl_jax.config import LLMConfig
+    from tarl_jax.rollout.environment import Environment
     from tarl_jax.rollout.sampling import Truncation
     from tarl_jax.sandbox import load_benchmark_tasks, load_domain
     from tarl_jax.serve.policy import load_policy
@@ -68,7 +70,10 @@ def compare(
     data = given.checkout / "data" / "tau2" / "domains" / domain
     llm = LLMConfig(model=given.user_model, base_url=given.user_url, api_key_env="",
                     temperature=0.0)
-    replace, run = dataclasses.replace, config.rollout
+    replace, run, parts = dataclasses.replace, config.rollout, Parts()
+    _, trained, params = load_policy(config, parts)
+    trained.close()
+    brief = served.own_system.lower() == "true"
     config = replace(
         config,
         sandbox=replace(config.sandbox, domain=domain, data=str(data)),
@@ -76,11 +81,11 @@ def compare(
         eval=replace(config.eval, temperature=given.temperature),
         rollout=replace(
             run, max_turns=0, max_messages=given.max_steps, slots=8, constrain_calls=True,
-            as_served=True,
+            as_served=True, system_prompt="brief" if brief else run.system_prompt,
             max_episode_tokens=served.context or run.max_episode_tokens,
             max_turn_tokens=served.turn or run.max_turn_tokens),
     )
-    _, env, params = load_policy(config, Parts())
+    env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
     tasks = {t.task_id: t for t in load_benchmark_tasks(domain, data, load_domain(domain, data))}
     episodes = [env.episode(tasks[f"tau2/{domain}/{s['task_id']}"], "eval", 0, s["trial"])
                 for s in simulations]

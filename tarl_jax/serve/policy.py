@@ -32,7 +32,8 @@ class ServeConfig:
     `max_episode_tokens`; turn: tokens of an answer, 0: its `max_turn_tokens`; burst: tokens that
     are written before who came meanwhile is let in; parked: contexts that keep their cache without
     a slot; idle_seconds: after which one that nobody goes on with is forgotten; lazy: programs are
-    compiled when they are first needed; constrain: calls are written by a grammar.
+    compiled when they are first needed; constrain: calls are written by a grammar; own_system: all
+    conversations begin with the run's own system turn, whatever their clients' system messages say.
     """
 
     slots: int = 8
@@ -43,6 +44,7 @@ class ServeConfig:
     idle_seconds: float = 600.0
     lazy: bool = False
     constrain: bool = True
+    own_system: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""
@@ -138,7 +140,7 @@ def serve_policy(
             if note or not done else None,
         )
     text, _ = env.system
-    renderer = Renderer(env.tokenizer, env.chat, text, shows_all(env.config))
+    renderer = Renderer(env.tokenizer, env.chat, text, shows_all(env.config), serve.own_system)
     limits = Limits(rollout.max_episode_tokens, rollout.max_turn_tokens, serve.constrain,
                     run.reasoning)
     writer = Writer(session, env.tokenizer, env.chat, renderer, limits)

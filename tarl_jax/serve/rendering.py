@@ -20,16 +20,18 @@ class Renderer:
 
     system: what opens a conversation without a system message: the run's own text.
     shows_tools: whether the system turn holds the tools' schemas, as in training.
+    own_system: that text opens all conversations, whatever their system messages say.
     """
 
     def __init__(
         self, tokenizer: Tokenizer | PretrainedTokenizer, chat: Chat, system: str,
-        shows_tools: bool,
+        shows_tools: bool, own_system: bool = False,
     ):
         self._tokenizer = tokenizer
         self._chat = chat
         self._system = system
         self._shows_tools = shows_tools
+        self._own_system = own_system
         self._opens = list(tokenizer.encode_markup(_OPENS))
 
     def opening(
@@ -37,7 +39,7 @@ class Renderer:
     ) -> list[int]:
         """A whole conversation, up to where the policy writes."""
         count = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
-        said = [m.content for m in messages[:count]]
+        said = [] if self._own_system else [m.content for m in messages[:count]]
         text = "\n\n".join(said) if said else self._system
         ids = self._chat.system(text, tools if self._shows_tools else ())
         return self.following(ids, messages[count:])

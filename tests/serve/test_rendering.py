@@ -37,6 +37,14 @@ def test_an_episode_is_rendered_as_it_was_played(tokenizer):
                       Message("user", "thanks")], TOOLS) == played
 
 
+def test_the_runs_own_system_turn_stands_for_the_clients_where_that_is_asked_for(tokenizer):
+    chat, hello = Chat(tokenizer), Message("user", "hello")
+    own = [*chat.system("You serve."), *chat.user("hello")]
+    r = Renderer(tokenizer, chat, "You serve.", False, own_system=True)
+    assert r.opening([Message("system", "Be good."), hello], TOOLS) == own
+    assert r.opening([hello], ()) == own
+
+
 def test_a_context_is_gone_on_with(tokenizer):
     chat, r = Chat(tokenizer), renderer(tokenizer)
     context = [*chat.system("Be good."), *chat.user("hello"), *chat.agent("hi")]
