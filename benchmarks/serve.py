@@ -9,9 +9,10 @@ process and of the clients', the share of the decoding programs' rows that drew 
 fed per turn, first and last third. With --rounds, which takes the embedded default as its policy
 (--config.KEY=VALUE behind `--` changes it), the engine alone plays the same conversations in this
 process after the server, so many times: how many have the same tokens, and the ratios of the
-medians. Server and clients are processes of their own. --large: the same policy in a body of 11
-million parameters (`grown.py`). Fuzz: hostile requests; printed: statuses, and the server's memory
-before, in quarters and after. Wire: recorded exchanges of tau2-bench's harness, a line each.
+medians. Server and clients are processes of their own. --large: a policy of 11 million random
+weights, whose turns have some forty tokens (`talkative.py`). Fuzz: hostile requests; printed:
+statuses, and the server's memory before, in quarters and after. Wire: recorded exchanges of
+tau2-bench's harness, a line each.
 """
 
 from __future__ import annotations
@@ -292,9 +293,9 @@ def main() -> None:
     changes: dict[str, str] = {}
     folder = tempfile.TemporaryDirectory()
     if args.large:
-        import grown
+        import talkative
 
-        changes = {**grown.BODY, "warm_start.cache_dir": folder.name}
+        changes = {**talkative.FIELDS, "warm_start.cache_dir": folder.name}
         own += [f"--config.{name}={value}" for name, value in changes.items()]
     changes |= dict(a.removeprefix("--config.").split("=", 1) for a in own
                     if a.startswith("--config."))
@@ -303,7 +304,7 @@ def main() -> None:
         own = ["--config=configs/grpo_tarl.py", f"--slots={count}", f"--parked={count}",
                f"--context={CONTEXT}", "--lazy=True", *own]
     if args.large:
-        count = grown.keep(config_of(changes), Path(folder.name))
+        count = talkative.keep(config_of(changes), Path(folder.name))
         print(f"{count / 1e6:.1f} million parameters", flush=True)
     server = Server(own)
     try:

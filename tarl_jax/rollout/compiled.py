@@ -46,7 +46,7 @@ CHUNKS = ((44, 8), (12, 4))
 LONG_CHUNK = (256, 64)  # for prompts of thousands of tokens
 LONG = 2048  # tokens of an episode from which on it is used
 SHRINK_LIMIT = 4  # the batch is not halved below slots / SHRINK_LIMIT
-MOVES = 8  # caches that are moved at a time
+MOVES = 4  # caches that are moved at a time
 _BEYOND = 2**31 - 1  # a row that no cache has
 PREFIXES = 2  # shared prefixes that are kept, one per kind of task
 
@@ -368,13 +368,16 @@ class Compiled:
         self, state: EngineState, store: Cache | None, within: Pairs = (), out: Pairs = (),
         into: Pairs = (),
     ) -> tuple[EngineState, Cache | None]:
-        """Both, with caches copied into the store first, then within the slots and out of it.
+        """Both, with caches copied into the store, within the slots and out of it.
 
-        within: (slot, slot) pairs. out: (place, slot). into: (slot, place). Without a store there
-          are none of them.
+        within: (slot, slot) pairs. out: (place, slot); of places that nothing is copied into. into:
+          (slot, place), as the slots were before. Without a store there are none of them.
         """
         cache = state.cache
-        for part in _pairs(into=into) + _pairs(within, out):
+        together = max(len(within), len(out), len(into)) <= MOVES
+        for part in _pairs(within, out, into) if together else (
+            _pairs(into=into) + _pairs(within, out)
+        ):
             cache, store = self._move(cache, store, *part)
         return dataclasses.replace(state, cache=cache), store
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -289,15 +290,24 @@ def move(
     copied is what was there before; no row of the cache is both taken from and put to.
     """
 
-    def copied(target: Cache, source: Cache, pairs: jax.Array) -> Cache:
-        def put(target: jax.Array, source: jax.Array) -> jax.Array:
-            rows = source.at[pairs[:, 0]].get(mode="clip")
-            return target.at[pairs[:, 1]].set(rows, mode="drop")
+    def taken(source: Cache, pairs: jax.Array) -> Cache:
+        return jax.tree.map(lambda x: x.at[pairs[:, 0]].get(mode="clip"), source)
 
-        return jax.tree.map(put, target, source)
+    def put(target: Cache, rows: Cache, pairs: jax.Array) -> Cache:
+        return jax.tree.map(lambda x, y: x.at[pairs[:, 1]].set(y, mode="drop"), target, rows)
 
-    filled = copied(store, cache, into)
-    return copied(copied(cache, cache, within), store, out), filled
+    def read(_: jax.Array, held: tuple[Any, Any]) -> tuple[Any, Any]:
+        _, (cache, store) = held
+        return (taken(cache, within), taken(store, out), taken(cache, into)), (cache, store)
+
+    # A loop of one round: both come out of it, so that XLA knows that all is read by then, and puts
+    # rows in place. Else it copies the whole of both.
+    empty = jax.tree.map(lambda x: jnp.zeros((len(within), *x.shape[1:]), x.dtype), cache)
+    once = (into[0, 0] >= 0).astype(jnp.int32)  # 1, which XLA does not know
+    (moved, back, kept), (cache, store) = lax.fori_loop(
+        0, once, read, ((empty, empty, empty), (cache, store))
+    )
+    return put(put(cache, moved, within), back, out), put(store, kept, into)
 
 
 def length_of_cache(cache: Cache) -> int:
