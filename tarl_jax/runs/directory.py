@@ -340,8 +340,7 @@ def _require_same(
     if changed:
         raise ConfigError(
             f"--workdir {path}: holds a run with another config; a run continues only as it"
-            " began. Different:\n  " + "\n  ".join(changed)
-            + "\nLeave these out, or choose another --workdir"
+            f" began. Different: {'; '.join(changed)}. Leave these out, or choose another --workdir"
         )
 
 
@@ -358,8 +357,7 @@ def _require_same_parts(path: Path, now: Record) -> None:
     if changed:
         raise ConfigError(
             f"--workdir {path}: holds a run with other parts of your own; a run continues only as"
-            " it began. Different:\n  " + "\n  ".join(changed)
-            + "\nUse the same parts, or another --workdir"
+            f" it began. Different: {'; '.join(changed)}. Use the same parts, or another --workdir"
         )
 
 

@@ -196,6 +196,8 @@ REFUSED = [
     (evaluate, ["run/config.json"], ["run/config.json: is a file", "name the directory"]),
     (evaluate, ["s3://"], ["s3://", "s3://BUCKET/RUN"]),
     (evaluate, ["run", "--trials=3"], ["--trials", "did you mean --config.eval.trials?"]),
+    (main, ["run", "--config.rl.learning_rate=0.5", "--config.seed=3"],
+     ["rl.learning_rate: ", "-> 0.5; seed: 0 -> 3. Leave these out"]),
     (export, ["run", "--out=gs://b/x"], ["--out=gs://b/x", "mount the bucket"]),
     (export, ["run", "--out=run/config.json"], ["run/config.json", "choose another"]),
     (export, ["run", "--out=run/config.json/x"], ["config.json is a file", "another folder"]),
