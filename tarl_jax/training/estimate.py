@@ -19,6 +19,7 @@ from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.episode import max_turns
 from tarl_jax.rollout.lengths import faultless
 from tarl_jax.sandbox.llm_user import GREETING, system_prompt
+from tarl_jax.sandbox.scoring import needs_reader
 from tarl_jax.training.mixture import Mixture
 from tarl_jax.training.parts import Parts
 from tarl_jax.types import Call, Task
@@ -167,8 +168,11 @@ def _judge(env: Environment, task: Task) -> np.ndarray:
     rollout, longest = env.config.rollout, env.config.judge.llm.max_tokens or _UNBOUNDED
     whole = max(rollout.max_episode_tokens - len(env.system[1]), dialogue)
     written = _GRADE * len(turns)
-    # One that may interrupt is asked after every turn.
-    most = _ATTEMPTS * (1 + _most_turns(env, task) * bool(rollout.interruptions))
+    # One that may interrupt is asked after every turn; beside scores it may be asked of assertions
+    # and of the user.
+    user = env.config.user
+    more = needs_reader(task) + (user.kind == "llm" and user.check != "off")
+    most = _ATTEMPTS * (1 + more + _most_turns(env, task) * bool(rollout.interruptions))
     return np.array([
         [1, most],
         [fixed + dialogue, most * (fixed + 2 * whole)],  # what is escaped is longer
