@@ -7,7 +7,7 @@ Each turn samples 75 tokens and is answered with 75 observed ones; prompts have 
 early, so all three do the same work. The peers are called as a trainer built on them calls them:
 with the whole dialogue so far, once per turn, at a fixed padded length (the shortest that holds it,
 so nothing compiles twice). A second table is of one turn alone (256 prompt, 128 new tokens), a
-third of groups of eight that share their prompt of 512 tokens. Float32 and random weights; each
+third of groups of eight that share their prompt of 2,048 tokens. Float32 and random weights; each
 version runs in a process of its own, which waits while another measures; ratios are of medians.
 
 With --adapters ours is measured against itself with adapters of rank 8 beside each matrix, as
@@ -28,7 +28,7 @@ import in_turns
 
 TURN, TURNS = 75, 8
 ALONE = (256, 128)  # prompt, new tokens of the single turn
-GROUP = (8, 512, 64)  # members, prompt, new tokens
+GROUP = (8, 2048, 64)  # members, prompt, new tokens
 # name: layers, width, query heads, key heads, head width, feed-forward, vocabulary, rows
 SHAPES = {
     "4.2M": (4, 256, 4, 2, 64, 768, 4096, 32),

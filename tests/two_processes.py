@@ -17,7 +17,7 @@ from scripted import CONFIG, MODEL, STOP, TEMPERATURE, VOCAB, Forgetful, Scripte
 
 from tarl_jax.config import MeshConfig
 from tarl_jax.models import decoder
-from tarl_jax.parallel import hosts, turns
+from tarl_jax.parallel import hosts, launches
 from tarl_jax.parallel.mesh import by_rows, replicated, rollout_mesh
 from tarl_jax.rollout.engine import Engine
 
@@ -43,10 +43,10 @@ def work(mesh, rank):
     it waits for something else before each, for as long as no other process does."""
     total = jax.jit(jnp.sum, out_shardings=replicated(mesh))
     for number in range(40):
-        with turns.given():
+        with launches.given():
             time.sleep(0.002 * ((7 * number + 3 * rank) % 5))
         numbers = hosts.put(np.full(8, number, np.float32), by_rows(mesh))
-        assert turns.fetched(total(numbers)) == 8 * number
+        assert launches.fetched(total(numbers)) == 8 * number
         assert hosts.gathered(number) == [number] * jax.process_count()
 
 
@@ -65,7 +65,7 @@ def main():
     share = len(everyone) // processes
     mine = everyone[rank * share : (rank + 1) * share]
     ended = []
-    order = turns.Turns()
+    order = launches.Launches()
 
     def play():
         with order.task():
@@ -76,7 +76,7 @@ def main():
         future = pool.submit(play)
         if processes > 1:
             work(mesh, rank)
-        with turns.given():
+        with launches.given():
             stats = future.result()
     assert sorted(ended) == [e.seed for e in mine] and stats.episodes == len(everyone)
     said = {e.seed: (e.sampled_ids, [p for _, lp in e.turns for p in lp]) for e in mine}

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from tarl_jax.config import ModelConfig, RLConfig, TarlError
 from tarl_jax.models import decoder
 from tarl_jax.models.lora import frozen_part, join, trained_part
-from tarl_jax.parallel import hosts, turns
+from tarl_jax.parallel import hosts, launches
 from tarl_jax.parallel.compilations import (
     Progress,
     Wanted,
@@ -299,7 +299,7 @@ class Updater:
                 batch = dataclasses.replace(batch, shares=None)
                 batch = hosts.put(batch, by_rows(self._mesh))
                 scores = self._score(state.trained, state.frozen, reference, batch)
-                for name, values in turns.fetched(scores).items():
+                for name, values in launches.fetched(scores).items():
                     found.setdefault(name, []).append(values)
         return found
 
@@ -339,7 +339,7 @@ class Updater:
         state = TrainState(
             trained.params, opt_states[0], state.frozen, trained.value, opt_states[1]
         )
-        sums, norms = turns.fetched((sums, norms))
+        sums, norms = launches.fetched((sums, norms))
         if not np.isfinite([sums.loss, sums.value_loss, *norms.values()]).all():
             said = ", ".join(f"{name.replace('_', ' ')} {x}" for name, x in norms.items())
             raise NonFiniteError(
@@ -357,7 +357,7 @@ class Updater:
         Returns: "kl" and "clip_fraction_after", means over sampled tokens.
         """
         with jax.set_mesh(self._mesh):
-            said = turns.fetched([
+            said = launches.fetched([
                 self._moved(state.params, state.frozen, hosts.put(batch, by_rows(self._mesh)))
                 for batch in batches
             ])

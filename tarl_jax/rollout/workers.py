@@ -17,7 +17,7 @@ from typing import Protocol
 
 import jax
 
-from tarl_jax.parallel import hosts, turns
+from tarl_jax.parallel import hosts, launches
 from tarl_jax.speech.sound import Sound
 
 POLL = 0.05  # seconds without an answer before others are asked: other processes, or new dialogues
@@ -150,10 +150,10 @@ class Workers:
         if alone:
             self.late = late
             return mine
-        found = hosts.gathered((late, mine, turns.wanted()), self._failure, Answer)
+        found = hosts.gathered((late, mine, launches.wanted()), self._failure, Answer)
         self.late, _, wanted = found[0]
         if wanted:
-            turns.pass_on()
+            launches.pass_on()
         return [arrival for _, arrivals, _ in found for arrival in arrivals]
 
     def _call(self, index: int, episode: Dialogue, answer) -> None:

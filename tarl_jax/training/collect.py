@@ -22,7 +22,7 @@ from tarl_jax.config import RunConfig
 from tarl_jax.config.plain import read_json
 from tarl_jax.config.rollout import carries
 from tarl_jax.models.decoder import Params
-from tarl_jax.parallel import hosts, turns
+from tarl_jax.parallel import hosts, launches
 from tarl_jax.rollout.environment import AnyEngine, Environment
 from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.journal import Journals, KeptEpisode
@@ -113,7 +113,7 @@ class Collector:
         self._again: list[Dialogue] = []  # carried from before a start of the run
         self._played = 0  # the last step whose episodes were played
         self._pool = ThreadPoolExecutor(1, "ahead")
-        self._turns = turns.Turns()
+        self._launches = launches.Launches()
         self._ahead: deque[tuple[int, Future[Collected]]] = deque()
         self._bound = config.rl.max_staleness
         self._depth = max(self._bound - carries(config.rollout), 0)  # steps that are played ahead
@@ -121,7 +121,7 @@ class Collector:
     def collect(self, step: int, params: Params) -> Collected:
         """The episodes of a step, by `params` or by those that played ahead."""
         if self._ahead and self._ahead[0][0] == step:
-            with turns.given():
+            with launches.given():
                 return self._ahead.popleft()[1].result()
         if self._is_kept(step):
             found, size = read_trajectories(self._kept(step)), self._config.rollout.group_size
@@ -151,11 +151,11 @@ class Collector:
             return
         policy = self._engine.ready(trained, frozen or {})
         for n in wanted:
-            self._turns.add()
+            self._launches.add()
             self._ahead.append((n, self._pool.submit(self._play_ahead, n, policy, step - 1)))
 
     def _play_ahead(self, step: int, policy: Ready, updates: int) -> Collected:
-        with self._turns.task():
+        with self._launches.task():
             return self._play(step, policy, updates)
 
     def refill(
@@ -174,7 +174,7 @@ class Collector:
     def settle(self) -> None:
         """Waits for what is played ahead: the engine is free then."""
         for _, future in self._ahead:
-            with contextlib.suppress(Left), turns.given():  # `collect` says so
+            with contextlib.suppress(Left), launches.given():  # `collect` says so
                 future.result()
 
     def save(self, step: int) -> None:
@@ -225,7 +225,7 @@ class Collector:
                 clip.unlink()
 
     def close(self) -> None:
-        self._turns.close()
+        self._launches.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _first_carried(self, oldest: int) -> int:

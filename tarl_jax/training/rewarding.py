@@ -9,7 +9,7 @@ import numpy as np
 
 from tarl_jax.config import RunConfig
 from tarl_jax.judge.service import Judge
-from tarl_jax.parallel import hosts, turns
+from tarl_jax.parallel import hosts, launches
 from tarl_jax.training.credit import Table, judge_counts, reward
 from tarl_jax.training.evaluation import (
     behaviour,
@@ -26,7 +26,7 @@ PARTS = ("terminal", "turns", "major")
 
 def judged(judge: Judge, played: Sequence[Trajectory]) -> list[Trajectory]:
     """Those of all processes, each judged where it was played."""
-    with turns.given():
+    with launches.given():
         verdicts = judge.judge_all(played)
     for t, verdict in zip(played, verdicts, strict=True):
         if verdict:

@@ -1,11 +1,11 @@
-"""Whose turn it is to launch programs, where several processes each have two threads that do.
+"""Which thread may launch programs, where several processes each have two threads that do.
 
 What runs on devices of several processes must be launched in the same order in each of them, or
 they wait for one another for ever. So of the thread that learns and the one that plays ahead one at
-a time launches. The first gives its turn away while it waits for something else, and the other
-hands it back between two ticks, at the one that the processes agree on in words that they exchange
-there anyway (`rollout/workers.py`): when the first thread of the first process wants it. With one
-process nothing here waits.
+a time may launch. The first gives that away while it waits for something else, and the other gives
+it back between two ticks, at the one that the processes agree on in words that they exchange there
+anyway (`rollout/workers.py`): when the first thread of the first process wants it. With one process
+nothing here waits.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ import jax
 from tarl_jax.parallel import hosts
 
 
-class Turns:
-    """Of the thread that makes it, whose turn it is, and of one other."""
+class Launches:
+    """Which may launch: the thread that makes this, or one other."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._ahead = False  # whether it is the other's turn
-        self._tasks = 0  # of the other that have not ended: the same in all processes at each turn
+        self._ahead = False  # whether the other one may
+        self._tasks = 0  # of the other that have not ended; processes agree when it changes hands
         self._wanted = False
         self._closed = False
-        _mine.turns = self if hosts.several() else None
+        _mine.launches = self if hosts.several() else None
 
     @contextlib.contextmanager
     def task(self) -> Iterator[None]:
-        """Around a task of the other thread, which waits for its turn. See `add`."""
+        """Around a task of the other thread, which waits until it may launch. See `add`."""
         if not hosts.several():
             yield
             return
-        _mine.turns, _mine.ahead = self, True
+        _mine.launches, _mine.ahead = self, True
         try:
             self._wait(True)
             yield
@@ -49,23 +49,23 @@ class Turns:
                 self._changed.notify_all()
 
     def add(self) -> None:
-        """Announces a task, before it is begun; by the first thread, in its turn."""
+        """Announces a task, before it is begun; by the first thread, while it may launch."""
         with self._changed:
             self._tasks += 1
 
     def close(self) -> None:
-        """The other thread gets no turn any more: what it is about ends with an error."""
-        _mine.turns = None
+        """The other thread may launch no more: what it is about ends with an error."""
+        _mine.launches = None
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def wanted(self) -> bool:
-        """Whether the first thread waits for its turn."""
+        """Whether the first thread waits to launch."""
         return self._wanted
 
     def pass_on(self) -> None:
-        """Of the other thread: gives the turn away, and waits for it."""
+        """Of the other thread: lets the first one launch, and waits until that is over."""
         self._hand(False)
         self._wait(True)
 
@@ -96,7 +96,7 @@ class Turns:
 
 
 class _Mine(threading.local):
-    turns: Turns | None = None
+    launches: Launches | None = None
     ahead = False
 
 
@@ -106,9 +106,9 @@ _mine = _Mine()
 @contextlib.contextmanager
 def given() -> Iterator[None]:
     """While this thread waits for something that is not a program, the one that plays ahead may
-    launch programs; see `Turns.given`."""
-    turns = None if _mine.ahead else _mine.turns
-    with contextlib.nullcontext() if turns is None else turns.given():
+    launch programs; see `Launches.given`."""
+    launches = None if _mine.ahead else _mine.launches
+    with contextlib.nullcontext() if launches is None else launches.given():
         yield
 
 
@@ -122,11 +122,11 @@ def fetched(tree: Any) -> Any:
 
 
 def wanted() -> bool:
-    """Whether this thread plays ahead, and the other one of this process wants the turn."""
-    return _mine.ahead and _mine.turns is not None and _mine.turns.wanted()
+    """Whether this thread plays ahead, and the other one of this process waits to launch."""
+    return _mine.ahead and _mine.launches is not None and _mine.launches.wanted()
 
 
 def pass_on() -> None:
     """What `wanted` asks for, when the processes agree on it."""
-    if _mine.turns is not None:
-        _mine.turns.pass_on()
+    if _mine.launches is not None:
+        _mine.launches.pass_on()

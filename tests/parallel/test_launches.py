@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tarl_jax.parallel import hosts, turns
+from tarl_jax.parallel import hosts, launches
 
 
 @pytest.fixture
@@ -27,15 +27,15 @@ class Devices:
 
 
 def test_one_thread_launches_at_a_time(several):
-    order, devices, ticked = turns.Turns(), Devices(), threading.Semaphore(0)
+    order, devices, ticked = launches.Launches(), Devices(), threading.Semaphore(0)
 
     def play(ticks):
         with order.task():
             for _ in range(ticks):
                 devices.launch("ahead")
                 ticked.release()
-                if turns.wanted():
-                    turns.pass_on()
+                if launches.wanted():
+                    launches.pass_on()
 
     for _ in range(2):
         order.add()
@@ -43,29 +43,29 @@ def test_one_thread_launches_at_a_time(several):
         tasks = [pool.submit(play, ticks) for ticks in (5, 50)]
         for _ in range(3):
             devices.launch("main")
-        assert devices.log == ["main"] * 3  # nobody else has had a turn
+        assert devices.log == ["main"] * 3  # nobody else was let
         for _ in range(10):
-            with turns.given():
+            with launches.given():
                 ticked.acquire()
             devices.launch("main")
-        with turns.given():
+        with launches.given():
             tasks[0].result()
         devices.launch("main")
-        with turns.given():
+        with launches.given():
             tasks[1].result()
         devices.launch("main")
     assert devices.log.count("ahead") == 55 and devices.log[-1] == "main"
-    with turns.given():  # to nobody
+    with launches.given():  # to nobody
         devices.launch("main")
     order.close()
 
 
-def test_who_waits_for_a_turn_ends_with_the_run(several):
-    order = turns.Turns()
+def test_who_waits_to_launch_ends_with_the_run(several):
+    order = launches.Launches()
 
     def play():
         with order.task():
-            pytest.fail("has no turn")
+            pytest.fail("may not launch")
 
     order.add()
     with ThreadPoolExecutor(1) as pool:
@@ -76,7 +76,7 @@ def test_who_waits_for_a_turn_ends_with_the_run(several):
 
 
 def test_one_process_waits_for_nothing():
-    order = turns.Turns()
+    order = launches.Launches()
     order.add()
-    with order.task(), turns.given():
-        assert not turns.wanted() and turns.fetched(3) == 3
+    with order.task(), launches.given():
+        assert not launches.wanted() and launches.fetched(3) == 3
