@@ -120,9 +120,9 @@ class Judge:
         asked = [(t, self._pool.submit(self._llm.assertions_met, t)) for t in trajectories
                  if t.success and needs_reader(t.task)]
         for t, future in asked:
-            t.assertions_met = future.result()
+            t.assertions_met = future.result() or []
             missed = [text for text, met in
-                      zip(t.task.assertions, t.assertions_met or (), strict=False) if not met]
+                      zip(t.task.assertions, t.assertions_met, strict=False) if not met]
             if missed:
                 t.success = False
                 t.gold_diff += [f"not met: {text}" for text in missed]

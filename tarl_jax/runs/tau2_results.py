@@ -128,7 +128,7 @@ def _simulation(t: Trajectory, number: str, trial: int, reward: float | None) ->
             "nl_assertions": [
                 {"nl_assertion": text, "met": met, "justification": ""}
                 for text, met in zip(t.task.assertions, t.assertions_met, strict=True)
-            ] if t.assertions_met is not None else None,
+            ] if t.assertions_met else None,
             "reward_basis": list(t.task.reward_basis) or None,
             "info": note,
         },

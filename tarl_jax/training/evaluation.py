@@ -212,7 +212,7 @@ def tau2_reward(trajectory: Trajectory) -> float | None:
     return score_of(
         trajectory.task, trajectory.success, trajectory.outputs_found,
         calls_of(trajectory.segments), environment=trajectory.success,
-        assertions=None if trajectory.assertions_met is None else all(trajectory.assertions_met),
+        assertions=all(trajectory.assertions_met) if trajectory.assertions_met else None,
     ).reward
 
 

@@ -152,8 +152,8 @@ class Trajectory:
       reward_parts: what it is the sum of: "terminal", "turns", "major".
       seconds: host seconds by phase.
       user_faults: what the user did wrong, "kind: what", empty: nothing; None: nobody looked.
-      assertions_met: whether each of the task's assertions holds; None: nobody was asked, or nobody
-        could say.
+      assertions_met: whether each of the task's assertions holds; empty: who was asked could not
+        say; None: nobody was asked.
       advantages: per agent turn what its tokens were trained on: one number for all that were
         sampled, or one for each of them; empty where nobody said.
     """

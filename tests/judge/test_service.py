@@ -284,14 +284,14 @@ def test_assertions_without_an_answer_are_open_counted_and_teach_nothing(openai_
     played = expected_of(3, "Is polite.")
     one = judge(model="reader", max_in_flight=1)
     one.check_assertions(played)
-    assert [t.assertions_met for t in played] == [None, None, [True]]
+    assert [t.assertions_met for t in played] == [[], [], [True]]
     assert [t.success for t in played] == [True] * 3  # what the rules say; nobody knows the rest
     counts = one.counts()
     assert counts["judge/assertions_abstained/server_error"] == 1
     assert counts["judge/assertions_abstained/unusable"] == 1
-    llm = dataclasses.replace(RunConfig(), judge=JudgeConfig("llm"))
-    assert [t.success for t in masked(played, llm)] == [None, None, True]
+    assert [t.success for t in masked(played, RunConfig())] == [None, None, True]
     # Rules read no assertion: there the verdict is of what rules can tell.
-    assert [t.success for t in masked(played, RunConfig())] == [True] * 3
+    played = expected_of(2, "Is polite.")
     Judge(JudgeConfig(), "").check_assertions(played)
-    assert played[0].assertions_met is None
+    assert [t.assertions_met for t in played] == [None] * 2
+    assert [t.success for t in masked(played, RunConfig())] == [True] * 2
