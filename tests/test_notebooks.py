@@ -14,10 +14,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pretrained import write_checkpoint
 
-from tarl_jax.runs.metrics import read_trajectories
+from tarl_jax.runs.metrics import append_trajectories, read_trajectories
+from tarl_jax.speech.sound import Sound
+from tarl_jax.types import Segment, Task, Trajectory
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat (the test extra)")
 nbclient = pytest.importorskip("nbclient", reason="needs nbclient (the test extra)")
@@ -128,17 +131,40 @@ def test_its_code_compiles_and_what_it_imports_is_there(name):
                         importlib.import_module(f"{node.module}.{alias.name}")
 
 
-def test_the_quickstart_alone_is_committed_with_outputs_and_a_picture_in_them():
+def test_two_are_committed_with_outputs_and_a_picture_in_them():
     for name in NAMES:
-        cells = code(notebook(name).cells)
-        assert any(c.outputs for c in cells) == (name == "quickstart")
-    text, _ = outputs(notebook("quickstart"), "print_summary(")
-    assert "pass^1" in text
-    (picture,) = [o.data["image/png"] for c in code(notebook("quickstart").cells)
-                  for o in c.outputs if "image/png" in o.get("data", {})]
-    assert base64.b64decode(picture).startswith(b"\x89PNG")
-    assert not any(o.output_type == "error" for c in code(notebook("quickstart").cells)
-                   for o in c.outputs)
+        shown = [o for c in code(notebook(name).cells) for o in c.outputs]
+        assert bool(shown) == (name in ("quickstart", "speech"))
+        if shown:
+            assert "pass^1" in outputs(notebook(name), "print_summary(")[0]
+            (picture,) = [o.data["image/png"] for o in shown if "image/png" in o.get("data", {})]
+            assert base64.b64decode(picture).startswith(b"\x89PNG")
+            assert not any(o.output_type == "error" for o in shown)
+
+
+def test_speech_is_heard_and_what_an_encoder_gets_is_drawn(tmp_path, monkeypatch, capsys):
+    """The cells of that notebook that train nothing."""
+    pytest.importorskip("espeakng_loader", reason="needs the speech extra")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names = {}
+    for wanted in ("RUN_DIR", "display(Audio(", "panel.imshow("):
+        cell = next(c for c in code(notebook("speech").cells) if wanted in c.source)
+        exec(compile(cell.source, wanted, "exec"), names)
+    said = capsys.readouterr().out
+    assert "order hash W one two three, I ordered it by mistake" in said
+    assert re.findall(r"^(\S+) [\d.]+ s$", said, re.M) == list(names["clips"])
+    for panel, clip in zip(names["panels"], names["clips"].values(), strict=True):
+        (image,) = panel.get_images()
+        bins, frames = image.get_array().shape
+        assert bins == 40 and abs(frames - len(clip) / 160) <= 2
+    user = Segment.forced("user", [3, 3], -1, "Cancel it.")
+    user.sound = Sound(0, 2, np.rint(clip * 2**15).astype(np.float32) / 2**15)
+    task = Task("shop-7", "", "", (), (), "train", "shop", None, 3)
+    append_trajectories(tmp_path, 1, [Trajectory(task, 0, [user], "user_stop", False)])
+    (cell,) = [c for c in code(notebook("speech").cells) if "trajectory_files(" in c.source]
+    exec(cell.source, {"RUN_DIR": tmp_path})
+    assert capsys.readouterr().out == "1 spoken turns are kept\nshop-7 - Cancel it.\n"
 
 
 def test_a_domain_takes_sixty_lines():
@@ -207,6 +233,19 @@ def test_a_domain_of_ones_own_is_tried_and_trained_on(execute):
     text, kinds = outputs(done, "curves.png")
     assert "image/png" in kinds and "lend me" in text
     assert (folder / "runs" / "own_domain" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_speech_is_trained_on_and_transcribed(execute):
+    pytest.importorskip("espeakng_loader", reason="needs the speech extra")
+    done, _ = execute("speech", CHANGES={
+        "rl.steps": 1, "eval.tasks": 2, "eval.final_tasks": 2, "eval.trials": 2,
+        "rollout.tasks_per_step": 2, "warm_start.steps": 20, "warm_start.episodes": 40})
+    assert "text/html" in outputs(done, "display(Audio(")[1]
+    assert "image/png" in outputs(done, "panel.imshow(")[1]
+    heard = outputs(done, "transcription.transcribed(")[0]
+    assert [line.split(":")[0] for line in heard.splitlines()] == ["clean", "telephone", "reverb"]
+    assert "spoken turns are kept" in outputs(done, "trajectory_files(")[0]
 
 
 @pytest.mark.slow
