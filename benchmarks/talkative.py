@@ -1,7 +1,8 @@
-"""A policy of 11 million random weights whose turns have some forty tokens, as benchmarks need one.
+"""A policy of 11 million weights whose turns have 30 to 63 tokens, as benchmarks need one.
 
-Each token may end its turn with the same probability, whatever was said; all others are about
-equally likely. It begins runs in a warm start's place.
+Nobody trained it: the residual stream says how many tokens of the turn are written, the head draws
+any word that says there is one more, and from the thirtieth on it may end the turn. All layers are
+random, and add too little to change that. It begins runs in a warm start's place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import math
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from tarl_jax.config import RunConfig
 from tarl_jax.models.decoder import Params, init_params
@@ -18,9 +21,9 @@ from tarl_jax.runs import checkpoint
 from tarl_jax.training.parts import Parts
 from tarl_jax.warm_start.recipe import warm_start_digest
 
-TOKENS = 45  # of a turn, in the mean, were none cut off
+LEAST, MOST = 30, 63  # tokens of a turn, its end among them
 FIELDS = {"model.d_model": "256", "model.num_layers": "4", "model.num_heads": "8",
-          "model.d_ff": "3072", "model.tie_embeddings": "False", "rollout.max_turn_tokens": "128"}
+          "model.d_ff": "3072", "model.tie_embeddings": "False", "rollout.max_turn_tokens": "64"}
 
 
 def keep(config: RunConfig, folder: Path) -> int:
@@ -30,21 +33,27 @@ def keep(config: RunConfig, folder: Path) -> int:
     """
     parts = Parts()
     env = Environment.from_config(config, parts.domain, parts.tasks, parts.user)
-    params = talkative(config, env.vocab_size, env.chat.stop_id)
+    params = talkative(config, env)
     checkpoint.save_params(folder / f"warm_start-{warm_start_digest(config, env)}", params)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def talkative(config: RunConfig, vocab_size: int, stop_id: int) -> Params:
-    """Its parameters; `stop_id`: the token that ends a turn."""
-    params = init_params(config.model, vocab_size, jax.random.key(0))
-    # The first entry of the residual stream outweighs all others, and nothing is added to it: after
-    # the last norm it is √D, about.
-    params["embed"] = params["embed"].at[:, 0].set(3.0)
-    layers = params["layers"]
-    layers["wo"] = layers["wo"].at[..., 0].set(0.0)
-    layers["w_down"] = layers["w_down"].at[..., 0].set(0.0)
-    score = math.log(vocab_size / (TOKENS - 1))
-    params["head"] = params["head"].at[0].set(0.0)
-    params["head"] = params["head"].at[0, stop_id].set(score / config.model.d_model**0.5)
-    return params
+def talkative(config: RunConfig, env: Environment) -> Params:
+    """Its parameters."""
+    texts = [env.tokenizer.decode([token]) for token in range(env.vocab_size)]
+    words = [token for token, text in enumerate(texts) if text.isalnum()]
+    written = np.zeros(env.vocab_size, np.int32)  # tokens of the turn, where this is the newest
+    written[words] = 1 + np.arange(len(words)) % (MOST - 1)
+    params = init_params(config.model, env.vocab_size, jax.random.key(0))
+    embed, head = (np.array(params[name]) for name in ("embed", "head"))
+    embed[np.arange(env.vocab_size), written] += 3.0
+    # Behind the last norm that entry is √D, about.
+    likely = 12.0 / config.model.d_model**0.5
+    for count in range(MOST):
+        follows = written == count + 1
+        head[count, follows] += likely
+        if count + 1 >= LEAST:  # the end is as likely as to have come by chance in what is left
+            odds = 1 / max(MOST - 1 - count, 1e-3)
+            head[count, env.chat.stop_id] += likely + math.log(
+                max(follows.sum(), 1) * odds) / config.model.d_model**0.5
+    return {**params, "embed": jnp.asarray(embed), "head": jnp.asarray(head)}

@@ -8,6 +8,7 @@ their conversation.
 from __future__ import annotations
 
 _MOST = 1.0  # seconds; who takes longer to come back is not waited for
+_LATE = 4  # times as long as they take to come back; who is not back by then has gone
 _SMALL = 1 / 3  # of a burst
 
 
@@ -30,25 +31,26 @@ class Arrivals:
     def came(self, index: int, answered: float, now: float) -> None:
         """The row, whose last answer was at `answered`, goes on."""
         self._away.pop(index, None)
-        took = min(now - answered, 4 * self.seconds)  # one that was long away says little
+        took = min(now - answered, _LATE * self.seconds)  # one that was long away says little
         self.seconds = min(self.seconds + 0.1 * (took - self.seconds), _MOST)
 
     def patience(self, writing: int, burst: float, now: float) -> float:
         """Seconds to wait for the next one; 0: the burst had better begin.
 
         Where they come back in a small part of a burst, all of them are waited for, half a burst at
-        most. Else, with W rows that want to write, a gap of g seconds to the next arrival costs
-        them W·g, and saves the one who comes a burst.
+        most, and until the last of them is late. Else, with W rows that want to write, a gap of g
+        seconds to the next arrival costs them W·g, and saves the one who comes a burst.
 
         writing: W; burst: seconds that one takes.
         """
         for index, answered in list(self._away.items()):
-            if now - answered <= 4 * self.seconds:
+            if now - answered <= _LATE * self.seconds:
                 break
             del self._away[index]
         if not self._away:
             return 0.0
         if self.seconds < _SMALL * burst:
-            return burst / 2
+            last = next(reversed(self._away.values()))
+            return min(burst / 2, last + _LATE * self.seconds - now)
         gap = self.seconds / len(self._away)
         return 2 * gap if writing * gap < burst else 0.0

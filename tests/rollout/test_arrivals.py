@@ -27,8 +27,11 @@ def test_the_next_one_is_waited_for_where_that_costs_less_than_it_saves():
 
 def test_all_are_waited_for_who_are_back_in_a_small_part_of_a_burst():
     arrivals = settled(0.02)
+    arrivals.left(1, 199.99)
     arrivals.left(0, 200.0)
-    assert arrivals.patience(60, 0.2, 200.0) == 0.1
+    assert arrivals.patience(60, 0.12, 200.0) == 0.06
+    assert abs(arrivals.patience(60, 1.0, 200.0) - 0.08) < 1e-3  # by then it has gone
+    arrivals.came(1, 199.99, 200.01)
     arrivals.came(0, 200.0, 200.02)
     assert arrivals.patience(60, 0.2, 200.02) == 0
 
