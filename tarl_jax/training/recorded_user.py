@@ -110,9 +110,8 @@ def play_clip(env: Environment, params: dict, clip: np.ndarray, name: str) -> Tr
         env.engine().run(params, [episode], c.temperature, truncation=cut)
     trajectory = episode.trajectory()
     if not trajectory.turns:
-        raise ConfigError(f"--audio: {trajectory.segments[-1].info['failure']}: a shorter clip fits"
-                          f" into rollout.max_episode_tokens"
-                          f" = {env.config.rollout.max_episode_tokens}")
+        raise ConfigError(f"--audio: {trajectory.segments[-1].info['failure']}; or give a shorter"
+                          " clip")
     return trajectory
 
 

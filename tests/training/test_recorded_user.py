@@ -112,7 +112,8 @@ def test_a_file_is_one_turn(env, params, tmp_path):
 
 
 def test_a_file_that_is_too_long_is_refused(env, params):
-    with pytest.raises(ConfigError, match=r"leaves no room.*rollout\.max_episode_tokens = 512"):
+    told = r"no room.*rollout\.max_episode_tokens = 512.*long\.wav; or give a shorter clip"
+    with pytest.raises(ConfigError, match=told):
         recorded_user.play_clip(env, params, np.full(16_000 * 25, 0.5, np.float32), "long.wav")
 
 
