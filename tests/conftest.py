@@ -57,6 +57,7 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONG)}
     folder = Path(__file__).parent
+    assert all((folder / name).is_file() for name in LONG), "a file of LONG has another name now"
     items.sort(key=lambda item: place.get(item.path.relative_to(folder).as_posix(), len(LONG)))
 
 

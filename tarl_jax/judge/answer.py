@@ -60,16 +60,14 @@ def _word(value: Any) -> Any:
     return re.sub(r"[\s-]+", "_", value.strip().lower()) if isinstance(value, str) else value
 
 
-def _flag(value: Any) -> Any:
-    """"true" as true, and null as false; anything else as it is."""
-    if isinstance(value, str):
-        return _WORDS.get(value.strip().lower(), value)
-    return False if value is None else value
-
-
 def _truth(value: Any) -> Any:
     """"true" as true; anything else as it is."""
     return _WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _flag(value: Any) -> Any:
+    """The same, and null as false."""
+    return False if value is None else _truth(value)
 
 
 class Grade(BaseModel):

@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tarl_jax.config import JudgeConfig
-from tarl_jax.judge.request import (
-    Messages,
-    outcomes_request,
-    repair,
-    request,
-    user_request,
-)
+from tarl_jax.judge.request import Messages, outcomes_request, repair, request, user_request
 from tarl_jax.judge.rules import Judgement
 from tarl_jax.llm.errors import LLMError
 from tarl_jax.llm.service import ChatService
@@ -95,34 +89,18 @@ class LLMJudge:
     def user_faults(self, trajectory: Trajectory) -> list[str] | None:
         """The faults of the episode's user, as "kind: reason"; None where there is no answer."""
         turns, read = len(trajectory.turns), self._answer.read_faults
-        form = self._answer.UserFaults
-        try:
-            found, problem = self._ask(
-                user_request(trajectory), "user", form, lambda text: read(text, turns),
-                time.monotonic() + self._config.max_seconds,
-            )
-        except LLMError as error:
-            self._abstain(error.kind, str(error), "users_abstained")
-            return None
-        if found is None:
-            self._abstain(UNUSABLE, problem, "users_abstained")
-        return found
+        return self._answered(
+            user_request(trajectory), "user", self._answer.UserFaults,
+            lambda text: read(text, turns), "users_abstained",
+        )
 
     def assertions_met(self, trajectory: Trajectory) -> list[bool] | None:
         """Whether each of the task's assertions holds; None where there is no answer."""
         expected, read = trajectory.task.assertions, self._answer.read_outcomes
-        form = self._answer.Outcomes
-        try:
-            found, problem = self._ask(
-                outcomes_request(trajectory), "outcomes", form, lambda text: read(text, expected),
-                time.monotonic() + self._config.max_seconds,
-            )
-        except LLMError as error:
-            self._abstain(error.kind, str(error), "assertions_abstained")
-            return None
-        if found is None:
-            self._abstain(UNUSABLE, problem, "assertions_abstained")
-        return found
+        return self._answered(
+            outcomes_request(trajectory), "outcomes", self._answer.Outcomes,
+            lambda text: read(text, expected), "assertions_abstained",
+        )
 
     def counts(self) -> dict[str, float]:
         """What came of it since the last time, by name.
@@ -154,6 +132,20 @@ class LLMJudge:
     def close(self) -> None:
         """Ends what is under way."""
         self._service.close()
+
+    def _answered(
+        self, asked: Messages, key: str, form: type[Any], read: Callable[[str], T], what: str
+    ) -> T | None:
+        """What is read in the answer; None where there is none, which is counted as `what`."""
+        deadline = time.monotonic() + self._config.max_seconds
+        try:
+            found, problem = self._ask(asked, key, form, read, deadline)
+        except LLMError as error:
+            self._abstain(error.kind, str(error), what)
+            return None
+        if found is None:
+            self._abstain(UNUSABLE, problem, what)
+        return found
 
     def _ask(
         self, asked: Messages, key: str, form: type[Any], read: Callable[[str], T], deadline: float

@@ -16,16 +16,16 @@ from typing import Any
 from tarl_jax.config.plain import dumps
 from tarl_jax.types import Segment, Trajectory
 
-_RUBRIC = Path(__file__).parent / "rubric.txt"
+_FOLDER = Path(__file__).parent
 _SHOWN = 4000  # characters of a wrong answer that the model is shown again
 
 Messages = list[dict[str, str]]
 
 
-@lru_cache(maxsize=1)
-def rubric() -> str:
-    """The grades and what earns them; the same for every episode."""
-    return _RUBRIC.read_text("utf-8")
+@lru_cache
+def rubric(name: str = "rubric.txt") -> str:
+    """What a judge is told, the same for every episode; the default: grades and what earns them."""
+    return (_FOLDER / name).read_text("utf-8")
 
 
 def evidence(trajectory: Trajectory) -> dict[str, Any]:
@@ -44,39 +44,38 @@ def evidence(trajectory: Trajectory) -> dict[str, Any]:
 
 def request(trajectory: Trajectory, max_majors: int) -> Messages:
     """Asks for a grade of every turn; `answer.Grades` is the form of what should come back."""
-    # ASCII alone: some other characters end a line too.
-    data = dumps(evidence(trajectory))
-    marker = f"======== {hashlib.sha256(data.encode()).hexdigest()[:32]} ========"
     count = len(trajectory.turns)
     limit = "only one of them" if max_majors == 1 else f"at most {max_majors} of them"
-    asked = (f"Grade the agent's {count} turns, numbered 0 to {count - 1}: one entry for each."
-             f" The score of {limit} may be -1.")
-    content = f"The episode:\n{marker}\n{data}\n{marker}\n{asked}"
-    return [{"role": "system", "content": rubric()}, {"role": "user", "content": content}]
+    return _about(evidence(trajectory), rubric(), (
+        f"Grade the agent's {count} turns, numbered 0 to {count - 1}: one entry for each."
+        f" The score of {limit} may be -1."
+    ))
 
 
 def user_request(trajectory: Trajectory) -> Messages:
     """Asks what the user did wrong; `answer.UserFaults` is the form of what should come back."""
-    data = dumps(evidence(trajectory))
-    marker = f"======== {hashlib.sha256(data.encode()).hexdigest()[:32]} ========"
-    content = f"The episode:\n{marker}\n{data}\n{marker}\nName the customer's faults."
-    rubric_of_users = (_RUBRIC.parent / "user_rubric.txt").read_text("utf-8")
-    return [{"role": "system", "content": rubric_of_users}, {"role": "user", "content": content}]
+    return _about(evidence(trajectory), rubric("user_rubric.txt"), "Name the customer's faults.")
 
 
 def outcomes_request(trajectory: Trajectory) -> Messages:
     """Asks whether the task's assertions hold; `answer.Outcomes` is the form of what should come
     back. What tau2-bench asks its reader, in other words, with the calls as well."""
-    data = dumps({
+    expected = trajectory.task.assertions
+    data = {
         "conversation": [_entry(segment) for segment in trajectory.segments],
-        "expectedOutcomes": list(trajectory.task.assertions),
-    })
-    marker = f"======== {hashlib.sha256(data.encode()).hexdigest()[:32]} ========"
-    count = len(trajectory.task.assertions)
-    content = (f"The episode:\n{marker}\n{data}\n{marker}\nSay of each of the {count} expected"
-               " outcomes, in order, whether the agent met it.")
-    rubric_of_outcomes = (_RUBRIC.parent / "outcome_rubric.txt").read_text("utf-8")
-    return [{"role": "system", "content": rubric_of_outcomes}, {"role": "user", "content": content}]
+        "expectedOutcomes": list(expected),
+    }
+    return _about(data, rubric("outcome_rubric.txt"), (
+        f"Say of each of the {len(expected)} expected outcomes, in order, whether the agent met it."
+    ))
+
+
+def _about(data: dict[str, Any], system: str, asked: str) -> Messages:
+    """The question, behind what it is about."""
+    told = dumps(data)  # ASCII alone: some other characters end a line too
+    marker = f"======== {hashlib.sha256(told.encode()).hexdigest()[:32]} ========"
+    content = f"The episode:\n{marker}\n{told}\n{marker}\n{asked}"
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
 def repair(asked: Messages, answer: str, problem: str) -> Messages:

@@ -87,7 +87,7 @@ def config_of(checkpoint, openai_server, tmp_path_factory):
         })
         config.rl.update({
             "minibatches": 1, "micro_batch_tokens": 5120, "learning_rate": 1e-3,
-            "mask_truncated": False,  # four turns cut off many
+            "mask_truncated": False,  # three turns cut off many
             "measure_after": False,
         })
         config.eval.update({"tasks": 2, "final_tasks": 2, "trials": 1, "every": 1})
