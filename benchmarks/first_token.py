@@ -79,7 +79,7 @@ def measured(
             kept = min(kept, incoming.end())
         if len(incoming.encoded) > kept:
             row.embeddings(incoming.encoded[kept:], len(BEFORE) + kept)
-        row.cache[0]["k"].block_until_ready()
+        jax.block_until_ready(row.cache)
         if last:
             same = int(row.tokens(BEHIND).argmax())
             left = time.perf_counter() - begun

@@ -7,6 +7,8 @@ GPUs. All take packed rows: positions attend within their segment.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -87,49 +89,114 @@ def attention(
     visible: Bool[Array, "#B #C S"],
 ) -> Float[Array, "B C N H"]:
     """softmax(q k^T / sqrt(H)) v with N / K query heads to each key head, where `visible`."""
-    batch, chunk, heads, width = q.shape
-    kv_heads = k.shape[1]
-    groups = heads // kv_heads
-    if chunk == 1 and platform() == "cpu":
-        return _one_by_one(q, k, v, visible)
-    # The query heads of a key head become rows of one matrix: two plain batched products.
-    q = q.reshape(batch, chunk, kv_heads, groups, width).transpose(0, 2, 3, 1, 4) * width**-0.5
-    q = q.reshape(batch, kv_heads, groups * chunk, width)
-    scores = jnp.einsum("BKCH,BKSH->BKCS", q, k, preferred_element_type=jnp.float32)
-    mask = jnp.tile(visible, (1, groups, 1))[:, None]
-    scores = jnp.where(mask, scores, _MASKED)
+    singly = _singly(q)
+    scores = _scores(_by_key_head(q, k.shape[1]), k, visible, singly)
     # The weights' sum divides what comes out, which is smaller than the weights. The largest score
     # cancels, so no gradient flows there.
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    out = jnp.einsum(
-        "BKCS,BKSH->BKCH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
+    out = _weighted(weights.astype(v.dtype), v, singly)
     out = (out / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
-    out = out.reshape(batch, kv_heads, groups, chunk, width).transpose(0, 3, 1, 2, 4)
+    return _by_query_head(out, q.shape)
+
+
+def attention_in_parts(
+    q: Float[Array, "B C N H"],
+    read: Callable[[int], tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]],
+    sizes: Sequence[int],
+    positions: Int[Array, "B C"],
+    most: Int[Array, ""] | None,
+) -> Float[Array, "B C N H"]:
+    """`attention` of queries that see what lies up to their own position, kept in parts.
+
+    The softmax is taken part by part (arXiv 1805.02867). Whether a part is read that a row does not
+    see changes nothing of the row, to the bit.
+
+    Args:
+      read: keys and values of a part, which begins where the one before it ends.
+      sizes: positions of each part.
+      most: parts that begin behind this position are not read; None: all are.
+    """
+    first_keys, first_values = read(0)
+    singly = _singly(q)
+    rows = _by_key_head(q, first_keys.shape[1])
+
+    def weigh(begin: int, k: Array, v: Array, largest: Array | None) -> tuple[Array, Array, Array]:
+        """(the largest score so far, the sum of what the others are to it, that of the values)"""
+        visible = begin + jnp.arange(k.shape[2]) <= positions[:, :, None]
+        scores = _scores(rows, k, visible, singly)
+        here = scores.max(axis=-1)
+        largest = here if largest is None else jnp.maximum(here, largest)
+        weights = jnp.exp(scores - largest[..., None])
+        return largest, weights.sum(axis=-1), _weighted(weights.astype(v.dtype), v, singly)
+
+    state = weigh(0, first_keys, first_values, None)
+    for part, begin in enumerate(itertools.accumulate(sizes[:-1]), 1):
+
+        def add(
+            state: tuple[Array, Array, Array], part: int = part, begin: int = begin
+        ) -> tuple[Array, Array, Array]:
+            before, total, out = state
+            largest, more, values = weigh(begin, *read(part), before)
+            shrunk = jnp.exp(before - largest)
+            return largest, shrunk * total + more, shrunk[..., None] * out + values
+
+        if most is None:
+            state = add(state)
+        else:
+            state = lax.cond(most >= begin, add, lambda same: same, state)
+    _, total, out = state
+    return _by_query_head((out / total[..., None]).astype(first_values.dtype), q.shape)
+
+
+def _singly(q: Queries) -> bool:
+    """Whether products with each query alone are the fastest.
+
+    A CPU's compiler makes good code of matrix and vector, and bad code of products with a few rows.
+    """
+    return q.shape[1] == 1 and platform() == "cpu"
+
+
+def _by_key_head(q: Queries, kv_heads: int) -> Float[Array, "B K M H"]:
+    """Scaled; the query heads of a key head, at all positions, become rows of one matrix."""
+    batch, chunk, heads, width = q.shape
+    groups = heads // kv_heads
+    q = q.reshape(batch, chunk, kv_heads, groups, width).transpose(0, 2, 3, 1, 4) * width**-0.5
+    return q.reshape(batch, kv_heads, groups * chunk, width)
+
+
+def _by_query_head(out: Float[Array, "B K M H"], shape: tuple[int, ...]) -> Queries:
+    """The inverse of `_by_key_head`, for queries of this shape."""
+    batch, chunk, heads, width = shape
+    out = out.reshape(batch, out.shape[1], -1, chunk, width).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, chunk, heads, width)
 
 
-def _one_by_one(
-    q: Float[Array, "B 1 N H"],
-    k: Float[Array, "B K S H"],
-    v: Float[Array, "B K S H"],
-    visible: Bool[Array, "#B 1 S"],
-) -> Float[Array, "B 1 N H"]:
-    """`attention` of one position, a product of matrix and vector for each query head.
+def _scores(
+    rows: Float[Array, "B K M H"], k: Float[Array, "B K S H"], visible: Bool[Array, "#B #C S"],
+    singly: bool,
+) -> Float[Array, "B K M S"]:
+    """Products of queries and keys in float32, next to nothing where they are not visible."""
+    if singly:
+        each = [
+            jnp.einsum("BKH,BKSH->BKS", rows[:, :, m], k, preferred_element_type=jnp.float32)
+            for m in range(rows.shape[2])
+        ]
+        return jnp.where(visible[:, None], jnp.stack(each, axis=2), _MASKED)
+    scores = jnp.einsum("BKMH,BKSH->BKMS", rows, k, preferred_element_type=jnp.float32)
+    mask = jnp.tile(visible, (1, rows.shape[2] // visible.shape[1], 1))[:, None]
+    return jnp.where(mask, scores, _MASKED)
 
-    A CPU's compiler makes good code of that, and bad code of products with a few rows.
-    """
-    batch, _, heads, width = q.shape
-    groups = heads // k.shape[1]
-    q = q.reshape(batch, -1, groups, width) * width**-0.5
-    out = []
-    for member in range(groups):
-        scores = jnp.einsum(
-            "BKH,BKSH->BKS", q[:, :, member], k, preferred_element_type=jnp.float32
-        )
-        weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1).astype(v.dtype)
-        out.append(jnp.einsum("BKS,BKSH->BKH", weights, v))
-    return jnp.stack(out, axis=2).reshape(batch, 1, heads, width)
+
+def _weighted(
+    weights: Float[Array, "B K M S"], v: Float[Array, "B K S H"], singly: bool
+) -> Float[Array, "B K M H"]:
+    """Sums of the values in float32."""
+    if singly:
+        return jnp.stack([
+            jnp.einsum("BKS,BKSH->BKH", weights[:, :, m], v, preferred_element_type=jnp.float32)
+            for m in range(weights.shape[2])
+        ], axis=2)
+    return jnp.einsum("BKMS,BKSH->BKMH", weights, v, preferred_element_type=jnp.float32)
 
 
 def _cudnn(q: Queries, k: Keys, v: Keys, segments: Segments | None) -> Queries:

@@ -1,6 +1,8 @@
-"""The key/value cache of a set of rows: per layer {"k", "v"}, each [B, K, S, H].
+"""The key/value cache of a set of rows: per layer {"k", "v"}, each in parts [B, K, S, H].
 
-In int8 it has "k_scale" and "v_scale" beside them, float32 [B, K, S].
+A part holds the positions behind those of the part before it. Programs read the parts that hold
+something, as they are; of one long array they would have to copy a slice first. In int8 a layer has
+"k_scale" and "v_scale" beside them, float32 [B, K, S].
 
 Kept per layer and not stacked: a stacked cache is copied by every scan over the layers. Heads
 before positions, so that one head's keys lie together and a decode step reads them in order.
@@ -8,7 +10,7 @@ before positions, so that one head's keys lie together and a decode step reads t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from typing import Any
 
 import jax
@@ -18,56 +20,94 @@ from jaxtyping import Array, Float, Int
 from tarl_jax.config import ModelConfig
 from tarl_jax.models.quantised import rounded, widened
 
-Cache = tuple[dict[str, jax.Array], ...]
-SHORTEST = 256  # positions that a program reads at least
-_GRAIN = 128  # the longest is rounded up to a multiple of it
+Layer = dict[str, tuple[jax.Array, ...]]
+Cache = tuple[Layer, ...]
+_GRAIN = 128  # positions of the smallest parts; the longest cache is rounded up to a multiple of it
 _GROWN = 4096  # positions; a cache of more begins at a quarter, and grows
+_BEYOND = 2**31 - 1  # a position that no part has
+
+
+def part_sizes(length: int) -> list[int]:
+    """Positions of each part of a cache for `length` tokens, those far behind the larger ones.
+
+    A longer cache has the parts of a shorter one, whose last may be cut off, and more.
+    """
+    sizes, end = [], 0
+    while end < length:
+        octave = 1 << end.bit_length() >> 1
+        sizes.append(min(max(_GRAIN, octave // 4), length - end))
+        end += sizes[-1]
+    return sizes
 
 
 def empty_cache(config: ModelConfig, rows: int, length: int, int8: bool = False) -> Cache:
     """A cache of zeros for `rows` rows of up to `length` tokens."""
-    shape = (rows, config.num_kv_heads, length, config.head_dim)
-    scales = ("k_scale", "v_scale") if int8 else ()
     return tuple(
-        {name: jnp.zeros(shape, "int8" if int8 else config.dtype) for name in "kv"}
-        | {name: jnp.zeros(shape[:-1], "float32") for name in scales}
-        for _ in range(config.num_layers)
+        _empty_layer(config, rows, part_sizes(length), int8) for _ in range(config.num_layers)
     )
 
 
+def _empty_layer(config: ModelConfig, rows: int, sizes: list[int], int8: bool) -> Layer:
+    shapes = [(rows, config.num_kv_heads, size, config.head_dim) for size in sizes]
+    layer = {
+        name: tuple(jnp.zeros(shape, "int8" if int8 else config.dtype) for shape in shapes)
+        for name in "kv"
+    }
+    if int8:
+        for name in "kv":
+            layer[f"{name}_scale"] = tuple(jnp.zeros(shape[:-1], "float32") for shape in shapes)
+    return layer
+
+
+def sizes_of(layer: Layer) -> list[int]:
+    """Positions of each part."""
+    return [part.shape[2] for part in layer["k"]]
+
+
+def length_of_cache(cache: Cache) -> int:
+    """Positions that a cache has room for."""
+    return sum(sizes_of(cache[0]))
+
+
 def written(
-    layer: dict[str, jax.Array], rows: Int[Array, "B 1"], positions: Int[Array, "B C"],
+    layer: Layer, rows: Int[Array, "B 1"], positions: Int[Array, "B C"],
     k: Float[Array, "B C K H"], v: Float[Array, "B C K H"],
-) -> dict[str, jax.Array]:
+) -> Layer:
     """One layer with keys and values at these places; beyond its end they are dropped."""
     new = {"k": k, "v": v}
     if "k_scale" in layer:
         for name in "kv":
             new[name], new[f"{name}_scale"] = rounded(new[name])
+    ends = itertools.accumulate(sizes_of(layer), initial=0)
+    # Negative places would be counted from a part's end.
+    places = [jnp.where(positions >= begin, positions - begin, _BEYOND) for begin in ends]
     return {
-        name: x.at[rows, :, positions].set(new[name], mode="drop") for name, x in layer.items()
+        name: tuple(
+            part.at[rows, :, place].set(new[name], mode="drop")
+            for part, place in zip(parts, places[:-1], strict=True)
+        )
+        for name, parts in layer.items()
     }
 
 
-def read(
-    layer: dict[str, jax.Array], length: int, rows: Int[Array, " B"] | None, dtype: Any
+def part_of(
+    layer: Layer, part: int, rows: Int[Array, " B"] | None, dtype: Any
 ) -> tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]:
-    """Keys and values of so many positions; of these rows, None: of all."""
-    part = {name: x[:, :, :length] for name, x in layer.items()}
+    """Keys and values of a part; of these rows, None: of all."""
+    held = {name: parts[part] for name, parts in layer.items()}
     if rows is not None:
-        part = {name: x.at[rows].get(mode="clip") for name, x in part.items()}
-    if "k_scale" not in part:
-        return part["k"], part["v"]
-    return (widened(part["k"], part["k_scale"], dtype),
-            widened(part["v"], part["v_scale"], dtype))
+        held = {name: x.at[rows].get(mode="clip") for name, x in held.items()}
+    if "k_scale" not in held:
+        return held["k"], held["v"]
+    return (widened(held["k"], held["k_scale"], dtype),
+            widened(held["v"], held["v_scale"], dtype))
 
 
-def lengthened(layer: dict[str, jax.Array], length: int) -> dict[str, jax.Array]:
-    """One layer with room for `length` tokens, at least as many as before."""
-    return {
-        name: jnp.pad(x, [(0, length - x.shape[2] if axis == 2 else 0) for axis in range(x.ndim)])
-        for name, x in layer.items()
-    }
+def lengthened(cache: Cache, more: Cache) -> Cache:
+    """The cache with more parts behind its own."""
+    return tuple(
+        {name: old[name] + new[name] for name in old} for old, new in zip(cache, more, strict=True)
+    )
 
 
 def rows_of(cache: Cache, rows: Int[Array, " B"]) -> Cache:
@@ -75,30 +115,14 @@ def rows_of(cache: Cache, rows: Int[Array, " B"]) -> Cache:
     return jax.tree.map(lambda x: x[rows], cache)
 
 
-def cache_lengths(most: int, least: int = 0) -> list[int]:
-    """Positions that programs read of caches that hold up to `most` tokens: half an octave apart
-    from 512 on.
+def cache_rooms(most: int, least: int = 0) -> list[int]:
+    """How many tokens caches have room for that hold up to `most`, the shortest first.
 
-    Few, for decoding is compiled for each, and close, for it reads all of them for every token.
-    Those that do not hold `least` tokens are left out.
+    One as long as the longest, and before a long one some of a quarter of the next, where parts of
+    it end. Those that do not hold `least` tokens are left out.
     """
-    lengths = [SHORTEST]
-    while lengths[-1] < most:
-        octave = 1 << (lengths[-1].bit_length() - 1)
-        lengths.append(lengths[-1] + max(octave // 2, SHORTEST))
-    lengths[-1] = -(-most // _GRAIN) * _GRAIN
-    return [n for n in lengths[:-1] if n >= least] + lengths[-1:]
-
-
-def cache_rooms(lengths: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """Positions of the caches themselves, each with the lengths that are read of it.
-
-    One as long as the longest, and before a long one some of a quarter of the next.
-    """
-    rooms = [lengths[-1]]
-    while rooms[0] > _GROWN and (short := [n for n in lengths if n <= rooms[0] // 4]):
+    rooms = [-(-most // _GRAIN) * _GRAIN]
+    ends = list(itertools.accumulate(part_sizes(rooms[0])))
+    while rooms[0] > _GROWN and (short := [end for end in ends if end <= rooms[0] // 4]):
         rooms.insert(0, short[-1])
-    return {
-        room: tuple(n for n in lengths if before < n <= room)
-        for before, room in zip([0, *rooms], rooms, strict=False)
-    }
+    return [room for room in rooms[:-1] if room >= least] + rooms[-1:]

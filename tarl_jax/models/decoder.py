@@ -11,7 +11,7 @@ Low-rank adapters stand beside the weight that they adapt, as `<name>_a` and `<n
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Int
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import audio_encoder
-from tarl_jax.models.attention import attention, causal_attention
-from tarl_jax.models.cache import read, written
+from tarl_jax.models.attention import attention_in_parts, causal_attention
+from tarl_jax.models.cache import Cache, part_of, sizes_of, written
 from tarl_jax.models.pages import Flat, Pool, write_and_attend
 from tarl_jax.models.params import Params, named_key
 from tarl_jax.parallel.mesh import constrain, place_shapes, tree_shardings
@@ -202,13 +202,13 @@ def head_weight(params: Params) -> Float[Array, "D V"]:
 def cached_step(
     params: Params,
     config: ModelConfig,
-    cache: tuple[dict[str, Array], ...],
+    cache: Cache,
     tokens: Int[Array, "B C"],
     start: Int[Array, " B"],
     rows: Int[Array, " B"] | None = None,
     embeddings: Float[Array, "B C D"] | None = None,
-    reads: tuple[Sequence[int], Int[Array, ""]] | None = None,
-) -> tuple[Float[Array, "B C D"], tuple[dict[str, Array], ...]]:
+    most: Int[Array, ""] | None = None,
+) -> tuple[Float[Array, "B C D"], Cache]:
     """Runs C tokens per row behind what the cache holds of that row; see `cache.py`.
 
     Args:
@@ -220,8 +220,8 @@ def cached_step(
       rows: which rows of the cache the tokens belong to; None if all, in order. A row beyond the
         cache is a filler: nothing is written for it.
       embeddings: inputs in place of the tokens' own.
-      reads: how many positions of the cache may be read, and which of these numbers holds all that
-        the tokens attend to; None: all are read.
+      most: no token that counts stands behind this position; parts of the cache that begin behind
+        it are not read. None: all are read.
     Returns: final-norm outputs and the cache.
     """
     positions = start[:, None] + jnp.arange(tokens.shape[1])
@@ -231,18 +231,11 @@ def cached_step(
     new_cache = []
     for layer, kept in zip(params["layers"], cache, strict=True):
 
-        def attend(q: Array, k: Array, v: Array, kept: dict[str, Array] = kept) -> Array:
+        def attend(q: Array, k: Array, v: Array, kept: Any = kept) -> Array:
             held = written(kept, owners, positions, k, v)
             new_cache.append(held)
-
-            def to(length: int, q: Array, held: dict[str, Array]) -> Array:
-                visible = jnp.arange(length) <= positions[:, :, None]
-                return attention(q, *read(held, length, rows, q.dtype), visible)
-
-            if reads is None:
-                return to(held["k"].shape[2], q, held)
-            ways = [functools.partial(to, length) for length in reads[0]]
-            return lax.switch(reads[1], ways, q, held)
+            read = functools.partial(part_of, held, rows=rows, dtype=q.dtype)
+            return attention_in_parts(q, read, sizes_of(held), positions, most)
 
         x = _block(layer, config, x, rotate, attend)
     return rms_norm(x, params["final_norm"], config.rms_norm_eps), tuple(new_cache)

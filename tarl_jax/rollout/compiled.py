@@ -1,8 +1,8 @@
 """The engine's programs, compiled: every shape that a run can need comes from short lists.
 
 Rows are the slots, halved a few times. A cache has room for the longest dialogue (a long one begins
-shorter and grows), and programs read as many of its positions as the rows have come to. All are
-compiled before the first tick, and none after.
+shorter and grows), and programs read the parts of it that the rows have come to. All are compiled
+before the first tick, and none after.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from tarl_jax.config import ModelConfig, RolloutConfig
 from tarl_jax.config.rollout import int8_cache, int8_weights
 from tarl_jax.models import decoder
-from tarl_jax.models.cache import Cache, cache_lengths, cache_rooms, empty_cache, lengthened
+from tarl_jax.models.cache import Cache, cache_rooms, empty_cache, lengthened
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.compilations import Progress, Wanted, compilations, compile_all, named
 from tarl_jax.parallel.mesh import (
@@ -85,7 +85,7 @@ class Compiled:
         self._model = model
         self._config = config
         self.stop_ids = (stop_id,) if isinstance(stop_id, int) else stop_id
-        self._rooms = cache_rooms(cache_lengths(config.max_episode_tokens, least))
+        self._rooms = cache_rooms(config.max_episode_tokens, least)
         self._mesh = mesh
         self._grammar = None if grammar is None else hosts.put(grammar, sharding(mesh))
         self.slots = round_up(config.slots, mesh)
@@ -98,12 +98,12 @@ class Compiled:
         rows = EngineState(cache=cache, lengths=by, last=by, seeds=by, dropped=by, syntax=by)
         self._cache_sharding = cache
         self.shards = row_shards(mesh)
-        extend = functools.partial(programs.extend, model, self._rooms)
+        extend = functools.partial(programs.extend, model)
         if self.shards > 1:
             # Each shard feeds rows of its own: a cache that is taken from another costs its length.
             extend = jax.shard_map(
                 extend, mesh=mesh,
-                in_specs=(PartitionSpec(), spec("rows"), spec("rows"), PartitionSpec()),
+                in_specs=(PartitionSpec(), spec("rows"), spec("rows")),
                 out_specs=spec("rows"), axis_names=set(ROW_AXES), check_vma=False,
             )
         self.burst = burst or config.max_turn_tokens
@@ -115,36 +115,31 @@ class Compiled:
         self._decode = program(
             "decode",
             functools.partial(programs.decode, model, self.stop_ids, ids, self.burst),
-            static_argnums=0, donate_argnums=3, out_shardings=(rows, whole),
+            donate_argnums=2, out_shardings=(rows, whole),
         )
         self._keep = program("keep", programs.keep, out_shardings=rows)
         self._move = program(
             "move", programs.move, donate_argnums=(0, 1), out_shardings=(cache, cache)
         )
-        self._grow = program("grow", lengthened, static_argnums=1, out_shardings=cache)
         self.hear = Hearing(model, config.max_episode_tokens, mesh)
         self.prepare = Prepared(model, mesh, int8_weights(config))
 
     @property
     def shortest(self) -> int:
         """Positions of the smallest cache."""
-        return min(self._rooms)
+        return self._rooms[0]
 
     @property
     def longest(self) -> int:
         """Positions of the largest cache."""
-        return max(self._rooms)
+        return self._rooms[-1]
 
     def cache_bytes(self) -> tuple[int, int]:
-        """Bytes of one device: of all caches at their largest, and of what is beside them at times:
-        half a batch, a layer that grows, or the part that decoding reads.
-        """
+        """Bytes of one device: of all caches at their largest, and of half a batch beside them."""
         state = self._state(self.slots, self.longest).cache
         held, smaller = bytes_on_device(state), self.bucket_rows(self.slots // 2) < self.slots
         held_too = bytes_on_device(self._store(self.longest))
-        part = max((n for n in self._rooms[self.longest] if n < self.longest), default=0)
-        moved = held // 2 if smaller else bytes_on_device(state[0])
-        return held + held_too, max(moved, held * part // self.longest)
+        return held + held_too, held // 2 if smaller else 0
 
     @property
     def compilations(self) -> int:
@@ -183,48 +178,40 @@ class Compiled:
 
         Args:
           params: shapes of the prepared parameters.
-          length: positions that are read, or more; 0: all that there can be, of every cache.
+          length: positions of the only cache, or more; 0: every cache.
         """
         found = self.hear.wanted(params)
-        rooms = sorted(self._rooms)
-        for room, longer in zip(rooms, [*rooms[1:], 0], strict=True):
-            lengths = [n for n in self._rooms[room] if n >= length][: 1 if length else None]
-            for size in sizes if lengths else ():
-                found += self._wanted_at(params, size, room, lengths)
-                state = self._state(size, room)
+        rooms = [room for room in self._rooms if room >= length]
+        for room in rooms[:1] if length else rooms:
+            for size in sizes:
+                found += self._wanted_at(params, size, room)
                 if size > sizes[-1]:
                     half = np.arange(size // 2, dtype=np.int32)
-                    found.append(Wanted("keep", False, self._keep, (state, half)))
-                for cache in (state.cache, self._store(room)) if longer else ():
-                    if cache is not None:
-                        found.append(Wanted("grow", False, self._grow, (cache[0], longer)))
-            if lengths and length:
-                break
+                    found.append(Wanted("keep", False, self._keep, (self._state(size, room), half)))
         return list({one.key: one for one in found}.values())
 
     def _wanted_at(
-        self, params: decoder.Params, size: int, room: int, lengths: Sequence[int]
+        self, params: decoder.Params, size: int, room: int
     ) -> list[Wanted]:
-        """The programs at one shape (rows, positions) of the state, of which `lengths` are read."""
+        """The programs at one shape (rows, positions) of the state."""
         state, store = self._state(size, room), self._store(room)
         at = f"{size} x {room}"
         found = []
         for columns, share in self.chunks:
             part = self.places(size, share), columns
             fed, name = chunks.empty(part, size), f"{at}, {part[0]} x {columns} tokens"
-            arguments = params, state, fed, np.int32(0)
+            arguments = params, state, fed
             found.append(Wanted("prefill", True, self._extend, arguments, name))
             if self._model.audio:
                 fed = chunks.with_sound(fed, {}, {}, self._model.d_model)
-                arguments, name = (params, state, fed, np.int32(0)), f"{name} with sound"
+                arguments, name = (params, state, fed), f"{name} with sound"
                 found.append(Wanted("prefill", True, self._extend, arguments, name))
         if store is not None:
             moved = state.cache, store, *_pairs([(0, 0)])[0]
             found.append(Wanted("move", False, self._move, moved, at))
         drawn = self._drawn(np.zeros(size, np.int32), 0, 1.0, EVERYTHING)
-        for length in lengths:
-            drawing = length, params, self._grammar, state, *drawn
-            found.append(Wanted("decode", True, self._decode, drawing, f"{size} x {length}"))
+        drawing = params, self._grammar, state, *drawn
+        found.append(Wanted("decode", True, self._decode, drawing, at))
         return found
 
     def _state(self, size: int, room: int) -> EngineState:
@@ -297,9 +284,7 @@ class Compiled:
         """Feeds the rows' next pending tokens, as many as fit the chunk, and counts them as fed."""
         width = self._model.d_model
         chunk = chunks.chunk_of(rows, batch_of(state), self.shards, shape, width)
-        lengths = self._rooms[length_of(state)]
-        read = lengths.index(_holding(lengths, int(max(chunk.start + chunk.used))))
-        return self._extend(params, state, chunk, np.int32(read))
+        return self._extend(params, state, chunk)
 
     def decode(
         self,
@@ -309,17 +294,14 @@ class Compiled:
         patience: int,
         temperature: float | np.ndarray,
         truncation: Truncation,
-        need: int,
     ) -> tuple[EngineState, Written]:
         """Samples; what was written is on the host.
 
-        need: positions that the rows which write may come to.
         temperature, truncation: of all rows, or arrays [B] of each row's own.
         """
 
         drawn = self._drawn(room, patience, temperature, truncation)
-        length = _holding(self._rooms[length_of(state)], need)
-        state, out = self._decode(length, params, self._grammar, state, *drawn)
+        state, out = self._decode(params, self._grammar, state, *drawn)
         return state, jax.device_get(out)
 
     @staticmethod
@@ -342,27 +324,28 @@ class Compiled:
         return self._keep(state, np.array(slots, np.int32))
 
     def lengthen(self, state: EngineState, store: Cache | None) -> tuple[EngineState, Cache | None]:
-        """Both with room for more positions; layer by layer, and the old ones are given up.
+        """Both with room for more positions; nothing is copied.
 
         Raises: ValueError where they have room for the longest episode.
         """
         limit = self._config.max_episode_tokens
-        length = next((n for n in sorted(self._rooms) if n > length_of(state)), None)
-        if length is None:
+        longer = next((n for n in self._rooms if n > length_of(state)), None)
+        if longer is None:
             raise ValueError(
                 f"a dialogue needs more than {length_of(state)} positions:"
                 f" rollout.max_episode_tokens is {limit}"
             )
-        longer = dataclasses.replace(state, cache=self._grown(state.cache, length))
-        return longer, None if store is None else self._grown(store, length)
+        cache = self._grown(state.cache, self._cache(batch_of(state), longer))
+        state = dataclasses.replace(state, cache=cache)
+        return state, None if store is None else self._grown(store, self._store(longer))
 
-    def _grown(self, cache: Cache, length: int) -> Cache:
-        grown = []
-        for layer in cache:
-            grown.append(jax.block_until_ready(self._grow(layer, length)))
-            for old in layer.values():
-                old.delete()
-        return tuple(grown)
+    @staticmethod
+    def _grown(cache: Cache, longer: Cache | None) -> Cache:
+        """longer: its shapes."""
+        assert longer is not None
+        have = len(cache[0]["k"])
+        more = tuple({name: parts[have:] for name, parts in layer.items()} for layer in longer)
+        return lengthened(cache, hosts.zeros(more))
 
     def move(
         self, state: EngineState, store: Cache | None, within: Pairs = (), out: Pairs = (),
@@ -392,7 +375,3 @@ def _pairs(within: Pairs = (), out: Pairs = (), into: Pairs = ()) -> list[list[n
     most = max(len(within), len(out), len(into))
     return [[arrays(of, begin) for of in (within, out, into)] for begin in range(0, most, MOVES)]
 
-
-def _holding(lengths: Sequence[int], need: int) -> int:
-    """The first of the lengths that is not too short."""
-    return next(n for n in lengths if n >= need)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +13,7 @@ from jaxtyping import Array, Float
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import decoder
-from tarl_jax.models.cache import Cache, rows_of
+from tarl_jax.models.cache import Cache, length_of_cache, rows_of
 from tarl_jax.rollout.grammar import Grammar, advance, allowed
 from tarl_jax.rollout.sampling import Truncation, sample
 
@@ -71,13 +69,9 @@ class Chunk:
 
 
 def extend(
-    model: ModelConfig, rooms: Mapping[int, tuple[int, ...]], params: decoder.Params,
-    state: EngineState, chunk: Chunk, read: jax.Array,
+    model: ModelConfig, params: decoder.Params, state: EngineState, chunk: Chunk
 ) -> EngineState:
-    """Feeds a chunk: the tokens enter the cache, and the rows are as the chunk says.
-
-    read: which of the lengths that `rooms` has for the cache is read.
-    """
+    """Feeds a chunk: the tokens enter the cache, and the rows are as the chunk says."""
     inputs = None
     if chunk.spoken is not None:
         assert chunk.inputs is not None
@@ -85,7 +79,7 @@ def extend(
         inputs = jnp.where(chunk.spoken[..., None], chunk.inputs.astype(own.dtype), own)
     _, cache = decoder.cached_step(
         params, model, state.cache, chunk.tokens, chunk.start, chunk.slots, inputs,
-        (rooms[length_of(state)], read),
+        jnp.max(chunk.start + chunk.used) - 1,
     )
 
     def put(values: jax.Array, new: jax.Array) -> jax.Array:
@@ -128,7 +122,6 @@ def decode(
     stop_ids: tuple[int, ...],
     ids: int,
     limit: int,
-    length: int,
     params: decoder.Params,
     grammar: Grammar | None,
     state: EngineState,
@@ -143,13 +136,7 @@ def decode(
 
     With a grammar, only what it allows; and only the first `ids` tokens, if that is not 0: those
     beyond are rows that pad the embedding.
-
-    length: positions of the cache that the writing rows stay within; no others are read.
     """
-    whole, begun = state.cache, state.lengths
-    if length < length_of(state):
-        part = jax.tree.map(lambda x: x[:, :, :length], whole)
-        state = dataclasses.replace(state, cache=part)
 
     def going(carry):
         step, _, writing, _ = carry
@@ -159,7 +146,8 @@ def decode(
     def step_once(carry):
         step, state, writing, out = carry
         hidden, cache = decoder.cached_step(
-            params, model, state.cache, state.last[:, None], state.lengths
+            params, model, state.cache, state.last[:, None], state.lengths,
+            most=jnp.max(jnp.where(writing, state.lengths, 0)),
         )
         drawn = draw(
             params, grammar, ids, hidden[:, 0], state.lengths, state.seeds, state.dropped,
@@ -171,25 +159,8 @@ def decode(
 
     begin = (0, state, room > 0, nothing_written(room.shape[0], limit, state.syntax))
     _, state, writing, out = lax.while_loop(going, step_once, begin)
-    if length < length_of_cache(whole):
-        put = functools.partial(_put, begun, min(limit, length))
-        state = dataclasses.replace(state, cache=jax.tree.map(put, whole, state.cache))
     return (dataclasses.replace(state, syntax=out.syntax),
             dataclasses.replace(out, ended=~writing))
-
-
-def _put(begun: jax.Array, count: int, whole: jax.Array, part: jax.Array) -> jax.Array:
-    """The whole of a cache's array, with the `count` positions from `begun` [B] on of its part.
-
-    part: its first positions, of which no others have changed.
-    """
-    begin = jnp.minimum(begun, part.shape[2] - count)
-
-    def of_row(whole: jax.Array, part: jax.Array, at: jax.Array) -> jax.Array:
-        fresh = lax.dynamic_slice_in_dim(part, at, count, 1)
-        return lax.dynamic_update_slice_in_dim(whole, fresh, at, 1)
-
-    return jax.vmap(of_row)(whole, part, begin)
 
 
 @struct.dataclass
@@ -308,11 +279,6 @@ def move(
         0, once, read, ((empty, empty, empty), (cache, store))
     )
     return put(put(cache, moved, within), back, out), put(store, kept, into)
-
-
-def length_of_cache(cache: Cache) -> int:
-    """Positions that a cache has room for."""
-    return cache[0]["k"].shape[2]
 
 
 def length_of(state: EngineState) -> int:

@@ -178,10 +178,9 @@ class Running:
             room[row.slot] = min(row.limit - row.written, self._programs.burst)
             ways[row.slot] = row.sampling
         patience = int(self._config.straggler_fraction * len(writing))
-        need = max(len(row.tokens) - 1 + int(room[row.slot]) for row in writing)
         temperature, *cuts = np.array([dataclasses.astuple(way) for way in ways]).T
         self.state, out = self._programs.decode(
-            self.params, self.state, room, patience, temperature, Truncation(*cuts), need
+            self.params, self.state, room, patience, temperature, Truncation(*cuts)
         )
         stats = self.stats
         stats.decode_seconds += time.perf_counter() - begun

@@ -11,8 +11,9 @@ import pytest
 from reference import token_log_probs
 
 from tarl_jax.config import ModelConfig
+from tarl_jax.models import cache as caches
 from tarl_jax.models import decoder
-from tarl_jax.models.cache import empty_cache, lengthened, rows_of
+from tarl_jax.models.cache import empty_cache, lengthened, rows_of, sizes_of
 
 VOCAB = 50
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24,
@@ -294,6 +295,40 @@ def test_cached_steps_equal_the_full_pass(random_params):
     assert restarts > 2
 
 
+def test_cached_steps_equal_the_full_pass_whatever_parts_the_cache_is_in(
+    random_params, monkeypatch
+):
+    monkeypatch.setattr(caches, "_GRAIN", 5)
+    rows = Rows(random_params(SMALL, VOCAB, 5))
+    assert sizes_of(rows.cache[0]) == [5, 5, 5, 5, 5, 5, 2]
+    for _ in range(30):
+        columns, places = [(9, 2), (4, 3), (1, None)][rows.rng.integers(3)]
+        chosen = rows.rng.permutation(ROWS)[:places].tolist() if places else list(range(ROWS))
+        used = [int(min(rows.rng.integers(0, columns + 1), LENGTH - rows.fed[row]))
+                for row in chosen]
+        rows.feed(chosen, used, columns, places)
+    assert max(rows.fed) == LENGTH
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_parts_that_no_row_sees_change_nothing(random_params, monkeypatch, columns):
+    """To the bit: neighbours that have come further change nothing of a row."""
+    monkeypatch.setattr(caches, "_GRAIN", 5)
+    params = decoder.unstack(random_params(SMALL, VOCAB, 9))
+    rng = np.random.default_rng(9)
+    cache = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), empty_cache(SMALL, 2, LENGTH)
+    )
+    tokens, start = rng.integers(0, VOCAB, (2, columns)), np.array([3, 7])
+    outputs = []
+    for most in (None, 31, 7 + columns - 1):
+        bound = None if most is None else np.int32(most)
+        hidden, _ = cached_step(params, SMALL, cache, tokens, start, None, None, bound)
+        outputs.append(np.asarray(hidden))
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
 def test_garbage_beyond_the_end_of_the_cache_is_dropped(random_params):
     rows = Rows(random_params(SMALL, VOCAB, 6))
     for _ in range(3):
@@ -318,7 +353,8 @@ def test_a_resized_cache_goes_on(random_params):
     rows.feed([0, 2], [9, 7], 9, 2)
     rows.feed([1, 3], [5, 9], 9, 2)
     keep = np.array([2, 0])
-    rows.cache = tuple(lengthened(layer, LENGTH) for layer in rows_of(rows.cache, keep))
+    more = empty_cache(SMALL, 2, LENGTH - 12)
+    rows.cache = lengthened(rows_of(rows.cache, keep), more)
     rows.sequences, rows.expected = rows.sequences[keep], rows.expected[keep]
     rows.fed = rows.fed[keep]
     rows.feed([0, 1], [9, 6], 9, None)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -207,33 +208,38 @@ def test_nothing_compiles_for_dialogues_as_long_as_allowed(engine, params):
 
 
 @pytest.mark.parametrize(
-    ("most", "lengths"),
+    ("length", "sizes"),
     [
-        (60, [128]),
-        (300, [256, 384]),
-        (1275, [256, 512, 768, 1024, 1280]),
-        (3000, [256, 512, 768, 1024, 1536, 2048, 3072]),
+        (60, [60]),
+        (300, [128, 128, 44]),
+        (1280, [128] * 8 + [256]),
+        (2048, [128] * 8 + [256] * 4),
+        (5000, [128] * 8 + [256] * 4 + [512] * 4 + [904]),
     ],
 )
-def test_caches_are_few_and_close_to_what_is_needed(most, lengths):
-    assert cache.cache_lengths(most) == lengths
+def test_parts_of_a_cache_are_few_and_close_to_what_is_needed(length, sizes):
+    assert cache.part_sizes(length) == sizes
 
 
 def test_only_long_caches_grow():
-    assert cache.cache_rooms(cache.cache_lengths(768)) == {768: (256, 512, 768)}
-    assert list(cache.cache_rooms(cache.cache_lengths(4096))) == [4096]
-    assert cache.cache_rooms(cache.cache_lengths(8192)) == {
-        2048: (256, 512, 768, 1024, 1536, 2048), 8192: (3072, 4096, 6144, 8192)
-    }
-    assert list(cache.cache_rooms(cache.cache_lengths(32_768))) == [2048, 8192, 32_768]
+    assert cache.cache_rooms(768) == [768]
+    assert cache.cache_rooms(60) == [128]
+    assert cache.cache_rooms(4096) == [4096]
+    assert cache.cache_rooms(8000) == [1792, 8064]
+    assert cache.cache_rooms(8192) == [2048, 8192]
+    assert cache.cache_rooms(32_768) == [2048, 8192, 32_768]
+    for rooms in (cache.cache_rooms(8000), cache.cache_rooms(32_768)):
+        for room, longer in itertools.pairwise(rooms):  # what is added begins where a part ends
+            parts = cache.part_sizes(room)
+            assert cache.part_sizes(longer)[: len(parts)] == parts
 
 
 def test_tokens_do_not_depend_on_the_room_of_a_cache(params, played, monkeypatch):
     monkeypatch.setattr(cache, "_GROWN", 128)
-    monkeypatch.setattr(cache, "SHORTEST", 128)
+    monkeypatch.setattr(cache, "_GRAIN", 32)
     config = dataclasses.replace(CONFIG, slots=8)
     engine = Engine(MODEL, config, STOP, make_mesh())
-    assert (engine.programs.shortest, engine.programs.longest) == (128, LONGEST)
+    assert (engine.programs.shortest, engine.programs.longest) == (LONGEST // 4, LONGEST)
     episodes = [Scripted.random(seed) for seed in range(0, 64, 9)]
     engine.run(params, episodes, TEMPERATURE)
     assert max(len(e.sequence()[0]) for e in episodes) > 128
@@ -256,10 +262,12 @@ def test_moves_take_what_was_there_before():
     assert store[0]["v"].ravel().tolist() == [-11, -12]
 
 
-def test_caches_that_are_too_small_for_every_dialogue_are_left_out(params, played):
-    assert cache.cache_lengths(8192, 4000) == [4096, 6144, 8192]
-    assert cache.cache_lengths(300, 500) == [384]  # the largest stays, for the error's sake
-    engine = Engine(MODEL, CONFIG, STOP, make_mesh(), least=cache.SHORTEST + 1)
+def test_caches_that_are_too_small_for_every_dialogue_are_left_out(params, played, monkeypatch):
+    assert cache.cache_rooms(32_768, 4000) == [8192, 32_768]
+    assert cache.cache_rooms(300, 500) == [384]  # the largest stays, for the error's sake
+    monkeypatch.setattr(cache, "_GROWN", 128)
+    monkeypatch.setattr(cache, "_GRAIN", 32)
+    engine = Engine(MODEL, CONFIG, STOP, make_mesh(), least=LONGEST // 4 + 1)
     episodes = [Scripted.random(seed) for seed in range(0, 64, 9)]
     engine.run(params, episodes, TEMPERATURE)
     for episode in episodes:
