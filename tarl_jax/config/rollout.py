@@ -32,9 +32,9 @@ class RolloutConfig:
       made, or "all" are, in order.
     episode_seconds: after which an episode is cut off at its next turn; 0: never.
     step_seconds: after which a training step goes on without the episodes that have not ended,
-      which then are played on in the next step, under its policy ("carry"), or cut off ("cut"),
-      as `unfinished` says. The groups of carried ones are held back with them, and what would come
-      later than `rl.max_staleness` allows is cut off. 0: never.
+      as soon as it has a group to learn from; they are played on in the next step, under its policy
+      ("carry"), or cut off ("cut"), as `unfinished` says. The groups of carried ones are held back
+      with them, and what would come later than `rl.max_staleness` allows is cut off. 0: never.
     interruptions: how often, at most, the judge interrupts a training episode after a turn that it
       gives -1, and asks for it to be put right. For ablations: the method's authors found it
       harmful.

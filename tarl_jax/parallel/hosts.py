@@ -19,7 +19,6 @@ import jax
 import numpy as np
 
 from tarl_jax.config import ConfigError, MeshConfig, RunConfig, TarlError
-from tarl_jax.config.rollout import carries
 from tarl_jax.parallel.wire import pack, unpack
 
 T = TypeVar("T")
@@ -66,18 +65,15 @@ def check(config: RunConfig) -> None:
             f"config.mesh.processes = {config.mesh.processes}: the devices belong to"
             f" {jax.process_count()} processes; give --config.mesh.processes=0"
         )
-    seconds = config.rollout.step_seconds if carries(config.rollout) else 0
-    settings = {"rollout.step_seconds": seconds,
-                "rollout.outside.base_url": config.rollout.outside.base_url} | {
+    settings = {"rollout.outside.base_url": config.rollout.outside.base_url} | {
         f"{who}.llm.{name}": getattr(group.llm, name)
         for who, group in (("user", config.user), ("judge", config.judge))
         for name in ("record", "replay")
     }
     for name, value in settings.items():
         if value:
-            hint = ", or set rollout.unfinished to cut" if name == "rollout.step_seconds" else ""
             raise ConfigError(f"config.{name} = {value}: only a run of one process does this, and"
-                              f" there are {jax.process_count()}; leave it out{hint}")
+                              f" there are {jax.process_count()}; leave it out")
 
 
 def require_shared(folder: Path) -> None:

@@ -34,10 +34,10 @@ from tarl_jax.rollout.grammar import Grammar
 from tarl_jax.rollout.paged_compiled import PagedPrograms, in_pages
 from tarl_jax.rollout.paged_running import PagedRunning
 from tarl_jax.rollout.prepared import Ready
-from tarl_jax.rollout.running import EngineStats, Running, Unfinished
+from tarl_jax.rollout.running import EngineStats, Running
 from tarl_jax.rollout.sampling import Sampling, Truncation
 from tarl_jax.rollout.scheduler import Row, SpokenInputs
-from tarl_jax.rollout.workers import POLL, Dialogue, Turn, Workers
+from tarl_jax.rollout.workers import POLL, Dialogue, Turn, Unfinished, Workers
 
 AHEAD = 4  # times the slots: dialogues under way at most, where rollout.in_flight is 0
 
@@ -105,6 +105,7 @@ class Engine:
         *,
         ended: Callable[[Dialogue], None] | None = None,
         seconds: float = 0.0,
+        enough: Callable[[], bool] = lambda: True,
         unfinished: Sequence[Unfinished] = (),
         truncation: Truncation | None = None,
         leave: Callable[[], bool] | None = None,
@@ -117,7 +118,8 @@ class Engine:
           progress: called after each tick with (dialogues ended, dialogues in all).
           ended: called with each dialogue of this process when it has ended.
           seconds: after which what has not ended is left in the statistics; 0: all are played.
-          unfinished: of an earlier run; played first.
+          enough: asked when the time is up; the run goes on until it says True in one process.
+          unfinished: of an earlier run, of this process's dialogues; played first.
           leave: asked after each tick; where it says True the time is up.
           truncation: what may be drawn; None: as `rollout.top_k`, `top_p` and `min_p` say.
         Raises: what a dialogue raised.
@@ -126,13 +128,15 @@ class Engine:
         c = self._config
         cut = truncation or Truncation(c.top_k, c.top_p, c.min_p)
         sampling = Sampling(temperature, cut.top_k, cut.top_p, cut.min_p)
-        play = self._begin(params, episodes, sampling, unfinished, seconds)
-        run, workers, stats = play.run, play.workers, play.run.stats
+        workers = Workers(unfinished, episodes, self._pool, seconds, enough, ended)
+        play = self._begin(params, sampling, workers)
+        run, stats = play.run, play.run.stats
         while (play.queue or run.scheduler.going) and not workers.late and not stats.left:
             self._start_new(play)
-            self._take_answers(play, ended)
+            self._take_answers(play)
             run.admit()
-            if run.scheduler.writing:
+            # When the time is up, nothing more is written than one tick's turns.
+            if run.scheduler.writing and not (workers.late and stats.ticks):
                 if not play.queue and run.scheduler.all_in_slots:
                     run.shrink()
                 for row in run.write():
@@ -142,7 +146,7 @@ class Engine:
             if progress:
                 progress(workers.count - len(play.queue) - len(run.rows), workers.count)
         if run.rows:
-            self._take_answers(play, ended)  # those of the last turns are not lost
+            self._take_answers(play)  # those of the last turns are not lost
         stats.unfinished = _left(play)
         stats.seconds = time.perf_counter() - begun
         stats.outside_seconds = workers.outside_seconds
@@ -161,29 +165,20 @@ class Engine:
     # ---- one tick of `run` ------------------------------------------------------------------
 
     def _begin(
-        self,
-        params: decoder.Params | Ready,
-        episodes: Sequence[Dialogue],
-        sampling: Sampling,
-        unfinished: Sequence[Unfinished],
-        seconds: float,
+        self, params: decoder.Params | Ready, sampling: Sampling, workers: Workers
     ) -> _Play:
-        workers = Workers([u.episode for u in unfinished] + list(episodes), self._pool, seconds)
         run = self.open(params, self.programs.bucket_rows(workers.count))
         run.stats.episodes = workers.count
-        play = _Play(run, workers, sampling, list(range(workers.count))[::-1])
-        for index, left in enumerate(unfinished):
-            if left.row is not None:
-                play.queue.remove(index)
-                row = dataclasses.replace(
-                    left.row, index=index, sampling=sampling, fed=0, slot=None, place=None,
-                    blocks=[], pages=[], chain=[],
-                    spoken=[self._encode_again(play, sound) for sound in left.row.spoken],
-                )
-                run.rows[index] = row
-                run.scheduler.begin(row)
-                if left.answer is not None:
-                    workers.resume(index, left.answer)
+        queue = [index for index in range(workers.count) if index not in workers.rows]
+        play = _Play(run, workers, sampling, queue[::-1])
+        for index, left in workers.rows.items():
+            row = dataclasses.replace(
+                left, index=index, sampling=sampling, fed=0, slot=None, place=None,
+                blocks=[], pages=[], chain=[],
+                spoken=[self._encode_again(play, sound) for sound in left.spoken],
+            )
+            run.rows[index] = row
+            run.scheduler.begin(row)
         return play
 
     def _start_new(self, play: _Play) -> None:
@@ -205,7 +200,7 @@ class Engine:
         """How many more dialogues may be begun."""
         return max(min(len(play.queue), self._under_way - len(play.run.rows)), 0)
 
-    def _take_answers(self, play: _Play, ended: Callable[[Dialogue], None] | None) -> None:
+    def _take_answers(self, play: _Play) -> None:
         begun = time.perf_counter()
         run, workers = play.run, play.workers
         idle = not run.scheduler.writing and not run.scheduler.ready
@@ -224,9 +219,6 @@ class Engine:
                 continue
             run.scheduler.ended(row)
             del run.rows[index]
-            episode = workers.episode(index)
-            if ended and episode is not None:
-                ended(episode)
         if idle:
             run.stats.wait_seconds += time.perf_counter() - begun
 
@@ -245,8 +237,9 @@ class Engine:
         fresh = self._encode(play, sound.first, sound.clip)
         return dataclasses.replace(fresh, inputs=fresh.inputs[: len(sound.inputs)])
 
+
 def _left(play: _Play) -> list[Unfinished]:
-    """What has not ended, in the order of the run."""
+    """What has not ended of this process's dialogues, in the order of the run."""
     left: list[Unfinished] = []
     rows, workers = play.run.rows, play.workers
     for index in sorted({*rows, *play.queue}):

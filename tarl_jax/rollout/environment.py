@@ -159,8 +159,9 @@ class Environment:
                 user = SpokenUser(user, self.speech, self.config.speech, group)
         episode = Episode(task, seed, self.domain, self.chat, self.config.rollout, self.system,
                           user, supervisor, self.config.user.stop_waits)
-        kept = episode.outside or carries(self.config.rollout)
-        return journal.kept(episode) if journal and kept else episode
+        timed = carries(self.config.rollout)
+        kept = episode.outside or timed
+        return journal.kept(episode, timed) if journal and kept else episode
 
     def engine(self) -> AnyEngine:
         """The rollout engine of this environment's policy, on all devices, or one outside."""

@@ -4,7 +4,8 @@ A journal has the turns that the policy has sampled, and what language models ha
 episode is a function of these: the next start plays it again from there, tools and users included,
 without asking anybody, and goes on behind the last turn. On a CPU, where a run repeats to the bit,
 the policy computes its turns again, in the same batches, and so comes to the very numbers of a run
-that was not killed; elsewhere the context is fed from the journal, which takes a fraction of that.
+that was not killed; elsewhere, and where steps end by the clock, the context is fed from the
+journal, which takes a fraction of that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,17 @@ class Journals:
                 self._open[str(name)] = Journal(path)
             return self._open[str(name)]
 
+    def adopt(self, name: str | int, episodes: Collection[Name]) -> bool:
+        """Takes over what other processes have of these episodes in theirs of that name.
+
+        An earlier start may have had others in number, and an episode been another one's then.
+        Before any process plays. Returns whether there was more than here.
+        """
+        own = self.of(name)
+        others = sorted(self._ranks(name) - {jax.process_index()})
+        paths = [self._folder / f"{name}-{rank}.jsonl" for rank in others]
+        return any([own.adopt(Journal(path), episodes) for path in paths])
+
     def forget(self, oldest: int) -> None:
         """Deletes those of steps up to one that has a checkpoint."""
         for path in self._folder.glob("*.jsonl"):
@@ -62,12 +75,20 @@ class Journals:
 
     def done(self, name: str | int) -> None:
         """Deletes the journal of that name: what came of it is kept elsewhere."""
+        mine = {jax.process_index()}
+        if jax.process_index() == 0:  # and those of processes that are no more
+            mine |= {rank for rank in self._ranks(name) if rank >= jax.process_count()}
         with self._lock:
             journal = self._open.pop(str(name), None)
             if journal:
                 journal.close()
-            path = self._folder / f"{name}-{jax.process_index()}.jsonl"
-            path.unlink(missing_ok=True)
+            for rank in mine:
+                (self._folder / f"{name}-{rank}.jsonl").unlink(missing_ok=True)
+
+    def _ranks(self, name: str | int) -> set[int]:
+        """Processes that have one of that name."""
+        ends = (path.stem.removeprefix(f"{name}-") for path in self._folder.glob(f"{name}-*.jsonl"))
+        return {int(end) for end in ends if end.isdigit()}
 
     def close(self) -> None:
         """Closes the files; they stay."""
@@ -95,10 +116,28 @@ class Journal:
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                     self._read(loads(line))
 
-    def kept(self, episode: Episode) -> KeptEpisode:
-        """The episode, from where it was; its turns are kept from now on."""
+    def kept(self, episode: Episode, timed: bool = False) -> KeptEpisode:
+        """The episode, from where it was; its turns are kept from now on.
+
+        timed: it is of steps that end by the clock, so that no run repeats another one.
+        """
         turns = self._turns.get((episode.task.task_id, episode.seed), [])
-        return KeptEpisode(episode, self, turns, fed=jax.default_backend() != "cpu")
+        fed = timed or jax.default_backend() != "cpu"
+        return KeptEpisode(episode, self, turns, fed)
+
+    def adopt(self, other: Journal, episodes: Collection[Name]) -> bool:
+        """Takes over the turns of these episodes that the other has more of, and all answers."""
+        with self._lock:
+            self._answers = other._answers | self._answers
+        more = {
+            name: other._turns[name] for name in episodes
+            if len(other._turns.get(name, [])) > len(self._turns.get(name, []))
+        }
+        for name, turns in more.items():
+            for number, kept in enumerate(turns):
+                self.add(name, number, kept)
+        self._turns |= more
+        return bool(more)
 
     def get(self, name: str) -> dict[str, Any] | None:
         """A language model's answer to the request of that digest."""

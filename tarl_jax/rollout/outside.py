@@ -31,10 +31,10 @@ from tarl_jax.models import decoder, hugging_face
 from tarl_jax.models.lora import join, merge
 from tarl_jax.parallel.compilations import Progress
 from tarl_jax.rollout.prepared import Ready
-from tarl_jax.rollout.running import EngineStats, Unfinished
+from tarl_jax.rollout.running import EngineStats
 from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.rollout.scheduler import Row, extend_context
-from tarl_jax.rollout.workers import POLL, Dialogue, Turn, opening
+from tarl_jax.rollout.workers import POLL, Dialogue, Turn, Unfinished, opening
 
 PREFIX = "rollout.outside"
 
@@ -101,6 +101,7 @@ class OutsideEngine:
         *,
         ended: Callable[[Dialogue], None] | None = None,
         seconds: float = 0.0,
+        enough: Callable[[], bool] = lambda: True,
         unfinished: Sequence[Unfinished] = (),
         truncation: Truncation | None = None,
         leave: Callable[[], bool] | None = None,
@@ -128,7 +129,7 @@ class OutsideEngine:
             going = {pool.submit(self._play, one, fields, stop): one for one in plays}
             done = 0
             while going:
-                late = bool(seconds) and time.perf_counter() - begun >= seconds
+                late = bool(seconds) and time.perf_counter() - begun >= seconds and enough()
                 stats.left = stats.left or bool(leave and leave())
                 if late or stats.left:
                     stop.set()

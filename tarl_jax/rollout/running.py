@@ -16,19 +16,7 @@ from tarl_jax.rollout.compiled import PREFIXES, Compiled
 from tarl_jax.rollout.programs import batch_of, length_of
 from tarl_jax.rollout.sampling import Sampling, Truncation
 from tarl_jax.rollout.scheduler import Row, Scheduler
-from tarl_jax.rollout.workers import Dialogue, Pending
-
-
-@dataclasses.dataclass(frozen=True)
-class Unfinished:
-    """A dialogue that another run can go on with, under other parameters.
-
-    row: as far as it came; None if it was not begun. answer: what it waits for, if it does.
-    """
-
-    episode: Dialogue
-    row: Row | None
-    answer: Pending | None
+from tarl_jax.rollout.workers import Unfinished
 
 
 @dataclasses.dataclass

@@ -1,7 +1,8 @@
 """The episodes of a training step: begun, played, carried over or played ahead.
 
 Groups are whole: where a step's time is up before all episodes of a group have ended, the group
-waits for the next step. A task that a step has twice is played twice, by episodes of other seeds.
+waits for the next step; a step lasts until one has ended in any process. A task that a step has
+twice is played twice, by episodes of other seeds.
 
 `rl.max_staleness` bounds how many updates may lie between the policy that began an episode and the
 one that learns from it. Later steps' episodes are played while this one's are learned from, by the
@@ -28,8 +29,8 @@ from tarl_jax.rollout.episode import Episode, Supervisor
 from tarl_jax.rollout.journal import Journals, KeptEpisode
 from tarl_jax.rollout.maths_episode import MathsEpisode
 from tarl_jax.rollout.prepared import Ready
-from tarl_jax.rollout.running import EngineStats, Unfinished
-from tarl_jax.rollout.workers import Dialogue
+from tarl_jax.rollout.running import EngineStats
+from tarl_jax.rollout.workers import Dialogue, Unfinished
 from tarl_jax.runs.directory import write_json
 from tarl_jax.runs.metrics import CLIP_DIR, read_trajectories, write_trajectories
 from tarl_jax.training.mixture import Mixture, Planned
@@ -40,8 +41,8 @@ Group = list[Episode | MathsEpisode | KeptEpisode]
 
 @dataclasses.dataclass(frozen=True)
 class Begun:
-    """A group under way: the step that it was planned for, which of the step's it is, and after how
-    many updates it was begun."""
+    """A group of this process under way: the step that it was planned for, which of the step's it
+    is, those of all processes counted, and after how many updates it was begun."""
 
     step: int
     index: int
@@ -60,19 +61,21 @@ class Left(Exception):
 @dataclasses.dataclass
 class Collected:
     """Of one step: this process's trajectories, the episodes of a task side by side; how they were
-    played.
+    played. What follows is of all processes.
 
     behind: of each group, how many updates the policy that began it was behind; empty: not known.
-    stale: episodes that were cut off, since they would have come too late.
+    unfinished: episodes that the step's time was too short for.
+    stale: those that were cut off, since they would have come too late.
     """
 
     trajectories: list[Trajectory]
     stats: EngineStats
     behind: list[int] = dataclasses.field(default_factory=list)
+    unfinished: int = 0
     stale: int = 0
 
     def metrics(self) -> dict[str, float]:
-        found = self.stats.metrics()
+        found = self.stats.metrics() | {"rollout/unfinished": float(self.unfinished)}
         if self.behind:
             found |= {
                 "rollout/updates_behind": sum(self.behind) / len(self.behind),
@@ -110,7 +113,6 @@ class Collector:
         self._leave = leave
         self._held: list[Begun] = []  # groups with an episode that has not ended
         self._left: list[Unfinished] = []
-        self._again: list[Dialogue] = []  # carried from before a start of the run
         self._played = 0  # the last step whose episodes were played
         self._pool = ThreadPoolExecutor(1, "ahead")
         self._launches = launches.Launches()
@@ -184,34 +186,57 @@ class Collector:
         for planned, future in self._ahead:
             with contextlib.suppress(Left):  # they are in the journal
                 self._keep(planned, future.result().trajectories)
-        carried = [one for one in self._held if one.step <= self._played]
-        path = self._folder / f"{step}.carried.json"
-        if carried and self._journals:
-            write_json(path, [{"step": one.step, "group": one.index} for one in carried])
+        carried = hosts.joined(
+            [{"step": one.step, "group": one.index, "updates": one.updates} for one in self._held
+             if one.step <= self._played]
+        )
+        hosts.from_first(lambda: self._name(step, carried))
+
+    def _name(self, step: int, carried: Sequence[dict[str, int]]) -> None:
+        path = self._carried(step)
+        if carried:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, carried)
         else:
             path.unlink(missing_ok=True)
+
+    def _carried(self, step: int) -> Path:
+        """Which groups of all processes were carried when a step's checkpoint was saved."""
+        return self._folder / f"{step}.carried.json"
 
     def _keep(self, step: int, trajectories: Sequence[Trajectory]) -> None:
         found = hosts.joined(trajectories, Trajectory)
         hosts.from_first(lambda: write_trajectories(self._kept(step), found))
 
     def restore(self, step: int) -> None:
-        """Takes up the groups that were carried when the checkpoint of a step was saved: their
-        turns are in the journal, and what is left of them is played in the next step."""
-        path = self._folder / f"{step}.carried.json"
-        if not path.exists() or not self._journals:
-            return
+        """Takes up this process's part of the groups that were carried when the checkpoint of a
+        step was saved, also by another number of processes.
+
+        Their turns are in the journals, and what is left of them is played in the next step;
+        without journals they begin anew.
+        """
+        path = self._carried(step)
+        carried = hosts.from_first(lambda: read_json(path) if path.exists() else [])
         self._played = step
-        for found in read_json(path):
-            planned, index = found["step"], found["group"]
-            group = self._groups(self._mixture.plan(planned), planned)[index]
-            self._held.append(Begun(planned, index, self._updates_before(planned), group))
-            self._again += group
+        for planned in sorted({one["step"] for one in carried}):
+            plan = self._mixture.plan(planned)
+            places = self._places(plan)
+            mine = [(places.index(one["group"]), one) for one in carried
+                    if one["step"] == planned and one["group"] in places]
+            groups = self._groups(plan, planned)
+            names = {(e.task.task_id, e.seed) for place, _ in mine for e in groups[place]}
+            if self._journals and self._journals.adopt(planned, names):
+                groups = self._groups(plan, planned)  # from where other processes were with them
+            for place, one in mine:
+                group = groups[place]
+                self._held.append(Begun(planned, one["group"], one["updates"], group))
+                self._left += [Unfinished(episode, None, None) for episode in group]
 
     def forget(self, oldest: int) -> None:
         """Deletes what was kept for steps that no checkpoint is before."""
+        first = self._first_carried(oldest)
         if self._journals:
-            self._journals.forget(min(oldest, self._first_carried(oldest) - 1))
+            self._journals.forget(min(oldest, first - 1))
         if not hosts.first():
             return
         kept = ""
@@ -233,46 +258,59 @@ class Collector:
         what was kept for checkpoints before `oldest` goes."""
         steps = [one.step for one in self._held]
         for path in self._folder.glob("*.carried.json"):
-            if int(path.name.partition(".")[0]) < oldest:
-                path.unlink()
-            else:
+            if int(path.name.partition(".")[0]) >= oldest:
                 steps += [found["step"] for found in read_json(path)]
+            elif hosts.first():
+                path.unlink()
         return min(steps, default=oldest + 1)
-
-    def _updates_before(self, step: int) -> int:
-        """After how many updates the episodes of a step are begun."""
-        return max(step - 1 - self._depth, 0)
 
     def _play(
         self, step: int, params: Params | Ready, updates: int | None = None
     ) -> Collected:
         """updates: that the policy has had; None: all of the steps before."""
         config = self._config.rollout
-        groups = self._groups(self._mixture.plan(step), step)
+        plan = self._mixture.plan(step)
+        groups = self._groups(plan, step)
         updates = step - 1 if updates is None else updates
-        self._held += [Begun(step, i, updates, group) for i, group in enumerate(groups)]
-        new: Sequence[Dialogue] = self._again + [episode for group in groups for episode in group]
-        kept, stale = _are_kept([one.episodes for one in self._held]), 0
-        while True:  # until a group has ended: a step needs something to learn from
-            stats = self._engine.run(
-                params, new, config.temperature, ended=self._ended, seconds=config.step_seconds,
-                unfinished=self._left, leave=self._leave if kept else None,
-            )
-            self._honour_leave(stats)
-            new, self._again, self._left = [], [], stats.unfinished
-            # What a later step would be too late for ends here.
-            late = {id(e) for one in self._held for e in one.episodes
-                    if step - one.updates > self._bound or config.unfinished == "cut"}
-            stale += self._cut(late) * (config.unfinished == "carry")
-            going = {id(left.episode) for left in self._left}
-            done = [one for one in self._held if not going & set(map(id, one.episodes))]
-            if any(hosts.gathered(bool(done))):
-                break
-        self._held = [one for one in self._held if going & set(map(id, one.episodes))]
+        self._held += [
+            Begun(step, index, updates, group)
+            for index, group in zip(self._places(plan), groups, strict=True)
+        ]
+        new: list[Dialogue] = [episode for group in groups for episode in group]
+        going = {id(episode) for episode in [*new, *(left.episode for left in self._left)]}
+
+        def is_going(one: Begun) -> bool:
+            return any(id(episode) in going for episode in one.episodes)
+
+        def ended(episode: Dialogue) -> None:
+            going.discard(id(episode))
+            if self._ended:
+                self._ended(episode)
+
+        # What a later step would be too late for ends with this one.
+        last = [one for one in self._held
+                if step - one.updates > self._bound or config.unfinished == "cut"]
+        kept = _are_kept([one.episodes for one in self._held])
+        stats = self._engine.run(
+            params, new, config.temperature, ended=ended, seconds=config.step_seconds,
+            # A step needs something to learn from.
+            enough=lambda: bool(last) or not all(map(is_going, self._held)),
+            unfinished=self._left, leave=self._leave if kept else None,
+        )
+        self._honour_leave(stats)
+        self._left = stats.unfinished
+        cut = self._cut({id(episode) for one in last for episode in one.episodes}, ended)
+        done = [one for one in self._held if not is_going(one)]
+        self._held = [one for one in self._held if is_going(one)]
         self._played = step
+        facts = hosts.gathered((
+            [step - 1 - one.updates for one in done], len(stats.unfinished),
+            cut if config.unfinished == "carry" else 0,
+        ))
         return Collected(
             [episode.trajectory() for one in done for episode in one.episodes], stats,
-            [step - 1 - one.updates for one in done], stale,
+            [updates for behind, _, _ in facts for updates in behind],
+            sum(unfinished for _, unfinished, _ in facts), sum(stale for *_, stale in facts),
         )
 
     def _honour_leave(self, stats: EngineStats) -> None:
@@ -281,6 +319,11 @@ class Collector:
             answers = [left.answer for left in stats.unfinished if left.answer]
             wait(answers, _PATIENCE)
             raise Left
+
+    @staticmethod
+    def _places(planned: Sequence[Planned]) -> list[int]:
+        """Which of a step's groups `_groups` makes."""
+        return hosts.share(range(len(planned)))
 
     def _groups(self, planned: Sequence[Planned], *stream: str | int) -> list[Group]:
         """This process's share; the seeds of a task's second copy are not those of its first."""
@@ -301,13 +344,12 @@ class Collector:
             for one, name in hosts.share(named)
         ]
 
-    def _cut(self, which: set[int]) -> int:
+    def _cut(self, which: set[int], ended: Ended) -> int:
         """Ends those of the episodes that have not ended which are named by their ids."""
         cut = [left for left in self._left if id(left.episode) in which]
         for left in cut:
             left.episode.cut()
-            if self._ended:
-                self._ended(left.episode)
+            ended(left.episode)
         self._left = [left for left in self._left if id(left.episode) not in which]
         return len(cut)
 

@@ -101,7 +101,6 @@ def test_what_only_one_process_does_is_an_error_in_two(monkeypatch):
         )
 
     alone = {
-        "rollout.step_seconds = 5.0": changed("rollout", step_seconds=5.0),
         "user.llm.record = a": changed("user", llm=LLMConfig(record="a")),
         "judge.llm.replay = b": changed("judge", llm=LLMConfig(replay="b")),
     }
@@ -112,7 +111,7 @@ def test_what_only_one_process_does_is_an_error_in_two(monkeypatch):
         hosts.check(RunConfig())
     monkeypatch.setattr(hosts.jax.distributed, "is_initialized", lambda: True)
     hosts.check(RunConfig())
-    hosts.check(changed("rollout", step_seconds=5.0, unfinished="cut"))
+    hosts.check(changed("rollout", step_seconds=5.0))
     hosts.check(changed("rl", max_staleness=1))
     for name, config in alone.items():
         with pytest.raises(ConfigError, match=f"config.{name}: only a run of one process"):

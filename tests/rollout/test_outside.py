@@ -168,6 +168,10 @@ def test_what_was_left_is_played_on(tiny_env, door, params, tmp_path):
     rest = engine.run(params, [], 1.0, unfinished=stats.unfinished)
     assert not rest.unfinished and [len(talk.turns) for talk in talks] == [4, 4, 4]
     assert gap(params, tiny_env.config.model, talks) < 1e-4
+    ended, more = [], [Talk(9, turns=2), Talk(10, turns=99)]
+    stats = engine.run(params, more, 1.0, seconds=1e-9, ended=ended.append,
+                       enough=lambda: bool(ended))
+    assert ended == more[:1] and [u.episode for u in stats.unfinished] == more[1:]
 
 
 def test_a_fault_that_passes_is_tried_again(tiny_env, door, params, tmp_path, monkeypatch):

@@ -191,6 +191,10 @@ def test_a_turn_that_was_being_written_goes_on_where_it_was(params, said, clock)
         runs += 1
     assert runs > 3 and middle > 3
     assert {e.seed: e.sampled_ids for e in episodes} == {e.seed: said[e.seed] for e in episodes}
+    ended = []
+    stats = engine.run(params, [Scripted.random(seed) for seed in range(4)], TEMPERATURE, seconds=1,
+                       ended=ended.append, enough=lambda: bool(ended))
+    assert stats.ticks > 1 and ended and stats.unfinished  # it goes on until then, and no longer
 
 
 # ---- contexts -------------------------------------------------------------------------------
