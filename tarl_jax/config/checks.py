@@ -164,7 +164,7 @@ def check(c: RunConfig) -> None:
     require(not (outside and c.rollout.constrain_calls), "rollout.constrain_calls",
             c.rollout.constrain_calls, "an outside engine has not this engine's grammar: leave it"
             " off")
-    for where in ("in_flight", "parked", "share_prefix", "episode_seconds",
+    for where in ("lanes", "in_flight", "parked", "share_prefix", "episode_seconds",
                   "step_seconds", "interruptions", "refills"):
         value = getattr(c.rollout, where)
         require(value >= 0, f"rollout.{where}", value, "must be at least 0")

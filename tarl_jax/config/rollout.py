@@ -14,6 +14,8 @@ class RolloutConfig:
     top_k, top_p, min_p: which tokens may be drawn (`rollout/sampling.py`); by default all. These
       and `temperature`: -1: as the pretrained checkpoint's generation_config.json has it. Training
       draws from the whole distribution unless told otherwise, for that is what its loss is of.
+    lanes: parts of the slots that play beside each other on a CPU, each in a thread; 0: two where
+      there are 32 slots or more, one elsewhere (`rollout/lanes.py`).
     in_flight: episodes under way at once, where users are slow; 0: four times the slots.
     parked: caches of waiting episodes that are kept while others use their slots; the caches of
       further ones are dropped and made again when the answer has come.
@@ -82,6 +84,7 @@ class RolloutConfig:
     brief_writes: bool = True  # the policy sees only the new status after a successful write
     system_prompt: str = "auto"
     slots: int = 128  # episodes on the device at once
+    lanes: int = 0
     straggler_fraction: float = 0.5  # decode returns to the host when fewer rows still write
     top_k: int = 0
     top_p: float = 1.0

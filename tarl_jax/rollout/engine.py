@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from tarl_jax.models import decoder
 from tarl_jax.models.lora import join
 from tarl_jax.rollout.compiled import Compiled
 from tarl_jax.rollout.grammar import Grammar
+from tarl_jax.rollout.lanes import Callbacks, lanes_on, play_in_lanes
 from tarl_jax.rollout.paged_compiled import PagedPrograms, in_pages
 from tarl_jax.rollout.paged_running import PagedRunning
 from tarl_jax.rollout.prepared import Ready
@@ -39,6 +41,7 @@ from tarl_jax.rollout.sampling import Sampling, Truncation
 from tarl_jax.rollout.scheduler import Row, SpokenInputs
 from tarl_jax.rollout.workers import POLL, Dialogue, Turn, Unfinished, Workers
 
+T = TypeVar("T")
 AHEAD = 4  # times the slots: dialogues under way at most, where rollout.in_flight is 0
 
 
@@ -75,15 +78,17 @@ class Engine:
         burst: int = 0,
         ids: int = 0,
     ):
-        self._config = config
+        self._lanes = lanes_on(mesh, config)
+        each = -(-config.slots // self._lanes), -(-config.parked // self._lanes)
+        self._config = config = dataclasses.replace(config, slots=each[0], parked=each[1])
         self._dtype = model.dtype
         self.programs: Compiled | PagedPrograms = (
             PagedPrograms(model, config, stop_id, mesh, grammar, burst, ids)
             if in_pages(config, mesh)
             else Compiled(model, config, stop_id, mesh, grammar, least, burst, ids)
         )
-        self._under_way = config.in_flight or AHEAD * self.programs.slots
-        self._pool = ThreadPoolExecutor(self._under_way, "dialogue")
+        self._under_way = -(-config.in_flight // self._lanes) or AHEAD * self.programs.slots
+        self._pool = ThreadPoolExecutor(self._under_way * self._lanes, "dialogue")
 
     def ready(self, trained: decoder.Params, frozen: decoder.Params) -> Ready:
         """A policy, in these two parts, for `run`; the caller may give up `trained` then.
@@ -128,9 +133,25 @@ class Engine:
         c = self._config
         cut = truncation or Truncation(c.top_k, c.top_p, c.min_p)
         sampling = Sampling(temperature, cut.top_k, cut.top_p, cut.min_p)
-        workers = Workers(unfinished, episodes, self._pool, seconds, enough, ended)
-        play = self._begin(params, sampling, workers)
-        run, stats = play.run, play.run.stats
+        policy = params if isinstance(params, Ready) else Ready(self.programs.prepare(params))
+        lanes = max(min(self._lanes, len(episodes) + len(unfinished)), 1)
+
+        def play(lane: int, told: Callbacks) -> EngineStats:
+            own, old = _part(episodes, lane, lanes), _part(unfinished, lane, lanes)
+            workers = Workers(old, own, self._pool, seconds, told.enough, told.ended)
+            return self._play(self._begin(policy, sampling, workers), told)
+
+        told = Callbacks(ended, progress, leave, enough)
+        stats = play(0, told) if lanes == 1 else play_in_lanes(lanes, play, told)
+        stats.seconds = time.perf_counter() - begun
+        stats.host_seconds = (
+            stats.seconds - stats.extend_seconds - stats.decode_seconds - stats.wait_seconds
+        )
+        return stats
+
+    def _play(self, play: _Play, told: Callbacks) -> EngineStats:
+        """Plays until all have ended or the time is up."""
+        run, workers, stats = play.run, play.workers, play.run.stats
         while (play.queue or run.scheduler.going) and not workers.late and not stats.left:
             self._start_new(play)
             self._take_answers(play)
@@ -142,17 +163,13 @@ class Engine:
                 for row in run.write():
                     turn = Turn(row.tokens[-row.written :], row.log_probs, row.drawn_log_probs)
                     workers.turn(row.index, turn)
-            stats.left = bool(leave and leave())
-            if progress:
-                progress(workers.count - len(play.queue) - len(run.rows), workers.count)
+            stats.left = bool(told.leave and told.leave())
+            if told.progress:
+                told.progress(workers.count - len(play.queue) - len(run.rows), workers.count)
         if run.rows:
             self._take_answers(play)  # those of the last turns are not lost
         stats.unfinished = _left(play)
-        stats.seconds = time.perf_counter() - begun
         stats.outside_seconds = workers.outside_seconds
-        stats.host_seconds = (
-            stats.seconds - stats.extend_seconds - stats.decode_seconds - stats.wait_seconds
-        )
         return stats
 
     def open(self, params: decoder.Params | Ready, slots: int = 0) -> Running | PagedRunning:
@@ -236,6 +253,11 @@ class Engine:
         """Sound of an earlier run, of which the context may have lost the end."""
         fresh = self._encode(play, sound.first, sound.clip)
         return dataclasses.replace(fresh, inputs=fresh.inputs[: len(sound.inputs)])
+
+def _part(whole: Sequence[T], lane: int, lanes: int) -> Sequence[T]:
+    """The lane's part, of neighbours: those of a group begin alike."""
+    return whole[len(whole) * lane // lanes : len(whole) * (lane + 1) // lanes]
+
 
 
 def _left(play: _Play) -> list[Unfinished]:

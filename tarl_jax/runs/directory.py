@@ -43,8 +43,8 @@ FREE = (
     "sandbox.data", "tasks.file", "tasks.tfds", "maths.file", "maths.tfds",
     "rl.micro_batch_tokens", "rl.pack", "rl.measure_after",
     *(f"rollout.{name}" for name in (
-        "slots", "straggler_fraction", "in_flight", "parked", "share_prefix", "episode_seconds",
-        "step_seconds", "max_too_long", "journal",
+        "slots", "lanes", "straggler_fraction", "in_flight", "parked", "share_prefix",
+        "episode_seconds", "step_seconds", "max_too_long", "journal",
     )),
     *(f"rollout.outside.{name}" for name in (
         "base_url", "model", "api_key_env", "folder", "reload", "reload_body", "reload_seconds",

@@ -57,7 +57,7 @@ class ServeConfig:
     def rollout(self, run: RolloutConfig) -> RolloutConfig:
         """What the engine is given in place of what the run had. Raises ConfigError."""
         found = dataclasses.replace(
-            run, slots=self.slots, parked=self.parked,
+            run, slots=self.slots, lanes=1, parked=self.parked,
             max_turn_tokens=self.turn or run.max_turn_tokens,
             max_episode_tokens=self.context or run.max_episode_tokens,
         )

@@ -236,7 +236,7 @@ def test_only_long_caches_grow():
 
 def test_tokens_do_not_depend_on_the_room_of_a_cache(params, played, monkeypatch):
     monkeypatch.setattr(cache, "_GROWN", 128)
-    monkeypatch.setattr(cache, "_GRAIN", 32)
+    monkeypatch.setattr(cache, "_GRAIN", LONGEST // 4)
     config = dataclasses.replace(CONFIG, slots=8)
     engine = Engine(MODEL, config, STOP, make_mesh())
     assert (engine.programs.shortest, engine.programs.longest) == (LONGEST // 4, LONGEST)
@@ -266,7 +266,7 @@ def test_caches_that_are_too_small_for_every_dialogue_are_left_out(params, playe
     assert cache.cache_rooms(32_768, 4000) == [8192, 32_768]
     assert cache.cache_rooms(300, 500) == [384]  # the largest stays, for the error's sake
     monkeypatch.setattr(cache, "_GROWN", 128)
-    monkeypatch.setattr(cache, "_GRAIN", 32)
+    monkeypatch.setattr(cache, "_GRAIN", LONGEST // 4)
     engine = Engine(MODEL, CONFIG, STOP, make_mesh(), least=LONGEST // 4 + 1)
     episodes = [Scripted.random(seed) for seed in range(0, 64, 9)]
     engine.run(params, episodes, TEMPERATURE)
