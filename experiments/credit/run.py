@@ -54,6 +54,11 @@ ARMS = {
     "stage_abstain_20": study.Arm(
         "configs/grpo_tarl.py", (*BOTH, "config.judge.noise.abstain=0.2")),
     "stage_optimist": study.Arm("configs/grpo_tarl.py", (*BOTH, "config.judge.noise.optimism=0.3")),
+    # The sweep for the defaults, of stage_and_scalar.
+    **{f"rate_{rate}": study.Arm("configs/grpo_tarl.py", (*BOTH, f"config.rl.learning_rate={rate}"))
+       for rate in ("1e-4", "6e-4", "1e-3")},
+    "two_epochs": study.Arm("configs/grpo_tarl.py", (*BOTH, "config.rl.epochs=2")),
+    "four_minibatches": study.Arm("configs/grpo_tarl.py", (*BOTH, "config.rl.minibatches=4")),
 }
 FIRST = ["base", "verdict", "published", "undivided", "stage_and_scalar"]
 # The runs' own evaluations are short; one more at the end is long.

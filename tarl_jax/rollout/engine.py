@@ -254,10 +254,10 @@ class Engine:
         fresh = self._encode(play, sound.first, sound.clip)
         return dataclasses.replace(fresh, inputs=fresh.inputs[: len(sound.inputs)])
 
+
 def _part(whole: Sequence[T], lane: int, lanes: int) -> Sequence[T]:
     """The lane's part, of neighbours: those of a group begin alike."""
     return whole[len(whole) * lane // lanes : len(whole) * (lane + 1) // lanes]
-
 
 
 def _left(play: _Play) -> list[Unfinished]:
