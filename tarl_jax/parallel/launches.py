@@ -1,11 +1,12 @@
-"""Which thread may launch programs, where several processes each have two threads that do.
+"""Which thread may launch programs, where two threads launch some for the same several devices.
 
-What runs on devices of several processes must be launched in the same order in each of them, or
-they wait for one another for ever. So of the thread that learns and the one that plays ahead one at
-a time may launch. The first gives that away while it waits for something else, and the other gives
-it back between two ticks, at the one that the processes agree on in words that they exchange there
-anyway (`rollout/workers.py`): when the first thread of the first process wants it. With one process
-nothing here waits.
+Programs that run on several devices must come to each of these in the same order, or they wait for
+one another for ever: between processes, and in one. So of the thread that learns and the one that
+plays ahead one at a time may launch. The first gives that away while it waits for something else,
+and the other gives it back between two ticks; with several processes at the one that they agree on
+in words that they exchange there anyway (`rollout/workers.py`): when the first thread of the first
+process wants it. In one process nothing here waits where each thread has devices of its own, or
+where there is only one device.
 """
 
 from __future__ import annotations
@@ -17,24 +18,27 @@ from typing import Any
 
 import jax
 
+from tarl_jax.config import MeshConfig
 from tarl_jax.parallel import hosts
 
 
 class Launches:
     """Which may launch: the thread that makes this, or one other."""
 
-    def __init__(self) -> None:
+    def __init__(self, mesh: MeshConfig) -> None:
+        apart = bool(mesh.rollout_devices) or jax.device_count() == 1
+        self._take_turns = hosts.several() or not apart
         self._changed = threading.Condition()
         self._ahead = False  # whether the other one may
         self._tasks = 0  # of the other that have not ended; processes agree when it changes hands
         self._wanted = False
         self._closed = False
-        _mine.launches = self if hosts.several() else None
+        _mine.launches = self if self._take_turns else None
 
     @contextlib.contextmanager
     def task(self) -> Iterator[None]:
         """Around a task of the other thread, which waits until it may launch. See `add`."""
-        if not hosts.several():
+        if not self._take_turns:
             yield
             return
         _mine.launches, _mine.ahead = self, True
@@ -119,6 +123,11 @@ def fetched(tree: Any) -> Any:
         jax.block_until_ready(tree)
     with given():
         return jax.device_get(tree)
+
+
+def takes_turns() -> bool:
+    """Whether this thread plays ahead, and launches only while the other one lets it."""
+    return _mine.ahead and _mine.launches is not None
 
 
 def wanted() -> bool:

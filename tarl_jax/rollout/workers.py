@@ -174,7 +174,7 @@ class Workers:
     def arrived(self, patience: float) -> list[Arrival]:
         """The answers that are there; waits for one for so many seconds, but not past the end.
 
-        With several processes it waits for POLL at most.
+        It waits for POLL at most where others wait for it: processes, or the thread that learns.
 
         Raises what a dialogue raised, or who was told of its end.
         """
@@ -183,7 +183,7 @@ class Workers:
         left = self._end - time.perf_counter()
         if left > 0:  # else it goes on for want of what is enough
             patience = min(patience, left)
-        if not alone:
+        if not alone or launches.takes_turns():
             patience = min(patience, POLL)
         if not mine and patience > 0 and not self.late:
             with contextlib.suppress(queue.Empty):
@@ -199,6 +199,8 @@ class Workers:
         late = time.perf_counter() >= self._end
         if alone:
             self.late = late and self._enough()
+            if launches.wanted():
+                launches.pass_on()
             return mine
         said = late, self._enough(), mine, launches.wanted()
         found = hosts.gathered(said, self._failure, Answer)

@@ -13,11 +13,12 @@ import pytest
 from processes import free_port, outputs, start
 
 from tarl_jax.config import RunConfig, from_config_dict
+from tarl_jax.config.plain import read_json
 from tarl_jax.config.presets import AUDIO_ENCODERS, SIZES
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.checkpoint import Checkpoints
-from tarl_jax.runs.metrics import read_metrics
+from tarl_jax.runs.metrics import read_metrics, read_trajectories
 from tarl_jax.training.calibrate_turns import main as calibrate
 from tarl_jax.training.learn import Learner
 from tarl_jax.training.policy import make_updater
@@ -184,6 +185,36 @@ def test_two_processes_train_as_one_does(name, playing, trained, tmp_path):
             assert b[key] == pytest.approx(a[key], rel=2e-3, abs=2e-4), key
         assert b["compilations"] == 0
     assert alone[0]["eval/episode_tokens"] == together[0]["eval/episode_tokens"]
+
+
+@pytest.mark.slow
+def test_two_processes_carry_episodes_over_and_go_on_with_them(trained, tmp_path):
+    """A step has no time, so it ends with its first group. By threads: test_carried.py."""
+    one, pair = trained("grpo"), tmp_path / "pair"
+    replace = dataclasses.replace
+    script, given = Path(__file__).parents[1] / "two_trainers.py", tmp_path / "config.pickle"
+    for steps in (2, 4):
+        where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
+        given.write_bytes(pickle.dumps(replace(
+            one, workdir=str(pair), rl=replace(one.rl, steps=steps, max_staleness=2),
+            rollout=replace(one.rollout, step_seconds=1e-9), log=replace(one.log, trajectories=99),
+            mesh=replace(one.mesh, rollout_devices=0),
+        )))
+        said = outputs([
+            start([script, given], devices=1, JAX_PROCESS_ID=str(rank), **where)
+            for rank in range(2)
+        ])
+        assert read_json(pair / f"ahead/{steps}.carried.json")
+    assert "resuming" in said[0]
+    records = [r for r in read_metrics(pair) if r["kind"] == "train"]
+    assert [r["step"] for r in records] == [1, 2, 3, 4]
+    assert not any(r["compilations"] for r in records)
+    assert any(r["rollout/unfinished"] > 0 for r in records)
+    assert max(r.get("rollout/updates_behind_max", 0) for r in records) == 2
+    learned = [t.seed for step in range(1, 5)
+               for t in read_trajectories(pair / f"trajectories/step_{step:06d}.jsonl")]
+    groups = 4 * one.rollout.tasks_per_step - len(read_json(pair / "ahead/4.carried.json"))
+    assert len(learned) == len(set(learned)) == groups * one.rollout.group_size
 
 
 def test_a_run_calibrates_the_next_one(cache_dir, tmp_path, tiny_config, capsys):

@@ -5,12 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tarl_jax.config import MeshConfig
 from tarl_jax.parallel import hosts, launches
 
 
-@pytest.fixture
-def several(monkeypatch):
+@pytest.fixture(params=["two processes", "two devices of one"])
+def order(request, monkeypatch):
+    """Between threads that have to take turns."""
+    if request.param == "two devices of one":
+        return launches.Launches(MeshConfig())
     monkeypatch.setattr(hosts, "several", lambda: True)
+    return launches.Launches(MeshConfig(rollout_devices=1))
 
 
 class Devices:
@@ -26,8 +31,8 @@ class Devices:
         self.busy.release()
 
 
-def test_one_thread_launches_at_a_time(several):
-    order, devices, ticked = launches.Launches(), Devices(), threading.Semaphore(0)
+def test_one_thread_launches_at_a_time(order):
+    devices, ticked = Devices(), threading.Semaphore(0)
 
     def play(ticks):
         with order.task():
@@ -60,9 +65,7 @@ def test_one_thread_launches_at_a_time(several):
     order.close()
 
 
-def test_who_waits_to_launch_ends_with_the_run(several):
-    order = launches.Launches()
-
+def test_who_waits_to_launch_ends_with_the_run(order):
     def play():
         with order.task():
             pytest.fail("may not launch")
@@ -75,8 +78,10 @@ def test_who_waits_to_launch_ends_with_the_run(several):
             task.result()
 
 
-def test_one_process_waits_for_nothing():
-    order = launches.Launches()
+@pytest.mark.parametrize("count", [1, 2])
+def test_threads_that_share_no_two_devices_wait_for_nothing(monkeypatch, count):
+    monkeypatch.setattr(launches.jax, "device_count", lambda: count)
+    order = launches.Launches(MeshConfig(rollout_devices=count - 1))
     order.add()
     with order.task(), launches.given():
-        assert not launches.wanted() and launches.fetched(3) == 3
+        assert not launches.takes_turns() and launches.fetched(3) == 3

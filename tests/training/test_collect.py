@@ -3,13 +3,15 @@
 import dataclasses
 import hashlib
 import json
+import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tarl_jax.parallel import hosts
-from tarl_jax.parallel.mesh import make_mesh
+from tarl_jax.parallel import hosts, launches
+from tarl_jax.parallel.mesh import by_rows, make_mesh, replicated
 from tarl_jax.rollout import workers
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.journal import Journals
@@ -222,6 +224,39 @@ def test_devices_of_their_own_sample_the_same(tiny_env, params, tmp_path, cache)
     found.append(lines(own.collect(2, placed).trajectories))
     assert found == wanted
     assert engine.programs.compilations == before
+
+
+def test_what_plays_ahead_and_what_learns_launch_in_turn(engines, params, tmp_path, monkeypatch):
+    """Programs of the same two devices, by two threads: both come to each device in one order."""
+    busy, launched = threading.Lock(), []
+
+    def alone(who, launch):
+        def call(*args, **kwargs):
+            assert busy.acquire(blocking=False), "two threads launch at once"
+            try:
+                launched.append(who)
+                return launch(*args, **kwargs)
+            finally:
+                busy.release()
+
+        return call
+
+    collect = collector(engines, tmp_path, max_staleness=1)
+    wanted = lines(collect.collect(2, params).trajectories)
+    programs = engines()[1].programs
+    for name in ("extend", "decode", "move"):
+        monkeypatch.setattr(programs, name, alone("ahead", getattr(programs, name)))
+    mesh = make_mesh()
+    assert mesh.size == 2
+    total = alone("learning", jax.jit(jnp.sum, out_shardings=replicated(mesh)))
+    numbers = jax.device_put(np.ones(8, np.float32), by_rows(mesh))
+    collect.play_ahead(1, params)
+    while not collect._ahead[0][1].done():
+        assert launches.fetched(total(numbers)) == 8
+    assert lines(collect.collect(2, params).trajectories) == wanted
+    turns = "".join(who[0] for who in launched)
+    assert "la" in turns and turns.count("al") > 3  # again and again
+    collect.close()
 
 
 def test_each_process_takes_its_share_of_what_was_played_ahead(
