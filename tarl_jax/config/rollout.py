@@ -15,7 +15,7 @@ class RolloutConfig:
       and `temperature`: -1: as the pretrained checkpoint's generation_config.json has it. Training
       draws from the whole distribution unless told otherwise, for that is what its loss is of.
     lanes: parts of the slots that play beside each other on a CPU, each in a thread; 0: two where
-      there are 32 slots or more, one elsewhere (`rollout/lanes.py`).
+      there are 32 slots or more and caches weigh more than the model, else one.
     in_flight: episodes under way at once, where users are slow; 0: four times the slots.
     parked: caches of waiting episodes that are kept while others use their slots; the caches of
       further ones are dropped and made again when the answer has come.

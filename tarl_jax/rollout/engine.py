@@ -78,7 +78,7 @@ class Engine:
         burst: int = 0,
         ids: int = 0,
     ):
-        self._lanes = lanes_on(mesh, config)
+        self._lanes = lanes_on(mesh, config, model)
         each = -(-config.slots // self._lanes), -(-config.parked // self._lanes)
         self._config = config = dataclasses.replace(config, slots=each[0], parked=each[1])
         self._dtype = model.dtype

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jax.sharding import Mesh
 
-from tarl_jax.config import ConfigError, RolloutConfig
+from tarl_jax.config import ConfigError, ModelConfig, RolloutConfig
 from tarl_jax.parallel import hosts
 from tarl_jax.rollout.paged_compiled import in_pages
 from tarl_jax.rollout.running import EngineStats
 from tarl_jax.rollout.workers import Dialogue
 
-SPLIT = 32  # slots from which on there are two lanes where `rollout.lanes` is 0
+SPLIT = 32  # slots from which on there may be two lanes where `rollout.lanes` is 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,12 @@ class Callbacks:
 Play = Callable[[int, Callbacks], EngineStats]
 
 
-def lanes_on(mesh: Mesh, config: RolloutConfig) -> int:
+def lanes_on(mesh: Mesh, config: RolloutConfig, model: ModelConfig) -> int:
     """How many lanes runs have on these devices; the number of cores does not matter, so that a run
     is the same wherever it goes on.
+
+    Two where there are `SPLIT` slots or more and caches, half full, weigh more than the layers, of
+    which each lane reads all.
 
     Raises: ConfigError where `rollout.lanes` asks for more than can be.
     """
@@ -49,7 +52,12 @@ def lanes_on(mesh: Mesh, config: RolloutConfig) -> int:
                 " process, with contiguous caches; set it to 0"
             )
         return 1
-    return config.lanes or (2 if config.slots >= SPLIT else 1)
+    if config.lanes:
+        return config.lanes
+    heads = 2 * (model.num_heads + model.num_kv_heads)
+    weights = model.d_model * (heads * model.head_dim + 3 * model.d_ff)  # of a layer
+    cache = config.slots * config.max_episode_tokens * 2 * model.num_kv_heads * model.head_dim
+    return 2 if config.slots >= SPLIT and cache > 2 * weights else 1
 
 
 def play_in_lanes(count: int, play: Play, told: Callbacks) -> EngineStats:

@@ -108,16 +108,18 @@ def test_what_is_left_is_played_on(params, engine, alone):
 
 
 def test_how_many_lanes_there_are(mesh):
-    def of(**fields):
-        return lanes_on(mesh, dataclasses.replace(CONFIG, **fields))
+    def of(model=MODEL, **fields):
+        return lanes_on(mesh, dataclasses.replace(CONFIG, **fields), model)
 
     assert of(slots=SPLIT) == 2 and of(slots=SPLIT - 1) == 1
     assert of(slots=SPLIT, lanes=1) == 1 and of(slots=3, lanes=3) == 3
     assert of(slots=SPLIT, cache="pages") == 1
+    wide = dataclasses.replace(MODEL, d_model=4096, d_ff=4096)  # whose weights weigh more
+    assert of(wide, slots=SPLIT) == 1 and of(wide, slots=SPLIT, lanes=2) == 2
     with pytest.raises(ConfigError, match=r"rollout.lanes = 2.*set it to 0"):
         of(slots=SPLIT, cache="pages", lanes=2)
     if len(jax.devices()) > 1:
-        assert lanes_on(make_mesh(devices=jax.devices()[:2]), dataclasses.replace(CONFIG)) == 1
+        assert lanes_on(make_mesh(devices=jax.devices()[:2]), CONFIG, MODEL) == 1
 
 
 def test_statistics_of_lanes():
