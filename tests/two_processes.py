@@ -76,7 +76,7 @@ def main():
     share = len(everyone) // processes
     mine = everyone[rank * share : (rank + 1) * share]
     ended = []
-    order = launches.Launches(MeshConfig())
+    order = launches.Launches(together=True)
 
     def play():
         with order.task():

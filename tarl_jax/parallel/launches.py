@@ -18,16 +18,18 @@ from typing import Any
 
 import jax
 
-from tarl_jax.config import MeshConfig
 from tarl_jax.parallel import hosts
 
 
 class Launches:
-    """Which may launch: the thread that makes this, or one other."""
+    """Which may launch: the thread that makes this, or one other.
 
-    def __init__(self, mesh: MeshConfig) -> None:
-        apart = bool(mesh.rollout_devices) or jax.device_count() == 1
-        self._take_turns = hosts.several() or not apart
+    together: whether both use the same devices of this process; with several processes they take
+      turns also where they do not.
+    """
+
+    def __init__(self, together: bool) -> None:
+        self._take_turns = hosts.several() or (together and jax.device_count() > 1)
         self._changed = threading.Condition()
         self._ahead = False  # whether the other one may
         self._tasks = 0  # of the other that have not ended; processes agree when it changes hands

@@ -29,7 +29,6 @@ from tarl_jax.config import LLMConfig, ModelConfig, RolloutConfig
 from tarl_jax.llm.tokens import TokenService
 from tarl_jax.models import decoder, hugging_face
 from tarl_jax.models.lora import join, merge
-from tarl_jax.parallel import launches
 from tarl_jax.parallel.compilations import Progress
 from tarl_jax.rollout.prepared import Ready
 from tarl_jax.rollout.running import EngineStats
@@ -134,8 +133,6 @@ class OutsideEngine:
                 stats.left = stats.left or bool(leave and leave())
                 if late or stats.left:
                     stop.set()
-                if launches.wanted():  # of its own it launches no program from here on
-                    launches.pass_on()
                 for future in wait(going, POLL, FIRST_COMPLETED).done:
                     one = going.pop(future)
                     self._count(stats, future)

@@ -115,7 +115,9 @@ class Collector:
         self._left: list[Unfinished] = []
         self._played = 0  # the last step whose episodes were played
         self._pool = ThreadPoolExecutor(1, "ahead")
-        self._launches = launches.Launches(config.mesh)
+        # An outside engine's thread reads weights, and runs nothing that devices do together.
+        apart = config.mesh.rollout_devices or config.rollout.outside.base_url
+        self._launches = launches.Launches(together=not apart)
         self._ahead: deque[tuple[int, Future[Collected]]] = deque()
         self._bound = config.rl.max_staleness
         self._depth = max(self._bound - carries(config.rollout), 0)  # steps that are played ahead

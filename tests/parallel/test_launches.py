@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tarl_jax.config import MeshConfig
 from tarl_jax.parallel import hosts, launches
 
 
@@ -13,9 +12,9 @@ from tarl_jax.parallel import hosts, launches
 def order(request, monkeypatch):
     """Between threads that have to take turns."""
     if request.param == "two devices of one":
-        return launches.Launches(MeshConfig())
+        return launches.Launches(together=True)
     monkeypatch.setattr(hosts, "several", lambda: True)
-    return launches.Launches(MeshConfig(rollout_devices=1))
+    return launches.Launches(together=False)
 
 
 class Devices:
@@ -78,10 +77,10 @@ def test_who_waits_to_launch_ends_with_the_run(order):
             task.result()
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_threads_that_share_no_two_devices_wait_for_nothing(monkeypatch, count):
+@pytest.mark.parametrize("count, together", [(1, True), (2, False)])
+def test_threads_that_share_no_two_devices_wait_for_nothing(monkeypatch, count, together):
     monkeypatch.setattr(launches.jax, "device_count", lambda: count)
-    order = launches.Launches(MeshConfig(rollout_devices=count - 1))
+    order = launches.Launches(together)
     order.add()
     with order.task(), launches.given():
         assert not launches.takes_turns() and launches.fetched(3) == 3
