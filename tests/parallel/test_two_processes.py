@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from processes import free_port, outputs, start
 from tarl_jax.config import ConfigError, LLMConfig, MeshConfig, RunConfig
 from tarl_jax.parallel import hosts
 from tarl_jax.parallel.wire import pack, unpack
-from tarl_jax.rollout.workers import Answer
+from tarl_jax.rollout.sampling import Sampling
+from tarl_jax.rollout.scheduler import Row, SpokenInputs
+from tarl_jax.rollout.workers import Answer, Unfinished, Workers
 from tarl_jax.speech.sound import Sound
 
 TESTS = Path(__file__).parents[1]
@@ -55,6 +58,35 @@ def test_answers_reach_other_processes_to_the_sample(monkeypatch):
     monkeypatch.setattr(hosts, "_BLOCK", 100)
     assert hosts.gathered(mine, None, Answer) == [mine, mine]
     assert hosts.total({"calls": 2.0}) == {"calls": 4.0}
+
+
+def test_what_is_carried_over_reaches_other_processes_with_its_sound(monkeypatch):
+    """A process's rows as they are; what they hear as clips and lengths, to be made again."""
+    clip = np.random.default_rng(1).integers(-9000, 9000, 900).astype(np.float32) / 32768
+    spoken = [SpokenInputs(3, np.ones((4, 6), np.float32), clip, -5)]
+    rows = [Row(7, 21, [1, 2, 3, 9, 9, 9, 9], sampling=Sampling(0.7), asking=False, written=2,
+                log_probs=[-1.0, -0.1], spoken=spoken), None]
+    mine = [Unfinished(SimpleNamespace(seed=21 + n, shared=n), row, None)
+            for n, row in enumerate(rows)]
+    sent = []
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "_all_gather", lambda data: sent.append(data) or [data, data])
+    new = SimpleNamespace(seed=5, shared=2)
+    play = Workers(mine, [new], None, 0.0, lambda: True)
+    assert play.seeds == [21, 22, 21, 22, 5, 5] and play.shared == [0, 1, 0, 1, 2, 2]
+    assert [play.episode(n) for n in range(6)] == [
+        None, None, mine[0].episode, mine[1].episode, None, new
+    ]
+    assert sorted(play.rows) == [0, 2]
+    for row in play.rows.values():
+        (sound,) = row.spoken
+        assert dataclasses.replace(row, spoken=[]).__dict__ == (
+            dataclasses.replace(rows[0], spoken=[]).__dict__
+        )
+        assert (sound.first, sound.key, len(sound.inputs)) == (3, -5, 4)
+        assert sound.clip.tobytes() == clip.tobytes()
+    assert len(sent[0]) < 3 * clip.nbytes
 
 
 def test_what_fails_in_one_process_fails_in_all(monkeypatch):
