@@ -131,6 +131,14 @@ def test_what_is_said_matters(engine, params):
     engine.run(params, [first, second], TEMPERATURE)
     assert first.start().tokens == second.start().tokens
     assert first.turns[0][1] != second.turns[0][1]
+    again = Speaking(5, 30, [6])  # in runs of a tick each, which hear it anew
+    stats = engine.run(params, [again], TEMPERATURE, seconds=1e-9)
+    assert stats.unfinished
+    while stats.unfinished:
+        stats = engine.run(params, [], TEMPERATURE, seconds=1e-9, unfinished=stats.unfinished)
+    for (ids, log_probs), turn in zip(first.turns, again.turns, strict=True):
+        assert turn[0] == ids
+        np.testing.assert_allclose(turn[1], log_probs, atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [1, 480, 3200, 3201, 3290, 9_999, 6400])
