@@ -82,6 +82,9 @@ class RLConfig:
     normalise: "group": divide by the group's std; "batch": by the batch's, each kind of task
       (`Task.kind`) by its own; "scale": by `reward.terminal_scale`, so that a verdict is worth 1
       whatever the group; "none".
+    decay_steps: training steps, as many updates as their minibatches and epochs make, in which the
+      rates of policy and value model fall in a straight line to `final_rate` of their peaks, and
+      stay there. 0: they do not fall.
     turn_discount: per turn, of the returns that "gigpo" and "return_to_go" compare.
     loss: "clip" (PPO's), "spo" (Simple Policy Optimization) or "gspo" (the sequence's ratio).
     loss_mean: "token", "sequence" (mean over episodes of their means) or "constant" (sum of an
@@ -105,7 +108,9 @@ class RLConfig:
 
     steps: int = 120  # of training
     learning_rate: float = 3e-4  # of AdamW
-    warmup_steps: int = 3  # in which the rate rises to it
+    warmup_steps: int = 3  # updates in which the rate rises to it
+    decay_steps: int = 0
+    final_rate: float = 0.1
     weight_decay: float = 0.0  # of AdamW
     max_grad_norm: float = 1.0  # longer gradients are scaled down to it
     advantage: str = "grpo"
@@ -162,6 +167,7 @@ def check_credit(
         ("reward.minor_scale", reward.minor_scale),
         ("reward.max_majors", reward.max_majors),
         ("rl.warmup_steps", rl.warmup_steps),
+        ("rl.decay_steps", rl.decay_steps),
         ("rl.weight_decay", rl.weight_decay),
         ("rl.clip_low", rl.clip_low),
         ("rl.clip_high", rl.clip_high),
@@ -186,6 +192,7 @@ def check_credit(
         ("rl.value.discount", rl.value.discount),
         ("rl.value.trace", rl.value.trace),
         ("rl.turn_discount", rl.turn_discount),
+        ("rl.final_rate", rl.final_rate),
     ):
         require(0 <= value <= 1, where, value, "must be between 0 and 1")
     _check_together(reward, rl, group_size, require)

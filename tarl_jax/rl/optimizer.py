@@ -12,15 +12,22 @@ from tarl_jax.config import RLConfig
 def make_optimizer(
     config: RLConfig, learning_rate: float | None = None
 ) -> optax.GradientTransformation:
-    """AdamW with warm-up to a constant rate, after clipping the gradient's global norm.
+    """AdamW after clipping the gradient's global norm.
 
-    learning_rate: None: the policy's.
+    The rate rises to its peak, stays there or falls in a straight line, and stays where that ends.
+
+    learning_rate: the peak; None: the policy's.
     """
     warmup = max(config.warmup_steps, 1)
+    falling = config.decay_steps * config.minibatches * config.epochs  # updates
     peak = config.learning_rate if learning_rate is None else learning_rate
 
     def rate(count: jax.Array) -> jax.Array:
-        return peak * jnp.minimum((count + 1) / warmup, 1.0)
+        rising = jnp.minimum((count + 1) / warmup, 1.0)
+        if not falling:
+            return peak * rising
+        gone = jnp.minimum(count / falling, 1.0)
+        return peak * jnp.minimum(rising, 1.0 - (1.0 - config.final_rate) * gone)
 
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
