@@ -62,7 +62,10 @@ ARMS = {
 }
 FIRST = ["base", "verdict", "published", "undivided", "stage_and_scalar"]
 # The runs' own evaluations are short; one more at the end is long.
-SHARED = ("config.eval.every=0", "config.eval.final_tasks=8", "config.eval.trials=2")
+SHARED = (
+    "config.eval.every=0", "config.eval.final_tasks=8", "config.eval.trials=2",
+    "config.rl.decay_steps=0", "config.reward.minor_scale=0.0",
+)
 LONG_EVALUATION = ("config.eval.final_tasks=256", "config.eval.trials=16")
 TIERS = {
     "main": (

@@ -157,7 +157,7 @@ def _tiny(config: RunConfig) -> RunConfig:
         rollout=replace(config.rollout, tasks_per_step=4, group_size=4, slots=16,
                         max_episode_tokens=384, max_turn_tokens=24, max_turns=8, max_too_long=1.0,
                         share_prefix=0),
-        rl=replace(config.rl, steps=3, minibatches=1, micro_batch_tokens=2048,
+        rl=replace(config.rl, steps=3, decay_steps=0, minibatches=1, micro_batch_tokens=2048,
                    value=replace(config.rl.value, warmup_steps=1)),
         eval=replace(config.eval, every=2, tasks=4, final_tasks=8, trials=4, bootstrap=200),
         checkpoint=replace(config.checkpoint, every=1),
@@ -187,7 +187,7 @@ def _large(config: RunConfig, size: str) -> RunConfig:
                         # On one GPU: room for eight of the longest dialogues, 38.7 GB, or for
                         # four of half the length.
                         cache_tokens=(4 if short else 8) * length if adapters else 0),
-        rl=replace(config.rl, steps=100, learning_rate=rate, minibatches=1,
+        rl=replace(config.rl, steps=100, learning_rate=rate, decay_steps=0, minibatches=1,
                    micro_batch_tokens=length, pack=True,
                    value=replace(config.rl.value, learning_rate=10 * rate)),
         # Training draws from the whole distribution; evaluations as the checkpoint's files say.

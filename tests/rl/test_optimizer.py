@@ -9,7 +9,7 @@ import pytest
 from tarl_jax.config import RLConfig
 from tarl_jax.rl.optimizer import make_optimizer
 
-CONFIG = RLConfig(learning_rate=0.5, warmup_steps=2, minibatches=2, epochs=1)
+CONFIG = RLConfig(learning_rate=0.5, warmup_steps=2, minibatches=2, epochs=1, decay_steps=0)
 
 
 def rates(config: RLConfig, updates: int, **kwargs) -> np.ndarray:
