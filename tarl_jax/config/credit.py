@@ -110,7 +110,7 @@ class RLConfig:
     learning_rate: float = 3e-4  # of AdamW
     warmup_steps: int = 3  # updates in which the rate rises to it
     decay_steps: int = 100
-    final_rate: float = 0.1
+    final_rate: float = 0.1  # share of the rates that is left after decay_steps
     weight_decay: float = 0.0  # of AdamW
     max_grad_norm: float = 1.0  # longer gradients are scaled down to it
     advantage: str = "grpo"
