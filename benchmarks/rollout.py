@@ -43,13 +43,15 @@ def main() -> None:
     parser.add_argument("--adapters", action="store_true", help="ours without and with them")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--work", nargs="+", default=list(WORK), choices=WORK)
+    parser.add_argument("--lanes", type=int, default=0, help="rollout.lanes of ours; 0: as it is")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--version", choices=VERSIONS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.version:
         version = VERSIONS[args.version]
-        in_turns.serve(version(SHAPES[args.shapes[0]], args.work[0], args.turns))
+        own = {"lanes": args.lanes} if args.version.startswith("ours") else {}
+        in_turns.serve(version(SHAPES[args.shapes[0]], args.work[0], args.turns, **own))
         return
     for shape in args.shapes:
         print(f"{shape}: products at {gflops():.0f} Gflop/s", flush=True)
@@ -69,7 +71,7 @@ def compare(shape: str, work: str, args: argparse.Namespace) -> None:
     for name in versions:
         python = args.peer if name == "tunix" else sys.executable
         command = [python, __file__, "--version", name, "--shapes", shape, "--work", work,
-                   "--turns", str(args.turns)]
+                   "--turns", str(args.turns), "--lanes", str(args.lanes)]
         commands[name] = (command, {**os.environ, **MALLOC})
     medians = in_turns.medians(commands, args.rounds)
     prompt, new, turns, rows = sizes(SHAPES[shape], work, args.turns)
@@ -129,7 +131,7 @@ def prompts(shape: tuple[int, ...], work: str, turns: int):
 # ---- the three ------------------------------------------------------------------------------
 
 
-def ours(shape, work, turns, share=64, rank=0):
+def ours(shape, work, turns, share=64, rank=0, lanes=0):
     import jax
 
     from tarl_jax.config import LoraConfig, ModelConfig, RolloutConfig
@@ -147,7 +149,7 @@ def ours(shape, work, turns, share=64, rank=0):
     prompt, new, turns, _ = sizes(shape, work, turns)
     config = RolloutConfig(
         slots=rows, max_turn_tokens=new, max_episode_tokens=prompt + (2 * turns) * new,
-        straggler_fraction=0.0, share_prefix=share,
+        straggler_fraction=0.0, share_prefix=share, lanes=lanes,
     )
     first, answers = prompts(shape, work, turns)
     engine = Engine(model, config, -1, make_mesh(devices=jax.devices()[:1]))  # no stop token
@@ -178,12 +180,12 @@ def ours(shape, work, turns, share=64, rank=0):
     return play
 
 
-def ours_alone(shape, work, turns):
-    return ours(shape, work, turns, share=0)
+def ours_alone(shape, work, turns, lanes=0):
+    return ours(shape, work, turns, share=0, lanes=lanes)
 
 
-def ours_with_adapters(shape, work, turns):
-    return ours(shape, work, turns, rank=8)
+def ours_with_adapters(shape, work, turns, lanes=0):
+    return ours(shape, work, turns, rank=8, lanes=lanes)
 
 
 def tunix(shape, work, turns):

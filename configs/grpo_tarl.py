@@ -4,9 +4,8 @@
 
 A stage is the part of an episode between decided goals; what it earned is compared with the group's
 other episodes that reached it, without division by a spread, and the episode's own advantage is
-added (docs/credit.md). A minor turn, such as a malformed one, costs what a right one earns; where
-it costs nothing, the policy comes to write more of them. `configs/tarl_published.py` is the
-published reading.
+added (docs/credit.md). A minor turn, such as a malformed one, costs what a right one earns.
+`configs/tarl_published.py` is the published reading.
 """
 
 from tarl_jax.config.presets import sized

@@ -53,7 +53,7 @@ SPOKEN = {"clean": "clean", "noise": "white:10", "telephone": "telephone",
 CONDITIONS = {"read": "eval/", **{name: f"eval/spoken/{of}/" for name, of in SPOKEN.items()}}
 EVALUATION = (f"config.eval.spoken={tuple(SPOKEN.values())}", "config.eval.every=0",
               "config.eval.before=False")
-LENGTH = ("config.eval.final_tasks=96", "config.rl.steps=60")
+LENGTH = ("config.eval.final_tasks=96", "config.rl.steps=60", "config.rl.decay_steps=0")
 KEYS = ("pass^1", "pass^4", "clean_pass")
 Record = dict[str, Any]
 

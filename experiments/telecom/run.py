@@ -23,8 +23,8 @@ sys.path.insert(0, str(HERE.parent))
 import study  # noqa: E402
 
 ARMS = {"stage": study.Arm("configs/telecom.py")}
-SHARED = ("config.rl.steps=30", "config.eval.every=10", "config.eval.tasks=32",
-          "config.eval.trials=4", "config.eval.final_tasks=128")
+SHARED = ("config.rl.steps=30", "config.rl.decay_steps=0", "config.eval.every=10",
+          "config.eval.tasks=32", "config.eval.trials=4", "config.eval.final_tasks=128")
 SHOWN = ("pass^1", "pass^4", "turns", "episode_tokens", "truncated")
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from tarl_jax.config import ModelConfig
 from tarl_jax.models import audio_encoder
 from tarl_jax.models.attention import attention_in_parts, causal_attention
-from tarl_jax.models.cache import Cache, part_of, sizes_of, written
+from tarl_jax.models.cache import Cache, Layer, part_of, sizes_of, written
 from tarl_jax.models.pages import Flat, Pool, write_and_attend
 from tarl_jax.models.params import Params, named_key
 from tarl_jax.parallel.mesh import constrain, place_shapes, tree_shardings
@@ -231,7 +231,7 @@ def cached_step(
     new_cache = []
     for layer, kept in zip(params["layers"], cache, strict=True):
 
-        def attend(q: Array, k: Array, v: Array, kept: Any = kept) -> Array:
+        def attend(q: Array, k: Array, v: Array, kept: Layer = kept) -> Array:
             held = written(kept, owners, positions, k, v)
             new_cache.append(held)
             read = functools.partial(part_of, held, rows=rows, dtype=q.dtype)

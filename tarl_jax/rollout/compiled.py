@@ -374,4 +374,3 @@ def _pairs(within: Pairs = (), out: Pairs = (), into: Pairs = ()) -> list[list[n
 
     most = max(len(within), len(out), len(into))
     return [[arrays(of, begin) for of in (within, out, into)] for begin in range(0, most, MOVES)]
-

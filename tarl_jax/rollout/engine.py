@@ -134,15 +134,21 @@ class Engine:
         cut = truncation or Truncation(c.top_k, c.top_p, c.min_p)
         sampling = Sampling(temperature, cut.top_k, cut.top_p, cut.min_p)
         policy = params if isinstance(params, Ready) else Ready(self.programs.prepare(params))
-        lanes = max(min(self._lanes, len(episodes) + len(unfinished)), 1)
+        shares = [
+            (_part(unfinished, lane, self._lanes), _part(episodes, lane, self._lanes))
+            for lane in range(self._lanes)
+        ]
+        parts = [share for share in shares if any(share)] or [([], [])]
 
         def play(lane: int, told: Callbacks) -> EngineStats:
-            own, old = _part(episodes, lane, lanes), _part(unfinished, lane, lanes)
-            workers = Workers(old, own, self._pool, seconds, told.enough, told.ended)
+            workers = Workers(*parts[lane], self._pool, seconds, told.enough, told.ended)
             return self._play(self._begin(policy, sampling, workers), told)
 
         told = Callbacks(ended, progress, leave, enough)
-        stats = play(0, told) if lanes == 1 else play_in_lanes(lanes, play, told)
+        if len(parts) == 1:
+            stats = play(0, told)
+        else:
+            stats = play_in_lanes([len(old) + len(new) for old, new in parts], play, told)
         stats.seconds = time.perf_counter() - begun
         stats.host_seconds = (
             stats.seconds - stats.extend_seconds - stats.decode_seconds - stats.wait_seconds

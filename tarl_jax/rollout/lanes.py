@@ -36,8 +36,8 @@ Play = Callable[[int, Callbacks], EngineStats]
 
 
 def lanes_on(mesh: Mesh, config: RolloutConfig, model: ModelConfig) -> int:
-    """How many lanes runs have on these devices; the number of cores does not matter, so that a run
-    is the same wherever it goes on.
+    """How many lanes runs have on these devices; the number of cores does not matter, so that
+    batches are the same wherever a run goes on.
 
     Two where there are `SPLIT` slots or more and caches, half full, weigh more than the layers, of
     which each lane reads all.
@@ -60,8 +60,8 @@ def lanes_on(mesh: Mesh, config: RolloutConfig, model: ModelConfig) -> int:
     return 2 if config.slots >= SPLIT and cache > 2 * weights else 1
 
 
-def play_in_lanes(count: int, play: Play, told: Callbacks) -> EngineStats:
-    """What `count` lanes played, the first of them in this thread.
+def play_in_lanes(sizes: Sequence[int], play: Play, told: Callbacks) -> EngineStats:
+    """What lanes of so many dialogues played, the first of them in this thread.
 
     Args:
       play: plays a lane. What it tells and asks comes from one lane at a time, and progress is that
@@ -69,14 +69,14 @@ def play_in_lanes(count: int, play: Play, told: Callbacks) -> EngineStats:
     Raises: what a lane raised, once the others have stopped at their next tick.
     """
     lock, stop = threading.RLock(), threading.Event()
-    shown = [(0, 0)] * count
+    done_by = [0] * len(sizes)
 
     def one(lane: int) -> EngineStats:
-        def progress(done: int, of: int) -> None:
+        def progress(done: int, _: int) -> None:
             with lock:
-                shown[lane] = done, of
-                if told.progress and all(of for _, of in shown):
-                    told.progress(*map(sum, zip(*shown, strict=True)))
+                done_by[lane] = done
+                if told.progress:
+                    told.progress(sum(done_by), sum(sizes))
 
         def ended(dialogue: Dialogue) -> None:
             with lock:
@@ -100,8 +100,8 @@ def play_in_lanes(count: int, play: Play, told: Callbacks) -> EngineStats:
             stop.set()
             raise
 
-    with ThreadPoolExecutor(max(count - 1, 1), "lane") as pool:
-        others = [pool.submit(one, lane) for lane in range(1, count)]
+    with ThreadPoolExecutor(len(sizes) - 1, "lane") as pool:
+        others = [pool.submit(one, lane) for lane in range(1, len(sizes))]
         played = [one(0), *(other.result() for other in others)]
     return joined(played)
 

@@ -143,6 +143,10 @@ def open_run(config: RunConfig, parts: Parts) -> Iterator[Run]:
                 view.log(line)
             require_enough(env)
             view.log(str(require_room(env)))
+            rl = config.rl
+            if 0 < rl.decay_steps < rl.steps:
+                view.log(f"rl.decay_steps = {rl.decay_steps} of rl.steps = {rl.steps}: behind them"
+                         f" the learning rate stays at {rl.final_rate:g} of its peak")
             if config.sandbox.data:
                 view.log(str(idle(env.domain, [*env.train_tasks, *env.held_out_tasks])))
             env.check_users()

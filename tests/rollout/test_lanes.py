@@ -70,6 +70,17 @@ def test_fewer_dialogues_than_lanes(params, engine, alone, count):
     assert [episode.sampled_ids for episode in episodes] == alone[:count]
 
 
+def test_one_that_is_played_on_beside_a_new_one(params, engine, alone):
+    old, new = Scripted.random(3), Scripted.random(5)
+    stats = engine.run(params, [old], TEMPERATURE, leave=lambda: True)
+    assert len(stats.unfinished) == 1
+    shown = []
+    engine.run(params, [new], TEMPERATURE, lambda done, of: shown.append((done, of)),
+               unfinished=stats.unfinished)
+    assert [old.sampled_ids, new.sampled_ids] == [alone[3], alone[5]]
+    assert shown[-1] == (2, 2) and {of for _, of in shown} == {2}
+
+
 @pytest.mark.parametrize("where", [0, 11])  # the first of each lane
 def test_what_a_lane_raises_ends_the_others(params, engine, where):
     class Broken(Scripted):
