@@ -3,11 +3,11 @@
     python benchmarks/transcription.py --run=RUN [--step 0] [--dialogues 80]
 
 RUN is a run of configs/omni_tarl.py; step 0 is its warm start. The clips are of other shops than
-the warm start's: other users and orders, made of the same names, zip codes, numbers and words. The
-encoder's outputs go through the policy's own final norm and head, as in the warm start's loss
-(`tarl_jax/warm_start/transcription.py`): the decoder's layers have no part in it. Prints the share
-that comes out right, by kind: of what is said alone and of whole turns to the token, of what turns
-say of orders and users to the letter; and some of what does not.
+the warm start's: other users and orders, made of the same names, zip codes, numbers and words, in
+the run's own acoustics. The encoder's outputs go through the policy's own final norm and head, as
+in the warm start's loss (`tarl_jax/warm_start/transcription.py`): the decoder's layers have no part
+in it. Prints the share that comes out right, by kind: of what is said alone and of whole turns to
+the token, of what turns say of orders and users to the letter; and some of what does not.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ import jax
 import numpy as np
 from finished import config_of, policy_of
 
+from tarl_jax.models.audio_encoder import HOP
 from tarl_jax.rollout.environment import Environment
+from tarl_jax.speech.acoustics import needs_babble
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
 from tarl_jax.warm_start import transcription
+from tarl_jax.warm_start.clips import batch_of, drawn_acoustics
 from tarl_jax.warm_start.demonstrations import Transcript, demonstrate_spoken
 
 OTHER_SEED = 5
@@ -55,6 +58,8 @@ def main() -> None:
         demonstrations, alone = demonstrate_spoken(
             other, env, config.warm_start.clerk, args.dialogues, speech
         )
+        babblers = speech.babblers() if needs_babble(config.speech) else ()
+    acoustics = drawn_acoustics(config.speech, babblers)
     turns = [transcript for one in demonstrations for transcript in one.said]
     (placeholder,) = env.tokenizer.encode_markup(AUDIO)
     spell = jax.jit(functools.partial(transcription.spelling, model=config.model))
@@ -62,13 +67,15 @@ def main() -> None:
     wrong: list[tuple[str, str]] = []
     clips = [(kind(env.tokenizer.decode(clip.text)), clip) for clip in alone]
     clips += [("whole turn", clip) for clip in turns]
-    slots = config.model.audio.n_window // 2
+    audio = config.model.audio
     longest = max(len(clip.text) for _, clip in clips)
-    for batch in batches(clips):
-        arrays = transcription.batch_of([clip for _, clip in batch], slots, longest)
+    for draw, (count, batch) in enumerate(batches(clips, 2 * audio.n_window * HOP)):
+        rows = [(clip.clip, clip.text) for _, clip in batch]
+        arrays = batch_of(rows, count, longest, audio, acoustics, draw)
+        lengths = (1 - arrays.silent).sum(1).astype(int)
         found = np.asarray(spell(params, batch=arrays))
-        for (name, clip), scores in zip(batch, found, strict=True):
-            said = transcription.transcribed(scores, clip.tokens, placeholder)
+        for (name, clip), scores, tokens in zip(batch, found, lengths, strict=True):
+            said = transcription.transcribed(scores, tokens, placeholder)
             right.setdefault(name, []).append(said == clip.text.tolist())
             text, words = map(env.tokenizer.decode, (clip.text, said))
             if words != text:
@@ -85,15 +92,17 @@ def main() -> None:
         print(f"  {text!r} was transcribed as {said!r}")
 
 
-def batches(clips: list[tuple[str, Transcript]]) -> Iterator[list[tuple[str, Transcript]]]:
-    """Clips of equally many pieces together, so that few programs are compiled."""
+def batches(
+    clips: list[tuple[str, Transcript]], size: int
+) -> Iterator[tuple[int, list[tuple[str, Transcript]]]]:
+    """How many pieces of so many samples, and clips of as many, so that few programs are made."""
     by_count: dict[int, list[tuple[str, Transcript]]] = {}
     for name, clip in clips:
-        by_count.setdefault(clip.pieces.count, []).append((name, clip))
-    for same in by_count.values():
+        by_count.setdefault(-(-len(clip.clip) // size), []).append((name, clip))
+    for count, same in by_count.items():
         full = len(same) - len(same) % ROWS
-        yield from (same[i : i + ROWS] for i in range(0, full, ROWS))
-        yield from ([one] for one in same[full:])
+        yield from ((count, same[i : i + ROWS]) for i in range(0, full, ROWS))
+        yield from ((count, [one]) for one in same[full:])
 
 
 def kind(text: str) -> str:

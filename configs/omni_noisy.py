@@ -21,7 +21,7 @@ def get_config(size: str = ""):
     config = with_speech(size)
     config.name = "omni_noisy"
     config.reward.placement, config.reward.episode_weight = "stage", 1.0
-    with_noise(config)
+    with_noise(config, size)
     config.eval.spoken = ("clean", "white:10", "telephone", HELD_OUT, "clean@piper")
     config.curriculum.warmup_steps = 2 if size == "tiny" else 30
     mix_in_maths(config, size)

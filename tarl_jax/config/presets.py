@@ -122,14 +122,20 @@ ACOUSTICS = (
 HELD_OUT = ("en-us-nyc", "en-gb-scotland+m3", "piper:en_US-joe-medium")  # train nobody
 
 
-def with_noise(config: Any) -> None:
-    """Several voices, acoustics in every turn, masks in the warm start, and voices held out."""
+def with_noise(config: Any, size: str) -> None:
+    """Several voices, acoustics in every turn, masks in the warm start, and voices held out.
+
+    What is heard in noise takes longer to learn than what is heard in silence.
+    """
     config.speech.voices = (*VOICES, "en", "en-us+f3", "en-029", *HELD_OUT)
     config.speech.held_out = HELD_OUT
     config.speech.acoustics, config.speech.acoustics_per = ACOUSTICS, "turn"
     config.speech.clean = 0.3
-    config.warm_start.speech_stage.frequency_masks = 2
-    config.warm_start.speech_stage.time_masks = 2
+    config.warm_start.speech_stage.update({"frequency_masks": 1, "time_masks": 1})
+    if not size:
+        config.warm_start.speech_stage.update(
+            {"steps": 8000, "clean_steps": 1000, "joint_steps": 1200}
+        )
 
 
 def mix_in_maths(config: Any, size: str) -> None:

@@ -40,6 +40,7 @@ class SpeechStageConfig:
       which the loss shares with the decoder, learns too, and the policy goes on reading.
     steps: of transcription of these and whole turns, by the audio encoder alone, which begins
       anew.
+    clean_steps: so many of these, the first, hear neither acoustics nor masks.
     batch_seconds: of sound in a step of either.
     learning_rate: of `steps`, for Muon on the audio encoder's matrices.
     adam_learning_rate: of Adam on the rest, and in `value_steps` on all of the audio encoder and
@@ -57,6 +58,7 @@ class SpeechStageConfig:
     spaced: int = 3000
     value_steps: int = 500
     steps: int = 2000
+    clean_steps: int = 500
     batch_seconds: float = 40.0
     learning_rate: float = 0.02
     adam_learning_rate: float = 2e-3
@@ -145,8 +147,8 @@ def check_warm_start(
               "change_mind": c.change_mind, **rates}
     for name, value in shares.items():
         require(0 <= value <= 1, where + name, value, "must be between 0 and 1")
-    for name in ("episodes", "spaced", "value_steps", "steps", "joint_steps", "frequency_masks",
-                 "frequency_mask_bins", "time_masks", "time_mask_frames"):
+    for name in ("episodes", "spaced", "value_steps", "steps", "clean_steps", "joint_steps",
+                 "frequency_masks", "frequency_mask_bins", "time_masks", "time_mask_frames"):
         value = getattr(c.speech_stage, name)
         require(value >= 0, f"{where}speech_stage.{name}", value, "must be at least 0")
     for name in ("batch_seconds", "learning_rate", "adam_learning_rate", "joint_rate",

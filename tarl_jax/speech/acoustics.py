@@ -65,6 +65,17 @@ def draw_effects(config: SpeechConfig, rng: random.Random) -> tuple[Effect, ...]
     )
 
 
+def halves(effects: Sequence[Effect]) -> tuple[tuple[Effect, ...], tuple[Effect, ...]]:
+    """What happens to the words before they are said, and what to their sound."""
+    words = tuple(e for e in effects if e.name == "hesitant")
+    return words, tuple(e for e in effects if e.name != "hesitant")
+
+
+def needs_babble(config: SpeechConfig) -> bool:
+    """Whether any of `config.acoustics` does."""
+    return any(e.name == "babble" for chain in config.acoustics for e in parse_chain(chain))
+
+
 def add_noise(clip: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """Clip and noise, their mean powers over the clip `snr_db` apart; silence stays silent."""
     power = np.mean(np.square(noise, dtype=np.float64))

@@ -16,7 +16,7 @@ import numpy as np
 
 from tarl_jax.config import ClerkConfig, RunConfig, ShopConfig, TaskConfig
 from tarl_jax.maths.arithmetic import make_problems
-from tarl_jax.models.audio_inputs import audio_inputs_of, pieces_of, tokens_of
+from tarl_jax.models.audio_inputs import audio_inputs_of, tokens_of
 from tarl_jax.rl.batching import Sample
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.maths_episode import Maths
@@ -29,9 +29,9 @@ from tarl_jax.sandbox.script import Script
 from tarl_jax.sandbox.tasks import make_tasks
 from tarl_jax.sandbox.telecom_user import TelecomUser
 from tarl_jax.sandbox.users import scripted_user
-from tarl_jax.speech.acoustics import draw_effects
+from tarl_jax.speech.acoustics import apply, draw_effects, halves, needs_babble
 from tarl_jax.speech.service import Speech
-from tarl_jax.speech.sound import AudioInputs, Pieces, Sound
+from tarl_jax.speech.sound import AudioInputs, Sound
 from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import draw_voice
 from tarl_jax.types import Task
@@ -39,7 +39,8 @@ from tarl_jax.types import Task
 _SPACE = 7  # 1/25 s from one token of what is said to the next, at most
 
 Made = Callable[[int, int], None]  # told of dialogues: (made, to make)
-Said = Future[np.ndarray]  # the clip of a text
+# The clip of a text, and what then happens to it.
+Said = tuple[Future[np.ndarray], Callable[[np.ndarray], np.ndarray]]
 Part = tuple[str, str | list[int]]  # "user" and its text, or "clerk" or "tool" and their tokens
 
 
@@ -48,14 +49,17 @@ class Transcript:
     """A clip and what is said in it.
 
     Attributes:
-      pieces: of the clip.
-      tokens: that it has, 25 a second.
+      clip: int16 [samples] at 16 kHz, before any acoustics.
       text: int32 [S]; the ids of what the user would have written.
     """
 
-    pieces: Pieces
-    tokens: int
+    clip: np.ndarray
     text: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """That the clip has, 25 a second."""
+        return tokens_of(len(self.clip))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,31 +124,39 @@ def demonstrate_spoken(
 ) -> tuple[list[Demonstration], list[Transcript]]:
     """The same dialogues, their users speaking; and what matters in them, each said alone.
 
+    The dialogues have acoustics; their clips, and what is said alone, are kept as they were before.
     Raises SpeechError.
     """
     begun = []
+    babblers = speech.babblers() if needs_babble(config.speech) else ()
     for task, parts, seed in _dialogues(config, env, clerk, episodes):
         rng = random.Random(f"aloud-{seed}")
         voice = draw_voice(config.speech, rng)
         turns = [text for role, text in parts if role == "user" and isinstance(text, str)]
 
-        def say(text: str, clip: int, alone: bool, rng=rng, voice=voice, seed=seed) -> Said:
-            place = f"-{clip}" if config.speech.acoustics_per == "turn" else ""
+        said: list[Said] = []
+        for i, text in enumerate(turns):
+            place = f"-{i}" if config.speech.acoustics_per == "turn" else ""
             effects = draw_effects(config.speech, random.Random(f"acoustics-{seed}{place}"))
-            if alone:  # nothing but what it is
-                effects = tuple(e for e in effects if e.name != "hesitant")
-            return speech.submit(speakable(text), voice, effects, rng.getrandbits(32))
-
-        said = [say(text, i, False) for i, text in enumerate(turns)]
+            words, after = halves(effects)
+            draw = rng.getrandbits(32)
+            clip = speech.submit(speakable(text), voice, words, draw)
+            change = functools.partial(apply, effects=after, seed=draw, babblers=babblers)
+            said.append((clip, change))
         values = _values(task, rng)
-        alone_said = [say(value, len(turns) + i, True) for i, value in enumerate(values)]
+        alone_said = [
+            speech.submit(speakable(value), voice, (), rng.getrandbits(32)) for value in values
+        ]
         begun.append((parts, said, values, alone_said))
     found, alone = [], []
     begun.reverse()
     while begun:  # what is done with is let go
         parts, said, values, clips = begun.pop()
         found.append(_demonstration(env, parts, functools.partial(_spoken, clips=iter(said))))
-        alone += [_transcript(env, *of) for of in zip(values, clips, strict=True)]
+        alone += [
+            _transcript(env, value, clip.result())
+            for value, clip in zip(values, clips, strict=True)
+        ]
         progress(len(found), len(found) + len(begun))
     return _short(found, config), alone
 
@@ -258,12 +270,13 @@ def _spaced(env: Environment, text: str, rng: np.random.Generator) -> _UserTurn:
 
 
 def _spoken(env: Environment, text: str, clips: Iterator[Said]) -> _UserTurn:
-    said = next(clips)
-    transcript = _transcript(env, text, said)
-    ids, first = env.chat.spoken(transcript.tokens)
+    said, acoustics = next(clips)
+    clip = acoustics(said.result())
+    tokens = tokens_of(len(clip))
+    ids, first = env.chat.spoken(tokens)
     spoken = np.zeros(len(ids), bool)
-    spoken[first : first + transcript.tokens] = True
-    return _UserTurn(ids, spoken, said.result(), transcript)
+    spoken[first : first + tokens] = True
+    return _UserTurn(ids, spoken, clip, _transcript(env, text, said.result()))
 
 
 def _demonstration(
@@ -282,7 +295,7 @@ def _demonstration(
             ids = turn.ids
             if turn.clip is not None and turn.transcript is not None:
                 first = len(tokens) + int(turn.spoken.argmax())
-                sounds.append(Sound(first, turn.transcript.tokens, turn.clip))
+                sounds.append(Sound(first, tokens_of(len(turn.clip)), turn.clip))
                 transcripts.append(turn.transcript)
         if role == "clerk":  # what its turns begin with is forced on it
             tokens += env.chat.begin
@@ -298,10 +311,9 @@ def _demonstration(
     )
 
 
-def _transcript(env: Environment, text: str, said: Said) -> Transcript:
-    clip = said.result()
+def _transcript(env: Environment, text: str, clip: np.ndarray) -> Transcript:
     ids = np.array(env.tokenizer.encode(text), np.int32)
-    return Transcript(pieces_of(clip, env.config.model.audio), tokens_of(len(clip)), ids)
+    return Transcript(np.rint(clip * 32_768).clip(-32_768, 32_767).astype(np.int16), ids)
 
 
 def _worked_problems(config: RunConfig, maths: Maths, dialogues: int) -> list[Demonstration]:

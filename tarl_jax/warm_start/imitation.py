@@ -25,7 +25,7 @@ from tarl_jax.models import decoder
 from tarl_jax.models.audio_inputs import hidden_states
 from tarl_jax.models.head import sampled_log_probs
 from tarl_jax.parallel import hosts
-from tarl_jax.rl.batching import fill, packed_layouts
+from tarl_jax.rl.batching import Layout, Sample, fill, packed_layouts
 from tarl_jax.rl.update import NonFiniteError
 from tarl_jax.runs.checkpoint import load_params, save_params
 from tarl_jax.types import Batch
@@ -126,10 +126,14 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """gradient: (parameters, a batch) to (gradient, loss); batches: endless."""
+    """What is learned from.
+
+    gradient: (parameters, a batch) to (gradient, loss).
+    batches: endless; each is made when it is called, so that passing one over costs nothing.
+    """
 
     gradient: Callable[[decoder.Params, Any], tuple[decoder.Params, jax.Array]]
-    batches: Iterator[Any]
+    batches: Iterator[Callable[[], Any]]
 
 
 def imitation(
@@ -168,7 +172,7 @@ class Trainer:
 
     def step(self) -> jax.Array:
         """One update; the loss of the first lesson before it."""
-        found = [lesson.gradient(self.params, next(lesson.batches)) for lesson in self._lessons]
+        found = [lesson.gradient(self.params, next(lesson.batches)()) for lesson in self._lessons]
         slopes = [slope for slope, _ in found]
         self.params, self._opt_state = self._apply(self.params, self._opt_state, *slopes)
         return found[0][1]
@@ -219,7 +223,9 @@ def make_optimizer(config: WarmStartConfig, share: float = 0.0) -> optax.Gradien
     )
 
 
-def _batches(demonstrations: list[Demonstration], config: WarmStartConfig) -> Iterator[Batch]:
+def _batches(
+    demonstrations: list[Demonstration], config: WarmStartConfig
+) -> Iterator[Callable[[], Batch]]:
     """Endless batches whose advantages are the loss's weights, several dialogues to a row."""
     rng = np.random.default_rng([config.seed, 1])
     longest = max(len(d.tokens) for d in demonstrations)
@@ -231,7 +237,11 @@ def _batches(demonstrations: list[Demonstration], config: WarmStartConfig) -> It
             lengths = [len(d.tokens) for d in pool]
             layouts = packed_layouts(lengths, config.batch_tokens, longest)
             for place in rng.permutation(len(layouts)):
-                yield fill([layouts[place]], samples, packed=True)[0]
+                yield functools.partial(_filled, layouts[place], samples)
+
+
+def _filled(layout: Layout, samples: list[Sample]) -> Batch:
+    return fill([layout], samples, packed=True)[0]
 
 
 def _gradient(

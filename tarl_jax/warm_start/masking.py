@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from tarl_jax.config.warm_start import SpeechStageConfig
-from tarl_jax.warm_start.transcription import Clips
+from tarl_jax.warm_start.clips import Clips, Make
 
 
-def masked(batches: Iterable[Clips], settings: SpeechStageConfig, seed: int) -> Iterator[Clips]:
+def masked(batches: Iterable[Make], settings: SpeechStageConfig, seed: int) -> Iterator[Make]:
     """The batches, in each clip of which so many bands and stretches are its mean, if any."""
     if not settings.masks:
         yield from batches
-    rng = np.random.default_rng([seed, 4])
-    for batch in batches:
-        yield mask(batch, settings, rng)
+    for count, make in enumerate(batches):
+        yield functools.partial(_masked, make, settings, [seed, 4, count])
+
+
+def _masked(make: Make, settings: SpeechStageConfig, seed: list[int]) -> Clips:
+    return mask(make(), settings, np.random.default_rng(seed))
 
 
 def mask(batch: Clips, settings: SpeechStageConfig, rng: np.random.Generator) -> Clips:

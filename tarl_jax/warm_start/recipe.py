@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,9 +31,11 @@ from tarl_jax.parallel.lock import Lock
 from tarl_jax.rl.update import Updater
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs import checkpoint
+from tarl_jax.speech.acoustics import needs_babble
 from tarl_jax.speech.service import Speech
 from tarl_jax.text.tokenizer import AUDIO
 from tarl_jax.warm_start import transcription
+from tarl_jax.warm_start.clips import Acoustics, Make, drawn_acoustics, mixed_batches
 from tarl_jax.warm_start.demonstrations import (
     Demonstration,
     Transcript,
@@ -59,7 +62,8 @@ from tarl_jax.warm_start.masking import masked
 
 DEFAULT = Path(__file__).with_name("default.npz")  # the embedded default's policy
 FORMAT = 6  # raised when the meaning of a cached warm start changes
-SPEECH_FORMAT = 2  # the same, of policies with an audio encoder only
+ENCODER_FORMAT = 2  # the same, of policies with an audio encoder only
+SPEECH_FORMAT = 3  # and of those that learn to hear
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,21 +95,23 @@ class Material:
         ) if settings.speech_stage.spaced else []
 
     @functools.cached_property
-    def spoken(self) -> tuple[list[Demonstration], list[Transcript]]:
-        """Spoken dialogues, and what matters in them, said alone."""
+    def spoken(self) -> tuple[list[Demonstration], list[Transcript], Acoustics]:
+        """Spoken dialogues, what matters in them, said alone, and the acoustics of what is said."""
         settings = self.config.warm_start
         # Nobody says these things again: they need no place in the cache.
         once = dataclasses.replace(self.config.speech, cache_dir="")
         with Speech.from_config(once) as speech:
-            return demonstrate_spoken(
+            found, alone = demonstrate_spoken(
                 self.config, self.env, settings.clerk, settings.speech_stage.episodes, speech,
                 self._made("speaking"),
             )
+            babblers = speech.babblers() if needs_babble(once) else ()
+            return found, alone, drawn_acoustics(once, babblers)
 
     @property
     def clips(self) -> list[Transcript]:
         """All that is said."""
-        spoken, alone = self.spoken
+        spoken, alone, _ = self.spoken
         return alone + [transcript for one in spoken for transcript in one.said]
 
     def _made(self, what: str) -> Callable[[int, int], None]:
@@ -267,18 +273,19 @@ def _transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     """What the words are; a policy that reads goes on reading.
 
     Spelling is for the table. The audio encoder that comes out of it knows clips that begin at 0,
-    and learns the middle of turns more slowly than an untaught one: it begins anew.
+    and learns the middle of turns more slowly than an untaught one: it begins anew. In silence at
+    first: one that begins in noise finds no word for long.
     """
     config, progress = material.config, material.progress
     settings, speech_stage = config.warm_start, config.warm_start.speech_stage
-    _, alone = material.spoken
+    _, alone, _ = material.spoken
     gentle = _gentle(settings, speech_stage.value_steps)
     spaced = material.spaced
     reading = imitation(
         config.model, settings,
         [*spaced, *_some(material.written, len(spaced) or len(material.written))],
     )
-    lesson = _transcription(material, alone)
+    lesson = _transcription(material, _in_silence(material, alone))
     untaught = params["audio"]
     trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
     params = teach(trainer, "spelling", speech_stage.value_steps, progress, material.kept)
@@ -289,7 +296,9 @@ def _transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     gradient = jax.jit(functools.partial(
         transcription.gradient_of_encoder, config.model, _placeholder(material.env)
     ))
-    lesson = Lesson(functools.partial(gradient, params), _batches(config, material.clips))
+    begin = itertools.islice(_in_silence(material, material.clips), speech_stage.clean_steps)
+    batches = itertools.chain(begin, _as_heard(material, material.clips))
+    lesson = Lesson(functools.partial(gradient, params), batches)
     trainer = Trainer(untaught, encoder, lesson)
     return {**params, "audio": teach(
         trainer, "transcribing", speech_stage.steps, progress, material.kept
@@ -304,13 +313,13 @@ def _act_on_speech(material: Material, params: decoder.Params) -> decoder.Params
     then = dataclasses.replace(
         then, batch_tokens=speech_stage.batch_tokens, adam_learning_rate=then.adam_learning_rate / 2
     )
-    spoken, _ = material.spoken
+    spoken, _, _ = material.spoken
     count = len(spoken)
     acting = imitation(
         config.model, then,
         [*spoken, *_some(material.spaced, count), *_some(material.written, count)],
     )
-    transcribing = _transcription(material, material.clips)
+    transcribing = _transcription(material, _as_heard(material, material.clips))
     trainer = Trainer(params, make_optimizer(then), acting, transcribing)
     return teach(
         trainer, "acting on speech", speech_stage.joint_steps, progress, material.kept
@@ -326,17 +335,29 @@ def _gentle(settings: WarmStartConfig, steps: int) -> WarmStartConfig:
     )
 
 
-def _transcription(material: Material, clips: list[Transcript]) -> Lesson:
+def _transcription(material: Material, batches: Iterator[Make]) -> Lesson:
     """Transcription, by all parameters."""
-    config = material.config
-    gradient = functools.partial(transcription.gradient, config.model, _placeholder(material.env))
-    return Lesson(jax.jit(gradient), _batches(config, clips))
+    gradient = functools.partial(
+        transcription.gradient, material.config.model, _placeholder(material.env)
+    )
+    return Lesson(jax.jit(gradient), batches)
 
 
-def _batches(config: RunConfig, clips: list[Transcript]) -> Iterator[transcription.Clips]:
-    settings, window = config.warm_start, config.model.audio.n_window
-    batches = transcription.mixed_batches(
-        clips, settings.speech_stage.batch_seconds, window, settings.seed
+def _in_silence(material: Material, clips: list[Transcript]) -> Iterator[Make]:
+    """Batches of the clips as they were said."""
+    settings = material.config.warm_start
+    return mixed_batches(
+        clips, settings.speech_stage.batch_seconds, material.config.model.audio, settings.seed
+    )
+
+
+def _as_heard(material: Material, clips: list[Transcript]) -> Iterator[Make]:
+    """In the acoustics of the config, masked as it says."""
+    settings = material.config.warm_start
+    _, _, acoustics = material.spoken
+    batches = mixed_batches(
+        clips, settings.speech_stage.batch_seconds, material.config.model.audio, settings.seed,
+        acoustics,
     )
     return masked(batches, settings.speech_stage, settings.seed)
 
@@ -358,9 +379,13 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         del settings[name]
     if not _learns_speech(config):  # the same whatever that stage would be
         del settings["speech_stage"]
-    elif not config.warm_start.speech_stage.masks:
-        for name in [name for name in settings["speech_stage"] if "_mask" in name]:
+    else:
+        of_masks = [name for name in settings["speech_stage"] if "_mask" in name]
+        masks = config.warm_start.speech_stage.masks
+        for name in [] if masks else of_masks:
             del settings["speech_stage"][name]
+        if not (masks or config.speech.acoustics):
+            del settings["speech_stage"]["clean_steps"]
     content = {
         "format": FORMAT,
         "warm_start": settings,
@@ -371,9 +396,9 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         "domain": desk_name(config),
     }
     if config.model.audio:
-        content["audio_encoder"] = SPEECH_FORMAT
+        content["audio_encoder"] = ENCODER_FORMAT
     if _learns_speech(config):
-        content["speech"] = config.speech.sound()
+        content["speech"] = [SPEECH_FORMAT, config.speech.sound()]
     if config.maths.demonstrations:
         assert env.maths is not None
         content["maths"] = [

@@ -1,4 +1,4 @@
-"""Transcription: the loss against CTC summed path by path, what is said of clips, batches."""
+"""Transcription: the loss against CTC summed path by path, and what is said of clips."""
 
 import dataclasses
 import itertools
@@ -11,8 +11,7 @@ import pytest
 from tarl_jax.config import ModelConfig
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.models import audio_encoder, decoder
-from tarl_jax.models.audio_inputs import pieces_of, tokens_of
-from tarl_jax.warm_start import transcription
+from tarl_jax.warm_start import clips, transcription
 from tarl_jax.warm_start.demonstrations import Transcript
 
 ENCODER = AudioConfig(
@@ -27,8 +26,13 @@ VOCAB, PLACEHOLDER = 5, 4
 
 def transcript(samples, text, seed=0):
     rng = np.random.default_rng([seed, samples])
-    clip = (rng.integers(-9000, 9000, samples) / 32768).astype(np.float32)
-    return Transcript(pieces_of(clip, ENCODER), tokens_of(samples), np.array(text, np.int32))
+    clip = rng.integers(-9000, 9000, samples).astype(np.int16)
+    return Transcript(clip, np.array(text, np.int32))
+
+
+def batch_of(one, longest):
+    """Of one clip, in as many pieces of 0.2 s as it has."""
+    return clips.batch_of([(one.clip, one.text)], -(-len(one.clip) // 3200), longest, ENCODER)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def collapsed(path):
 
 def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
     one = transcript(3200 + 1900, [1, 2], seed=1)  # two pieces, 8 tokens
-    batch = transcription.batch_of([one], 5, longest=4)
+    batch = batch_of(one, longest=4)
     assert batch.silent.tolist() == [[0.0] * 8 + [1.0] * 2]
     assert batch.absent.tolist() == [[0.0, 0.0, 1.0, 1.0]]
     run = jax.jit(transcription.gradient, static_argnums=(0, 1))
@@ -63,7 +67,7 @@ def test_the_loss_is_minus_the_log_of_all_paths_that_spell_the_text(params):
 
 
 def test_the_encoder_alone_has_the_same_gradient(params):
-    batch = transcription.batch_of([transcript(5100, [1, 2], seed=1)], 5, longest=4)
+    batch = batch_of(transcript(5100, [1, 2], seed=1), longest=4)
     whole, loss = jax.jit(transcription.gradient, static_argnums=(0, 1))(
         MODEL, PLACEHOLDER, params, batch
     )
@@ -91,8 +95,8 @@ def tones(text):
     """Each token a tone of its own, of 0.3 s."""
     time = np.arange(4800) / 16_000
     parts = [0.3 * np.sin(2 * np.pi * 300 * 2**token * time) for token in text]
-    clip = np.concatenate(parts).astype(np.float32)
-    return Transcript(pieces_of(clip, ENCODER), tokens_of(len(clip)), np.array(text, np.int32))
+    clip = np.rint(np.concatenate(parts) * 32768).astype(np.int16)
+    return Transcript(clip, np.array(text, np.int32))
 
 
 def test_encoder_and_head_learn_to_spell():
@@ -100,7 +104,7 @@ def test_encoder_and_head_learn_to_spell():
     texts = [(a, b) for a in range(4) for b in range(4) if a != b]
     start = decoder.init_params(MODEL, VOCAB, jax.random.key(0))
     optimizer = optax.adam(0.01)
-    batches = transcription.clip_batches([tones(text) for text in texts], 3.0, 10, seed=0)
+    batches = clips.clip_batches([tones(text) for text in texts], 3.0, ENCODER, seed=0)
 
     @jax.jit
     def step(params, state, batch):
@@ -110,64 +114,14 @@ def test_encoder_and_head_learn_to_spell():
 
     learned, state = start, optimizer.init(start)
     for _ in range(600):
-        learned, state = step(learned, state, next(batches))
+        learned, state = step(learned, state, next(batches)())
     jax.tree.map(np.testing.assert_array_equal, learned["layers"], start["layers"])
     for text in texts:
         clip = tones(text)
-        batch = transcription.batch_of([clip], 5, longest=2)
+        batch = batch_of(clip, longest=2)
         scores = transcription.spelling(learned, MODEL, batch)
         said = transcription.transcribed(np.asarray(scores)[0], clip.tokens, PLACEHOLDER)
         assert said == list(text)
-
-
-def test_batches_hold_every_clip_once_a_pass_and_shapes_are_few():
-    rng = np.random.default_rng(0)
-    clips = [
-        transcript(int(rng.integers(800, 9000)), rng.integers(0, 4, 1 + i % 5).tolist(), seed=i)
-        for i in range(40)
-    ]
-    batches = transcription.clip_batches(clips, 2.0, ENCODER.n_window, seed=0)
-    rows = {n: round(2.0 / (0.2 * n)) for n in {c.pieces.count for c in clips}}
-    per_pass = sum(-(-sum(c.pieces.count == n for c in clips) // rows[n]) for n in rows)
-    for _ in range(2):
-        found = []
-        for batch in itertools.islice(batches, per_pass):
-            count = batch.pieces.count // len(batch.text)
-            assert batch.pieces.count == rows[count] * count
-            found += [row[gone == 0].tolist() for row, gone in zip(batch.text, batch.absent,
-                                                                    strict=True)]
-        assert {tuple(f) for f in found} == {tuple(c.text.tolist()) for c in clips}
-    assert len({b.text.shape for b in itertools.islice(batches, 3 * per_pass)}) == len(rows)
-
-
-def test_strung_clips_lie_where_their_texts_say():
-    """Every row is silence and whole clips, in the order of its text; some begin late."""
-    clips = [transcript(n, [k], seed=k) for n, k in ((3100, 1), (1700, 2), (12000, 3))]
-    mels = {int(c.text[0]): np.asarray(c.pieces.mel).reshape(-1, 8)[: c.pieces.frames.sum()]
-            for c in clips}
-    batches = transcription.strung_batches(clips, 6.0, ENCODER.n_window, seed=0)
-    shapes, begins, told = set(), [], []
-    for batch in itertools.islice(batches, 12):
-        rows, slots = batch.silent.shape
-        shapes.add((rows, slots, batch.text.shape[1]))
-        mel = np.asarray(batch.pieces.mel).reshape(rows, -1, 8)
-        real = np.asarray(batch.pieces.frames).reshape(rows, -1).sum(axis=1)
-        for row in range(rows):
-            words = batch.text[row][batch.absent[row] == 0]
-            told.append(len(words))
-            at = 0
-            for word in words:
-                one = mels[int(word)]
-                starts = [i for i in range(at, real[row] - len(one) + 1)
-                          if np.array_equal(mel[row, i : i + len(one)], one)]
-                assert starts, f"clip {word} is not behind frame {at}"
-                pause = mel[row, at : starts[0]]
-                assert (pause == one.min()).all() and len(pause) <= 60
-                begins += [starts[0]] if not at else []
-                at = starts[0] + len(one)
-            assert at == real[row]
-            assert (batch.silent[row] == 0).sum() == audio_encoder.token_count(int(real[row]))
-    assert len(shapes) == 2 and max(told) > 1 and len(set(begins)) > 10
 
 
 def test_what_is_unlike_the_table_by_hand():
@@ -185,7 +139,7 @@ def test_what_is_unlike_the_table_by_hand():
 
 def test_outputs_learn_to_be_as_long_as_what_is_read(params):
     """CTC does not mind how long they are; the second term does."""
-    batch = transcription.batch_of([transcript(3200, [1, 2])], 5, longest=4)
+    batch = batch_of(transcript(3200, [1, 2]), longest=4)
     long = {**params["audio"], "project": 9 * params["audio"]["project"],
             "project_bias": 9 * params["audio"]["project_bias"]}
     run = jax.jit(transcription.gradient_of_encoder, static_argnums=(0, 1))
@@ -199,7 +153,7 @@ def test_outputs_learn_to_be_as_long_as_what_is_read(params):
 def test_a_frozen_field_does_not_matter_to_what_is_transcribed(params):
     one = transcript(4000, [1, 2])
     frozen = dataclasses.replace(MODEL, audio=dataclasses.replace(ENCODER, frozen=True))
-    batch = transcription.batch_of([one], 5, longest=2)
+    batch = batch_of(one, longest=2)
     np.testing.assert_array_equal(
         transcription.spelling(params, MODEL, batch), transcription.spelling(params, frozen, batch)
     )

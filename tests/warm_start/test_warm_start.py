@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 import shutil
 import threading
@@ -26,7 +25,7 @@ from tarl_jax.speech.service import Speech
 from tarl_jax.text.chat import Chat
 from tarl_jax.training.policy import make_updater
 from tarl_jax.types import Call
-from tarl_jax.warm_start import recipe
+from tarl_jax.warm_start import demonstrations, recipe
 from tarl_jax.warm_start.demonstrations import (
     demonstrate,
     demonstrate_spaced,
@@ -405,41 +404,43 @@ def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by
     assert {1, 2, 3, 4, 5, 6, 7} <= set(gaps)
 
 
-def test_acoustics_of_spoken_demonstrations_are_drawn_by_the_turn(by_speech):
+def test_acoustics_of_spoken_demonstrations_are_drawn_by_the_turn(by_speech, monkeypatch):
     config, env = by_speech
     noisy = dataclasses.replace(
         config.speech, acoustics=("hesitant:0.5", "white:5..30", "telephone"), clean=0.2,
         acoustics_per="turn",
     )
 
-    class Asked:
-        """What is asked of a `Speech`."""
-
-        def __init__(self):
-            self.effects = []
-
-        def submit(self, text, voice, effects, seed):
-            self.effects.append(effects)
-            found = Future()
-            found.set_result(Hum().say(text, voice))
-            return found
-
     def asked(speech):
-        asked, one = Asked(), dataclasses.replace(config, speech=speech)
-        found, alone = demonstrate_spoken(one, env, config.warm_start.clerk, 6, asked)
-        return asked.effects, len(alone), sum(len(d.said) for d in found)
+        """What is asked of a `Speech`, what is applied behind it, and how much is said alone."""
+        said, applied = [], []
 
-    effects, alone, turns = asked(noisy)
-    assert len(effects) == alone + turns
-    kinds = [e[0].name if e else "clean" for e in effects]
-    assert set(kinds) == {"clean", "hesitant", "white", "telephone"}
-    # What is said alone is nothing but what it is: some of these have no effect in its place.
-    assert kinds.count("clean") > kinds.count("hesitant")
-    assert len({e[0].value for e in effects if e and e[0].name == "white"}) > 3
-    assert asked(noisy)[0] == effects
-    by_episode, _, _ = asked(dataclasses.replace(noisy, acoustics_per="episode"))
-    changes = [a != b for a, b in itertools.pairwise(by_episode) if "hesitant" not in str((a, b))]
-    assert sum(changes) < len(by_episode) / 3
+        class Asked:
+            def submit(self, text, voice, effects, seed):
+                said.append(tuple(effects))
+                found = Future()
+                found.set_result(Hum().say(text, voice))
+                return found
+
+        def apply(clip, effects, seed, babblers):
+            applied.append(effects)
+            return clip / 2 if effects else clip
+
+        monkeypatch.setattr(demonstrations, "apply", apply)
+        one = dataclasses.replace(config, speech=speech)
+        found, alone = demonstrate_spoken(one, env, config.warm_start.clerk, 6, Asked())
+        whole = [np.abs(t.clip).max() for d in found for t in d.said]
+        assert min(whole) == max(whole)  # what is to be transcribed is without
+        return said, applied, len(alone), sum(len(d.said) for d in found)
+
+    said, applied, alone, turns = asked(noisy)
+    assert len(said) == alone + turns and len(applied) == turns
+    assert {e[0].name if e else "clean" for e in said} == {"clean", "hesitant"}
+    assert {e[0].name if e else "clean" for e in applied} == {"clean", "white", "telephone"}
+    assert len({e[0].value for e in applied if e and e[0].name == "white"}) > 3
+    assert asked(noisy)[:2] == (said, applied)
+    _, by_episode, _, _ = asked(dataclasses.replace(noisy, acoustics_per="episode"))
+    assert len(set(by_episode)) < len(set(applied))
 
 
 @pytest.mark.slow
