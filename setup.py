@@ -66,7 +66,7 @@ setup(
     packages=find_packages(include=["tarl_jax", "tarl_jax.*"]),
     package_data={
         "tarl_jax.judge": ["rubric.txt", "user_rubric.txt", "outcome_rubric.txt"],
-        "tarl_jax.warm_start": ["default.npz", "default.json"],
+        "tarl_jax.warm_start": ["*.npz", "*.json"],
         "tarl_jax.text": ["shop.model", "network.model"],
         "tarl_jax.sandbox": ["*_policy.md", "prompts/*.txt"],
         "tarl_jax.view": ["page/*"],

@@ -82,8 +82,8 @@ class WarmStartConfig:
 
     It plays on the embedded data, whatever the run trains on, so its result depends on nothing but
     these fields, the model and the tokenizer: runs of many kinds begin at one policy.
-    That of the embedded default is kept in the package (`warm_start/default.json` says how it was
-    made).
+    Some are kept in the package, the embedded default's for one; `warm_start/default.json` says how
+    that one was made.
 
     make: makes it anew even where the package or the cache has it.
     num_users, orders_per_user: of the shops that it plays in, as in `shop`.

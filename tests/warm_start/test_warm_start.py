@@ -25,7 +25,7 @@ from tarl_jax.speech.service import Speech
 from tarl_jax.text.chat import Chat
 from tarl_jax.training.policy import make_updater
 from tarl_jax.types import Call
-from tarl_jax.warm_start import demonstrations, recipe
+from tarl_jax.warm_start import demonstrations, shipped
 from tarl_jax.warm_start.demonstrations import (
     demonstrate,
     demonstrate_spaced,
@@ -34,7 +34,8 @@ from tarl_jax.warm_start.demonstrations import (
     with_more_errors,
 )
 from tarl_jax.warm_start.imitation import make_optimizer
-from tarl_jax.warm_start.recipe import DEFAULT, load_default, warm_start, warm_start_digest
+from tarl_jax.warm_start.recipe import warm_start, warm_start_digest
+from tarl_jax.warm_start.shipped import shipped_policy
 
 
 def demonstrations_of(config, env):
@@ -214,24 +215,28 @@ def test_the_name_holds_what_the_policy_depends_on_and_no_more(
 
 def test_the_package_keeps_the_policy_of_the_embedded_default():
     """The default config finds it, it is the file that its record describes, and it fits."""
-    default = RunConfig()
-    env = Environment.from_config(default)
-    digest = warm_start_digest(default, env)
-    kept = load_default(digest)
-    assert kept is not None, "the embedded default has changed: run tarl_jax.training.ship_base"
+    fits(RunConfig(), "default.npz", 3e6)
+    assert shipped_policy("another") is None
+
+
+def fits(config, name, most):
+    env = Environment.from_config(config)
+    found = shipped_policy(warm_start_digest(config, env))
+    assert found is not None, f"{name} is of another config: run tarl_jax.training.ship_base"
+    params, path = found
+    assert path.name == name and path.stat().st_size < most
     shapes = jax.eval_shape(
-        lambda: decoder.init_params(default.model, env.vocab_size, jax.random.key(0))
+        lambda: decoder.init_params(config.model, env.vocab_size, jax.random.key(0))
     )
-    assert jax.tree.map(np.shape, kept) == jax.tree.map(lambda x: x.shape, shapes)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept))
-    assert load_default("another") is None
-    assert DEFAULT.stat().st_size < 3e6
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda x: x.shape, shapes)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
 def test_a_kept_policy_is_used_and_a_damaged_one_is_named(config, tiny_env, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "DEFAULT", tmp_path / "default.npz")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     made, _ = started(config, tiny_env)
-    recipe.save_default(made, {"digest": warm_start_digest(config, tiny_env)})
+    shipped.ship_policy("other", {}, {"digest": "another"})
+    shipped.ship_policy("default", made, {"digest": warm_start_digest(config, tiny_env)})
     kept, where = started(config, tiny_env)
     assert where == tmp_path / "default.npz"
     for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(kept), strict=True):

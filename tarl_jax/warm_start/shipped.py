@@ -1,0 +1,66 @@
+"""Warm starts that the package keeps, so that figures can be compared and nobody waits for them.
+
+Each is NAME.npz, its values in half precision, with NAME.json, which says what it is of and how it
+was made (`python -m tarl_jax.training.ship_base`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tarl_jax.config import TarlError
+from tarl_jax.models.params import Params
+
+FOLDER = Path(__file__).parent
+
+
+def shipped_policy(digest: str) -> tuple[Params, Path] | None:
+    """The policy of a warm start with this digest, and its file; None: the package has none.
+
+    Raises TarlError where the file is not the one that its record describes.
+    """
+    for record in sorted(FOLDER.glob("*.json")):
+        said = json.loads(record.read_text("utf-8"))
+        path = record.with_suffix(".npz")
+        if said["digest"] != digest or not path.is_file():
+            continue
+        if hashlib.sha256(path.read_bytes()).hexdigest() != said["sha256"]:
+            raise TarlError(f"{path}: is not the file that {record.name} describes; install the"
+                            " package again, or make the warm start:"
+                            " --config.warm_start.make=True")
+        return _read(path), path
+    return None
+
+
+def ship_policy(name: str, params: Params, record: dict[str, Any]) -> Path:
+    """Puts a policy into the package, each value rounded to half precision; returns its file.
+
+    record: its digest, and how it was made; the hash is added here.
+    """
+    leaves: Any = jax.tree_util.tree_leaves_with_path(params)
+    arrays: dict[str, Any] = {
+        "/".join(key.key for key in path): np.asarray(x).astype(np.float16) for path, x in leaves
+    }
+    path = FOLDER / f"{name}.npz"
+    np.savez_compressed(path, **arrays)
+    said = {**record, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+    return path
+
+
+def _read(path: Path) -> Params:
+    params: Params = {}
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            *way, last = name.split("/")
+            place = params
+            for step in way:
+                place = place.setdefault(step, {})
+            place[last] = arrays[name].astype(np.float32)
+    return params
