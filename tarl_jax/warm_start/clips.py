@@ -69,8 +69,8 @@ def drawn_acoustics(config: SpeechConfig, babblers: Sequence[np.ndarray]) -> Aco
 
 
 def mixed_batches(
-    transcripts: Sequence[Transcript], seconds: float, audio: AudioConfig, seed: int,
-    acoustics: Acoustics = unchanged,
+    transcripts: Sequence[Transcript], seconds: float, audio: AudioConfig,
+    seed: Sequence[int], acoustics: Acoustics = unchanged,
 ) -> Iterator[Make]:
     """One of clips as they are, one of clips strung together, and so on."""
     each = [kind(transcripts, seconds, audio, seed, acoustics)
@@ -80,11 +80,11 @@ def mixed_batches(
 
 
 def clip_batches(
-    transcripts: Sequence[Transcript], seconds: float, audio: AudioConfig, seed: int,
-    acoustics: Acoustics = unchanged,
+    transcripts: Sequence[Transcript], seconds: float, audio: AudioConfig,
+    seed: Sequence[int], acoustics: Acoustics = unchanged,
 ) -> Iterator[Make]:
     """Endless batches of about so many seconds of sound; clips of equally many pieces together."""
-    rng = np.random.default_rng([seed, 2])
+    rng = np.random.default_rng([*seed, 2])
     by_count: dict[int, list[Transcript]] = {}
     for one in transcripts:
         by_count.setdefault(-(-len(one.clip) // _samples(audio)), []).append(one)
@@ -109,8 +109,8 @@ def clip_batches(
 
 
 def strung_batches(
-    transcripts: Sequence[Transcript], seconds: float, audio: AudioConfig, seed: int,
-    acoustics: Acoustics = unchanged,
+    transcripts: Sequence[Transcript], seconds: float, audio: AudioConfig,
+    seed: Sequence[int], acoustics: Acoustics = unchanged,
 ) -> Iterator[Make]:
     """Endless batches of clips strung together at random, with pauses, beginning anywhere.
 
@@ -118,7 +118,7 @@ def strung_batches(
     that it has right alone it then has wrong in the midst of a turn. Rows have two lengths; the
     longer one has room for every clip. What is strung has acoustics as a whole, pauses too.
     """
-    rng = np.random.default_rng([seed, 3])
+    rng = np.random.default_rng([*seed, 3])
     size = _samples(audio)
     most = -(-(max(len(one.clip) for one in transcripts) + _LATE) // size)
     choices = []

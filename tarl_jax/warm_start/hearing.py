@@ -119,13 +119,19 @@ def transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     gradient = jax.jit(functools.partial(
         transcription.gradient_of_encoder, config.model, _placeholder(material.env)
     ))
-    begin = itertools.islice(_in_silence(material, material.clips), speech_stage.clean_steps)
+    clean_steps = speech_stage.clean_steps if begins_in_silence(config) else 0
+    begin = itertools.islice(_in_silence(material, material.clips), clean_steps)
     batches = itertools.chain(begin, _as_heard(material, material.clips))
     lesson = Lesson(functools.partial(gradient, params), batches)
     trainer = Trainer(untaught, encoder, lesson)
     return {**params, "audio": teach(
         trainer, "transcribing", speech_stage.steps, progress, material.kept
     )}
+
+
+def begins_in_silence(config: RunConfig) -> bool:
+    """Whether what is heard later differs from what is heard in `clean_steps`."""
+    return bool(config.warm_start.speech_stage.masks or config.speech.acoustics)
 
 
 def act_on_speech(material: Material, params: decoder.Params) -> decoder.Params:
@@ -142,7 +148,7 @@ def act_on_speech(material: Material, params: decoder.Params) -> decoder.Params:
         config.model, then,
         [*spoken, *_some(material.spaced, count), *_some(material.written, count)],
     )
-    transcribing = _transcription(material, _as_heard(material, material.clips))
+    transcribing = _transcription(material, _as_heard(material, material.clips, 1))
     trainer = Trainer(params, make_optimizer(then), acting, transcribing)
     return teach(
         trainer, "acting on speech", speech_stage.joint_steps, progress, material.kept
@@ -170,19 +176,22 @@ def _in_silence(material: Material, clips: list[Transcript]) -> Iterator[Make]:
     """Batches of the clips as they were said."""
     settings = material.config.warm_start
     return mixed_batches(
-        clips, settings.speech_stage.batch_seconds, material.config.model.audio, settings.seed
+        clips, settings.speech_stage.batch_seconds, material.config.model.audio, [settings.seed]
     )
 
 
-def _as_heard(material: Material, clips: list[Transcript]) -> Iterator[Make]:
-    """In the acoustics of the config, masked as it says."""
+def _as_heard(material: Material, clips: list[Transcript], *again: int) -> Iterator[Make]:
+    """In the acoustics of the config, masked as it says.
+
+    again: makes them others than those of another stage.
+    """
     settings = material.config.warm_start
+    seed = [settings.seed, *again]
     _, _, acoustics = material.spoken
     batches = mixed_batches(
-        clips, settings.speech_stage.batch_seconds, material.config.model.audio, settings.seed,
-        acoustics,
+        clips, settings.speech_stage.batch_seconds, material.config.model.audio, seed, acoustics
     )
-    return masked(batches, settings.speech_stage, settings.seed)
+    return masked(batches, settings.speech_stage, seed)
 
 
 def _placeholder(env: Environment) -> int:

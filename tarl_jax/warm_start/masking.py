@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -12,12 +12,15 @@ from tarl_jax.config.warm_start import SpeechStageConfig
 from tarl_jax.warm_start.clips import Clips, Make
 
 
-def masked(batches: Iterable[Make], settings: SpeechStageConfig, seed: int) -> Iterator[Make]:
+def masked(
+    batches: Iterable[Make], settings: SpeechStageConfig, seed: Sequence[int]
+) -> Iterator[Make]:
     """The batches, in each clip of which so many bands and stretches are its mean, if any."""
     if not settings.masks:
         yield from batches
+        return
     for count, make in enumerate(batches):
-        yield functools.partial(_masked, make, settings, [seed, 4, count])
+        yield functools.partial(_masked, make, settings, [*seed, 4, count])
 
 
 def _masked(make: Make, settings: SpeechStageConfig, seed: list[int]) -> Clips:

@@ -32,13 +32,14 @@ from tarl_jax.warm_start.demonstrations import (
     played,
     with_more_errors,
 )
-from tarl_jax.warm_start.hearing import Material, act_on_speech, transcribe
+from tarl_jax.warm_start.hearing import Material, act_on_speech, begins_in_silence, transcribe
 from tarl_jax.warm_start.imitation import Kept, Progress, Score, imitate, lower
 from tarl_jax.warm_start.shipped import shipped_policy
 
 FORMAT = 6  # raised when the meaning of a cached warm start changes
 ENCODER_FORMAT = 2  # the same, of policies with an audio encoder only
 SPEECH_FORMAT = 3  # and of those that learn to hear
+ACTING_FORMAT = 1  # and of those that act on what they hear
 
 
 def warm_start(
@@ -163,10 +164,9 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         del settings["speech_stage"]
     else:
         of_masks = [name for name in settings["speech_stage"] if "_mask" in name]
-        masks = config.warm_start.speech_stage.masks
-        for name in [] if masks else of_masks:
+        for name in [] if config.warm_start.speech_stage.masks else of_masks:
             del settings["speech_stage"][name]
-        if not (masks or config.speech.acoustics):
+        if not begins_in_silence(config):
             del settings["speech_stage"]["clean_steps"]
     content = {
         "format": FORMAT,
@@ -181,6 +181,8 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
         content["audio_encoder"] = ENCODER_FORMAT
     if _learns_speech(config):
         content["speech"] = [SPEECH_FORMAT, config.speech.sound()]
+        if config.warm_start.speech_stage.joint_steps:
+            content["acting"] = ACTING_FORMAT
     if config.maths.demonstrations:
         assert env.maths is not None
         content["maths"] = [

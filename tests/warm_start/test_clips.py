@@ -64,7 +64,7 @@ def test_batches_hold_every_clip_once_a_pass_and_shapes_are_few():
         transcript(int(rng.integers(800, 9000)), rng.integers(0, 4, 1 + i % 5).tolist(), seed=i)
         for i in range(40)
     ]
-    batches = clip_batches(clips, 2.0, ENCODER, seed=0)
+    batches = clip_batches(clips, 2.0, ENCODER, seed=[0])
     rows = {n: round(2.0 / (0.2 * n)) for n in set(map(count_of, clips))}
     per_pass = sum(-(-sum(count_of(c) == n for c in clips) // rows[n]) for n in rows)
     for _ in range(2):
@@ -89,7 +89,7 @@ def test_strung_clips_lie_where_their_texts_say():
         heard.append(np.rint(clip * 32768).astype(np.int16))
         return clip
 
-    batches = strung_batches(clips, 6.0, ENCODER, seed=0, acoustics=listen)
+    batches = strung_batches(clips, 6.0, ENCODER, seed=[0], acoustics=listen)
     shapes, begins, told = set(), [], []
     for make in itertools.islice(batches, 12):
         heard.clear()
@@ -120,7 +120,7 @@ def test_acoustics_are_drawn_anew_each_time_a_clip_comes_and_the_same_in_every_s
     acoustics = drawn_acoustics(speech, ())
 
     def passes():
-        batches = clip_batches(clips, 0.8, ENCODER, 0, acoustics)
+        batches = clip_batches(clips, 0.8, ENCODER, [0], acoustics)
         found = {}
         for make in itertools.islice(batches, 12):
             batch = make()
@@ -159,7 +159,7 @@ def test_what_is_passed_over_is_not_made():
         return clip
 
     def batches():
-        return mixed_batches(clips, 1.0, ENCODER, 0, acoustics)
+        return mixed_batches(clips, 1.0, ENCODER, [0], acoustics)
 
     whole = [make() for make in itertools.islice(batches(), 6)]
     draws = list(asked)

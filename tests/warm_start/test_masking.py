@@ -65,7 +65,7 @@ def test_a_stretch_is_of_all_bins_and_within_the_clip():
 def test_masks_are_a_function_of_the_seed():
     settings = dataclasses.replace(SpeechStageConfig(), frequency_masks=2, time_masks=2)
     one, same, other = (
-        np.asarray(next(iter(masked([clips], settings, seed)))().pieces.mel) for seed in (3, 3, 4)
+        np.asarray(next(iter(masked([clips], settings, [seed])))().pieces.mel) for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)

@@ -104,7 +104,7 @@ def test_encoder_and_head_learn_to_spell():
     texts = [(a, b) for a in range(4) for b in range(4) if a != b]
     start = decoder.init_params(MODEL, VOCAB, jax.random.key(0))
     optimizer = optax.adam(0.01)
-    batches = clips.clip_batches([tones(text) for text in texts], 3.0, ENCODER, seed=0)
+    batches = clips.clip_batches([tones(text) for text in texts], 3.0, ENCODER, seed=[0])
 
     @jax.jit
     def step(params, state, batch):
