@@ -48,8 +48,8 @@ class SpeechStageConfig:
     joint_steps: of imitation of spoken demonstrations, and as many spaced and written ones,
       `batch_tokens` each, beside transcription; all parameters learn, with half of Adam's rate.
     joint_rate: Muon's on the decoder, in `value_steps` and `joint_steps`, over the warm start's.
-    frequency_masks, time_masks: SpecAugment in all that is transcribed: so many bands of mel bins,
-      and stretches of time, of each clip are masked.
+    frequency_masks, time_masks: SpecAugment in what is transcribed, after `clean_steps`: so many
+      bands of mel bins, and stretches of time, of each clip are masked.
     frequency_mask_bins, time_mask_frames: the widest band, in mel bins, and the longest stretch, in
       frames of 10 ms.
     """

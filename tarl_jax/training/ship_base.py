@@ -6,8 +6,9 @@
 Every run whose warm start the package keeps begins at that policy, so that the first command trains
 within a minute and figures can be compared. Without --run the embedded default's is made, which
 takes about five minutes on two cores. With it, the policy that RUN began at becomes the one of its
-config's name; RUN was evaluated before it trained (`eval.before`, or `rl.steps=0`). Beside a policy
-(`warm_start/NAME.npz`, half precision) stands how it was made (NAME.json).
+config's name; RUN was evaluated before it trained (`eval.before`), and is the run that made it, not
+one that found it in the cache. Beside a policy (`warm_start/NAME.npz`, half precision) stands how
+it was made (NAME.json).
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def make(workdir: Path) -> None:
 
 
 def ship(run: Path, command: str) -> None:
-    """Keeps what the run began at. Raises InputError for one that was not evaluated there."""
+    """Keeps what the run began at.
+
+    Raises InputError where that is not a warm start alone, or was not evaluated.
+    """
     from tarl_jax.config import InputError, from_config_dict
     from tarl_jax.rollout.environment import Environment
     from tarl_jax.runs.checkpoint import Checkpoints
@@ -48,8 +52,17 @@ def ship(run: Path, command: str) -> None:
     from tarl_jax.warm_start.recipe import warm_start_digest
     from tarl_jax.warm_start.shipped import ship_policy
 
-    values, _ = read_run(run)
+    values, parts = read_run(run)
     config = dataclasses.replace(from_config_dict(values), workdir=str(run))
+    other = {
+        "parts of its own": parts, "config.sft.steps": config.sft.steps,
+        "config.model.pretrained": config.model.pretrained,
+        "config.model.lora.rank": config.model.lora.rank,
+        "no config.warm_start.steps": not config.warm_start.steps,
+    }
+    if found := [name for name, value in other.items() if value]:
+        raise InputError(f"{run}: began at more than a warm start ({', '.join(found)}), which its"
+                         " digest does not name; keep one of a run without")
     summary = run / "summary.json"
     figures = json.loads(summary.read_text("utf-8")).get("base", {}) if summary.exists() else {}
     if "eval/pass^1" not in figures:
@@ -59,7 +72,7 @@ def ship(run: Path, command: str) -> None:
     env = Environment.from_config(config)
     state = restore(config, env, make_updater(config, env), checkpoints, 0)
     checkpoints.close()
-    versions = json.loads((run / "versions.json").read_text("utf-8"))[-1]
+    versions = json.loads((run / "versions.json").read_text("utf-8"))[0]
     path = ship_policy(config.name, state.policy, {
         "digest": warm_start_digest(config, env),
         "command": command,

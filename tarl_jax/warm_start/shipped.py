@@ -26,7 +26,7 @@ def shipped_policy(digest: str) -> tuple[Params, Path] | None:
     Raises TarlError where the file is not the one that its record describes.
     """
     for record in sorted(FOLDER.glob("*.json")):
-        said = json.loads(record.read_text("utf-8"))
+        said = _record(record)
         path = record.with_suffix(".npz")
         if said["digest"] != digest or not path.is_file():
             continue
@@ -42,7 +42,13 @@ def ship_policy(name: str, params: Params, record: dict[str, Any]) -> Path:
     """Puts a policy into the package, each value rounded to half precision; returns its file.
 
     record: its digest, and how it was made; the hash is added here.
+    Raises TarlError where the package has another policy of that name, or that policy by another.
     """
+    for other in FOLDER.glob("*.json"):
+        if (other.stem == name) != (_record(other)["digest"] == record["digest"]):
+            what = "is of another config" if other.stem == name else "is of the same config"
+            raise TarlError(f"{other}: {what}; remove it and its .npz, or give the run another"
+                            " config.name")
     leaves: Any = jax.tree_util.tree_leaves_with_path(params)
     arrays: dict[str, Any] = {
         "/".join(key.key for key in path): np.asarray(x).astype(np.float16) for path, x in leaves
@@ -52,6 +58,17 @@ def ship_policy(name: str, params: Params, record: dict[str, Any]) -> Path:
     said = {**record, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     path.with_suffix(".json").write_text(json.dumps(said, indent=2) + "\n", "utf-8")
     return path
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """Raises TarlError for a file that is none."""
+    try:
+        said = json.loads(path.read_text("utf-8"))
+        if isinstance(said, dict) and {"digest", "sha256"} <= said.keys():
+            return said
+    except ValueError:
+        pass
+    raise TarlError(f"{path}: is not a record of a policy; install the package again, or remove it")
 
 
 def _read(path: Path) -> Params:

@@ -69,3 +69,10 @@ def test_masks_are_a_function_of_the_seed():
     )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
+
+
+def test_masks_differ_from_batch_to_batch():
+    settings = dataclasses.replace(SpeechStageConfig(), frequency_masks=2, time_masks=2)
+    first, second = (make().pieces.mel for make in masked([clips, clips], settings, [3]))
+    assert not np.array_equal(first, second)
+    assert list(masked([clips, clips], SpeechStageConfig(), [3])) == [clips, clips]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import shutil
+import json
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -15,25 +14,22 @@ import pytest
 from tarl_jax.config import ConfigError, RunConfig, TarlError, from_config_dict
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.presets import sized
-from tarl_jax.config.warm_start import SpeechStageConfig
 from tarl_jax.maths.answers import final_answer
 from tarl_jax.models import decoder
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.runs.stopping import Interrupted
 from tarl_jax.sandbox import shop
-from tarl_jax.speech.service import Speech
 from tarl_jax.text.chat import Chat
+from tarl_jax.training import ship_base
 from tarl_jax.training.policy import make_updater
+from tarl_jax.training.train import train
 from tarl_jax.types import Call
-from tarl_jax.warm_start import demonstrations, shipped
+from tarl_jax.warm_start import shipped
 from tarl_jax.warm_start.demonstrations import (
     demonstrate,
-    demonstrate_spaced,
-    demonstrate_spoken,
     shop_of,
     with_more_errors,
 )
-from tarl_jax.warm_start.imitation import make_optimizer
 from tarl_jax.warm_start.recipe import warm_start, warm_start_digest
 from tarl_jax.warm_start.shipped import shipped_policy
 
@@ -41,15 +37,6 @@ from tarl_jax.warm_start.shipped import shipped_policy
 def demonstrations_of(config, env):
     settings = config.warm_start
     return demonstrate(config, env, settings.clerk, settings.episodes)
-
-
-@pytest.fixture
-def config(tiny_config, tmp_path):
-    settings = dataclasses.replace(
-        tiny_config.warm_start, episodes=24, branches=3, steps=30, batch_tokens=1024,
-        cache_dir=str(tmp_path),
-    )
-    return dataclasses.replace(tiny_config, warm_start=settings)
 
 
 def test_demonstrations_mark_the_clerks_turns_and_nothing_else(config, tiny_env):
@@ -236,6 +223,7 @@ def test_a_kept_policy_is_used_and_a_damaged_one_is_named(config, tiny_env, tmp_
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     made, _ = started(config, tiny_env)
     shipped.ship_policy("other", {}, {"digest": "another"})
+    (tmp_path / "note.txt").write_text("not a record")
     shipped.ship_policy("default", made, {"digest": warm_start_digest(config, tiny_env)})
     kept, where = started(config, tiny_env)
     assert where == tmp_path / "default.npz"
@@ -251,6 +239,58 @@ def test_a_kept_policy_is_used_and_a_damaged_one_is_named(config, tiny_env, tmp_
         file.write(b"!")
     with pytest.raises(TarlError, match=r"is not the file that default\.json describes"):
         started(config, tiny_env)
+
+
+def test_a_policy_of_the_package_has_one_name_and_a_name_one_policy(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    shipped.ship_policy("one", {"a": np.ones(2)}, {"digest": "1"})
+    shipped.ship_policy("one", {"a": np.zeros(2)}, {"digest": "1"})  # made anew
+    params, path = shipped_policy("1")
+    assert path.name == "one.npz" and not params["a"].any()
+    with pytest.raises(TarlError, match=r"one\.json: is of another config"):
+        shipped.ship_policy("one", {}, {"digest": "2"})
+    with pytest.raises(TarlError, match=r"one\.json: is of the same config"):
+        shipped.ship_policy("two", {}, {"digest": "1"})
+    assert not (tmp_path / "two.npz").exists()
+    for broken in ("{", "[]", '{"digest": "3"}'):
+        (tmp_path / "broken.json").write_text(broken)
+        with pytest.raises(TarlError, match=r"broken\.json: is not a record"):
+            shipped_policy("1")
+
+
+@pytest.mark.slow
+def test_the_warm_start_of_a_run_becomes_the_packages(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "package")
+    (tmp_path / "package").mkdir()
+    config = dataclasses.replace(
+        tiny_config, name="mine", workdir=str(tmp_path / "run"),
+        rl=dataclasses.replace(tiny_config.rl, steps=0),
+        eval=dataclasses.replace(tiny_config.eval, before=True),
+        warm_start=dataclasses.replace(
+            tiny_config.warm_start, episodes=24, branches=3, steps=2, cache_dir=str(tmp_path)
+        ),
+    )
+    train(config)
+    ship_base.ship(tmp_path / "run", "by hand")
+    env = Environment.from_config(config)
+    found, path = started(config, env)
+    assert path == tmp_path / "package/mine.npz"
+    made, _ = started(dataclasses.replace(
+        config, warm_start=dataclasses.replace(config.warm_start, make=True)), env)
+    for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(np.asarray(a).astype(np.float16), np.asarray(b))
+    said = json.loads(path.with_suffix(".json").read_text())
+    assert said["command"] == "by hand" and 0 <= said["before_rounding"]["pass^1"] <= 1
+    record = tmp_path / "run/config.json"
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps({**values, "sft.steps": 3}))
+    with pytest.raises(TarlError, match=r"began at more than a warm start \(config\.sft\.steps\)"):
+        ship_base.ship(tmp_path / "run", "by hand")
+    record.write_text(json.dumps(values))
+    (tmp_path / "run/summary.json").unlink()
+    with pytest.raises(TarlError, match=r"eval\.before=True"):
+        ship_base.ship(tmp_path / "run", "by hand")
+
 
 
 @pytest.mark.slow
@@ -322,207 +362,3 @@ def test_an_audio_encoder_that_is_not_there_changes_no_warm_start(tiny_config, t
     assert warm_start_digest(dataclasses.replace(tiny_config, model=deaf), tiny_env) == name
     hearing = dataclasses.replace(tiny_config.model, audio=AudioConfig(encoder_layers=1))
     assert warm_start_digest(dataclasses.replace(tiny_config, model=hearing), tiny_env) != name
-
-
-# ---- by speech ---------------------------------------------------------------------------------
-
-
-class Hum:
-    """A synthesiser whose clips are as long as their texts."""
-
-    def say(self, text, voice):
-        time = np.arange(640 * len(text)) / 16_000
-        return (np.sin(2 * np.pi * 300 * time) * 9000).astype(np.int16) / np.float32(32768)
-
-    def version(self, voice):
-        return "hum"
-
-    def close(self): ...
-
-
-@pytest.fixture
-def by_speech(config):
-    speech_stage = SpeechStageConfig(
-        episodes=6, spaced=6, value_steps=2, steps=2, joint_steps=2, batch_seconds=4.0,
-        batch_tokens=1024,
-    )
-    encoder = AudioConfig(
-        num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
-        encoder_ffn_dim=16, n_window=10, output_dim=config.model.d_model,
-    )
-    config = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, audio=encoder),
-        warm_start=dataclasses.replace(config.warm_start, steps=2, speech_stage=speech_stage),
-        rollout=dataclasses.replace(config.rollout, max_episode_tokens=1024),
-    )
-    return config, Environment.from_config(config)
-
-
-def test_spoken_demonstrations_are_the_written_ones_said(by_speech):
-    config, env = by_speech
-    clerk, episodes = config.warm_start.clerk, 6
-    written = demonstrate(config, env, clerk, episodes)
-    with Speech(Hum(), workers=1, voices=("a",)) as speech:
-        spoken, alone = demonstrate_spoken(config, env, clerk, episodes, speech)
-    assert len(spoken) == len(written) == 6
-    (placeholder,) = env.tokenizer.encode_markup("<|AUDIO|>")
-    for plain, other in zip(written, spoken, strict=True):
-        np.testing.assert_array_equal(plain.tokens[plain.agent], other.tokens[other.agent])
-        places = other.audio_inputs.places
-        assert set(other.tokens[places > 0]) == {placeholder} and placeholder not in plain.tokens
-        assert (places > 0).sum() == sum(t.tokens for t in other.said)
-        sample = other.sample(0.5)
-        assert not sample.advantages[places > 0].any()
-        assert sample.audio_inputs is other.audio_inputs
-        text, said = env.tokenizer.decode(plain.tokens), other.said
-        assert all(env.tokenizer.decode(t.text) in text for t in said)
-        assert text.count("<|im_start|>user\n") - text.count("<tool_response>") == len(said)
-    values = [env.tokenizer.decode(t.text) for t in alone]
-    ids = {v for v in values if v.startswith("#W")}
-    assert len(values) >= 18 and len(ids) >= 6
-    assert sum("@" in v for v in values) == 6
-    assert sum(bool(re.fullmatch(r"\w+ \w+, \d{3}\.", v)) for v in values) == 6
-    assert all(re.fullmatch(r"#W\d{3}\.", v) for v in ids)
-
-
-def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by_speech):
-    config, env = by_speech
-    clerk, episodes = config.warm_start.clerk, 6
-    written = demonstrate(config, env, clerk, episodes)
-    spaced = demonstrate_spaced(config, env, clerk, episodes)
-    placeholder, begin, end = (
-        env.tokenizer.encode_markup(f"<|{name}|>")[0]
-        for name in ("AUDIO", "audio_bos", "audio_eos")
-    )
-    assert len(written) == len(spaced) == 6
-    gaps = []
-    for plain, other in zip(written, spaced, strict=True):
-        kept = other.tokens[~np.isin(other.tokens, (placeholder, begin, end))]
-        np.testing.assert_array_equal(kept, plain.tokens)
-        np.testing.assert_array_equal(other.tokens[other.agent], plain.tokens[plain.agent])
-        inside = np.cumsum(other.tokens == begin) > np.cumsum(other.tokens == end)
-        np.testing.assert_array_equal(other.spoken, inside & (other.tokens != begin))
-        assert other.audio_inputs is None and not plain.spoken.any()
-        assert not other.sample(0.5).advantages[other.spoken].any()
-        gaps += np.diff(np.flatnonzero(other.spoken & (other.tokens != placeholder))).tolist()
-    assert {1, 2, 3, 4, 5, 6, 7} <= set(gaps)
-
-
-def test_acoustics_of_spoken_demonstrations_are_drawn_by_the_turn(by_speech, monkeypatch):
-    config, env = by_speech
-    noisy = dataclasses.replace(
-        config.speech, acoustics=("hesitant:0.5", "white:5..30", "telephone"), clean=0.2,
-        acoustics_per="turn",
-    )
-
-    def asked(speech):
-        """What is asked of a `Speech`, what is applied behind it, and how much is said alone."""
-        said, applied = [], []
-
-        class Asked:
-            def submit(self, text, voice, effects, seed):
-                said.append(tuple(effects))
-                found = Future()
-                found.set_result(Hum().say(text, voice))
-                return found
-
-        def apply(clip, effects, seed, babblers):
-            applied.append(effects)
-            return clip / 2 if effects else clip
-
-        monkeypatch.setattr(demonstrations, "apply", apply)
-        one = dataclasses.replace(config, speech=speech)
-        found, alone = demonstrate_spoken(one, env, config.warm_start.clerk, 6, Asked())
-        whole = [np.abs(t.clip).max() for d in found for t in d.said]
-        assert min(whole) == max(whole)  # what is to be transcribed is without
-        return said, applied, len(alone), sum(len(d.said) for d in found)
-
-    said, applied, alone, turns = asked(noisy)
-    assert len(said) == alone + turns and len(applied) == turns
-    assert {e[0].name if e else "clean" for e in said} == {"clean", "hesitant"}
-    assert {e[0].name if e else "clean" for e in applied} == {"clean", "white", "telephone"}
-    assert len({e[0].value for e in applied if e and e[0].name == "white"}) > 3
-    assert asked(noisy)[:2] == (said, applied)
-    _, by_episode, _, _ = asked(dataclasses.replace(noisy, acoustics_per="episode"))
-    assert len(set(by_episode)) < len(set(applied))
-
-
-@pytest.mark.slow
-def test_a_warm_start_with_speech_trains_both_and_is_done_once(by_speech, monkeypatch):
-    config, env = by_speech
-    stage = dataclasses.replace(config.warm_start.speech_stage, frequency_masks=1, time_masks=1,
-                                frequency_mask_bins=3)
-    config = dataclasses.replace(
-        config, warm_start=dataclasses.replace(config.warm_start, speech_stage=stage),
-        speech=dataclasses.replace(config.speech, acoustics=("white:5..30", "loss:5"), clean=0.3,
-                                   acoustics_per="turn"),
-    )
-    env = dataclasses.replace(env, config=config)
-
-    def hum(config):
-        return Speech(Hum(), workers=1, voices=("a",))
-
-    monkeypatch.setattr(Speech, "from_config", hum)
-    seen = []
-    params, folder = started(config, env, lambda *now: seen.append(now[:3]))
-    assert [what for what, step, steps in seen if step == steps] == [
-        "writing dialogues", "imitating", "speaking", "spelling", "transcribing",
-        "acting on speech"]
-    deaf = dataclasses.replace(config.warm_start, speech_stage=SpeechStageConfig())
-    reader, other = started(dataclasses.replace(config, warm_start=deaf), env)
-    start = decoder.init_params(config.model, env.vocab_size, jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, reader["audio"], start["audio"])
-    assert folder != other and not np.array_equal(params["audio"]["conv1"], start["audio"]["conv1"])
-    assert not np.array_equal(params["layers"]["wq"], reader["layers"]["wq"])
-    monkeypatch.setattr(Speech, "from_config", None)
-    again, same = started(config, env)
-    assert same == folder
-    jax.tree.map(np.testing.assert_array_equal, params, again)
-
-    # One that was stopped in its last stage has transcribed already, and ends as it would have.
-    monkeypatch.setattr(Speech, "from_config", hum)
-    shutil.rmtree(folder)
-    seen.clear()
-    resumed, same = started(config, env, lambda *now: seen.append(now[:3]))
-    assert [what for what, step, steps in seen if step == steps] == [
-        "speaking", "writing dialogues", "acting on speech"]
-    assert same == folder
-    jax.tree.map(np.testing.assert_array_equal, params, resumed)
-
-
-def test_muon_trains_the_matrices_of_an_audio_encoder_and_of_a_policy(by_speech):
-    config, env = by_speech
-    params = decoder.init_params(config.model, env.vocab_size, jax.random.key(0))
-
-    def with_muon(tree):
-        chain = jax.eval_shape(make_optimizer(config.warm_start).init, tree)
-        momenta = chain[1].inner_states["muon"].inner_state[0].mu
-        found = jax.tree_util.tree_leaves_with_path(momenta)
-        return {"/".join(part.key for part in path) for path, _ in found}
-
-    layers = {f"layers/{name}" for name in ("wq", "wk", "wv", "wo", "w_up", "w_down")}
-    assert with_muon(params["audio"]) == layers | {"conv1", "conv2", "project"}
-    assert with_muon(params) == layers | {"layers/w_gate"}
-
-
-def test_who_speaks_is_in_the_name_of_a_policy_that_hears(by_speech):
-    config, env = by_speech
-    names = []
-    for change in ({}, {"voices": ("en",)}, {"speed": (1.0, 1.1)}, {"acoustics": ("telephone",)},
-                   {"share": 1.0, "cache_dir": "elsewhere", "workers": 7}):  # fmt: skip
-        speech = dataclasses.replace(config.speech, **change)
-        names.append(warm_start_digest(dataclasses.replace(config, speech=speech), env))
-    assert len(set(names[:4])) == 4 and names[4] == names[0]
-    voices = ("en", "en-us")
-    held_out = dataclasses.replace(config.speech, voices=voices, held_out=("en-us",))
-    name = warm_start_digest(dataclasses.replace(config, speech=held_out), env)
-    assert name == names[1]  # whoever is held out teaches nothing
-    frozen = dataclasses.replace(config.model.audio, frozen=True)
-    model = dataclasses.replace(config.model, audio=frozen)
-    assert warm_start_digest(dataclasses.replace(config, model=model), env) == names[0]
-    for fields, same in (({"frequency_mask_bins": 9}, True), ({"time_masks": 1}, False)):
-        stage = dataclasses.replace(config.warm_start.speech_stage, **fields)
-        warm = dataclasses.replace(config.warm_start, speech_stage=stage)
-        found = warm_start_digest(dataclasses.replace(config, warm_start=warm), env)
-        assert (found == names[0]) == same
