@@ -106,10 +106,10 @@ class RLConfig:
       how far the policy is from the sampler; False: "rl/kl" is that of before the last update.
     """
 
-    steps: int = 100  # of training
+    steps: int = 60  # of training
     learning_rate: float = 3e-4  # of AdamW
     warmup_steps: int = 3  # updates in which the rate rises to it
-    decay_steps: int = 100
+    decay_steps: int = 60
     final_rate: float = 0.1  # share of the rates that is left after decay_steps
     weight_decay: float = 0.0  # of AdamW
     max_grad_norm: float = 1.0  # longer gradients are scaled down to it

@@ -86,6 +86,8 @@ class WarmStartConfig:
     that one was made.
 
     make: makes it anew even where the package or the cache has it.
+    seed: 3 has the largest E[p(1 - p)] of five, p being a task's pass rate, and so the most to
+      learn from (experiments/credit).
     num_users, orders_per_user: of the shops that it plays in, as in `shop`.
     requests, forbidden, change_mind: of the tasks that the clerk serves, as in `tasks`.
     max_turns, max_tokens: of a dialogue; those with more tokens are left out.
@@ -97,7 +99,7 @@ class WarmStartConfig:
     """
 
     make: bool = False
-    seed: int = 0  # of parameters, tasks and phrasing
+    seed: int = 3  # of parameters, tasks and phrasing
     episodes: int = 12_000  # demonstrations of the clerk
     branches: int = 40  # shops with other users and orders that the episodes are spread over
     steps: int = 1200  # of imitation; 0: none

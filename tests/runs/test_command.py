@@ -103,7 +103,7 @@ def test_help_lists_every_field_with_type_default_and_sentence(monkeypatch, caps
         place = next(i for i, line in enumerate(lines) if line.startswith(f"  --config.{key}="))
         assert lines[place + 1].startswith(f"      ({field.kind_name}) ")
         assert len(field.sentence) > 3, f"{key}: say what it is, behind # on its line"
-    assert "--config.rl.steps=100" in text and max(map(len, lines)) <= 120
+    assert "--config.rl.steps=60" in text and max(map(len, lines)) <= 120
 
 
 def test_every_field_is_found_once_and_none_is_made_up():
