@@ -68,7 +68,7 @@ def test_a_run_is_shown_whatever_is_not_there_yet(run):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         (found,) = states(run)
         assert "problem" not in found
-    assert found["files"] == {"train": [], "eval": []} and found["steps"] == 100
+    assert found["files"] == {"train": [], "eval": []} and found["steps"] == 60
     assert answer([open_source(str(run))], "metrics/0") == []
 
 
