@@ -8,8 +8,8 @@ As configs/omni_tarl.py, whose users speak in silence and in two voices: here ev
 warm start too, has acoustics of its own, 3 of 10 are clean, and the warm start masks bands and
 stretches of what it transcribes (SpecAugment). Two of eSpeak's voices and Piper's neural one train
 nobody; every evaluation plays its tasks in writing, spoken clean, in white noise at 10 dB, by
-telephone, and by those voices. Not yet run at its full size; docs/speech.md has what omni_tarl.py
-came to.
+telephone, and by those voices. It begins at a policy that the package keeps; docs/speech.md has how
+well that one hears. Not yet trained from there.
 """
 
 from tarl_jax.config.presets import mix_in_maths, with_noise, with_speech

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -205,6 +207,11 @@ def test_the_package_keeps_the_policy_of_the_embedded_default():
     """The default config finds it, it is the file that its record describes, and it fits."""
     fits(RunConfig(), "default.npz", 3e6)
     assert shipped_policy("another") is None
+
+
+def test_the_package_keeps_a_policy_that_hears():
+    made = runpy.run_path(str(Path(__file__).parents[2] / "configs/omni_noisy.py"))
+    fits(from_config_dict(made["get_config"]()), "omni_noisy.npz", 3e6)
 
 
 def fits(config, name, most):
