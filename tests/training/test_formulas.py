@@ -23,9 +23,9 @@ def run(tmp_path_factory, cache_dir):
     config.warm_start.cache_dir = str(cache_dir)
     config.reward.placement, config.reward.episode_weight = "stage", 1.0
     config.reward.minor_scale = 2.0
-    config.rollout.update({"group_size": GROUP, "tasks_per_step": 4, "slots": 16})
-    config.tasks.requests = (0.0, 0.5, 0.5)
-    config.rl.steps, config.rl.minibatches, config.log.trajectories = 2, 1, 16
+    config.rollout.update({"group_size": GROUP, "tasks_per_step": 8, "slots": 32})
+    config.tasks.requests = (0.3, 0.4, 0.3)
+    config.rl.steps, config.rl.minibatches, config.log.trajectories = 2, 1, 32
     config.eval.update({"every": 0, "tasks": 2, "final_tasks": 2, "trials": 2})
     folder = tmp_path_factory.mktemp("runs") / "formulas"
     config = dataclasses.replace(from_config_dict(config), workdir=str(folder))
