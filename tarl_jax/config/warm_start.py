@@ -86,8 +86,7 @@ class WarmStartConfig:
     that one was made.
 
     make: makes it anew even where the package or the cache has it.
-    seed: 3 has the largest E[p(1 - p)] of five, p being a task's pass rate, and so the most to
-      learn from (experiments/credit).
+    seed: 3 is the one of five that training takes furthest (experiments/credit).
     num_users, orders_per_user: of the shops that it plays in, as in `shop`.
     requests, forbidden, change_mind: of the tasks that the clerk serves, as in `tasks`.
     max_turns, max_tokens: of a dialogue; those with more tokens are left out.

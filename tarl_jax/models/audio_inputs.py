@@ -8,7 +8,7 @@ whole piece has n_window / 2 tokens; only the last of a clip has fewer.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,13 +44,27 @@ def clip_sizes(config: AudioConfig, samples: int) -> list[int]:
 
 def pieces_of(clip: np.ndarray, config: AudioConfig) -> Pieces:
     """A clip's pieces."""
-    size = 2 * config.n_window
     room = clip_sizes(config, len(clip))[-1]
-    frames = audio_encoder.frame_count(len(clip))
-    mel = np.asarray(_log_mel(np.pad(clip, (0, room - len(clip))), config.num_mel_bins))[:frames]
-    count = -(-frames // size)
-    mel = np.pad(mel, ((0, count * size - frames), (0, 0))).reshape(count, size, -1)
-    return Pieces(mel, np.minimum(frames - size * np.arange(count), size).astype(np.int32))
+    found = pieces_of_rows(np.pad(clip, (0, room - len(clip)))[None], [len(clip)], config)
+    count = np.count_nonzero(found.frames)
+    return Pieces(found.mel[:count], found.frames[:count])
+
+
+def pieces_of_rows(
+    clips: np.ndarray, lengths: Sequence[int], config: AudioConfig
+) -> Pieces:
+    """The pieces of several clips, silent ones behind each clip's end.
+
+    Args:
+      clips: float32 [B, samples], of whole pieces; zero behind a clip's length.
+      lengths: samples of each.
+    """
+    size = 2 * config.n_window
+    mel = np.array(_log_mel(clips, config.num_mel_bins))
+    frames = audio_encoder.frame_count(np.asarray(lengths))[:, None]
+    mel[np.arange(mel.shape[1]) >= frames] = 0.0
+    real = np.clip(frames - np.arange(0, mel.shape[1], size), 0, size).astype(np.int32)
+    return Pieces(mel.reshape(-1, size, mel.shape[-1]), real.reshape(-1))
 
 
 def audio_inputs_of(

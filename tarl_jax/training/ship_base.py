@@ -1,6 +1,7 @@
 """Puts a warm start into the package: the embedded default's, or that of a run.
 
     python -m tarl_jax.training.ship_base [--workdir=DIR]
+    python -m tarl_jax.main --config=configs/omni_noisy.py --workdir=RUN --config.rl.steps=0
     python -m tarl_jax.training.ship_base --run=RUN
 
 Every run whose warm start the package keeps begins at that policy, so that the first command trains

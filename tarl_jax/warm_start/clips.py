@@ -11,14 +11,13 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import numpy as np
 from flax import struct
 
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.speech import SpeechConfig
-from tarl_jax.models import audio_encoder
 from tarl_jax.models.audio_encoder import HOP
+from tarl_jax.models.audio_inputs import pieces_of_rows, tokens_of
 from tarl_jax.speech.acoustics import apply, draw_effects, halves
 from tarl_jax.speech.sound import Pieces
 from tarl_jax.speech.synthesis import SAMPLE_RATE
@@ -28,7 +27,6 @@ _LATE = round(0.6 * SAMPLE_RATE)  # before the first of clips that are strung to
 _PAUSE = round(0.25 * SAMPLE_RATE)  # between two of them, at most
 
 Acoustics = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of a float32 clip
-_log_mel = jax.jit(audio_encoder.log_mel, static_argnums=1)
 
 
 @struct.dataclass
@@ -176,9 +174,9 @@ def batch_of(
       draw: what acoustics are drawn by.
     """
     rng = np.random.default_rng(draw)
-    size, slots = 2 * audio.n_window, audio.n_window // 2
+    slots = audio.n_window // 2
     clips = np.zeros((len(rows), count * _samples(audio)), np.float32)
-    frames = np.zeros(len(rows), np.int64)
+    lengths = []
     text = np.zeros((len(rows), longest), np.int32)
     absent = np.ones((len(rows), longest), np.float32)
     silent = np.ones((len(rows), count * slots), np.float32)
@@ -188,15 +186,11 @@ def batch_of(
         if len(changed) <= clips.shape[1]:
             clip = changed
         clips[row, : len(clip)] = clip
-        frames[row] = audio_encoder.frame_count(len(clip))
+        lengths.append(len(clip))
         text[row, : len(words)] = words
         absent[row, : len(words)] = 0.0
-        silent[row, : audio_encoder.token_count(int(frames[row]))] = 0.0
-    mel = np.array(_log_mel(clips, audio.num_mel_bins))
-    mel[np.arange(mel.shape[1]) >= frames[:, None]] = 0.0
-    real = np.clip(frames[:, None] - size * np.arange(count), 0, size).astype(np.int32)
-    pieces = Pieces(mel.reshape(-1, size, mel.shape[-1]), real.reshape(-1))
-    return Clips(pieces, silent, text, absent)
+        silent[row, : tokens_of(len(clip))] = 0.0
+    return Clips(pieces_of_rows(clips, lengths, audio), silent, text, absent)
 
 
 def _samples(audio: AudioConfig) -> int:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -40,6 +41,14 @@ from tarl_jax.warm_start.imitation import (
 from tarl_jax.warm_start.masking import masked
 
 
+class Spoken(NamedTuple):
+    """Spoken dialogues, what matters in them said alone, and the acoustics of what is said."""
+
+    dialogues: list[Demonstration]
+    alone: list[Transcript]
+    acoustics: Acoustics
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Material:
     """What a warm start learns from, each part made when it is first asked for, and once.
@@ -69,24 +78,23 @@ class Material:
         ) if settings.speech_stage.spaced else []
 
     @functools.cached_property
-    def spoken(self) -> tuple[list[Demonstration], list[Transcript], Acoustics]:
-        """Spoken dialogues, what matters in them, said alone, and the acoustics of what is said."""
+    def spoken(self) -> Spoken:
         settings = self.config.warm_start
         # Nobody says these things again: they need no place in the cache.
         once = dataclasses.replace(self.config.speech, cache_dir="")
         with Speech.from_config(once) as speech:
-            found, alone = demonstrate_spoken(
+            dialogues, alone = demonstrate_spoken(
                 self.config, self.env, settings.clerk, settings.speech_stage.episodes, speech,
                 self._made("speaking"),
             )
             babblers = speech.babblers() if needs_babble(once) else ()
-            return found, alone, drawn_acoustics(once, babblers)
+            return Spoken(dialogues, alone, drawn_acoustics(once, babblers))
 
     @property
     def clips(self) -> list[Transcript]:
         """All that is said."""
-        spoken, alone, _ = self.spoken
-        return alone + [transcript for one in spoken for transcript in one.said]
+        said = [transcript for one in self.spoken.dialogues for transcript in one.said]
+        return self.spoken.alone + said
 
     def _made(self, what: str) -> Callable[[int, int], None]:
         return lambda made, total: self.progress(what, made, total, float("nan"))
@@ -101,14 +109,13 @@ def transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     """
     config, progress = material.config, material.progress
     settings, speech_stage = config.warm_start, config.warm_start.speech_stage
-    _, alone, _ = material.spoken
     gentle = _gentle(settings, speech_stage.value_steps)
     spaced = material.spaced
     reading = imitation(
         config.model, settings,
         [*spaced, *_some(material.written, len(spaced) or len(material.written))],
     )
-    lesson = _transcription(material, _in_silence(material, alone))
+    lesson = _transcription(material, _in_silence(material, material.spoken.alone))
     untaught = params["audio"]
     trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
     params = teach(trainer, "spelling", speech_stage.value_steps, progress, material.kept)
@@ -142,7 +149,7 @@ def act_on_speech(material: Material, params: decoder.Params) -> decoder.Params:
     then = dataclasses.replace(
         then, batch_tokens=speech_stage.batch_tokens, adam_learning_rate=then.adam_learning_rate / 2
     )
-    spoken, _, _ = material.spoken
+    spoken = material.spoken.dialogues
     count = len(spoken)
     acting = imitation(
         config.model, then,
@@ -187,9 +194,9 @@ def _as_heard(material: Material, clips: list[Transcript], *again: int) -> Itera
     """
     settings = material.config.warm_start
     seed = [settings.seed, *again]
-    _, _, acoustics = material.spoken
     batches = mixed_batches(
-        clips, settings.speech_stage.batch_seconds, material.config.model.audio, seed, acoustics
+        clips, settings.speech_stage.batch_seconds, material.config.model.audio, seed,
+        material.spoken.acoustics,
     )
     return masked(batches, settings.speech_stage, seed)
 

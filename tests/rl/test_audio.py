@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from small_encoder import small_encoder
 
 from tarl_jax.config import LoraConfig, ModelConfig, RLConfig, RolloutConfig
-from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.credit import ValueConfig
 from tarl_jax.models import audio_encoder, decoder
 from tarl_jax.models.audio_inputs import audio_inputs_of, hidden_states
@@ -29,10 +29,7 @@ from tarl_jax.speech.sound import Sound
 from tarl_jax.types import Segment, Task, Trajectory
 
 VOCAB, STOP, AUDIO = 20, 3, 19
-ENCODER = AudioConfig(
-    num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
-    n_window=10, output_dim=16,
-)
+ENCODER = small_encoder(16)
 MODEL = ModelConfig(
     d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24, audio=ENCODER
 )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from reference import token_log_probs
 from scripted import CONFIG, MODEL, STOP, TEMPERATURE, VOCAB, Scripted
+from small_encoder import small_encoder
 
-from tarl_jax.config.audio import AudioConfig
 from tarl_jax.models import audio_encoder, audio_inputs, decoder
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.engine import Engine
@@ -18,10 +18,7 @@ from tarl_jax.rollout.scheduler import BLOCK, Row, Scheduler, SpokenInputs
 from tarl_jax.rollout.workers import Answer
 from tarl_jax.speech.sound import Sound
 
-ENCODER = AudioConfig(
-    num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
-    n_window=10, output_dim=MODEL.d_model,
-)
+ENCODER = small_encoder(MODEL.d_model)
 WITH_AUDIO = dataclasses.replace(MODEL, audio=ENCODER)
 LONGEST = 256  # tokens of a dialogue
 SHARING = dataclasses.replace(CONFIG, slots=4, share_prefix=BLOCK, max_episode_tokens=LONGEST)

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from small_encoder import small_encoder
 
 from tarl_jax.config import ConfigError
-from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.speech import SpeechConfig
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
@@ -22,10 +22,7 @@ from tarl_jax.training.parts import Parts
 @pytest.fixture(scope="module")
 def env(tiny_config):
     """One that hears, whose users can speak."""
-    encoder = AudioConfig(
-        num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
-        encoder_ffn_dim=16, n_window=10, output_dim=tiny_config.model.d_model,
-    )
+    encoder = small_encoder(tiny_config.model.d_model)
     config = dataclasses.replace(
         tiny_config,
         model=dataclasses.replace(tiny_config.model, audio=encoder),

@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from small_encoder import small_encoder
 
-from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.speech import SpeechConfig
 from tarl_jax.models import audio_encoder
 from tarl_jax.models.audio_inputs import pieces_of
@@ -18,10 +18,7 @@ from tarl_jax.warm_start.clips import (
 )
 from tarl_jax.warm_start.demonstrations import Transcript
 
-ENCODER = AudioConfig(
-    num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
-    n_window=10, output_dim=16,
-)
+ENCODER = small_encoder(16)
 PIECE = 3200  # samples
 
 

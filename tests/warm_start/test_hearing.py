@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from small_encoder import small_encoder
 
-from tarl_jax.config.audio import AudioConfig
 from tarl_jax.config.warm_start import SpeechStageConfig
 from tarl_jax.models import decoder
 from tarl_jax.rollout.environment import Environment
@@ -52,10 +52,7 @@ def by_speech(config):
         episodes=6, spaced=6, value_steps=2, steps=2, joint_steps=2, batch_seconds=4.0,
         batch_tokens=1024,
     )
-    encoder = AudioConfig(
-        num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2,
-        encoder_ffn_dim=16, n_window=10, output_dim=config.model.d_model,
-    )
+    encoder = small_encoder(config.model.d_model)
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, audio=encoder),

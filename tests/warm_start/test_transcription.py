@@ -7,17 +7,14 @@ import jax
 import numpy as np
 import optax
 import pytest
+from small_encoder import small_encoder
 
 from tarl_jax.config import ModelConfig
-from tarl_jax.config.audio import AudioConfig
 from tarl_jax.models import audio_encoder, decoder
 from tarl_jax.warm_start import clips, transcription
 from tarl_jax.warm_start.demonstrations import Transcript
 
-ENCODER = AudioConfig(
-    num_mel_bins=8, d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
-    n_window=10, output_dim=16,
-)
+ENCODER = small_encoder(16)
 MODEL = ModelConfig(
     d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=24, audio=ENCODER
 )
