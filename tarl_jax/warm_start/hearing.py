@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from tarl_jax.config import RunConfig
+from tarl_jax.config import InputError, RunConfig
 from tarl_jax.config.warm_start import WarmStartConfig
 from tarl_jax.models import decoder
 from tarl_jax.rollout.environment import Environment
@@ -39,6 +40,7 @@ from tarl_jax.warm_start.imitation import (
     teach,
 )
 from tarl_jax.warm_start.masking import masked
+from tarl_jax.warm_start.shipped import shipped_encoder
 
 
 class Spoken(NamedTuple):
@@ -105,7 +107,8 @@ def transcribe(material: Material, params: decoder.Params) -> decoder.Params:
 
     Spelling is for the table. The audio encoder that comes out of it knows clips that begin at 0,
     and learns the middle of turns more slowly than an untaught one: it begins anew. In silence at
-    first: one that begins in noise finds no word for long.
+    first: one that begins in noise finds no word for long. With `speech_stage.encoder` both begin
+    at that one.
     """
     config, progress = material.config, material.progress
     settings, speech_stage = config.warm_start, config.warm_start.speech_stage
@@ -116,7 +119,8 @@ def transcribe(material: Material, params: decoder.Params) -> decoder.Params:
         [*spaced, *_some(material.written, len(spaced) or len(material.written))],
     )
     lesson = _transcription(material, _in_silence(material, material.spoken.alone))
-    untaught = params["audio"]
+    beginner = _beginner(config, params)
+    params = {**params, "audio": beginner}
     trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
     params = teach(trainer, "spelling", speech_stage.value_steps, progress, material.kept)
 
@@ -130,15 +134,29 @@ def transcribe(material: Material, params: decoder.Params) -> decoder.Params:
     begin = itertools.islice(_in_silence(material, material.clips), clean_steps)
     batches = itertools.chain(begin, _as_heard(material, material.clips))
     lesson = Lesson(functools.partial(gradient, params), batches)
-    trainer = Trainer(untaught, encoder, lesson)
+    trainer = Trainer(beginner, encoder, lesson)
     return {**params, "audio": teach(
         trainer, "transcribing", speech_stage.steps, progress, material.kept
     )}
 
 
 def begins_in_silence(config: RunConfig) -> bool:
-    """Whether what is heard later differs from what is heard in `clean_steps`."""
-    return bool(config.warm_start.speech_stage.masks or config.speech.acoustics)
+    """Whether the audio encoder is untaught, and hears later what it does not in `clean_steps`."""
+    speech_stage = config.warm_start.speech_stage
+    return bool(not speech_stage.encoder and (speech_stage.masks or config.speech.acoustics))
+
+
+def _beginner(config: RunConfig, params: decoder.Params) -> decoder.Params:
+    """The audio encoder that spelling and transcribing begin at."""
+    name = config.warm_start.speech_stage.encoder
+    if not name:
+        return params["audio"]
+    found, _ = shipped_encoder(name)
+    shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in (found, params["audio"])]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"config.warm_start.speech_stage.encoder={name!r}: has other shapes than"
+                         " config.model.audio; begin at an untaught one: ''")
+    return jax.tree.map(jnp.asarray, found)
 
 
 def act_on_speech(material: Material, params: decoder.Params) -> decoder.Params:

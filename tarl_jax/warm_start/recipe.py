@@ -34,7 +34,7 @@ from tarl_jax.warm_start.demonstrations import (
 )
 from tarl_jax.warm_start.hearing import Material, act_on_speech, begins_in_silence, transcribe
 from tarl_jax.warm_start.imitation import Kept, Progress, Score, imitate, lower
-from tarl_jax.warm_start.shipped import shipped_policy
+from tarl_jax.warm_start.shipped import shipped_encoder, shipped_policy
 
 FORMAT = 6  # raised when the meaning of a cached warm start changes
 ENCODER_FORMAT = 2  # the same, of policies with an audio encoder only
@@ -146,7 +146,7 @@ def _learns_speech(config: RunConfig) -> bool:
     return bool(config.model.audio and config.warm_start.speech_stage.episodes)
 
 
-def _with_speech_stage(config: RunConfig, **fields: int) -> RunConfig:
+def _with_speech_stage(config: RunConfig, **fields: Any) -> RunConfig:
     """Of a warm start that one with speech begins with; it has a place of its own in the cache."""
     settings = config.warm_start
     speech_stage = dataclasses.replace(settings.speech_stage, **fields)
@@ -168,6 +168,9 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
             del settings["speech_stage"][name]
         if not begins_in_silence(config):
             del settings["speech_stage"]["clean_steps"]
+        name = settings["speech_stage"].pop("encoder")
+        if name:
+            _, settings["speech_stage"]["encoder"] = shipped_encoder(name)
     content = {
         "format": FORMAT,
         "warm_start": settings,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from tarl_jax.config import TarlError
+from tarl_jax.config import InputError, TarlError
 from tarl_jax.models.params import Params
 
 FOLDER = Path(__file__).parent
@@ -28,14 +29,25 @@ def shipped_policy(digest: str) -> tuple[Params, Path] | None:
     for record in sorted(FOLDER.glob("*.json")):
         said = _record(record)
         path = record.with_suffix(".npz")
-        if said["digest"] != digest or not path.is_file():
-            continue
-        if hashlib.sha256(path.read_bytes()).hexdigest() != said["sha256"]:
-            raise TarlError(f"{path}: is not the file that {record.name} describes; install the"
-                            " package again, or make the warm start:"
-                            " --config.warm_start.make=True")
-        return _read(path), path
+        if said["digest"] == digest and path.is_file():
+            return _read(path, said), path
     return None
+
+
+def shipped_encoder(name: str) -> tuple[Params, str]:
+    """The audio encoder of the policy of that name, and the hash of its file.
+
+    Raises InputError where the package has no policy of that name, or one that only reads;
+    TarlError where the file is not the one that its record describes.
+    """
+    hearing = [path.stem for path in sorted(FOLDER.glob("*.json")) if _hears(path)]
+    if name not in hearing:
+        raise InputError(f"config.warm_start.speech_stage.encoder={name!r}: the package keeps no"
+                         f" policy of that name that hears; choose one of {', '.join(hearing)}, or"
+                         " '' for one that begins untaught")
+    path = FOLDER / f"{name}.npz"
+    said = _record(path.with_suffix(".json"))
+    return _read(path, said)["audio"], said["sha256"]
 
 
 def ship_policy(name: str, params: Params, record: dict[str, Any]) -> Path:
@@ -71,7 +83,19 @@ def _record(path: Path) -> dict[str, Any]:
     raise TarlError(f"{path}: is not a record of a policy; install the package again, or remove it")
 
 
-def _read(path: Path) -> Params:
+def _hears(record: Path) -> bool:
+    path = record.with_suffix(".npz")
+    if not path.is_file():
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(name.startswith("audio/") for name in file.namelist())
+
+
+def _read(path: Path, said: dict[str, Any]) -> Params:
+    """Raises TarlError where it is not the file of that record."""
+    if hashlib.sha256(path.read_bytes()).hexdigest() != said["sha256"]:
+        raise TarlError(f"{path}: is not the file that {path.stem}.json describes; install the"
+                        " package again, or make the warm start: --config.warm_start.make=True")
     params: Params = {}
     with np.load(path) as arrays:
         for name in arrays.files:
