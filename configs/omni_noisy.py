@@ -23,6 +23,8 @@ def get_config(size: str = ""):
     config.reward.placement, config.reward.episode_weight = "stage", 1.0
     with_noise(config, size)
     config.eval.spoken = ("clean", "white:10", "telephone", HELD_OUT, "clean@piper")
+    if not size:  # each task is played in six ways
+        config.eval.tasks, config.eval.final_tasks = 32, 96
     config.curriculum.warmup_steps = 2 if size == "tiny" else 30
     mix_in_maths(config, size)
     return config

@@ -243,7 +243,7 @@ def test_speech_is_trained_on_and_transcribed(execute):
         "rollout.tasks_per_step": 2, "warm_start.steps": 20, "warm_start.episodes": 40})
     assert "text/html" in outputs(done, "display(Audio(")[1]
     assert "image/png" in outputs(done, "panel.imshow(")[1]
-    heard = outputs(done, "transcription.transcribed(")[0]
+    heard = outputs(done, "transcribe(policy")[0]
     assert [line.split(":")[0] for line in heard.splitlines()] == ["clean", "telephone", "reverb"]
     assert "spoken turns are kept" in outputs(done, "trajectory_files(")[0]
 

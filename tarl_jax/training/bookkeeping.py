@@ -163,15 +163,19 @@ class RunLog:
 
 
 def compile_programs(run: Run, state: State) -> None:
-    """Compiles all that the run will run, so that nothing is compiled in a step."""
+    """Compiles all that the run will run, so that nothing is compiled in a step.
+
+    Where no step is left, the rollouts alone.
+    """
     begun, before = time.perf_counter(), all_compilations()
     run.engine.programs.compile(
         state.policy, progress=functools.partial(run.view.phase, "compiling rollouts")
     )
-    run.updater.compile(
-        state.train, run.learner.shapes(), run.config.rl.pack,
-        functools.partial(run.view.phase, "compiling the update"),
-    )
+    if state.step < run.config.rl.steps:
+        run.updater.compile(
+            state.train, run.learner.shapes(), run.config.rl.pack,
+            functools.partial(run.view.phase, "compiling the update"),
+        )
     compiled, read = (now - then for now, then in zip(all_compilations(), before, strict=True))
     earlier = f"; {read} of them by an earlier start" if read else ""
     run.view.log(f"{compiled + read} programs, compiled in {time.perf_counter() - begun:.0f} s"

@@ -117,20 +117,27 @@ def evaluate_modalities(
 
     Metrics named "eval/…" are of the written ones; "eval/spoken/<condition>/…" of the tool tasks
     spoken, once for each of `config.eval.spoken`: "gap" there is by how much less of them pass than
-    written, "word_error_rate" what `heard.write_down` counts.
+    written, "word_error_rate" what `heard.write_down` counts. `progress` counts all of them as one.
     """
     spoken = env.config.eval.spoken
     if not spoken:
         return evaluate(engine, params, env, tasks, stream, progress, judge, journal)
-    metrics, trajectories = evaluate(
-        engine, params, env.speaking(0.0), tasks, stream, progress, judge, journal
-    )
     tools = [task for task in tasks if task.kind == "tool"]
-    for condition in spoken:
+    written, aloud = (env.config.eval.trials * len(hosts.share(of)) for of in (tasks, tools))
+    total = written + len(spoken) * aloud
+
+    def ahead(done: int) -> Callable[[int, int], None] | None:
+        """Counts on from there: all conditions are one count."""
+        return progress and (lambda more, _: progress(done + more, total))
+
+    metrics, trajectories = evaluate(
+        engine, params, env.speaking(0.0), tasks, stream, ahead(0), judge, journal
+    )
+    for place, condition in enumerate(spoken):
         chain, voices = condition_of(condition, env.config.speech)
         speaking = env.speaking(1.0, (chain,), voices, clean=0.0)
         found, episodes = evaluate(
-            engine, params, speaking, tools, stream, progress, judge, journal
+            engine, params, speaking, tools, stream, ahead(written + place * aloud), judge, journal
         )
         trajectories += episodes
         found |= write_down(params, env, episodes)

@@ -51,13 +51,19 @@ class Saying:
             n = len(self.ids)
             while episode.turn(Turn(self.ids, [0.0] * n, [0.0] * n)) is not None:
                 pass
+            if progress:
+                progress(len(self.spoken) % 4 or 4, len(episodes))
         return EngineStats(episodes=len(episodes))
 
 
 def test_every_task_is_written_and_spoken_by_the_same_users(env):
     engine = Saying(env)
     tasks = env.held_out_tasks[:2]
-    metrics, trajectories = evaluate_modalities(engine, None, env, tasks, "eval")
+    seen = []
+    metrics, trajectories = evaluate_modalities(
+        engine, None, env, tasks, "eval", lambda *now: seen.append(now)
+    )
+    assert seen == [(n, 12) for n in range(1, 13)]  # one count, whatever the condition
     assert engine.spoken == [False] * 4 + [True] * 8
     read, clean, noisy = (trajectories[i : i + 4] for i in (0, 4, 8))
     for one, other, third in zip(read, clean, noisy, strict=True):

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from small_encoder import small_encoder
 
+from tarl_jax.config import InputError
 from tarl_jax.config.warm_start import SpeechStageConfig
 from tarl_jax.models import decoder
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.speech.service import Speech
 from tarl_jax.training.policy import make_updater
-from tarl_jax.warm_start import demonstrations, hearing
+from tarl_jax.warm_start import demonstrations, hearing, shipped
 from tarl_jax.warm_start.demonstrations import (
     demonstrate,
     demonstrate_spaced,
@@ -189,6 +190,64 @@ def test_hearing_begins_in_silence_and_no_stage_hears_what_another_heard(by_spee
     assert heard(0, **noise)[2][0] == begun[2]  # the same, from the beginning
     assert heard(0, **noise)[0] != name
     assert heard(0)[:3] == (silent, spelled, plain)
+
+
+def test_hearing_may_begin_at_an_encoder_of_the_package(by_speech, monkeypatch, tmp_path):
+    config, env = by_speech
+    noisy = dataclasses.replace(config.speech, acoustics=("white:0..10",), clean=0.0)
+    monkeypatch.setattr(
+        Speech, "from_config", lambda config: Speech(Hum(), workers=1, voices=("a",))
+    )
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    params, other = (
+        decoder.init_params(config.model, env.vocab_size, jax.random.key(k)) for k in (0, 1)
+    )
+    kept = jax.tree.map(lambda x: np.asarray(x, np.float16).astype(np.float32), other["audio"])
+
+    def beginning(name, clean_steps=2):
+        stage = dataclasses.replace(
+            config.warm_start.speech_stage, encoder=name, clean_steps=clean_steps
+        )
+        return dataclasses.replace(
+            config, speech=noisy,
+            warm_start=dataclasses.replace(config.warm_start, speech_stage=stage),
+        )
+
+    untaught = warm_start_digest(beginning(""), env)
+    shipped.ship_policy("reader", {"embed": other["embed"]}, {"digest": "1"})
+    shipped.ship_policy("mine", other, {"digest": "2"})
+    one = beginning("mine")
+    name = warm_start_digest(one, env)
+    assert name != untaught
+    assert warm_start_digest(beginning("mine", 7), env) == name  # it knows noise already
+    begun = {}
+
+    def teach(trainer, what, steps, progress, kept):
+        begun[what] = trainer.params.get("audio", trainer.params), [
+            next(trainer._lessons[0].batches)() for _ in range(2)]
+        return jax.tree.map(lambda x: x + 1, trainer.params)
+
+    monkeypatch.setattr(hearing, "teach", teach)
+    for of, there in ((one, True), (beginning(""), False)):
+        material = hearing.Material(of, env, lambda *now: None, Kept(tmp_path / "none"))
+        learned = hearing.transcribe(material, params)
+        for what in ("spelling", "transcribing"):
+            equal = jax.tree.map(np.array_equal, begun[what][0], kept)
+            assert all(jax.tree.leaves(equal)) == there
+        heard = [batch.pieces.mel.tobytes() for batch in begun["transcribing"][1]]
+        first = next(hearing._in_silence(material, material.clips))
+        assert (first().pieces.mel.tobytes() in heard) != there
+        assert not np.array_equal(learned["embed"], params["embed"])
+
+    shipped.ship_policy("mine", params, {"digest": "2"})
+    assert warm_start_digest(one, env) not in (name, untaught)
+    for wrong in ("reader", "nobody"):
+        with pytest.raises(InputError, match=rf"encoder='{wrong}': .* choose one of mine, or ''"):
+            warm_start_digest(beginning(wrong), env)
+    narrow = jax.tree.map(lambda x: x[..., :1], params)
+    shipped.ship_policy("mine", narrow, {"digest": "2"})
+    with pytest.raises(InputError, match=r"encoder='mine': has other shapes than config\.model"):
+        hearing.transcribe(dataclasses.replace(material, config=one), params)
 
 
 @pytest.mark.slow
