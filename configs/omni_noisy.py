@@ -6,10 +6,10 @@
 
 As configs/omni_tarl.py, whose users speak in silence and in two voices: here every turn, in the
 warm start too, has acoustics of its own, 3 of 10 are clean, and the warm start masks bands and
-stretches of what it transcribes (SpecAugment). Two of eSpeak's voices and Piper's neural one train
-nobody; every evaluation plays its tasks in writing, spoken clean, in white noise at 10 dB, by
-telephone, and by those voices. It begins at a policy that the package keeps; docs/speech.md has how
-well that one hears. Not yet trained from there.
+stretches of what it transcribes (SpecAugment). Of seven of eSpeak's voices and Piper's neural one
+two train nobody; every evaluation plays its tasks in writing, spoken clean, in white noise at 10
+dB, by telephone, by those two, and by Piper's. It begins at a policy that the package keeps;
+docs/speech.md has how well that one hears.
 """
 
 from tarl_jax.config.presets import mix_in_maths, with_noise, with_speech

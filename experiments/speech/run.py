@@ -58,7 +58,7 @@ EVALUATION = (f"config.eval.spoken={tuple(SPOKEN.values())}", "config.eval.every
               "config.eval.before=False")
 LENGTH = ("config.eval.final_tasks=64", "config.rl.steps=40", "config.rl.decay_steps=0")
 BEGUN = tuple(f"config.warm_start.speech_stage.{field}" for field in (
-    "encoder=omni_noisy", "steps=1500", "joint_steps=600"))  # of warm starts but the 0th
+    "encoder=five_voices", "steps=1500", "joint_steps=600"))  # of warm starts but the 0th
 KEYS = ("pass^1", "pass^4", "clean_pass")
 Record = dict[str, Any]
 
