@@ -137,7 +137,7 @@ def with_noise(config: Any, size: str) -> None:
     config.warm_start.speech_stage.update({"frequency_masks": 1, "time_masks": 1})
     if not size:
         config.warm_start.speech_stage.update(
-            {"encoder": "five_voices", "steps": 4000, "joint_steps": 1200}
+            {"encoder": "five_voices", "value_steps": 800, "joint_steps": 800}
         )
 
 

@@ -41,8 +41,9 @@ class SpeechStageConfig:
     steps: of transcription of these and whole turns, by the audio encoder alone, which begins
       anew.
     clean_steps: so many of these, the first, hear neither acoustics nor masks.
-    encoder: name of a policy that the package keeps, such as five_voices: spelling and `steps` begin
-      at its audio encoder, which needs fewer of them, and no `clean_steps`. "": at an untaught one.
+    encoder: name of a policy that the package keeps, such as five_voices: spelling and `steps`
+      begin at its audio encoder, which needs fewer of them, and no `clean_steps`; "": at an
+      untaught one.
     batch_seconds: of sound in a step of either.
     learning_rate: of `steps`, for Muon on the audio encoder's matrices.
     adam_learning_rate: of Adam on the rest, and in `value_steps` on all of the audio encoder and

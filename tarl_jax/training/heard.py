@@ -13,13 +13,12 @@ from jaxtyping import Array, Float, Int
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models.audio_inputs import encode, pieces_of, tokens_of
-from tarl_jax.models.decoder import logits, rms_norm
 from tarl_jax.models.params import Params
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.speech.sound import Pieces
 from tarl_jax.text.tokenizer import AUDIO
 from tarl_jax.types import Trajectory
-from tarl_jax.warm_start.transcription import collapsed
+from tarl_jax.warm_start.transcription import collapsed, scores
 
 MOST = 256  # clips that are transcribed at a time
 _AT_A_TIME = 4  # pieces: one program
@@ -31,8 +30,8 @@ def write_down(
 ) -> dict[str, float]:
     """Puts into the info of spoken turns, beside "spoken", the words that were "heard".
 
-    They are the encoder's outputs through the decoder's final norm and head, best path, as in the
-    warm start that taught them: without such a warm start they would mean nothing, and nothing is
+    Each of the encoder's outputs spells the nearest entry of the decoder's table, as in the warm
+    start that taught it: without such a warm start they would mean nothing, and nothing is
     done. Of the trajectories' first `MOST` clips, each once.
 
     Returns: "word_error_rate": insertions, deletions and substitutions over the words that were
@@ -88,5 +87,4 @@ def edits(one: Sequence[str], other: Sequence[str]) -> int:
 @functools.partial(jax.jit, static_argnums=0)
 def _best(model: ModelConfig, params: Params, pieces: Pieces) -> Int[Array, "X slots"]:
     outputs: Float[Array, "X slots D"] = encode(params, model, pieces)
-    scores = logits(params, rms_norm(outputs, params["final_norm"], model.rms_norm_eps))
-    return jnp.argmax(scores, axis=-1)
+    return jnp.argmax(scores(params, outputs), axis=-1)

@@ -36,7 +36,9 @@ from tarl_jax.speech.speakable import speakable
 from tarl_jax.speech.synthesis import draw_voice
 from tarl_jax.types import Task
 
-_SPACE = 7  # 1/25 s from one token of what is said to the next, at most
+# From one token of what is said to the next, in 1/25 s: exponential with this mean, and at most so
+# many. What an encoder had learned to spell of eSpeak's voices had quartiles of 4, 8 and 15.
+_SPACE, _LONGEST_SPACE = 10, 48
 
 Made = Callable[[int, int], None]  # told of dialogues: (made, to make)
 # The clip of a text, and what then happens to it.
@@ -260,7 +262,8 @@ def _written(env: Environment, text: str) -> _UserTurn:
 
 def _spaced(env: Environment, text: str, rng: np.random.Generator) -> _UserTurn:
     words = env.tokenizer.encode(text)
-    at = np.cumsum(rng.integers(1, _SPACE + 1, len(words) + 1))  # 1: the next token
+    gaps = rng.exponential(_SPACE, len(words) + 1).clip(max=_LONGEST_SPACE - 1)
+    at = np.cumsum(1 + gaps.astype(int))  # 1: the next token
     ids, first = env.chat.spoken(int(at[-1]))
     for place, word in zip(at[:-1], words, strict=True):
         ids[first + int(place)] = word

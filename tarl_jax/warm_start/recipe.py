@@ -38,7 +38,7 @@ from tarl_jax.warm_start.shipped import shipped_encoder, shipped_policy
 
 FORMAT = 6  # raised when the meaning of a cached warm start changes
 ENCODER_FORMAT = 2  # the same, of policies with an audio encoder only
-SPEECH_FORMAT = 3  # and of those that learn to hear
+SPEECH_FORMAT = 4  # and of those that learn to hear
 ACTING_FORMAT = 1  # and of those that act on what they hear
 
 

@@ -1,12 +1,12 @@
 """The audio encoder learns to transcribe: connectionist temporal classification of its outputs.
 
-The loss (CTC, A. Graves et al., ICML 2006) wants that the encoder's outputs, put through the
-decoder's own final norm and head, spell what was said, with the placeholder of sound where nothing
-new is. The norm forgets how long a vector is, and left alone the encoder's grow ten times as long
-as what a decoder reads, which drowns what its layers add; so a second, small term wants each to be
-the entry of the table that it spells. So sound comes to look like text to a decoder that can read,
-and imitating spoken dialogues begins there, not at noise. The audio encoder may learn it alone too:
-the rest then stays as it is.
+The loss (CTC, A. Graves et al., ICML 2006) wants that the encoder's outputs spell what was said,
+with the placeholder of sound where nothing new is. An output spells the entry of the decoder's
+table that it is nearest to: so sound comes to look like text to a decoder that can read, and
+imitating spoken dialogues begins there, not at noise. (The decoder's own head is no measure of
+that: what it takes for a token is far from the token's entry.) CTC is content with an output that
+lies beyond an entry, as seen from the others; a second term wants it to be the entry. The audio
+encoder may learn it alone too: the rest then stays as it is.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from jaxtyping import Array, Float
 
 from tarl_jax.config import ModelConfig
 from tarl_jax.models.audio_inputs import encode
-from tarl_jax.models.decoder import logits, rms_norm
 from tarl_jax.models.params import Params
 from tarl_jax.warm_start.clips import Clips
 
-ALIKE = 0.1  # weight of the second term
+ALIKE = 1.0  # weight of the second term
+# Nats by which an output at an entry prefers it to another that is as far away as a table's entries
+# are long. Those of two names may be at 0.15 of that squared distance.
+SHARP = 50.0
 
 
 def gradient(
@@ -53,12 +55,13 @@ def _losses(
 ) -> tuple[jax.Array, jax.Array]:
     """(both terms, CTC's alone)."""
     outputs = _outputs(params, model, batch)
-    scores = _scores(params, model, outputs)
+    found = scores(params, outputs)
     losses = optax.ctc_loss(
-        scores, batch.silent, batch.text, batch.absent, blank_id=placeholder
+        found, batch.silent, batch.text, batch.absent, blank_id=placeholder
     )
     loss = losses.sum() / jnp.maximum((1 - batch.absent).sum(), 1)
-    return loss + ALIKE * unlikeness(params["embed"], outputs, scores, batch.silent), loss
+    apart = unlikeness(params["embed"], outputs, found, batch.silent, placeholder)
+    return loss + ALIKE * apart, loss
 
 
 def unlikeness(
@@ -66,30 +69,43 @@ def unlikeness(
     outputs: Float[Array, "B S D"],
     scores: Float[Array, "B S V"],
     silent: Float[Array, "B S"],
+    placeholder: int,
 ) -> Float[Array, ""]:
-    """mean of |h - sum_v p(v) e_v|^2 over the clips' tokens / mean of |e_v|^2 over the table.
+    """|h - sum_v p(v) e_v|^2 / mean of |e_v|^2 over the table: its mean where words are, and else.
 
-    h are the outputs, p is the softmax of the scores. Nothing but h learns by it.
+    The sum of two means over the clips' tokens, each weighted by 1 - p(placeholder), and by
+    p(placeholder): words are few. h are the outputs, p is the softmax of the scores. Nothing but h
+    learns by it.
     """
-    meant = jax.lax.stop_gradient(jax.nn.softmax(scores) @ table)
-    apart = jnp.square(outputs - meant).sum(-1) * (1 - silent)
-    scale = jax.lax.stop_gradient(jnp.square(table).sum(-1).mean())
-    return apart.sum() / jnp.maximum((1 - silent).sum(), 1) / scale
+    shares = jax.lax.stop_gradient(jax.nn.softmax(scores))
+    table = jax.lax.stop_gradient(table)
+    apart = jnp.square(outputs - shares @ table).sum(-1)
+    rest = shares[..., placeholder] * (1 - silent)
+    words = 1 - silent - rest
+    means = [(w * apart).sum() / jnp.maximum(w.sum(), 1) for w in (words, rest)]
+    return (means[0] + means[1]) / _length(table)
 
 
 def spelling(params: Params, model: ModelConfig, batch: Clips) -> Float[Array, "B S V"]:
-    """Scores of every entry of the vocabulary at each of the clips' tokens."""
-    return _scores(params, model, _outputs(params, model, batch))
+    """`scores` of the clips' tokens."""
+    return scores(params, _outputs(params, model, batch))
 
 
 def _outputs(params: Params, model: ModelConfig, batch: Clips) -> Float[Array, "B S D"]:
     return encode(params, model, batch.pieces).reshape(*batch.silent.shape, -1)
 
 
-def _scores(
-    params: Params, model: ModelConfig, outputs: Float[Array, "B S D"]
-) -> Float[Array, "B S V"]:
-    return logits(params, rms_norm(outputs, params["final_norm"], model.rms_norm_eps))
+def scores(params: Params, outputs: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+    """-SHARP |h - e_v|^2 / mean of |e_v|^2, up to what is the same for all entries v of the table.
+    """
+    table = params["embed"].astype(jnp.float32)
+    nearness = outputs.astype(jnp.float32) @ table.T - jnp.square(table).sum(-1) / 2
+    return 2 * SHARP / jax.lax.stop_gradient(_length(table)) * nearness
+
+
+def _length(table: Float[Array, "V D"]) -> Float[Array, ""]:
+    """The mean of the squared lengths."""
+    return jnp.square(table).sum(-1).mean()
 
 
 def transcribed(scores: np.ndarray, tokens: int, placeholder: int) -> list[int]:

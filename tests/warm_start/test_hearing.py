@@ -92,6 +92,9 @@ def test_spoken_demonstrations_are_the_written_ones_said(by_speech):
 
 def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by_speech):
     config, env = by_speech
+    config = dataclasses.replace(
+        config, warm_start=dataclasses.replace(config.warm_start, max_tokens=4096)
+    )
     clerk, episodes = config.warm_start.clerk, 6
     written = demonstrate(config, env, clerk, episodes)
     spaced = demonstrate_spaced(config, env, clerk, episodes)
@@ -110,7 +113,8 @@ def test_spaced_demonstrations_are_the_written_ones_with_placeholders_between(by
         assert other.audio_inputs is None and not plain.spoken.any()
         assert not other.sample(0.5).advantages[other.spoken].any()
         gaps += np.diff(np.flatnonzero(other.spoken & (other.tokens != placeholder))).tolist()
-    assert {1, 2, 3, 4, 5, 6, 7} <= set(gaps)
+    # As between what is said: half of them are at most 8, some much longer.
+    assert 6 <= np.median(gaps) <= 9 and 1 in gaps and 12 <= np.percentile(gaps, 75) <= 20
 
 
 def test_acoustics_of_spoken_demonstrations_are_drawn_by_the_turn(by_speech, monkeypatch):
