@@ -6,8 +6,9 @@ RUN is a run of configs/omni_tarl.py; step 0 is its warm start. The clips are of
 the warm start's: other users and orders, made of the same names, zip codes, numbers and words, in
 the run's own acoustics. Each of the encoder's outputs spells the nearest entry of the decoder's
 table, as in the warm start's loss (`tarl_jax/warm_start/transcription.py`): the decoder's layers
-have no part in it. Prints the share that comes out right, by kind: of what is said alone and of whole turns to
-the token, of what turns say of orders and users to the letter; and some of what does not.
+have no part in it. Prints the share that comes out right, by kind: of what is said alone and of
+whole turns to the token, of what turns say of orders and users to the letter; and some of what does
+not.
 """
 
 from __future__ import annotations

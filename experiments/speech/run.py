@@ -14,11 +14,11 @@
 The unit of replication is the warm start: seed k trains from the k-th one, in the voices and
 acoustics of configs/omni_noisy.py, with everything else the same. "base" is that warm start. The
 0th is the package's; the others are made anew, from random parameters, but for the audio encoder,
-which begins at the package's: so they take a third of its time. Held-out tasks are played by the
-same users in writing and spoken: clean, in white noise at 10 dB, by telephone, and by eSpeak's
-voices that were held out. A run adds a line to
-`results.jsonl` beside this file, and runs whose line is there are not made again, so the command
-may be stopped and given again; then tables are printed and `plot.png` is drawn.
+which begins at that of five_voices. Held-out tasks are played by the same users in writing and
+spoken: clean, in white noise at 10 dB, by telephone, and by eSpeak's voices that were held out. A
+run adds a line to `results.jsonl` beside this file, and runs whose line is there are not made
+again, so the command may be stopped and given again; then tables are printed and `plot.png` is
+drawn.
 """
 
 from __future__ import annotations
@@ -57,8 +57,6 @@ CONDITIONS = {"read": "eval/", **{name: f"eval/spoken/{of}/" for name, of in SPO
 EVALUATION = (f"config.eval.spoken={tuple(SPOKEN.values())}", "config.eval.every=0",
               "config.eval.before=False")
 LENGTH = ("config.eval.final_tasks=64", "config.rl.steps=40", "config.rl.decay_steps=0")
-BEGUN = tuple(f"config.warm_start.speech_stage.{field}" for field in (
-    "encoder=five_voices", "steps=1500", "joint_steps=600"))  # of warm starts but the 0th
 KEYS = ("pass^1", "pass^4", "clean_pass")
 Record = dict[str, Any]
 
@@ -80,15 +78,12 @@ def main() -> None:
     arms = {n: dataclasses.replace(ARMS[n], config=f"{CONFIG}{size}") for n in args.arms}
     if not args.show:
         # Warm starts first: a base run makes each, and the arms of its seed find it.
-        first = [seed for seed in args.seeds if not seed]
-        others = [seed for seed in args.seeds if seed]
         for one in (["base"], [name for name in arms if name != "base"]):
-            for seeds, begun in ((first, ()), (others, BEGUN)):
-                study.make(
-                    {name: arms[name] for name in one if name in arms}, seeds, args.out, path,
-                    (*EVALUATION, *(() if args.size else (*LENGTH, *begun)), *args.fields),
-                    args.jobs, seeded=("config.warm_start.seed",),
-                )
+            study.make(
+                {name: arms[name] for name in one if name in arms}, args.seeds, args.out, path,
+                (*EVALUATION, *(() if args.size else LENGTH), *args.fields), args.jobs,
+                seeded=("config.warm_start.seed",),
+            )
     order = list(ARMS)
     results = sorted(study.read(path), key=lambda r: (order.index(r["arm"]), r["seed"]))
     for condition in CONDITIONS:
