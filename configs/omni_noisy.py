@@ -14,15 +14,13 @@ docs/speech.md has how well that one hears.
 
 from tarl_jax.config.presets import mix_in_maths, with_noise, with_speech
 
-HELD_OUT = "clean@en-us-nyc,en-gb-scotland+m3"
-
 
 def get_config(size: str = ""):
     config = with_speech(size)
     config.name = "omni_noisy"
     config.reward.placement, config.reward.episode_weight = "stage", 1.0
     with_noise(config, size)
-    config.eval.spoken = ("clean", "white:10", "telephone", HELD_OUT, "clean@piper")
+    config.eval.spoken = ("clean", "white:10", "telephone", "clean@held_out", "clean@piper")
     if not size:  # each task is played in six ways
         config.eval.tasks, config.eval.final_tasks = 32, 96
     config.curriculum.warmup_steps = 2 if size == "tiny" else 30

@@ -50,9 +50,8 @@ ARMS = {
 # What one arm has more than the other; the paper's claim is the first two.
 PAIRS = (("mixed", "text"), ("mixed_maths", "text_maths"), ("mixed_maths", "mixed"),
          ("text_maths", "text"), ("mixed_maths", "mixed_maths_frozen"))
-HELD_OUT = "en-us-nyc,en-gb-scotland+m3"  # of eSpeak's, by configs/omni_noisy.py
 SPOKEN = {"clean": "clean", "noise": "white:10", "telephone": "telephone",
-          "held out": f"clean@{HELD_OUT}"}
+          "held out": "clean@held_out"}
 CONDITIONS = {"read": "eval/", **{name: f"eval/spoken/{of}/" for name, of in SPOKEN.items()}}
 EVALUATION = (f"config.eval.spoken={tuple(SPOKEN.values())}", "config.eval.every=0",
               "config.eval.before=False")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from tarl_jax.config import InputError, RunConfig
 from tarl_jax.config.warm_start import WarmStartConfig
 from tarl_jax.models import decoder
+from tarl_jax.models.audio_encoder import init_audio_params
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.speech.acoustics import needs_babble
 from tarl_jax.speech.service import Speech
@@ -119,8 +120,8 @@ def transcribe(material: Material, params: decoder.Params) -> decoder.Params:
         [*spaced, *_some(material.written, len(spaced) or len(material.written))],
     )
     lesson = _transcription(material, _in_silence(material, material.spoken.alone))
-    beginner = _beginner(config, params)
-    params = {**params, "audio": beginner}
+    begin = beginner(config) or params["audio"]
+    params = {**params, "audio": begin}
     trainer = Trainer(params, make_optimizer(gentle), lesson, reading)
     params = teach(trainer, "spelling", speech_stage.value_steps, progress, material.kept)
 
@@ -131,10 +132,10 @@ def transcribe(material: Material, params: decoder.Params) -> decoder.Params:
         transcription.gradient_of_encoder, config.model, _placeholder(material.env)
     ))
     clean_steps = speech_stage.clean_steps if begins_in_silence(config) else 0
-    begin = itertools.islice(_in_silence(material, material.clips), clean_steps)
-    batches = itertools.chain(begin, _as_heard(material, material.clips))
+    silent = itertools.islice(_in_silence(material, material.clips), clean_steps)
+    batches = itertools.chain(silent, _as_heard(material, material.clips))
     lesson = Lesson(functools.partial(gradient, params), batches)
-    trainer = Trainer(beginner, encoder, lesson)
+    trainer = Trainer(begin, encoder, lesson)
     return {**params, "audio": teach(
         trainer, "transcribing", speech_stage.steps, progress, material.kept
     )}
@@ -146,17 +147,21 @@ def begins_in_silence(config: RunConfig) -> bool:
     return bool(not speech_stage.encoder and (speech_stage.masks or config.speech.acoustics))
 
 
-def _beginner(config: RunConfig, params: decoder.Params) -> decoder.Params:
-    """The audio encoder that spelling and transcribing begin at."""
+def beginner(config: RunConfig) -> decoder.Params | None:
+    """The audio encoder that spelling and transcribing begin at; None: an untaught one.
+
+    Raises InputError for one that the package does not keep, or whose shapes are others than the
+    config's.
+    """
     name = config.warm_start.speech_stage.encoder
     if not name:
-        return params["audio"]
-    found, _ = shipped_encoder(name)
-    shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in (found, params["audio"])]
-    if shapes[0] != shapes[1]:
+        return None
+    found = jax.tree.map(jnp.asarray, shipped_encoder(name))
+    wanted = jax.eval_shape(lambda: init_audio_params(config.model.audio, jax.random.key(0)))
+    if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, wanted):
         raise InputError(f"config.warm_start.speech_stage.encoder={name!r}: has other shapes than"
                          " config.model.audio; begin at an untaught one: ''")
-    return jax.tree.map(jnp.asarray, found)
+    return found
 
 
 def act_on_speech(material: Material, params: decoder.Params) -> decoder.Params:

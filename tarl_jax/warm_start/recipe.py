@@ -32,9 +32,15 @@ from tarl_jax.warm_start.demonstrations import (
     played,
     with_more_errors,
 )
-from tarl_jax.warm_start.hearing import Material, act_on_speech, begins_in_silence, transcribe
+from tarl_jax.warm_start.hearing import (
+    Material,
+    act_on_speech,
+    beginner,
+    begins_in_silence,
+    transcribe,
+)
 from tarl_jax.warm_start.imitation import Kept, Progress, Score, imitate, lower
-from tarl_jax.warm_start.shipped import shipped_encoder, shipped_policy
+from tarl_jax.warm_start.shipped import encoder_hash, shipped_policy
 
 FORMAT = 6  # raised when the meaning of a cached warm start changes
 ENCODER_FORMAT = 2  # the same, of policies with an audio encoder only
@@ -120,6 +126,7 @@ def _made(
     """What the cache does not have."""
     env, progress, settings = material.env, material.progress, config.warm_start
     if _learns_speech(config):
+        beginner(config)  # one that does not fit is refused now, not behind the part that reads
         before, learn = (
             ({"joint_steps": 0}, act_on_speech) if settings.speech_stage.joint_steps
             else ({"episodes": 0}, transcribe)
@@ -170,7 +177,7 @@ def warm_start_digest(config: RunConfig, env: Environment) -> str:
             del settings["speech_stage"]["clean_steps"]
         name = settings["speech_stage"].pop("encoder")
         if name:
-            _, settings["speech_stage"]["encoder"] = shipped_encoder(name)
+            settings["speech_stage"]["encoder"] = encoder_hash(name)
     content = {
         "format": FORMAT,
         "warm_start": settings,

@@ -34,20 +34,19 @@ def shipped_policy(digest: str) -> tuple[Params, Path] | None:
     return None
 
 
-def shipped_encoder(name: str) -> tuple[Params, str]:
-    """The audio encoder of the policy of that name, and the hash of its file.
+def shipped_encoder(name: str) -> Params:
+    """The audio encoder of the policy of that name.
 
     Raises InputError where the package has no policy of that name, or one that only reads;
     TarlError where the file is not the one that its record describes.
     """
-    hearing = [path.stem for path in sorted(FOLDER.glob("*.json")) if _hears(path)]
-    if name not in hearing:
-        raise InputError(f"config.warm_start.speech_stage.encoder={name!r}: the package keeps no"
-                         f" policy of that name that hears; choose one of {', '.join(hearing)}, or"
-                         " '' for one that begins untaught")
-    path = FOLDER / f"{name}.npz"
-    said = _record(path.with_suffix(".json"))
-    return _read(path, said)["audio"], said["sha256"]
+    record = _hearing(name)
+    return _read(record.with_suffix(".npz"), _record(record))["audio"]
+
+
+def encoder_hash(name: str) -> str:
+    """Names the file that `shipped_encoder` reads, which is not read. Raises InputError alike."""
+    return str(_record(_hearing(name))["sha256"])
 
 
 def ship_policy(name: str, params: Params, record: dict[str, Any]) -> Path:
@@ -81,6 +80,16 @@ def _record(path: Path) -> dict[str, Any]:
     except ValueError:
         pass
     raise TarlError(f"{path}: is not a record of a policy; install the package again, or remove it")
+
+
+def _hearing(name: str) -> Path:
+    """The record of a policy that hears. Raises InputError where there is none of that name."""
+    known = {path.stem: path for path in sorted(FOLDER.glob("*.json")) if _hears(path)}
+    if name not in known:
+        raise InputError(f"config.warm_start.speech_stage.encoder={name!r}: the package keeps no"
+                         f" policy of that name that hears; choose one of {', '.join(known)}, or"
+                         " '' for one that begins untaught")
+    return known[name]
 
 
 def _hears(record: Path) -> bool:

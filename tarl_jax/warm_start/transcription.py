@@ -83,7 +83,7 @@ def unlikeness(
     rest = shares[..., placeholder] * (1 - silent)
     words = 1 - silent - rest
     means = [(w * apart).sum() / jnp.maximum(w.sum(), 1) for w in (words, rest)]
-    return (means[0] + means[1]) / _length(table)
+    return (means[0] + means[1]) / _mean_square(table)
 
 
 def spelling(params: Params, model: ModelConfig, batch: Clips) -> Float[Array, "B S V"]:
@@ -96,15 +96,14 @@ def _outputs(params: Params, model: ModelConfig, batch: Clips) -> Float[Array, "
 
 
 def scores(params: Params, outputs: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-    """-SHARP |h - e_v|^2 / mean of |e_v|^2, up to what is the same for all entries v of the table.
-    """
+    """-SHARP |h - e_v|^2 / mean of |e_v|^2, less what all entries v of the table share."""
     table = params["embed"].astype(jnp.float32)
     nearness = outputs.astype(jnp.float32) @ table.T - jnp.square(table).sum(-1) / 2
-    return 2 * SHARP / jax.lax.stop_gradient(_length(table)) * nearness
+    return 2 * SHARP / jax.lax.stop_gradient(_mean_square(table)) * nearness
 
 
-def _length(table: Float[Array, "V D"]) -> Float[Array, ""]:
-    """The mean of the squared lengths."""
+def _mean_square(table: Float[Array, "V D"]) -> Float[Array, ""]:
+    """Of the lengths of its entries."""
     return jnp.square(table).sum(-1).mean()
 
 

@@ -250,8 +250,10 @@ def test_hearing_may_begin_at_an_encoder_of_the_package(by_speech, monkeypatch, 
             warm_start_digest(beginning(wrong), env)
     narrow = jax.tree.map(lambda x: x[..., :1], params)
     shipped.ship_policy("mine", narrow, {"digest": "2"})
+    # Before anything is made.
+    monkeypatch.setattr(hearing.Material, "written", None)
     with pytest.raises(InputError, match=r"encoder='mine': has other shapes than config\.model"):
-        hearing.transcribe(dataclasses.replace(material, config=one), params)
+        started(one, env)
 
 
 @pytest.mark.slow

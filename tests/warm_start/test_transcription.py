@@ -74,9 +74,13 @@ def test_the_encoder_alone_has_the_same_gradient(params):
         MODEL, PLACEHOLDER, params, params["audio"], batch
     )
     assert float(loss) == pytest.approx(float(same), rel=1e-6)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), encoder, whole["audio"]
-    )
+
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(encoder))
+
+    def alike(one, other):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=6e-7 * largest)
+
+    jax.tree.map(alike, encoder, whole["audio"])
 
 
 def _clip(seed):
