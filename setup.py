@@ -85,6 +85,7 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.20",
         "rich>=13.7",
+        "scipy>=1.13",
         "sentencepiece>=0.2.0",
         "tensorboardX>=2.6.2",
         "transformers>=4.53",

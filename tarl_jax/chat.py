@@ -6,7 +6,8 @@ The agent is the newest checkpoint of the run (`--step` chooses another). Its to
 answers and what they change in the database are shown as they happen; at the end the verdict, and
 the score of each turn where the judge has one. The episode is kept in RUN/chats/, and `python -m
 tarl_jax.view FILE` shows it again. `/stop`, or the end of the input, ends the conversation;
-`/say FILE` lets a policy that hears speech hear a sound file.
+`/say FILE` says a sound file to a policy that hears, as by telephone: in as many seconds as it has,
+heard as it comes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from tarl_jax.config import ConfigError, RunConfig
 from tarl_jax.parallel.process import restart_with_tuned_malloc
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tarl_jax.rollout.environment import Environment
     from tarl_jax.rollout.episode import Episode
+    from tarl_jax.rollout.telephone import Telephone
     from tarl_jax.rollout.workers import Answer, Turn
     from tarl_jax.sandbox.user import Reply
     from tarl_jax.types.episodes import Trajectory
@@ -111,10 +115,18 @@ def play(
 ) -> Trajectory:
     """The episode of a person who is asked by `read` and told by `show`."""
     from tarl_jax.rollout.episode import Episode
+    from tarl_jax.rollout.telephone import Telephone
 
-    person = _Person(read, show, bool(env.config.model.audio))
+    person = _Person(read, show)
     episode = Episode(task, seed, env.domain, env.chat, env.config.rollout, env.system, person)
-    env.engine().run(params, [_Shown(episode, show)], env.config.eval.temperature)
+    shown = _Shown(episode, show)
+    if not env.config.model.audio or env.config.rollout.outside.base_url:
+        env.engine().run(params, [shown], env.config.eval.temperature)
+        return episode.trajectory()
+    with Telephone(env, params) as person.telephone:
+        show("compiling …")
+        person.telephone.compile(params)
+        person.telephone.play(shown)
     return episode.trajectory()
 
 
@@ -147,12 +159,16 @@ def verdict(trajectory: Trajectory) -> list[str]:
 
 
 class _Person:
-    """The user at the terminal."""
+    """The user at the terminal.
 
-    def __init__(self, read: Read, show: Show, hears: bool):
+    telephone: by which a policy hears what is said; None for one that reads only.
+    """
+
+    telephone: Telephone | None = None
+
+    def __init__(self, read: Read, show: Show):
         self._read = read
         self._show = show
-        self._hears = hears
 
     def opening(self) -> str:
         while True:
@@ -168,7 +184,7 @@ class _Person:
         from tarl_jax.sandbox import phrases
         from tarl_jax.sandbox.user import Reply
 
-        self._show(f"agent: {message}")
+        self._show(f"agent: {message}{self._waited()}")
         while True:
             try:
                 line = self._read()
@@ -179,26 +195,40 @@ class _Person:
             if line.startswith("/say "):
                 clip = self._clip(Path(line.removeprefix("/say ").strip()))
                 if clip is not None:
-                    return Reply(line.removeprefix("/say "), {}, clip)
+                    return Reply(line.removeprefix("/say "), {}, self._said(clip))
             elif line.startswith("/"):
                 self._show("There are /stop and /say FILE.")
             elif line:
                 return Reply(line, {})
 
-    def _clip(self, path: Path) -> Future[Any] | None:
+    def _clip(self, path: Path) -> np.ndarray | None:
         from tarl_jax.speech.clips import load_clip
         from tarl_jax.speech.synthesis import SpeechError
 
-        if not self._hears:
+        if self.telephone is None:
             self._show("This policy has no audio encoder: write instead.")
             return None
-        clip: Future[Any] = Future()
         try:
-            clip.set_result(load_clip(path))
+            return load_clip(path)
         except SpeechError as error:
             self._show(str(error))
             return None
-        return clip
+
+    def _said(self, clip: np.ndarray) -> Future[Any]:
+        assert self.telephone is not None
+        self._show(f"… {len(clip) / 16_000:.1f} s")
+        self.telephone.say(clip)
+        heard: Future[Any] = Future()
+        heard.set_result(clip)
+        return heard
+
+    def _waited(self) -> str:
+        """How long the agent's answer took to what was said last, once."""
+        if self.telephone is None or self.telephone.wait is None:
+            return ""
+        wait, self.telephone.wait = self.telephone.wait, None
+        return (f"   [{wait.seconds:.2f} s after your last word; of {wait.sound} tokens of sound"
+                f" {max(wait.sound - wait.read, 0)} were read while you spoke]")
 
 
 class _Shown:

@@ -8,7 +8,9 @@ import pytest
 from tarl_jax import chat
 from tarl_jax.config import ConfigError
 from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.telephone import Wait
 from tarl_jax.sandbox.users import scripted_user
+from tarl_jax.speech.clips import save_clip
 from tarl_jax.types.episodes import Trajectory
 from tarl_jax.types.tasks import Call
 
@@ -111,3 +113,31 @@ def test_a_person_is_told_how_its_users_speak(tiny_env):
     said = chat._example(tiny_env, task, 0)
     assert scripted_user(tiny_env.domain, task, 0).opening() in said
     assert not chat._example(dataclasses.replace(tiny_env, own_user=scripted_user), task, 0)
+
+
+class Line:
+    """A telephone that keeps what it was told."""
+
+    def __init__(self):
+        self.wait, self.said = None, []
+
+    def say(self, clip):
+        self.said.append(clip)
+
+
+def test_a_file_is_said_by_telephone_and_the_answer_told_with_its_wait(tmp_path):
+    clip = (np.arange(8000) % 100 / 1024).astype(np.float32)
+    save_clip(tmp_path / "me.wav", clip)
+    lines, shown = iter([f"/say {tmp_path}/nix.wav", f"/say {tmp_path}/me.wav", "Bye."]), []
+    person = chat._Person(lambda: next(lines), shown.append)
+    person.telephone = Line()
+    reply = person.reply("Your email?")
+    assert shown[0] == "agent: Your email?" and "nix.wav: is not there" in shown[1]
+    assert shown[2:] == ["… 0.5 s"]
+    np.testing.assert_array_equal(reply.clip.result(), clip)
+    np.testing.assert_array_equal(person.telephone.said[0], clip)
+    person.telephone.wait = Wait(0.254, 20, 92)
+    person.reply("Done.")
+    assert shown[-1] == ("agent: Done.   [0.25 s after your last word; of 92 tokens of sound 72"
+                         " were read while you spoke]")
+    assert person.telephone.wait is None and person._waited() == ""

@@ -1,26 +1,21 @@
-"""A clip that arrives in parts, heard while it is spoken: features, encoder, the decoder's cache.
+"""A clip that arrives in parts, heard while it is spoken: features and encoder.
 
 What comes out is what the whole clip gives at once. Two things depend on what is still to come: the
 last frames under the end of a part, which wait for their samples, and the floor 8 below the clip's
 largest log power, under which nothing lies. Where it rises, pieces that held less are encoded
-again, and the decoder reads again from the first of them on.
+again. `rollout/telephone.py` has a policy read along.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tarl_jax.config import InputError, ModelConfig
-from tarl_jax.models import audio_encoder, decoder
+from tarl_jax.models import audio_encoder
 from tarl_jax.models.audio_encoder import HOP, WINDOW
-from tarl_jax.models.cache import Cache
-from tarl_jax.models.params import Params
 from tarl_jax.speech.sound import Pieces
 
 _ROWS = 32  # frames that features are made of at a time: one program for parts of any size
@@ -98,55 +93,3 @@ class IncomingClip:
         if self._pieces:
             self.encoded = np.concatenate(self._pieces)
         return len(self.encoded) if kept is None else kept * self._size // 4
-
-
-@dataclasses.dataclass
-class Prefill:
-    """A row of the decoder's cache, which is fed as a clip arrives.
-
-    Attributes:
-      params: unstacked, in the model's dtype.
-      cache: of one row.
-      length: how much of it counts; what lies behind is written over.
-      chunk: tokens that are fed at a time.
-    """
-
-    params: Params
-    model: ModelConfig
-    cache: Cache
-    length: int = 0
-    chunk: int = 16
-
-    def tokens(self, ids: list[int]) -> jax.Array:
-        """Feeds written tokens; the scores [V] of what comes next."""
-        return self.embeddings(np.asarray(self.params["embed"][np.array(ids)], np.float32))
-
-    def embeddings(self, inputs: np.ndarray, begin: int | None = None) -> jax.Array:
-        """Feeds inputs [tokens, D], at least one, from `begin` on, or behind what is there.
-
-        Returns: the scores [V] of what comes next.
-        """
-        start = self.length if begin is None else begin
-        scores = None
-        for first in range(0, len(inputs), self.chunk):
-            part = inputs[first : first + self.chunk]
-            padded = np.pad(part, ((0, self.chunk - len(part)), (0, 0)))
-            scores, self.cache = _step(
-                self.model, self.params, self.cache, padded[None],
-                np.array([start + first], np.int32), len(part) - 1,
-            )
-        if scores is None:
-            raise InputError("nothing to feed: at least one token says what comes next")
-        self.length = start + len(inputs)
-        return scores
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _step(
-    model: ModelConfig, params: Params, cache: Cache, inputs: jax.Array, start: jax.Array,
-    last: jax.Array,
-) -> tuple[jax.Array, Cache]:
-    inputs = inputs.astype(params["embed"].dtype)
-    nothing = jnp.zeros(inputs.shape[:2], jnp.int32)
-    hidden, cache = decoder.cached_step(params, model, cache, nothing, start, None, inputs)
-    return decoder.logits(params, hidden[0, last]), cache

@@ -40,6 +40,10 @@ class Hearing:
         inputs = np.concatenate([jax.device_get(self._encode(params, part)) for part in parts])
         return inputs.reshape(-1, inputs.shape[-1])[: tokens_of(len(clip))]
 
+    def piece(self, params: decoder.Params, piece: Pieces) -> np.ndarray:
+        """The encoder's outputs of one piece, float32 [1, slots, D]."""
+        return jax.device_get(self._encode(params, piece))
+
     def wanted(self, params: decoder.Params) -> list[Wanted]:
         """What has to be compiled, for all clips of a dialogue; nothing where nobody hears."""
         found = []

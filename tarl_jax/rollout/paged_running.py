@@ -57,7 +57,7 @@ class PagedRunning:
     def write(self) -> list[Row]:
         """One step: tokens are fed, and every row that is fed writes; many where none is to be fed.
 
-        Returns: rows whose turn is over, which now ask for an answer.
+        Returns: rows whose turn is over, or which only read, and now ask for an answer.
         Raises: ValueError where one outgrows the longest dialogue.
         """
         longest = self._programs.longest
@@ -69,7 +69,12 @@ class PagedRunning:
                 )
         self.stats.ticks += 1
         plan = self.scheduler.mixed(self._programs.budget)
-        return self._burst() if plan is None else self._feed(plan)
+        over = self._burst() if plan is None else self._feed(plan)
+        for row in self.scheduler.writing:
+            if row.reading and not row.pending:
+                row.asking = True
+                over.append(row)
+        return over
 
     def _feed(self, plan: Sequence[Sequence[Part]]) -> list[Row]:
         begun = time.perf_counter()

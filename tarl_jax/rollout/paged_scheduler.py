@@ -160,7 +160,7 @@ class PagedScheduler:
         """Adds the row's next tokens, as many as there are pages for; returns how many."""
         if self._share:
             self._find(row)
-        wanted = min(len(row.tokens), row.fed + most)
+        wanted = min(len(row.tokens) - row.reading, row.fed + most)
         count = self._make_room(row, wanted, [part.row for part in parts]) - row.fed
         if count > 0:
             parts.append(Part(row, row.fed, count))

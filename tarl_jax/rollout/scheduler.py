@@ -41,6 +41,13 @@ class SpokenInputs:
     def end(self) -> int:
         return self.first + len(self.inputs)
 
+    def behind(self, place: int) -> SpokenInputs:
+        """What of it is at `place` or later, counted from there."""
+        gone = max(place - self.first, 0)
+        return SpokenInputs(
+            self.first + gone - place, self.inputs[gone:], self.clip, self.key - gone
+        )
+
 
 @dataclasses.dataclass(eq=False)
 class Row:
@@ -66,6 +73,7 @@ class Row:
       read: tokens that were fed since its last answer, those that it wrote left out.
       used: when it was last written, in seconds of any clock; where rows may never be answered, the
         one that was longest not used makes room first.
+      reading: it is fed, and writes nothing behind that; its `limit` is 0.
     """
 
     index: int
@@ -86,6 +94,7 @@ class Row:
     spoken: list[SpokenInputs] = dataclasses.field(default_factory=list)
     read: int = 0
     used: float = 0.0
+    reading: bool = False
     blocks: list[int] = dataclasses.field(default_factory=list)  # its entries in the index
     # Where its cache is in pages: they, a hash for each full one that is known, whose they are.
     pages: list[int] = dataclasses.field(default_factory=list)
@@ -99,13 +108,18 @@ class Row:
 
     @property
     def keys(self) -> list[int]:
-        """The tokens, those of sound told apart by their clip: equal keys, equal caches."""
-        if not self.spoken:
-            return self.tokens
-        keys = list(self.tokens)
-        for sound in self.spoken:
-            keys[sound.first : sound.end] = range(sound.key, sound.key - len(sound.inputs), -1)
-        return keys
+        """`keys_of` its context."""
+        return keys_of(self.tokens, self.spoken)
+
+
+def keys_of(tokens: list[int], spoken: Sequence[SpokenInputs]) -> list[int]:
+    """The tokens, those of sound told apart by their clip: equal keys, equal caches."""
+    if not spoken:
+        return tokens
+    keys = list(tokens)
+    for sound in spoken:
+        keys[sound.first : sound.end] = range(sound.key, sound.key - len(sound.inputs), -1)
+    return keys
 
 
 def extend_context(

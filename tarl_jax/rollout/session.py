@@ -20,9 +20,10 @@ from tarl_jax.models import decoder
 from tarl_jax.rollout.arrivals import Arrivals
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.grammar import Grammar, after, stacked
+from tarl_jax.rollout.prepared import Ready
 from tarl_jax.rollout.running import EngineStats
 from tarl_jax.rollout.sampling import Sampling
-from tarl_jax.rollout.scheduler import Row
+from tarl_jax.rollout.scheduler import Row, SpokenInputs, keys_of
 from tarl_jax.rollout.workers import Turn
 
 GRAMMARS = 8  # that rows follow at a time
@@ -39,10 +40,11 @@ class Ask:
       dropped: tokens that have left the context before (`scheduler.Row.dropped`).
       seed: of the sampling; what is drawn hangs on it and on the position.
       sampling: how.
-      limit: tokens to be sampled, at most.
+      limit: tokens to be sampled, at most; 0: none, the context is read ahead.
       grammar: what may be written, known again as the same object; None: anything.
       begun: how many of the tokens, the last ones, begin the turn, and count in the grammar.
       row: where the context was continued last (`Written.row`), if known.
+      spoken: what some of the tokens sound like, in order.
     """
 
     tokens: Sequence[int]
@@ -53,6 +55,7 @@ class Ask:
     begun: int = 0
     dropped: int = 0
     row: int = -1
+    spoken: Sequence[SpokenInputs] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,7 @@ class _Job:
 class Session:
     """Rows that stay from turn to turn; see the module's docstring.
 
-    params: stacked, as training has them.
+    params: stacked, as training has them, or what `Engine.ready` made of them.
     free: the grammar of those who name none.
     idle_seconds: after which a context that nobody continues is forgotten.
     most: contexts that are kept; beyond them the longest unused is forgotten; 0: any number.
@@ -93,8 +96,8 @@ class Session:
     """
 
     def __init__(
-        self, engine: Engine, params: decoder.Params, free: Grammar, idle_seconds: float = 300.0,
-        most: int = 0,
+        self, engine: Engine, params: decoder.Params | Ready, free: Grammar,
+        idle_seconds: float = 300.0, most: int = 0,
     ):
         self._programs = engine.programs
         self._grammars = _Places(free)
@@ -134,8 +137,8 @@ class Session:
         """
         if self._closing or not self.alive:
             raise RuntimeError("the session is closed")
-        if not ask.tokens or ask.limit < 1:
-            raise ValueError("a turn stands behind at least one token, and has at least one")
+        if not ask.tokens or ask.limit < 0:
+            raise ValueError("a turn stands behind at least one token, and has no fewer than none")
         most = self._programs.longest
         if len(ask.tokens) + ask.limit > most:
             raise ValueError(f"{len(ask.tokens)} tokens leave no room for a turn of {ask.limit}"
@@ -206,9 +209,10 @@ class Session:
     def _begin(self, job: _Job) -> None:
         ask, scheduler = job.ask, self._running.scheduler
         tokens, keep = list(ask.tokens), 0
+        keys = keys_of(tokens, ask.spoken)
         rows = self._running.rows
         row = rows.get(ask.row)
-        if row is None or not row.asking or row.tokens[:1] != tokens[:1]:
+        if row is None or not row.asking or row.keys[:1] != keys[:1]:
             idle = [other for other in rows.values() if other.asking]
             if idle and 0 < self._most <= len(rows):
                 self._end(min(idle, key=lambda other: other.used))
@@ -216,12 +220,14 @@ class Session:
             self._next += 1
             scheduler.begin(row)
         else:
-            keep = _common(row.tokens, tokens)
+            keep = _common(row.keys, keys)
         keep = min(keep, len(tokens) - 1)  # the newest is fed by writing
-        scheduler.answered(row, tokens[keep:], keep)
+        spoken = [sound.behind(keep) for sound in ask.spoken if sound.end > keep]
+        scheduler.answered(row, tokens[keep:], keep, spoken)
         row.seed, row.dropped, row.sampling, row.limit = (
             ask.seed, ask.dropped, ask.sampling, ask.limit
         )
+        row.reading = not ask.limit
         begun = tokens[len(tokens) - ask.begun :]
         row.syntax = self._grammars.state(job.place, begun)
         self._jobs[row.index] = job
@@ -231,15 +237,15 @@ class Session:
         for row in writing:
             job, stopped = self._jobs[row.index], False
             if row not in over and job.listener is not None:
-                stopped = job.listener(row.tokens[-row.written :])
+                stopped = job.listener(_written(row))
                 row.asking = stopped
             if row.asking:
-                turn = Turn(row.tokens[-row.written :], row.log_probs, row.drawn_log_probs)
+                turn = Turn(_written(row), row.log_probs, row.drawn_log_probs)
                 del self._jobs[row.index]
                 self._grammars.leave(job.place)
                 row.used = time.monotonic()
                 self._arrivals.left(row.index, row.used)
-                fed = row.read + 1  # the newest by writing
+                fed = row.read + (not row.reading)  # the newest by writing
                 job.future.set_result(Written(turn, row.index, fed, stopped))
 
     def _forget(self) -> None:
@@ -311,6 +317,10 @@ class _Places:
         states, classes = grammar.next_state.shape
         return (max(self._states, -(-states // _STATES) * _STATES),
                 max(self._classes, -(-classes // _CLASSES) * _CLASSES))
+
+
+def _written(row: Row) -> list[int]:
+    return row.tokens[len(row.tokens) - row.written :]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -7,10 +7,12 @@ ratios as they are. `apply` runs a chain of them and gives 16-bit values again.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import fft
 
 from tarl_jax.config.speech import Effect, SpeechConfig, parse_chain
 from tarl_jax.speech.synthesis import SAMPLE_RATE, quantise, resample
@@ -121,7 +123,7 @@ def telephone(clip: np.ndarray) -> np.ndarray:
     """The clip through a telephone: 300 to 3,400 Hz, 8 kHz, 8 bits of mu-law (G.711), and back."""
     centred = slice(_TAPS // 2, _TAPS // 2 + len(clip))
     narrow = _within_scale(convolve(clip, _band_pass())[centred][::2])
-    received = mu_law_decode(mu_law_encode(np.rint(narrow * 32_767).astype(np.int16)))
+    received = _mu_law()[np.rint(narrow * 32_767).astype(np.int16).view(np.uint16)]
     spread = np.zeros(len(clip))
     spread[::2] = received / 32_768 * 2  # zeros between halve what the filter passes
     return _within_scale(convolve(spread, _band_pass())[centred])
@@ -163,10 +165,18 @@ def mu_law_decode(codes: np.ndarray) -> np.ndarray:
 def convolve(clip: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Full convolution: float64 [samples + len(response) - 1]."""
     length = len(clip) + len(response) - 1
-    size = 1 << (length - 1).bit_length()
-    return np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(response, size), size)[:length]
+    size = fft.next_fast_len(length, real=True)
+    both = fft.rfft(clip.astype(np.float64), size) * fft.rfft(response, size)
+    return fft.irfft(both, size)[:length]
 
 
+@functools.cache
+def _mu_law() -> np.ndarray:
+    """What G.711 makes of every 16-bit sample, by its bits taken as a number from 0."""
+    return mu_law_decode(mu_law_encode(np.arange(65_536).astype(np.uint16).view(np.int16)))
+
+
+@functools.cache
 def _band_pass() -> np.ndarray:
     """Windowed sinc, symmetric, of the telephone's band."""
     n = np.arange(_TAPS) - _TAPS // 2

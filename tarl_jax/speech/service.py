@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,7 @@ BABBLE = (
     "I can hear you quite well, only the line is a little bad, so please go on.",
     "He has been learning the piano since March, and the neighbours are very patient.",
 )
+_KEPT = 128  # clips that were asked for last; the episodes of a group ask for the same
 
 
 class _Engines:
@@ -67,6 +70,8 @@ class Speech:
         self._threads = ThreadPoolExecutor(workers, "speech")
         self._babblers: tuple[np.ndarray, ...] = ()
         self._making_babblers = threading.Lock()
+        self._asked: OrderedDict[tuple[Any, ...], Future[np.ndarray]] = OrderedDict()
+        self._asking = threading.Lock()
 
     @classmethod
     def from_config(cls, config: SpeechConfig) -> Speech:
@@ -97,8 +102,25 @@ class Speech:
     def submit(
         self, text: str, voice: Voice, effects: Sequence[Effect] = (), seed: int = 0
     ) -> Future[np.ndarray]:
-        """The same in a thread, so that it happens while the device decodes."""
-        return self._threads.submit(self.say, text, voice, effects, seed)
+        """The same in a thread, so that it happens while the device decodes.
+
+        Who asks for what was asked for lately, as the episodes of a group do, shares the clip,
+        which cannot be written to; what failed is tried again.
+        """
+        key = text, voice, tuple(effects), seed
+        with self._asking:
+            found = self._asked.pop(key, None)
+            if found is None or (found.done() and (found.cancelled() or found.exception())):
+                found = self._threads.submit(self._say_for_all, *key)
+            self._asked[key] = found
+            if len(self._asked) > _KEPT:
+                self._asked.popitem(last=False)
+        return found
+
+    def _say_for_all(self, *what: Any) -> np.ndarray:
+        clip = self.say(*what).view()
+        clip.flags.writeable = False
+        return clip
 
     def babblers(self) -> tuple[np.ndarray, ...]:
         """Clips of the voices that a babble is made of."""

@@ -1,4 +1,4 @@
-"""A clip that arrives in parts gives what the whole clip gives, to encoder and decoder."""
+"""A clip that arrives in parts gives what the whole clip gives."""
 
 import jax
 import numpy as np
@@ -8,8 +8,7 @@ from tarl_jax.config import InputError, ModelConfig
 from tarl_jax.config.audio import AudioConfig
 from tarl_jax.models import decoder
 from tarl_jax.models.audio_inputs import encode, pieces_of, tokens_of
-from tarl_jax.models.cache import empty_cache
-from tarl_jax.models.incoming import IncomingClip, Prefill
+from tarl_jax.models.incoming import IncomingClip
 
 MODEL = ModelConfig(
     d_model=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, d_ff=48,
@@ -86,23 +85,3 @@ def test_in_parts_is_as_at_once(name, size, encoder):
 def test_a_clip_of_nothing_is_refused(encoder):
     with pytest.raises(InputError, match="no samples"):
         IncomingClip(MODEL, encoder).end()
-
-
-def test_the_decoder_reads_along_and_says_the_same(params, encoder):
-    unstacked = decoder.unstack(params)
-    for sound in (SOUNDS["2.03 s"], SOUNDS["louder later"]):
-        at_once = Prefill(unstacked, MODEL, empty_cache(MODEL, 1, 128), chunk=8)
-        at_once.tokens([1, 2, 3])
-        at_once.embeddings(whole(sound, encoder))
-        expected = at_once.tokens([4, 5])
-        along = Prefill(unstacked, MODEL, empty_cache(MODEL, 1, 128), chunk=8)
-        along.tokens([1, 2, 3])
-        incoming, fed = IncomingClip(MODEL, encoder), []
-        for first in range(0, len(sound) + 3_200, 3_200):
-            part = sound[first : first + 3_200]
-            kept = incoming.feed(part) if len(part) else incoming.end()
-            if len(incoming.encoded) > kept:
-                along.embeddings(incoming.encoded[kept:], 3 + kept)
-            fed.append(along.length)
-        assert len(set(fed)) > 3  # as it came, not at the end
-        np.testing.assert_allclose(along.tokens([4, 5]), expected, atol=1e-4, rtol=1e-4)

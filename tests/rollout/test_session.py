@@ -212,3 +212,20 @@ def test_those_who_go_on_keep_their_caches(params, cache):
     assert fed[0] == 20 and set(fed[1:]) == {4}
     assert session.contexts <= 6
     session.close()
+
+
+def test_what_was_read_ahead_is_not_read_again(session):
+    prompt = Scripted(31, 90, []).start()
+    expected = session.ask(Ask(prompt, 4, WARM, 6)).result(600)
+    assert expected.fed == 90
+    others = [session.ask(Ask(Scripted(s, 40, []).start(), s, WARM, 6)) for s in range(4)]
+    ahead = session.ask(Ask(prompt[:50], 4, WARM, 0)).result(600)
+    assert not (ahead.turn.ids or ahead.turn.log_probs or ahead.stopped) and ahead.fed == 49
+    again = session.ask(Ask(prompt[:50], 4, WARM, 0, row=ahead.row)).result(600)
+    assert (again.fed, again.row) == (0, ahead.row)
+    wrong = session.ask(Ask([*prompt[:60], 9, 9], 4, WARM, 0, row=ahead.row)).result(600)
+    assert wrong.fed == 12
+    found = session.ask(Ask(prompt, 4, WARM, 6, row=ahead.row)).result(600)
+    assert found.turn.ids == expected.turn.ids and found.fed <= 90 - 56  # from a whole page on
+    np.testing.assert_allclose(found.turn.log_probs, expected.turn.log_probs, atol=1e-4)
+    assert all(other.result(600).turn.ids for other in others)

@@ -251,3 +251,55 @@ def test_espeak_from_a_config_caches_its_clips(tmp_path):
         user = SpokenUser(Writer(), speech, config, 0)
         user.opening()
         assert user.opening_reply.audio.tobytes() == first.tobytes()
+
+
+def test_who_asks_for_the_same_shares_the_clip(noise):
+    """As the episodes of a group do, at once or one behind the other."""
+    begun, go = threading.Event(), threading.Event()
+    say = noise.say
+
+    def slowly(text, voice):
+        begun.set()
+        assert go.wait(10)
+        return say(text, voice)
+
+    noise.say = slowly
+    effects = parse_chain("white:10")
+    with Speech(noise, workers=4, voices=("a",)) as speech:
+        asked = [speech.submit("Hello.", Voice("a"), effects, 3) for _ in range(8)]
+        assert begun.wait(10)
+        go.set()
+        clips = [one.result() for one in asked]
+        again = speech.submit("Hello.", Voice("a"), effects, 3).result()
+        others = [
+            speech.submit(*what).result() for what in (
+                ("Hello.", Voice("a"), effects, 4), ("Hello.", Voice("b"), effects, 3),
+                ("Hello!", Voice("a"), effects, 3), ("Hello.", Voice("a"), (), 3),
+            )
+        ]
+    assert len(noise.said) == 6 and all(clip is again for clip in clips)  # one "closed"
+    assert not any(np.array_equal(clip, again) for clip in others)
+    np.testing.assert_array_equal(again, acoustics.apply(say("Hello.", Voice("a")), effects, 3))
+    with pytest.raises(ValueError, match="read-only"):
+        again[0] = 1.0
+
+
+def test_what_failed_is_tried_again_and_old_clips_are_let_go(noise):
+    say, tried = noise.say, []
+
+    def failing(text, voice):
+        tried.append(text)
+        if len(tried) == 1:
+            raise SpeechError("server", "no")
+        return say(text, voice)
+
+    noise.say = failing
+    with Speech(noise, workers=1, voices=("a",)) as speech:
+        with pytest.raises(SpeechError):
+            speech.submit("Hello.", Voice("a")).result()
+        first = speech.submit("Hello.", Voice("a")).result()
+        assert len(first) == 4000 and tried == ["Hello."] * 2
+        for number in range(128):
+            speech.submit(f"{number}", Voice("a")).result()
+        np.testing.assert_array_equal(speech.submit("Hello.", Voice("a")).result(), first)
+    assert tried[-1] == "Hello." and len(tried) == 131

@@ -1,0 +1,184 @@
+"""One dialogue whose user speaks as on a telephone: heard while it is said, answered behind it.
+
+What a user says comes in parts of 0.2 s. As it comes, the audio encoder hears every whole piece
+(`models/incoming.py`) and the policy reads what that gives (`session.Ask` of no tokens), so that
+behind the last word only the last piece and the turn's end are left to be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from tarl_jax.models.incoming import IncomingClip
+from tarl_jax.models.params import Params
+from tarl_jax.parallel.mesh import rollout_mesh
+from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.environment import Environment
+from tarl_jax.rollout.grammar import anything, build
+from tarl_jax.rollout.prepared import Ready
+from tarl_jax.rollout.sampling import Sampling
+from tarl_jax.rollout.scheduler import Row, SpokenInputs, extend_context
+from tarl_jax.rollout.session import Ask, Session, Written
+from tarl_jax.rollout.workers import Answer, Dialogue, opening
+from tarl_jax.speech.sound import Pieces
+from tarl_jax.speech.synthesis import SAMPLE_RATE
+
+PART = 0.2  # seconds of what a user says that come at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """Behind the last word that the policy has heard.
+
+    Attributes:
+      seconds: until its answer was written.
+      read: tokens that were read in these; sound: how many tokens the clip had.
+    """
+
+    seconds: float
+    read: int
+    sound: int
+
+
+class Telephone:
+    """Plays dialogues, one at a time, with an engine of its own. A context manager.
+
+    Args of the constructor:
+      env: whose policy hears.
+      params: stacked, as training has them.
+      sampling: None: as evaluations draw.
+
+    Attributes:
+      wait: behind what was last said by `say`; None before its answer.
+      clock, sleep: of seconds.
+    """
+
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+    sleep: Callable[[float], None] = staticmethod(time.sleep)
+
+    def __init__(self, env: Environment, params: Params, sampling: Sampling | None = None):
+        config = env.config
+        rollout = dataclasses.replace(config.rollout, slots=1, parked=0, lanes=1)
+        free = anything(env.vocab_size)
+        engine = Engine(
+            config.model, rollout, env.tokenizer.stop_ids, rollout_mesh(config.mesh), free,
+            ids=env.tokenizer.vocab_size,
+        )
+        self._chat, self._model, self._rollout = env.chat, config.model, config.rollout
+        self._sampling = sampling or evaluated(env)
+        self._grammar = (
+            build(env.tokenizer, env.domain.tools, env.vocab_size, env.chat.begin)
+            if config.rollout.constrain_calls else None
+        )
+        self._programs, self._hear = engine.programs, engine.programs.hear
+        self._ready = Ready(engine.programs.prepare(params))
+        self._session = Session(engine, self._ready, free, float("inf"))
+        self._context, self._row = Row(0, 0), -1
+        self._known: dict[bytes, np.ndarray] = {}  # what was heard already, by its clip
+        self._said: tuple[float, int] | None = None  # when the last word was, and the clip's tokens
+        self.wait: Wait | None = None
+
+    def compile(self, params: Params) -> None:
+        """All programs, so that nobody waits for one while they speak."""
+        self._programs.compile(params, shrinks=False)
+        audio = self._model.audio
+        silence = np.zeros((1, 2 * audio.n_window, audio.num_mel_bins), np.float32)
+        self._piece(Pieces(silence, np.ones(1, np.int32)))
+
+    def play(self, dialogue: Dialogue) -> None:
+        """Until it ends; while it waits for its user, `say` may be called. Raises what it does."""
+        self._context, self._row = Row(0, dialogue.seed), -1
+        answer = opening(dialogue)
+        while answer is not None:
+            self._take(answer)
+            limit = self._rollout.max_turn_tokens
+            written = self._ask(self._context.tokens, self._context.spoken, limit)
+            if self._said is not None:
+                said, sound = self._said
+                self.wait, self._said = Wait(self.clock() - said, written.fed, sound), None
+            self._context.tokens += written.turn.ids
+            answer = dialogue.turn(written.turn)
+
+    def say(self, clip: np.ndarray) -> None:
+        """The user says it, in as many seconds as it has; the dialogue's answer is to hold it.
+
+        clip: float32 [samples] at 16 kHz, at least one.
+        """
+        tokens, spoken = self._context.tokens, self._context.spoken
+        stopped = tokens[-1] == self._chat.stop_id
+        around, place = self._chat.spoken(1)
+        before = [*tokens, *([] if stopped else [self._chat.stop_id]), *around[:place]]
+        incoming = IncomingClip(self._model, self._piece)
+        room = self._rollout.max_episode_tokens - len(before)
+        size, at, read, begun = round(PART * SAMPLE_RATE), 0, 0, self.clock()
+        while at < len(clip):
+            end = min(at + size, len(clip))
+            self.sleep(max(begun + end / SAMPLE_RATE - self.clock(), 0.0))
+            # Who is slower than the user takes all that has come.
+            come = int((self.clock() - begun) * SAMPLE_RATE)
+            end = min(max(end, come), len(clip))
+            kept, at = incoming.feed(clip[at:end]), end
+            if at == len(clip):
+                incoming.end()
+            elif kept < read or read < len(incoming.encoded) <= room:
+                read = min(len(incoming.encoded), room)
+                heard = self._pieces(len(before), incoming.encoded[:read], clip)
+                self._ask([*before, *around[place : place + 1] * read], [*spoken, *heard], 0)
+        self._known = {_digest(clip): incoming.encoded}
+        self._said = begun + len(clip) / SAMPLE_RATE, len(incoming.encoded)
+
+    def close(self) -> None:
+        """Ends the session."""
+        self._session.close()
+
+    def __enter__(self) -> Telephone:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _take(self, answer: Answer) -> None:
+        spoken = []
+        for sound in answer.sounds:
+            inputs = self._known.pop(_digest(sound.clip), None)
+            if inputs is None:
+                inputs = self._hear(self._ready.params, sound.clip)
+            spoken += self._pieces(sound.first, inputs, sound.clip)
+        extend_context(self._context, answer.tokens, answer.keep, spoken)
+        if answer.dropped is not None:
+            self._context.dropped = answer.dropped
+
+    def _ask(self, tokens: list[int], spoken: list[SpokenInputs], limit: int) -> Written:
+        ask = Ask(
+            tokens, self._context.seed, self._sampling, limit, self._grammar if limit else None,
+            len(self._chat.begin) if limit else 0, self._context.dropped, self._row, tuple(spoken),
+        )
+        written = self._session.ask(ask).result()
+        self._row = written.row
+        return written
+
+    def _piece(self, pieces: Pieces) -> np.ndarray:
+        return self._hear.piece(self._ready.params, pieces)
+
+    def _pieces(self, first: int, inputs: np.ndarray, clip: np.ndarray) -> list[SpokenInputs]:
+        """What is heard from position `first` on, by pieces, so that one that stays is known."""
+        slots = self._model.audio.n_window // 2
+        return [
+            SpokenInputs(first + i, part, clip, ~int.from_bytes(_digest(part)[:7]))
+            for i in range(0, len(inputs), slots) for part in [inputs[i : i + slots]]
+        ]
+
+
+def evaluated(env: Environment) -> Sampling:
+    """How evaluations of an environment's policy draw its tokens."""
+    c = env.config.eval
+    return Sampling(c.temperature, c.top_k, c.top_p, c.min_p)
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
