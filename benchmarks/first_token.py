@@ -5,7 +5,7 @@
 Random weights of configs/omni_tarl.py's size, a spoken turn of noise that long behind 200 tokens of
 dialogue, all programs compiled before. Whole: features, encoder and prefill begin when the turn has
 ended. As it comes: the clip is said in as many seconds as it has, in parts of 0.2 s, and is read
-meanwhile (`rollout/telephone.py`); "read" is how many tokens were left for then, of how many.
+meanwhile (`rollout/telephone.py`); "left" is how much of the sound was read behind it.
 Medians of `--rounds`, the ways in turns.
 """
 
@@ -75,7 +75,7 @@ def main() -> None:
     params = decoder.init_params(config.model, env.vocab_size, jax.random.key(0))
     with Telephone(env, params, Sampling(0.0)) as telephone:
         telephone.compile(params)
-        print("| seconds | whole, ms | as it comes, ms | less | read |\n|---|---|---|---|---|")
+        print("| seconds | whole, ms | as it comes, ms | less | left |\n|---|---|---|---|---|")
         for seconds in args.seconds:
             noise = np.random.default_rng(0).normal(0, 0.1, round(seconds * SAMPLE_RATE))
             clip = noise.clip(-1, 1).astype(np.float32)
@@ -89,7 +89,7 @@ def main() -> None:
             whole, parts = (1000 * statistics.median(took[way]) for way in (False, True))
             assert wait is not None
             print(f"| {seconds:g} | {whole:.0f} | {parts:.0f} | {1 - parts / whole:.0%} |"
-                  f" {wait.read} of {wait.sound} |", flush=True)
+                  f" {wait.sound - wait.ahead} of {wait.sound} |", flush=True)
     env.close()
 
 

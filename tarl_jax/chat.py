@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -115,13 +116,16 @@ def play(
 ) -> Trajectory:
     """The episode of a person who is asked by `read` and told by `show`."""
     from tarl_jax.rollout.episode import Episode
+    from tarl_jax.rollout.sampling import Truncation
     from tarl_jax.rollout.telephone import Telephone
 
     person = _Person(read, show)
     episode = Episode(task, seed, env.domain, env.chat, env.config.rollout, env.system, person)
     shown = _Shown(episode, show)
-    if not env.config.model.audio or env.config.rollout.outside.base_url:
-        env.engine().run(params, [shown], env.config.eval.temperature)
+    c = env.config.eval
+    if not env.config.model.audio:
+        cut = Truncation(c.top_k, c.top_p, c.min_p)
+        env.engine().run(params, [shown], c.temperature, truncation=cut)
         return episode.trajectory()
     with Telephone(env, params) as person.telephone:
         show("compiling …")
@@ -169,6 +173,7 @@ class _Person:
     def __init__(self, read: Read, show: Show):
         self._read = read
         self._show = show
+        self._since = 0.0  # when the last word was; 0: that is answered, or nothing was said
 
     def opening(self) -> str:
         while True:
@@ -218,17 +223,18 @@ class _Person:
         assert self.telephone is not None
         self._show(f"… {len(clip) / 16_000:.1f} s")
         self.telephone.say(clip)
+        self._since = time.monotonic()
         heard: Future[Any] = Future()
         heard.set_result(clip)
         return heard
 
     def _waited(self) -> str:
-        """How long the agent's answer took to what was said last, once."""
-        if self.telephone is None or self.telephone.wait is None:
+        """How long the agent took to answer what was said last, its tools included."""
+        if self.telephone is None or not self._since or self.telephone.wait is None:
             return ""
-        wait, self.telephone.wait = self.telephone.wait, None
-        return (f"   [{wait.seconds:.2f} s after your last word; of {wait.sound} tokens of sound"
-                f" {max(wait.sound - wait.read, 0)} were read while you spoke]")
+        seconds, self._since, wait = time.monotonic() - self._since, 0.0, self.telephone.wait
+        return (f"   [{seconds:.2f} s after your last word, its first turn {wait.seconds:.2f} s;"
+                f" {wait.ahead} of {wait.sound} tokens of sound were read while you spoke]")
 
 
 class _Shown:

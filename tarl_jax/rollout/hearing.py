@@ -23,10 +23,14 @@ class Hearing:
 
     Args of the constructor:
       longest: tokens of a dialogue.
+
+    Attributes:
+      width: of the encoder's outputs; 0: nobody hears.
     """
 
     def __init__(self, model: ModelConfig, longest: int, mesh: Mesh):
         self._audio = model.audio
+        self.width = model.d_model if model.audio else 0
         self._longest = longest
 
         def of_pieces(params: decoder.Params, pieces: Pieces) -> Float[Array, "X slots D"]:

@@ -165,7 +165,7 @@ class Running:
             assert row.slot is not None
             room[row.slot] = min(row.limit - row.written, self._programs.burst)
             ways[row.slot] = row.sampling
-        patience = int(self._config.straggler_fraction * len(writing))
+        patience = int(self._config.straggler_fraction * np.count_nonzero(room))
         temperature, *cuts = np.array([dataclasses.astuple(way) for way in ways]).T
         self.state, out = self._programs.decode(
             self.params, self.state, room, patience, temperature, Truncation(*cuts)

@@ -16,6 +16,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+import numpy as np
+
 from tarl_jax.models import decoder
 from tarl_jax.rollout.arrivals import Arrivals
 from tarl_jax.rollout.engine import Engine
@@ -44,7 +46,8 @@ class Ask:
       grammar: what may be written, known again as the same object; None: anything.
       begun: how many of the tokens, the last ones, begin the turn, and count in the grammar.
       row: where the context was continued last (`Written.row`), if known.
-      spoken: what some of the tokens sound like, in order.
+      spoken: what some of the tokens sound like, in order, one behind the other. Where something is
+        to be written, the last token is none of them: it is fed by writing.
     """
 
     tokens: Sequence[int]
@@ -133,7 +136,8 @@ class Session:
     def ask(self, ask: Ask, listener: Listener | None = None) -> Future[Written]:
         """Begins a turn. `listener` is called in the session's thread after each burst.
 
-        Raises: ValueError where the context leaves no room for the turn, RuntimeError once closed.
+        Raises: ValueError where the context leaves no room for the turn, or its sound is not as
+        `Ask` has it; RuntimeError once closed.
         """
         if self._closing or not self.alive:
             raise RuntimeError("the session is closed")
@@ -143,10 +147,20 @@ class Session:
         if len(ask.tokens) + ask.limit > most:
             raise ValueError(f"{len(ask.tokens)} tokens leave no room for a turn of {ask.limit}"
                              f" within {most}")
+        self._check_sound(ask)
         job = _Job(ask, listener, Future())
         job.future.set_running_or_notify_cancel()  # who no longer wants it cannot take it back
         self._inbox.put(job)
         return job.future
+
+    def _check_sound(self, ask: Ask) -> None:
+        at, end, width = 0, len(ask.tokens) - (ask.limit > 0), self._programs.hear.width
+        for sound in ask.spoken:
+            shape = np.shape(sound.inputs)
+            if shape[1:] != (width,) or not at <= sound.first <= sound.end <= end:
+                raise ValueError(f"sound of shape {shape} at {sound.first}: does not stand behind"
+                                 f" {at} and before {end}, with {width} numbers a token")
+            at = sound.end
 
     def close(self) -> None:
         """Writes what was asked for, and ends."""
@@ -244,7 +258,8 @@ class Session:
                 del self._jobs[row.index]
                 self._grammars.leave(job.place)
                 row.used = time.monotonic()
-                self._arrivals.left(row.index, row.used)
+                if not row.reading:
+                    self._arrivals.left(row.index, row.used)
                 fed = row.read + (not row.reading)  # the newest by writing
                 job.future.set_result(Written(turn, row.index, fed, stopped))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tarl_jax.config import InputError
 from tarl_jax.models.incoming import IncomingClip
 from tarl_jax.models.params import Params
 from tarl_jax.parallel.mesh import rollout_mesh
@@ -36,13 +37,15 @@ class Wait:
     """Behind the last word that the policy has heard.
 
     Attributes:
-      seconds: until its answer was written.
-      read: tokens that were read in these; sound: how many tokens the clip had.
+      seconds: until its next turn was written.
+      read: tokens that were read in these.
+      sound: how many tokens the clip has; ahead: of these, how many were read while it was said.
     """
 
     seconds: float
     read: int
     sound: int
+    ahead: int
 
 
 class Telephone:
@@ -54,7 +57,7 @@ class Telephone:
       sampling: None: as evaluations draw.
 
     Attributes:
-      wait: behind what was last said by `say`; None before its answer.
+      wait: behind what was last said by `say`; None before the turn behind it.
       clock, sleep: of seconds.
     """
 
@@ -77,39 +80,50 @@ class Telephone:
         )
         self._programs, self._hear = engine.programs, engine.programs.hear
         self._ready = Ready(engine.programs.prepare(params))
-        self._session = Session(engine, self._ready, free, float("inf"))
+        self._session = Session(engine, self._ready, free, float("inf"), most=1)
         self._context, self._row = Row(0, 0), -1
         self._known: dict[bytes, np.ndarray] = {}  # what was heard already, by its clip
-        self._said: tuple[float, int] | None = None  # when the last word was, and the clip's tokens
+        # When the last word was, the clip's tokens, and how many of them were read by then.
+        self._said: tuple[float, int, int] | None = None
         self.wait: Wait | None = None
 
     def compile(self, params: Params) -> None:
         """All programs, so that nobody waits for one while they speak."""
         self._programs.compile(params, shrinks=False)
-        audio = self._model.audio
-        silence = np.zeros((1, 2 * audio.n_window, audio.num_mel_bins), np.float32)
-        self._piece(Pieces(silence, np.ones(1, np.int32)))
+        incoming = IncomingClip(self._model, self._piece)
+        incoming.feed(np.zeros(SAMPLE_RATE, np.float32))
+        incoming.end()
 
     def play(self, dialogue: Dialogue) -> None:
-        """Until it ends; while it waits for its user, `say` may be called. Raises what it does."""
+        """Until it ends. While `turn` of it waits for its user, `say` may be called.
+
+        Raises: what it raises, ValueError where a turn has no room.
+        """
         self._context, self._row = Row(0, dialogue.seed), -1
+        self._known, self._said, self.wait = {}, None, None
         answer = opening(dialogue)
         while answer is not None:
             self._take(answer)
             limit = self._rollout.max_turn_tokens
             written = self._ask(self._context.tokens, self._context.spoken, limit)
             if self._said is not None:
-                said, sound = self._said
-                self.wait, self._said = Wait(self.clock() - said, written.fed, sound), None
+                said, sound, ahead = self._said
+                self.wait = Wait(self.clock() - said, written.fed, sound, ahead)
+                self._said = None
             self._context.tokens += written.turn.ids
             answer = dialogue.turn(written.turn)
 
     def say(self, clip: np.ndarray) -> None:
         """The user says it, in as many seconds as it has; the dialogue's answer is to hold it.
 
-        clip: float32 [samples] at 16 kHz, at least one.
+        clip: float32 [samples] at 16 kHz. Raises InputError for one without any, and where the
+        policy has written nothing yet.
         """
         tokens, spoken = self._context.tokens, self._context.spoken
+        if not len(clip) or not tokens:
+            raise InputError("say: a clip of no samples" if tokens else "say: no turn was written"
+                             " yet; a dialogue's opening is heard whole")
+        self.wait = None
         stopped = tokens[-1] == self._chat.stop_id
         around, place = self._chat.spoken(1)
         before = [*tokens, *([] if stopped else [self._chat.stop_id]), *around[:place]]
@@ -130,7 +144,7 @@ class Telephone:
                 heard = self._pieces(len(before), incoming.encoded[:read], clip)
                 self._ask([*before, *around[place : place + 1] * read], [*spoken, *heard], 0)
         self._known = {_digest(clip): incoming.encoded}
-        self._said = begun + len(clip) / SAMPLE_RATE, len(incoming.encoded)
+        self._said = begun + len(clip) / SAMPLE_RATE, len(incoming.encoded), read
 
     def close(self) -> None:
         """Ends the session."""

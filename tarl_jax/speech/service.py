@@ -110,11 +110,20 @@ class Speech:
         key = text, voice, tuple(effects), seed
         with self._asking:
             found = self._asked.pop(key, None)
-            if found is None or (found.done() and (found.cancelled() or found.exception())):
+            new = found is None or _failed(found)
+            if found is None or new:
                 found = self._threads.submit(self._say_for_all, *key)
             self._asked[key] = found
             if len(self._asked) > _KEPT:
                 self._asked.popitem(last=False)
+
+        def forget_failed(done: Future[np.ndarray]) -> None:
+            with self._asking:
+                if _failed(done) and self._asked.get(key) is done:
+                    del self._asked[key]
+
+        if new:
+            found.add_done_callback(forget_failed)
         return found
 
     def _say_for_all(self, *what: Any) -> np.ndarray:
@@ -143,6 +152,10 @@ class Speech:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _failed(asked: Future[np.ndarray]) -> bool:
+    return asked.done() and (asked.cancelled() or asked.exception() is not None)
 
 
 def _synthesiser(engine: str, config: SpeechConfig) -> Synthesiser:

@@ -14,7 +14,10 @@ from small_encoder import small_encoder
 from tarl_jax.models import audio_encoder, audio_inputs, decoder
 from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.engine import Engine
+from tarl_jax.rollout.grammar import anything
+from tarl_jax.rollout.sampling import Sampling
 from tarl_jax.rollout.scheduler import BLOCK, Row, Scheduler, SpokenInputs
+from tarl_jax.rollout.session import Ask, Session
 from tarl_jax.rollout.workers import Answer
 from tarl_jax.speech.sound import Sound
 
@@ -187,3 +190,47 @@ def test_log_probs_equal_a_full_recompute(engine, params):
     for episode in episodes:
         given, expected = expected_log_probs(params, episode)
         np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("cache", ["contiguous", "pages"])
+def test_who_reads_ahead_and_who_writes_are_as_if_alone(params, cache):
+    """Conversations that hear, at one time in few slots: contexts grow, and are taken back."""
+    rng = np.random.default_rng(5)
+    clips = [rng.standard_normal((10, WITH_AUDIO.d_model)).astype(np.float32) for _ in range(3)]
+
+    def session(**config):
+        serving = dataclasses.replace(CONFIG, cache=cache, page=8, feed_tokens=40, **config)
+        engine = Engine(WITH_AUDIO, serving, STOP, make_mesh(), anything(VOCAB), burst=3)
+        return Session(engine, params, anything(VOCAB))
+
+    def grown(tokens, spoken):
+        end = int(rng.integers(1, len(tokens) + 1)) if rng.random() < 0.5 else len(tokens)
+        spoken = [dataclasses.replace(s, inputs=s.inputs[: end - s.first])
+                  for s in spoken if s.first < end]
+        n, clip = int(rng.integers(1, 11)), int(rng.integers(3))
+        heard = SpokenInputs(end, clips[clip][:n], clips[clip], ~(clip + 1 << 20))
+        return [*tokens[:end], *[VOCAB - 1] * n], [*spoken, heard]
+
+    several, alone = session(slots=2, parked=1, share_prefix=16), session(slots=1, parked=0)
+    contexts, rows, compared = [([1] * 17, [])] * 5, [-1] * 5, 0
+    for _ in range(8):
+        asked = []
+        for k, (tokens, spoken) in enumerate(contexts):
+            tokens, spoken = grown(tokens, spoken)
+            limit = int(rng.integers(1, 6)) if rng.random() < 0.5 else 0
+            tokens = [*tokens, 5] if limit else tokens
+            ask = Ask(tokens, k, Sampling(TEMPERATURE), limit, row=rows[k], spoken=spoken)
+            asked.append((ask, several.ask(ask)))
+        for k, (ask, future) in enumerate(asked):
+            written = future.result(600)
+            contexts[k], rows[k] = ([*ask.tokens, *written.turn.ids], ask.spoken), written.row
+            if ask.limit:
+                expected = alone.ask(dataclasses.replace(ask, row=-1)).result(600)
+                assert written.turn.ids == expected.turn.ids
+                np.testing.assert_allclose(
+                    written.turn.log_probs, expected.turn.log_probs, atol=1e-3
+                )
+                compared += 1
+    several.close()
+    alone.close()
+    assert compared > 10 and not several.failures

@@ -12,6 +12,7 @@ from tarl_jax.parallel.mesh import make_mesh
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.grammar import Grammar, anything
 from tarl_jax.rollout.sampling import Sampling
+from tarl_jax.rollout.scheduler import SpokenInputs
 from tarl_jax.rollout.session import Ask, Session
 
 WARM = Sampling(TEMPERATURE)
@@ -216,8 +217,6 @@ def test_those_who_go_on_keep_their_caches(params, cache):
 
 def test_what_was_read_ahead_is_not_read_again(session):
     prompt = Scripted(31, 90, []).start()
-    expected = session.ask(Ask(prompt, 4, WARM, 6)).result(600)
-    assert expected.fed == 90
     others = [session.ask(Ask(Scripted(s, 40, []).start(), s, WARM, 6)) for s in range(4)]
     ahead = session.ask(Ask(prompt[:50], 4, WARM, 0)).result(600)
     assert not (ahead.turn.ids or ahead.turn.log_probs or ahead.stopped) and ahead.fed == 49
@@ -226,6 +225,17 @@ def test_what_was_read_ahead_is_not_read_again(session):
     wrong = session.ask(Ask([*prompt[:60], 9, 9], 4, WARM, 0, row=ahead.row)).result(600)
     assert wrong.fed == 12
     found = session.ask(Ask(prompt, 4, WARM, 6, row=ahead.row)).result(600)
-    assert found.turn.ids == expected.turn.ids and found.fed <= 90 - 56  # from a whole page on
+    assert found.fed <= 90 - 56  # from a whole page on
+    expected = session.ask(Ask(prompt, 4, WARM, 6)).result(600)
+    assert found.turn.ids == expected.turn.ids
     np.testing.assert_allclose(found.turn.log_probs, expected.turn.log_probs, atol=1e-4)
     assert all(other.result(600).turn.ids for other in others)
+
+
+def test_sound_that_no_row_could_hear_is_refused_and_nobody_loses_a_turn(session):
+    def sound(first, shape):
+        return SpokenInputs(first, np.zeros(shape, np.float32), np.zeros(9, np.float32), -5)
+
+    for wrong in ([sound(2, (3, 16))], [sound(0, (3, 17))], [sound(1, (3,))]):
+        with pytest.raises(ValueError, match=r"sound of shape \(3.* does not stand behind 0"):
+            session.ask(Ask([1] * 9, 0, WARM, 4, spoken=wrong))

@@ -1,10 +1,12 @@
 """A user who speaks in parts of 0.2 s is answered as one whose clips were heard whole."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 
+from tarl_jax.config import InputError
 from tarl_jax.config.presets import AUDIO_ENCODERS
 from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.environment import Environment
@@ -129,7 +131,8 @@ def test_what_is_said_in_parts_is_answered_as_what_is_heard_whole(env, telephone
     assert first is None and [wait.sound for wait in waits] == [tokens_of(len(c)) for c in CLIPS]
     slots, turn = ENCODER.n_window // 2, 16  # what ends it, and the answer's beginning
     assert waits[0].read <= slots + turn and waits[0].sound > 2 * slots
-    assert waits[1].read <= waits[1].sound + turn
+    assert waits[0].ahead >= slots and waits[1].ahead == 0  # that is less than a piece
+    assert [wait.read >= wait.sound - wait.ahead for wait in waits] == [True] * 3
     assert [wait.seconds > 0.01 for wait in waits] == [work > 0] * 3
 
 
@@ -140,3 +143,20 @@ def test_a_clip_beyond_the_context_is_read_ahead_as_far_as_there_is_room(env, te
     with pytest.raises(ValueError, match="leave no room"):  # an episode ends before
         telephone.play(call)
     assert len(call.turns) == 1 and clock.now >= 130.0 - 1e-6
+
+
+def test_each_call_begins_anew_and_what_cannot_be_said_is_refused(env, telephone):
+    clock = Clock()
+    telephone.clock, telephone.sleep = clock, clock.sleep
+    for said in ([np.zeros(0, np.float32)], []):
+        call = Call(env, telephone.say, said)
+        with pytest.raises(InputError, match="no samples") if said else contextlib.nullcontext():
+            telephone.play(call)
+    assert telephone.wait is None and telephone._session.contexts == 1
+
+    class Opening(Call):
+        def start(self):
+            telephone.say(CLIPS[0])
+
+    with pytest.raises(InputError, match="no turn was written"):
+        telephone.play(Opening(env))
