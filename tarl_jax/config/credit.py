@@ -108,6 +108,7 @@ class RLConfig:
 
     steps: int = 60  # of training
     learning_rate: float = 3e-4  # of AdamW
+    encoder_rate: float = 0.1  # share of it, by which an audio encoder that trains does
     warmup_steps: int = 3  # updates in which the rate rises to it
     decay_steps: int = 60
     final_rate: float = 0.1  # share of the rates that is left after decay_steps
@@ -182,6 +183,7 @@ def check_credit(
             "must be at least 0, or -1: 2 where rollouts are quantised")
     for where, value in (
         ("rl.learning_rate", rl.learning_rate),
+        ("rl.encoder_rate", rl.encoder_rate),
         ("rl.max_grad_norm", rl.max_grad_norm),
         ("rl.loss_constant", rl.loss_constant),
         ("rl.value.learning_rate", rl.value.learning_rate),

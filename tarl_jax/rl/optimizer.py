@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from tarl_jax.config import RLConfig
+from tarl_jax.models.params import Params
 
 
 def make_optimizer(
@@ -15,6 +16,7 @@ def make_optimizer(
     """AdamW after clipping the gradient's global norm.
 
     The rate rises to its peak, stays there or falls in a straight line, and stays where that ends.
+    An audio encoder takes smaller steps: `rl.encoder_rate`.
 
     learning_rate: the peak; None: the policy's.
     """
@@ -29,7 +31,16 @@ def make_optimizer(
         gone = jnp.minimum(count / falling, 1.0)
         return peak * jnp.minimum(rising, 1.0 - (1.0 - config.final_rate) * gone)
 
-    return optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=config.weight_decay),
     )
+
+    def update(gradient: Params, state: optax.OptState, params: Params | None = None):
+        updates, state = optimizer.update(gradient, state, params)
+        if "audio" in updates:
+            slower = jax.tree.map(lambda x: config.encoder_rate * x, updates["audio"])
+            updates = {**updates, "audio": slower}
+        return updates, state
+
+    return optax.GradientTransformation(optimizer.init, update)

@@ -40,3 +40,18 @@ def test_the_rate_rises_and_falls_as_said(fields, expected):
     np.testing.assert_allclose(rates(config, 7), expected, rtol=2e-5, atol=1e-7)
     value = rates(config, 7, learning_rate=1.0)
     np.testing.assert_allclose(value, 2 * np.array(expected), rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_an_audio_encoder_takes_smaller_steps(share):
+    """Of its own parameters alone, and with the optimiser's state that all have."""
+    optimizer = make_optimizer(dataclasses.replace(CONFIG, encoder_rate=share))
+    params = {"w": jnp.zeros(3), "audio": {"w": jnp.zeros(3), "layers": {"b": jnp.zeros(2)}}}
+    state = optimizer.init(params)
+    gradient = {"w": jnp.full(3, 0.1), "audio": {"w": jnp.full(3, 0.1),
+                                                 "layers": {"b": jnp.full(2, -0.2)}}}
+    for expected in (0.25, 0.5):
+        step, state = optimizer.update(gradient, state, params)
+        np.testing.assert_allclose(step["w"], -expected, rtol=1e-5)
+        np.testing.assert_allclose(step["audio"]["w"], -share * expected, rtol=1e-5)
+        np.testing.assert_allclose(step["audio"]["layers"]["b"], share * expected, rtol=1e-5)
