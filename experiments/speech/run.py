@@ -2,6 +2,8 @@
 
     python experiments/speech/run.py --jobs=2
     python experiments/speech/run.py --size=tiny --seeds 0 1 --tag=_tiny --out=runs/speech_tiny
+    python experiments/speech/run.py --arms base text mixed --seeds 1 3 --tag=_20_steps \\
+        --out=runs/speech_20 config.rl.steps=20 config.rl.decay_steps=0
 
 | arm | users | warm-up and maths | audio encoder |
 |---|---|---|---|
@@ -55,7 +57,7 @@ SPOKEN = {"clean": "clean", "noise": "white:10", "telephone": "telephone",
 CONDITIONS = {"read": "eval/", **{name: f"eval/spoken/{of}/" for name, of in SPOKEN.items()}}
 EVALUATION = (f"config.eval.spoken={tuple(SPOKEN.values())}", "config.eval.every=0",
               "config.eval.before=False")
-LENGTH = ("config.eval.final_tasks=64", "config.rl.steps=20", "config.rl.decay_steps=0")
+LENGTH = ("config.eval.final_tasks=64",)
 # Warm starts that are made anew take half of the time that the package's took.
 SHORTER = tuple(f"config.warm_start.speech_stage.{field}" for field in (
     "episodes=600", "value_steps=400", "steps=1200", "joint_steps=500"))
