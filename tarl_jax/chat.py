@@ -128,8 +128,10 @@ def play(
         env.engine().run(params, [shown], c.temperature, truncation=cut)
         return episode.trajectory()
     with Telephone(env, params) as person.telephone:
-        show("compiling …")
-        person.telephone.compile(params)
+        person.telephone.compile(
+            params, lambda done, total, note="": show(f"compiling {done} of {total}  {note}")
+            if note or not done else None,
+        )
         person.telephone.play(shown)
     return episode.trajectory()
 

@@ -58,7 +58,7 @@ CONDITIONS = {"read": "eval/", **{name: f"eval/spoken/{of}/" for name, of in SPO
 EVALUATION = (f"config.eval.spoken={tuple(SPOKEN.values())}", "config.eval.every=0",
               "config.eval.before=False")
 LENGTH = ("config.eval.final_tasks=64",)
-# Warm starts that are made anew take half of the time that the package's took.
+# Warm starts that are made anew take about half of the time that the package's took.
 SHORTER = tuple(f"config.warm_start.speech_stage.{field}" for field in (
     "episodes=600", "value_steps=400", "steps=1200", "joint_steps=500"))
 KEYS = ("pass^1", "pass^4", "clean_pass")

@@ -97,7 +97,7 @@ def with_speech(size: str) -> Any:
     config.speech.share = 0.5
     if size in ("", "tiny"):
         config.model.qk_norm, config.model.qkv_bias = False, True  # as Omni's thinker has it
-        config.rollout.max_episode_tokens = 2048  # twice as many: sound
+        config.rollout.max_episode_tokens = 2048  # sound doubles them
         config.rl.pack = True  # few programs to compile
         config.rl.micro_batch_tokens = max(config.rl.micro_batch_tokens, 4096)
         config.warm_start.speech_stage.episodes = 1000 if not size else 16

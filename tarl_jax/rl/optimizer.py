@@ -36,6 +36,7 @@ def make_optimizer(
         optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=config.weight_decay),
     )
 
+    # Not a further transformation of the chain: the state is that of runs that began without.
     def update(gradient: Params, state: optax.OptState, params: Params | None = None):
         updates, state = optimizer.update(gradient, state, params)
         if "audio" in updates:

@@ -15,7 +15,6 @@ dialogues that it was given (`workers.py`).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ from tarl_jax.rollout.paged_running import PagedRunning
 from tarl_jax.rollout.prepared import Ready
 from tarl_jax.rollout.running import EngineStats, Running
 from tarl_jax.rollout.sampling import Sampling, Truncation
-from tarl_jax.rollout.scheduler import Row, SpokenInputs
+from tarl_jax.rollout.scheduler import Row, SpokenInputs, key_of
 from tarl_jax.rollout.workers import POLL, Dialogue, Turn, Unfinished, Workers
 
 T = TypeVar("T")
@@ -248,7 +247,7 @@ class Engine:
     def _encode(self, play: _Play, first: int, clip: np.ndarray) -> SpokenInputs:
         """The clip as the decoder reads it; once for all who hear it at a time."""
         begun = time.perf_counter()
-        key = ~int.from_bytes(hashlib.sha256(clip.tobytes()).digest()[:7])
+        key = key_of(clip)
         inputs = play.spoken.get(key)
         if inputs is None:
             inputs = play.spoken[key] = self.programs.hear(play.run.params, clip)

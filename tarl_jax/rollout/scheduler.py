@@ -11,6 +11,7 @@ answers in the same order decide the same.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -21,6 +22,11 @@ from tarl_jax.rollout.sampling import Sampling
 BLOCK = 16  # tokens; common prefixes are found in multiples of it
 
 
+def key_of(sound: np.ndarray) -> int:
+    """A negative number for a clip, or for what was made of one: others have others."""
+    return ~int.from_bytes(hashlib.sha256(sound.tobytes()).digest()[:7])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpokenInputs:
     """What the decoder reads at some tokens of a context, where the user speaks.
@@ -29,7 +35,7 @@ class SpokenInputs:
       first: position of the first of them.
       inputs: float32 [tokens, D]; in place of the tokens.
       clip: that the inputs were made of.
-      key: negative, the clip's own.
+      key: negative, its own (`key_of`).
     """
 
     first: int

@@ -8,7 +8,6 @@ behind the last word only the last piece and the turn's end are left to be read.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable
 
@@ -17,13 +16,14 @@ import numpy as np
 from tarl_jax.config import InputError
 from tarl_jax.models.incoming import IncomingClip
 from tarl_jax.models.params import Params
+from tarl_jax.parallel.compilations import Progress
 from tarl_jax.parallel.mesh import rollout_mesh
 from tarl_jax.rollout.engine import Engine
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.grammar import anything, build
 from tarl_jax.rollout.prepared import Ready
 from tarl_jax.rollout.sampling import Sampling
-from tarl_jax.rollout.scheduler import Row, SpokenInputs, extend_context
+from tarl_jax.rollout.scheduler import Row, SpokenInputs, extend_context, key_of
 from tarl_jax.rollout.session import Ask, Session, Written
 from tarl_jax.rollout.workers import Answer, Dialogue, opening
 from tarl_jax.speech.sound import Pieces
@@ -73,7 +73,7 @@ class Telephone:
             ids=env.tokenizer.vocab_size,
         )
         self._chat, self._model, self._rollout = env.chat, config.model, config.rollout
-        self._sampling = sampling or evaluated(env)
+        self._sampling = sampling or _evaluated(env)
         self._grammar = (
             build(env.tokenizer, env.domain.tools, env.vocab_size, env.chat.begin)
             if config.rollout.constrain_calls else None
@@ -82,14 +82,16 @@ class Telephone:
         self._ready = Ready(engine.programs.prepare(params))
         self._session = Session(engine, self._ready, free, float("inf"), most=1)
         self._context, self._row = Row(0, 0), -1
-        self._known: dict[bytes, np.ndarray] = {}  # what was heard already, by its clip
+        self._known: dict[int, np.ndarray] = {}  # what was heard already, by its clip
         # When the last word was, the clip's tokens, and how many of them were read by then.
         self._said: tuple[float, int, int] | None = None
         self.wait: Wait | None = None
 
-    def compile(self, params: Params) -> None:
+    def compile(
+        self, params: Params, progress: Progress = lambda done, total, note="": None
+    ) -> None:
         """All programs, so that nobody waits for one while they speak."""
-        self._programs.compile(params, shrinks=False)
+        self._programs.compile(params, shrinks=False, progress=progress)
         incoming = IncomingClip(self._model, self._piece)
         incoming.feed(np.zeros(SAMPLE_RATE, np.float32))
         incoming.end()
@@ -143,7 +145,7 @@ class Telephone:
                 read = min(len(incoming.encoded), room)
                 heard = self._pieces(len(before), incoming.encoded[:read], clip)
                 self._ask([*before, *around[place : place + 1] * read], [*spoken, *heard], 0)
-        self._known = {_digest(clip): incoming.encoded}
+        self._known = {key_of(clip): incoming.encoded}
         self._said = begun + len(clip) / SAMPLE_RATE, len(incoming.encoded), read
 
     def close(self) -> None:
@@ -159,7 +161,7 @@ class Telephone:
     def _take(self, answer: Answer) -> None:
         spoken = []
         for sound in answer.sounds:
-            inputs = self._known.pop(_digest(sound.clip), None)
+            inputs = self._known.pop(key_of(sound.clip), None)
             if inputs is None:
                 inputs = self._hear(self._ready.params, sound.clip)
             spoken += self._pieces(sound.first, inputs, sound.clip)
@@ -183,16 +185,12 @@ class Telephone:
         """What is heard from position `first` on, by pieces, so that one that stays is known."""
         slots = self._model.audio.n_window // 2
         return [
-            SpokenInputs(first + i, part, clip, ~int.from_bytes(_digest(part)[:7]))
+            SpokenInputs(first + i, part, clip, key_of(part))
             for i in range(0, len(inputs), slots) for part in [inputs[i : i + slots]]
         ]
 
 
-def evaluated(env: Environment) -> Sampling:
+def _evaluated(env: Environment) -> Sampling:
     """How evaluations of an environment's policy draw its tokens."""
     c = env.config.eval
     return Sampling(c.temperature, c.top_k, c.top_p, c.min_p)
-
-
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()

@@ -110,20 +110,11 @@ class Speech:
         key = text, voice, tuple(effects), seed
         with self._asking:
             found = self._asked.pop(key, None)
-            new = found is None or _failed(found)
-            if found is None or new:
+            if found is None or _failed(found):
                 found = self._threads.submit(self._say_for_all, *key)
             self._asked[key] = found
             if len(self._asked) > _KEPT:
                 self._asked.popitem(last=False)
-
-        def forget_failed(done: Future[np.ndarray]) -> None:
-            with self._asking:
-                if _failed(done) and self._asked.get(key) is done:
-                    del self._asked[key]
-
-        if new:
-            found.add_done_callback(forget_failed)
         return found
 
     def _say_for_all(self, *what: Any) -> np.ndarray:

@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from phone_call import Call, Clock
 
 from tarl_jax.config import InputError
 from tarl_jax.config.presets import AUDIO_ENCODERS
@@ -12,8 +13,6 @@ from tarl_jax.models.audio_inputs import tokens_of
 from tarl_jax.rollout.environment import Environment
 from tarl_jax.rollout.sampling import Truncation
 from tarl_jax.rollout.telephone import Telephone
-from tarl_jax.rollout.workers import Answer
-from tarl_jax.speech.sound import Sound
 
 SECOND = 16_000
 ENCODER = dataclasses.replace(AUDIO_ENCODERS["tiny"], n_window=40)  # pieces of 0.8 s, 20 tokens
@@ -27,49 +26,6 @@ def sound(seconds, seed, begin=1.0):
 
 
 CLIPS = [sound(2.3, 0), sound(0.3, 1), sound(3.0, 2, begin=3e-4)]
-
-
-class Call:
-    """A dialogue of any turns: its user writes first, then says clip by clip, and hangs up."""
-
-    seed, outside, shared = 7, True, 0
-
-    def __init__(self, env, say=None, clips=CLIPS):
-        self.chat, self.system = env.chat, env.system[1]
-        self.say, self.left = say, list(clips)
-        self.turns = []
-
-    def start(self):
-        return [*self.system, *self.chat.user("Hello."), *self.chat.begin]
-
-    def turn(self, turn):
-        self.turns.append(turn)
-        if not self.left:
-            return None
-        clip = self.left.pop(0)
-        if self.say:
-            self.say(clip)
-        before = [] if turn.ids[-1] == self.chat.stop_id else [self.chat.stop_id]
-        ids, place = self.chat.spoken(tokens_of(len(clip)))
-        sound = Sound(len(before) + place, tokens_of(len(clip)), clip)
-        return Answer([*before, *ids, *self.chat.begin], sounds=(sound,))
-
-    def cut(self):
-        raise AssertionError("nobody ends it")
-
-
-class Clock:
-    """Time passes where somebody sleeps, and `work` seconds each time that it is asked for."""
-
-    def __init__(self, work=0.0):
-        self.now, self.work = 100.0, work
-
-    def __call__(self):
-        self.now += self.work
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
 
 
 @pytest.fixture(scope="module", params=["contiguous", "pages"])
@@ -103,7 +59,7 @@ def telephone(env, params):
 @pytest.fixture(scope="module")
 def expected(env, params):
     """The turns of a run whose clips are heard whole."""
-    call = Call(env)
+    call = Call(env, clips=CLIPS)
     c = env.config.eval
     cut = Truncation(c.top_k, c.top_p, c.min_p)
     env.engine().run(params, [call], c.temperature, truncation=cut)
@@ -121,7 +77,7 @@ def test_what_is_said_in_parts_is_answered_as_what_is_heard_whole(env, telephone
         telephone.say(clip)
         assert clock.now - begun >= len(clip) / SECOND - 1e-6  # no faster than it is said
 
-    call = Call(env, say)
+    call = Call(env, say, CLIPS)
     telephone.play(call)
     waits.append(telephone.wait)
     assert [turn.ids for turn in call.turns] == [turn.ids for turn in expected]

@@ -12,12 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from phone_call import Call, Clock
 from pretrained import write_omni
 
 from tarl_jax.config import from_config_dict
 from tarl_jax.config.presets import with_speech
+from tarl_jax.models.hf_config import completed
 from tarl_jax.models.tensor_files import open_tensors
+from tarl_jax.rollout.sampling import Sampling
+from tarl_jax.rollout.telephone import Telephone
 from tarl_jax.runs.metrics import read_metrics, read_trajectories, trajectory_files
+from tarl_jax.serve.policy import load_policy
+from tarl_jax.speech.synthesis import SAMPLE_RATE, Voice
 from tarl_jax.training.parts import Parts
 from tarl_jax.training.policy import export
 from tarl_jax.training.train import train
@@ -78,7 +84,7 @@ def played(checkpoint, tmp_path_factory):
         "system_prompt": "brief",
     })
     config.rl.update({
-        "minibatches": 1, "micro_batch_tokens": 1024, "learning_rate": 1e-3,
+        "minibatches": 1, "micro_batch_tokens": 1024, "learning_rate": 1e-3, "encoder_rate": 1.0,
         "mask_truncated": False, "measure_after": False, "entropy_coef": 0.01,
     })
     config.eval.update({"tasks": 1, "final_tasks": 1, "trials": 1, "every": 0, "before": False})
@@ -134,3 +140,27 @@ def test_transformers_loads_what_is_exported(played, checkpoint, tmp_path):
     model = transformers.Qwen2_5OmniForConditionalGeneration.from_pretrained(tmp_path / "out")
     head = model.thinker.get_output_embeddings().weight.detach().float().numpy()
     np.testing.assert_array_equal(head, np.asarray(after["thinker.lm_head.weight"], np.float32))
+
+
+def test_by_telephone_it_answers_as_to_clips_that_are_whole(played):
+    """Omni's own pieces of 2 s and markup, what eSpeak says, the policy of the last checkpoint."""
+    own = Parts()
+    _, env, params = load_policy(completed(played), own)
+    try:
+        clips = [env.speech.say(text, Voice("en-us", speed=0.8)) for text in (
+            "Hello there, I would like to send back the lamp and the two chairs, please.",
+            "It is order W one two three, and my name is Ada Lovelace.")]
+        assert all(len(clip) > 3 * SAMPLE_RATE for clip in clips)
+        clock = Clock()
+        with Telephone(env, params, Sampling(0.0)) as telephone:
+            telephone.clock, telephone.sleep = clock, clock.sleep
+            whole, said = Call(env, None, clips), Call(env, telephone.say, clips)
+            telephone.play(whole)
+            telephone.play(said)
+            wait = telephone.wait
+    finally:
+        env.close()
+    assert wait.ahead >= 50 and wait.read < wait.sound
+    assert [turn.ids for turn in said.turns] == [turn.ids for turn in whole.turns]
+    for one, other in zip(said.turns, whole.turns, strict=True):
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=0.05)  # bfloat16
