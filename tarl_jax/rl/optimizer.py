@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from tarl_jax.config import RLConfig
-from tarl_jax.models.params import Params
 
 
 def make_optimizer(
@@ -37,7 +38,7 @@ def make_optimizer(
     )
 
     # Not a further transformation of the chain: the state is that of runs that began without.
-    def update(gradient: Params, state: optax.OptState, params: Params | None = None):
+    def update(gradient: dict[str, Any], state: optax.OptState, params: Any = None):
         updates, state = optimizer.update(gradient, state, params)
         if "audio" in updates:
             slower = jax.tree.map(lambda x: config.encoder_rate * x, updates["audio"])
