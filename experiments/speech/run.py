@@ -13,14 +13,14 @@
 | text_maths | write | yes | does not change |
 | mixed_maths | half of them speak, from none at first | yes | trains |
 
-The unit of replication is the warm start: seed k trains from the k-th one, in the voices of
-eSpeak and the acoustics of configs/omni_noisy.py, for 40 steps, with everything else the same. "base" is that warm start. The
-0th is the package's; the others are made anew, in fewer steps, from random parameters, but for the
-audio encoder, which begins at that of five_voices. Held-out tasks are played by the same users in
-writing and spoken: clean, in white noise at 10 dB, by telephone, and by eSpeak's voices that were
-held out. A run adds a line to `results.jsonl` beside this file, and runs whose line is there are
-not made again, so the command may be stopped and given again; then tables are printed and
-`plot.png` is drawn.
+The unit of replication is the warm start: seed k trains from the k-th one for 40 steps, in the
+voices and acoustics of configs/omni_noisy.py, with everything else the same. "base" is that warm
+start. The 0th is the package's; the others are made anew, in fewer steps, from random parameters,
+but for the audio encoder, which begins at that of five_voices. They never hear Piper's voice, whose
+clips cost 0.64 s of a core each. Held-out tasks are played by the same users in writing and spoken:
+clean, in white noise at 10 dB, by telephone, and by eSpeak's voices that were held out. A run adds
+a line to `results.jsonl` beside this file, and runs whose line is there are not made again, so the
+command may be stopped and given again; then tables are printed and `plot.png` is drawn.
 """
 
 from __future__ import annotations
@@ -59,13 +59,12 @@ SPOKEN = {"clean": "clean", "noise": "white:10", "telephone": "telephone",
 CONDITIONS = {"read": "eval/", **{name: f"eval/spoken/{of}/" for name, of in SPOKEN.items()}}
 EVALUATION = (f"config.eval.spoken={tuple(SPOKEN.values())}", "config.eval.every=0",
               "config.eval.before=False")
-# Piper's voice is left out: its clips cost 0.64 s of a core each, and the claim is not about it.
-VOICES = ("en-us", "en-gb-x-rp", "en", "en-us+f3", "en-029", *HELD_OUT)
-LENGTH = (f"config.speech.voices={VOICES}", "config.rl.steps=40", "config.rl.decay_steps=40",
-          "config.eval.final_tasks=64")
+LENGTH = ("config.rl.steps=40", "config.rl.decay_steps=40", "config.eval.final_tasks=64")
 # Warm starts that are made anew take about 0.6 of the steps that the package's took.
-SHORTER = tuple(f"config.warm_start.speech_stage.{field}" for field in (
-    "episodes=600", "value_steps=400", "steps=1200", "joint_steps=500"))
+VOICES = ("en-us", "en-gb-x-rp", "en", "en-us+f3", "en-029", *HELD_OUT)
+SHORTER = (f"config.speech.voices={VOICES}", *(
+    f"config.warm_start.speech_stage.{field}"
+    for field in ("episodes=600", "value_steps=400", "steps=1200", "joint_steps=500")))
 KEYS = ("pass^1", "pass^4", "clean_pass")
 Record = dict[str, Any]
 
