@@ -201,13 +201,17 @@ class Updater:
 
     def compile(
         self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool = False,
-        progress: Progress = lambda done, total, note="": None,
+        progress: Progress = lambda done, total, note="": None, sound: bool = True,
     ) -> None:
-        """Compiles the programs for batches of these (rows, length), and holds no array for it."""
-        compile_all(self.wanted(abstract(state), shapes, packed), progress)
+        """Compiles the programs for batches of these (rows, length), and holds no array for it.
+
+        sound: also those for batches that have some; without, the first such batch compiles its.
+        """
+        compile_all(self.wanted(abstract(state), shapes, packed, sound), progress)
 
     def wanted(
-        self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool
+        self, state: TrainState, shapes: Sequence[tuple[int, int]], packed: bool,
+        sound: bool = True,
     ) -> list[Wanted]:
         """What has to be compiled for such batches.
 
@@ -228,7 +232,7 @@ class Updater:
         in_loss = self._anchor(reference, objective.in_loss)
         in_reward = self._anchor(reference, objective.in_reward)
         for shape in shapes:
-            for room in (0, *self._rooms(shape)):
+            for room in (0, *(self._rooms(shape) if sound else ())):
                 batch = self._batch(shape, packed, room)
                 at = f"{shape[0]} x {shape[1]}" + (f", {room} pieces of sound" if room else "")
                 add("gradient", self._gradient, accumulated, state.trained, state.frozen,

@@ -171,10 +171,12 @@ def compile_programs(run: Run, state: State) -> None:
     run.engine.programs.compile(
         state.policy, progress=functools.partial(run.view.phase, "compiling rollouts")
     )
-    if state.step < run.config.rl.steps:
+    config = run.config
+    if state.step < config.rl.steps:
         run.updater.compile(
-            state.train, run.learner.shapes(), run.config.rl.pack,
+            state.train, run.learner.shapes(), config.rl.pack,
             functools.partial(run.view.phase, "compiling the update"),
+            sound=bool(config.speech.share or config.curriculum.spoken),
         )
     compiled, read = (now - then for now, then in zip(all_compilations(), before, strict=True))
     earlier = f"; {read} of them by an earlier start" if read else ""

@@ -215,6 +215,20 @@ def test_nothing_compiles_after_compile(params, trajectories):
     assert updater.compilations == compiled > 0
 
 
+def test_where_nobody_speaks_no_program_for_sound_is_compiled(params, trajectories):
+    updater = Updater(MODEL, VOCAB, CONFIG, TEMPERATURE, make_mesh())
+    state = updater.init(params)
+    batches = batches_of([t for t in trajectories if not list(t.sounds())])
+    shapes = sorted({b.tokens.shape for b in batches})
+    found = [updater.wanted(state, shapes, packed=False, sound=some) for some in (False, True)]
+    silent, whole = ([one for one in each if "sound" in one.at] for each in found)
+    assert not silent and {one.name for one in whole} >= {"gradient"}
+    updater.compile(state, shapes, sound=False)
+    compiled = updater.compilations
+    updater.update(state, batches, None)
+    assert updater.compilations == compiled > 0
+
+
 def test_pieces_have_room_in_few_sizes():
     assert rooms_for_pieces((2, 200), 50) == [4, 8] and rooms_for_pieces((2, 101), 50) == [4, 6]
     assert rooms_for_pieces((3, 40), 50) == [3]  # as many of each row, for devices to share
