@@ -2,8 +2,8 @@
 
     python experiments/speech/run.py --jobs=2
     python experiments/speech/run.py --size=tiny --seeds 0 1 --tag=_tiny --out=runs/speech_tiny
-    python experiments/speech/run.py --arms base text mixed --seeds 1 3 --tag=_20_steps \\
-        --out=runs/speech_20 config.rl.steps=20 config.rl.decay_steps=0
+    python experiments/speech/run.py --arms base text mixed --tag=_80_steps --out=runs/speech_80 \\
+        config.rl.steps=80 config.rl.decay_steps=80
 
 | arm | users | warm-up and maths | audio encoder |
 |---|---|---|---|
@@ -60,7 +60,7 @@ CONDITIONS = {"read": "eval/", **{name: f"eval/spoken/{of}/" for name, of in SPO
 EVALUATION = (f"config.eval.spoken={tuple(SPOKEN.values())}", "config.eval.every=0",
               "config.eval.before=False")
 LENGTH = ("config.rl.steps=40", "config.rl.decay_steps=40", "config.eval.final_tasks=64")
-# Warm starts that are made anew take about 0.7 of the steps that the package's took.
+# Warm starts that are made anew take three quarters of the steps of the package's.
 VOICES = ("en-us", "en-gb-x-rp", "en", "en-us+f3", "en-029", *HELD_OUT)
 SHORTER = (f"config.speech.voices={VOICES}", *(
     f"config.warm_start.speech_stage.{field}"
