@@ -127,11 +127,13 @@ def play(
         cut = Truncation(c.top_k, c.top_p, c.min_p)
         env.engine().run(params, [shown], c.temperature, truncation=cut)
         return episode.trajectory()
+
+    def compiling(done: int, total: int, note: str = "") -> None:
+        if note or not done:  # at the beginning, and what took long
+            show(f"compiling {done} of {total}  {note}")
+
     with Telephone(env, params) as person.telephone:
-        person.telephone.compile(
-            params, lambda done, total, note="": show(f"compiling {done} of {total}  {note}")
-            if note or not done else None,
-        )
+        person.telephone.compile(params, compiling)
         person.telephone.play(shown)
     return episode.trajectory()
 

@@ -145,3 +145,20 @@ def test_each_seed_has_a_warm_start_and_an_evaluation_of_its_own(study, runs, tm
     for place, seed in enumerate((0, 0, 1, 1)):
         assert f"--config.warm_start.seed={seed}" in commands[place]
         assert ("--config.eval.trials=16" in commands[place]) == (place % 2 == 1)
+
+
+def test_the_page_of_the_speech_study_has_what_its_raw_results_say(study):
+    folder = PATH.parent / "speech"
+    spec = importlib.util.spec_from_file_location("speech_study", folder / "run.py")
+    speech = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(speech)
+    page = (folder / "README.md").read_text("utf-8")
+    results = speech.results_of(folder / "results.jsonl")
+    assert results and speech.by_warm_start(results) in page and speech.gaps(results) in page
+
+
+@pytest.mark.parametrize("path", sorted(PATH.parent.glob("*/**/*.jsonl")), ids=lambda p: p.stem)
+def test_raw_results_are_there(study, path):
+    """A file of results that was committed empty, or cut, says nothing of the page beside it."""
+    assert path.read_text("utf-8").endswith("\n")
+    assert study.read(path)

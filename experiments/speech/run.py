@@ -94,14 +94,20 @@ def main() -> None:
                     (*EVALUATION, *full, *args.fields), args.jobs,
                     seeded=("config.warm_start.seed",),
                 )
-    order = list(ARMS)
-    results = sorted(study.read(path), key=lambda r: (order.index(r["arm"]), r["seed"]))
+    results = results_of(path)
     for condition in CONDITIONS:
         rows = in_condition(results, condition)
         print(f"\n**{condition}**, after training\n\n{study.means(rows, KEYS)}\n")
         print(study.comparisons(rows, KEYS, PAIRS))
+    print(f"\n**by warm start**, pass^1 after training\n\n{by_warm_start(results)}")
     print(f"\n**read less spoken**, pass^1 after training\n\n{gaps(results)}")
     plot(results, HERE / f"plot{args.tag}.png")
+
+
+def results_of(path: Path) -> list[Record]:
+    """The results so far, arm by arm."""
+    order = list(ARMS)
+    return sorted(study.read(path), key=lambda r: (order.index(r["arm"]), r["seed"]))
 
 
 def in_condition(results: list[Record], condition: str) -> list[Record]:
@@ -113,6 +119,22 @@ def in_condition(results: list[Record], condition: str) -> list[Record]:
             if name.startswith(prefix)
         }} for run in results if f"{prefix}pass^1" in run["trained"]
     ]
+
+
+def by_warm_start(results: list[Record]) -> str:
+    """Markdown: pass^1 of every run by condition, then paired differences with 95% t-intervals."""
+    lines = [f"| arm | warm start | {' | '.join(CONDITIONS)} |",
+             "|---" * (len(CONDITIONS) + 2) + "|"]
+    for run in results:
+        cells = [f"{run['trained'][f'{prefix}pass^1']:.3f}" for prefix in CONDITIONS.values()]
+        lines.append(f"| {run['arm']} | {run['seed']} | {' | '.join(cells)} |")
+    for arm, other in PAIRS:
+        found = [study.paired(in_condition(results, condition), "pass^1", arm, other)
+                 for condition in CONDITIONS]
+        cells = [f"{t.mean:+.3f} ({t.low:+.3f} to {t.high:+.3f})" for t in found if t]
+        if found[0]:
+            lines.append(f"| **{arm} less {other}** | {found[0].n} pairs | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def gaps(results: list[Record]) -> str:

@@ -120,7 +120,7 @@ class Lock:
 
     def require(self) -> None:
         """Raises LockedError where another process has taken it, or the file was deleted."""
-        if self._lost or not self._is_mine():
+        if self._lost or not self.mine():
             owner = self._owner()
             raise LockedError(
                 f"{self._what}: " + (f"was taken over by {owner}" if owner else
@@ -128,13 +128,18 @@ class Lock:
                                      " it; what this process still had to write is left out")
             )
 
+    def mine(self) -> bool:
+        """Whether the file is there, and this lock's own."""
+        owner = self._owner()
+        return owner is not None and owner.token == self._me.token
+
     def release(self) -> None:
         """Gives it back; a second time does nothing."""
         self._released.set()
         if self._thread:
             self._thread.join()
         with contextlib.suppress(OSError):
-            if self._is_mine():
+            if self.mine():
                 self._path.unlink()
 
     def __enter__(self) -> Self:
@@ -215,14 +220,10 @@ class Lock:
             if self._owner() == owner:
                 self._path.unlink(missing_ok=True)
 
-    def _is_mine(self) -> bool:
-        owner = self._owner()
-        return owner is not None and owner.token == self._me.token
-
     def _touch(self) -> None:
         while not self._released.wait(BEAT):
             with contextlib.suppress(OSError):  # it may be back the next time
-                if not self._is_mine():
+                if not self.mine():
                     self._lost = True
                     return
                 os.utime(self._path)

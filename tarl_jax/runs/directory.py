@@ -98,7 +98,8 @@ def claimed_run_dir(config: RunConfig) -> Iterator[tuple[Path, Lock]]:
             try:
                 yield path, lock
             except TarlError as error:
-                if not found and not checkpoints(path) and not error.keeps_run:
+                # Not where this one was moved away, and another one may have begun in its place.
+                if lock.mine() and not (found or checkpoints(path) or error.keeps_run):
                     _empty(path)
                 raise
     finally:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tarl_jax.config import ConfigError, RunConfig, from_config_dict, to_config_dict
+from tarl_jax.config import ConfigError, InputError, RunConfig, from_config_dict, to_config_dict
 from tarl_jax.parallel.lock import LockedError
 from tarl_jax.runs import directory
 from tarl_jax.runs.directory import (
@@ -97,6 +97,20 @@ from tarl_jax.runs.directory import claimed_run_dir
 with claimed_run_dir(RunConfig(workdir=sys.argv[1])):
     os.kill(os.getpid(), 9)
 """
+
+
+@pytest.mark.parametrize("another", [True, False])
+def test_a_start_that_was_moved_away_takes_nothing_from_the_one_in_its_place(tmp_path, another):
+    config = RunConfig(workdir=str(tmp_path / "run"))
+    with pytest.raises(InputError, match="no such file"), claimed_run_dir(config) as (path, _):
+        open_run_dir(config)
+        path.rename(tmp_path / "moved")
+        if another:
+            with claimed_run_dir(config):
+                open_run_dir(config)
+        raise InputError("no such file")
+    assert (tmp_path / "moved/config.json").is_file()
+    assert (path / "config.json").is_file() == (path / "versions.json").is_file() == another
 
 
 def test_a_start_that_was_killed_at_once_does_not_bar_the_next_one(tmp_path):
