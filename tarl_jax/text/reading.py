@@ -27,6 +27,7 @@ _TAG = re.compile(r"</?(?:think|tool_call)>")
 _CLOSE = re.compile(r"\s*</tool_call>")
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder()
+_FAR = 4096  # characters
 _ONE = "write exactly one <tool_call> block in a turn"
 _BLOCK = "write each call as one block, from <tool_call> to </tool_call>"
 _NO_JSON = "the tool call is not valid JSON"
@@ -74,7 +75,8 @@ def read_turn(text: str, several: str = "refused", ended: bool = True) -> Writte
     thoughts: list[str] = []
     prose: list[str] = []
     found: list[Call | str] = []  # calls, and what is wrong with others
-    place = since = closed = 0
+    place = since = closed = base = 0
+    tail = text  # behind base: json counts the lines before every fault that it finds
     thinking = spoken = False
     while tag := _TAG.search(text, place):
         if thinking and tag[0] != "</think>":
@@ -94,7 +96,10 @@ def read_turn(text: str, several: str = "refused", ended: bool = True) -> Writte
                 thinking, since = False, place
                 closed = closed if found or spoken else place
             case "<tool_call>":
-                one, place = _block(text, place)
+                if place - base > _FAR:
+                    base, tail = place, text[place:]
+                one, end = _block(tail, place - base)
+                place = base + end
                 found.append(one)
             case _:
                 found.append(_BLOCK)
