@@ -372,7 +372,7 @@ def _versions() -> dict[str, object]:
     return {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "uncommitted_changes": _git("status", "--porcelain").splitlines()[:50],  # "M path"
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages,

@@ -231,3 +231,25 @@ def test_a_checkpoint_is_read_for_other_users_and_lengths_but_of_the_same_policy
         changed = dataclasses.replace(getattr(config, group), **{field: value})
         with pytest.raises(ConfigError, match=rf"{group}\.{field}: .* -> {value}"):
             require_run(dataclasses.replace(config, **{group: changed}), run)
+
+
+def test_a_run_says_which_files_were_not_as_committed(tmp_path, monkeypatch):
+    def git(*arguments):
+        named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *named, *arguments], cwd=tmp_path, check=True)
+
+    (tmp_path / ".gitignore").write_text("runs\n")
+    (tmp_path / "kept.py").write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    monkeypatch.setattr(directory, "__file__", str(tmp_path / "directory.py"))
+    found = []
+    for number, change in enumerate((lambda: None, lambda: (tmp_path / "new.py").write_text("2"))):
+        change()
+        config = RunConfig(workdir=str(tmp_path / "runs" / str(number)))
+        open_run_dir(config)
+        text = (tmp_path / "runs" / str(number) / "versions.json").read_text()
+        found.append(json.loads(text)[-1])
+    assert [start["uncommitted_changes"] for start in found] == [[], ["?? new.py"]]
+    assert len(found[0]["commit"]) == 40
