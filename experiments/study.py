@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-VERSIONS = ("time", "commit", "uncommitted_changes", "python", "packages", "devices")  # no paths
+VERSIONS = ("time", "commit", "uncommitted_changes", "python", "packages", "devices")  # no folders
 CURVES = ("train/pass_rate", "train/clean_pass", "judge/major_share")  # kept for every step
 
 
@@ -193,6 +193,9 @@ class Paired:
     p: float
     detectable: float
 
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
 
 def paired(
     results: Sequence[Mapping[str, Any]], key: str, arm: str, other: str, level: float = 0.95
@@ -238,7 +241,7 @@ def comparisons(
              "|---" * (len(keys) + 4) + "|"]
     for pair in pairs:
         cells = [
-            f"{t.mean:+.3f} ({t.low:+.3f} to {t.high:+.3f}){' *' if (pair, key) in starred else ''}"
+            f"{t}{' *' if (pair, key) in starred else ''}"
             for key in keys if (t := table[pair, key])
         ]
         first = table[pair, keys[0]]

@@ -131,7 +131,7 @@ def by_warm_start(results: list[Record]) -> str:
     for arm, other in PAIRS:
         found = [study.paired(in_condition(results, condition), "pass^1", arm, other)
                  for condition in CONDITIONS]
-        cells = [f"{t.mean:+.3f} ({t.low:+.3f} to {t.high:+.3f})" for t in found if t]
+        cells = [str(t) for t in found if t]
         if found[0]:
             lines.append(f"| **{arm} less {other}** | {found[0].n} pairs | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -153,8 +153,7 @@ def gaps(results: list[Record]) -> str:
         cells = []
         for name in SPOKEN:
             found = study.paired(rows, "pass^1", f"{arm} read", f"{arm} {name}")
-            cells.append(f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-                         if found else "-")
+            cells.append(str(found or "-"))
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ _TAG = re.compile(r"</?(?:think|tool_call)>")
 _CLOSE = re.compile(r"\s*</tool_call>")
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder()
-_FAR = 4096  # characters
+_CUT_BEHIND = 4096  # characters
 _ONE = "write exactly one <tool_call> block in a turn"
 _BLOCK = "write each call as one block, from <tool_call> to </tool_call>"
 _NO_JSON = "the tool call is not valid JSON"
@@ -76,7 +76,7 @@ def read_turn(text: str, several: str = "refused", ended: bool = True) -> Writte
     prose: list[str] = []
     found: list[Call | str] = []  # calls, and what is wrong with others
     place = since = closed = base = 0
-    tail = text  # behind base: json counts the lines before every fault that it finds
+    tail = text  # what is behind base, so that json has few lines to count before every fault
     thinking = spoken = False
     while tag := _TAG.search(text, place):
         if thinking and tag[0] != "</think>":
@@ -96,7 +96,7 @@ def read_turn(text: str, several: str = "refused", ended: bool = True) -> Writte
                 thinking, since = False, place
                 closed = closed if found or spoken else place
             case "<tool_call>":
-                if place - base > _FAR:
+                if place - base > _CUT_BEHIND:
                     base, tail = place, text[place:]
                 one, end = _block(tail, place - base)
                 place = base + end

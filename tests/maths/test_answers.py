@@ -71,7 +71,8 @@ def test_numbers_are_compared_by_value():
     "The answer is 1" + " " * 100_000 + "x", "{" * 100_000,
 ])
 def test_long_texts_are_read_in_no_time(text):
+    # Quadratic reading of these would take minutes.
     begun = time.thread_time()
     final_answer(text)
     number(text)
-    assert time.thread_time() - begun < 60  # quadratic reading takes minutes
+    assert time.thread_time() - begun < 5

@@ -128,7 +128,7 @@ def test_calculate_limits(domain, state, expression, answer):
 def calculated_quickly(domain, expression):
     start = time.thread_time()
     output = domain.call(domain.new_state(), "calculate", {"expression": expression})
-    assert time.thread_time() - start < 20  # a hang, not a slow machine
+    assert time.thread_time() - start < 0.5
     return output
 
 

@@ -188,11 +188,11 @@ def test_a_call_that_is_no_json_for_others_is_malformed(value):
     '<tool_call>{"', "<tool_call>[", '<tool_call>"\\"', "a <think>b</think>",
 ])
 def test_markup_without_end_is_read_in_no_time(tag):
-    text = tag * 60_000
+    text = tag * 30_000
     begun = time.thread_time()
     for begin in ("", "<tool_call>", "<think>", "<think></think>"):
         read_turn(begin + text)
-    assert time.thread_time() - begun < 25  # linear reading takes 3 seconds, quadratic 36
+    assert time.thread_time() - begun < 5  # linear reading takes 1 second, quadratic 10
 
 
 @pytest.mark.parametrize("text, reason", [
